@@ -1,0 +1,71 @@
+# make train   install, make a small synthetic corpus, train on 2 workers, evaluate
+# make test    install what the tests need and run all of them
+# make check   ruff and mypy
+# make install the environment only, in .venv
+# make clean   remove the environment, caches and the synthetic corpus; runs/ stays
+# PYTHON=/path/to/python3.12 picks the interpreter of a new .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+QUICKSTART_DATA := data/quickstart
+QUICKSTART_RUN := runs/quickstart
+
+.DEFAULT_GOAL := help
+.PHONY: help install dev train test check format clean
+
+help:
+	@sed -n '1,/^$$/s/^# //p' Makefile
+
+install: $(VENV)/.installed
+	@:
+
+dev: $(VENV)/.installed-dev
+	@:
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "error: Python 3.11 or newer is needed, but '$(PYTHON)' is $$($(PYTHON) --version 2>&1);" \
+	       "name another one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@command -v "$${CXX:-c++}" >/dev/null || { \
+	  echo "error: no C++ compiler ('$${CXX:-c++}'); DeepSpeed looks for one:" \
+	       "install one (Debian: apt-get install g++) or set CXX" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { \
+	  echo "error: no virtual environment; install the venv module (Debian: apt-get install python3-venv)" >&2; exit 1; }
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "Installing into $(VENV) (a few minutes the first time)"
+	@$(PIP_INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "Installing what the tests and checks need"
+	@$(PIP_INSTALL) --editable '.[dev]'
+	@touch $@
+
+# The test split is packed last, so its manifest says that the corpus is whole.
+$(QUICKSTART_DATA)/test/manifest.json: | $(VENV)/.installed
+	@$(BIN)/ivr-dist synth --out $(QUICKSTART_DATA) --samples 2000 --seed 0 --overwrite
+
+# An interrupted run is continued; a finished one is kept under its date and trained anew.
+train: install $(QUICKSTART_DATA)/test/manifest.json
+	@if [ -e $(QUICKSTART_RUN)/result.json ]; then \
+	  mv $(QUICKSTART_RUN) "$(QUICKSTART_RUN)-$$(date +%Y%m%d-%H%M%S)"; fi
+	@$(BIN)/ivr-dist train configs/quickstart.yaml
+
+test: dev
+	@$(BIN)/python -m pytest
+
+check: dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: dev
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) $(QUICKSTART_DATA) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
