@@ -1,0 +1,253 @@
+"""What a config must satisfy before any data is looked at: ranges of single keys, and contradictions between keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from ivr_dist.config import Config, EncoderConfig, Modality
+from ivr_dist.config_schema import keys
+from ivr_dist.data.order import check_layout, default_lanes
+from ivr_dist.errors import ConfigError
+from ivr_dist.units import parse_bytes, parse_interval
+
+
+@dataclass(frozen=True)
+class _Range:
+    """The numbers a key allows; an open end is not allowed itself."""
+
+    low: float
+    high: float = float("inf")
+    low_open: bool = False
+    high_open: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        above = value > self.low if self.low_open else value >= self.low
+        return above and (value < self.high if self.high_open else value <= self.high)
+
+    def __str__(self) -> str:
+        low = f"above {self.low:g}" if self.low_open else f"at least {self.low:g}"
+        if self.high == float("inf"):
+            return low
+        return f"{low} and {'below' if self.high_open else 'at most'} {self.high:g}"
+
+
+_AT_LEAST_0, _AT_LEAST_1, _ABOVE_0 = _Range(0), _Range(1), _Range(0, low_open=True)
+_SHARE, _RATE = _Range(0, 1), _Range(0, 1, high_open=True)
+
+_RANGES: dict[str, _Range] = {
+    "run.seed": _AT_LEAST_0,
+    "run.num_workers": _AT_LEAST_0,
+    "run.max_failures": _Range(-1),
+    "data.prefetch": _AT_LEAST_1,
+    "model.hidden": _Range(2),
+    "model.dropout": _RATE,
+    "model.input_dropout": _RATE,
+    "model.modality_dropout": _RATE,
+    **{f"model.{m}.{name}": _AT_LEAST_1 for m in get_args(Modality) for name in ("layers", "heads", "feedforward")},
+    "model.fusion.heads": _AT_LEAST_1,
+    "model.fusion.layers": _AT_LEAST_1,
+    "loss.consistency.weight": _AT_LEAST_0,
+    "loss.consistency.group": _AT_LEAST_1,
+    "loss.consistency.moments": _AT_LEAST_1,
+    "loss.adversary.weight": _AT_LEAST_0,
+    "loss.adversary.scale": _ABOVE_0,
+    "loss.adversary.margin": _AT_LEAST_0,
+    "loss.reconstruction.weight": _AT_LEAST_0,
+    "loss.svr.weight": _AT_LEAST_0,
+    "loss.svr.warmup": _SHARE,
+    "svr.temperature": _ABOVE_0,
+    "train.global_batch": _AT_LEAST_1,
+    "train.accumulation": _AT_LEAST_1,
+    "train.max_micro_batch": _AT_LEAST_1,
+    "train.max_steps": _AT_LEAST_1,
+    "train.epochs": _ABOVE_0,
+    "train.lr": _ABOVE_0,
+    "train.weight_decay": _AT_LEAST_0,
+    "train.warmup": _SHARE,
+    "train.min_lr_ratio": _SHARE,
+    "train.grad_clip": _AT_LEAST_0,
+    "train.patience": _AT_LEAST_1,
+    "checkpoint.keep_last": _AT_LEAST_1,
+    "log.every": _AT_LEAST_1,
+    "log.console_s": _AT_LEAST_0,
+    "log.svr_every": _AT_LEAST_0,
+}
+
+
+@dataclass(frozen=True)
+class _Fault:
+    keys: tuple[str, ...]
+    what: str
+    remedy: str
+
+
+def check(config: Config, origins: Mapping[str, str] | None = None) -> None:
+    """Refuse a config that cannot train, whatever the data.
+
+    Args:
+        config: The config.
+        origins: Where each key's value came from, such as `configs/mosi.yaml:12`; keys with their default are absent.
+
+    Raises:
+        ConfigError: The first fault found.
+    """
+    for rule in (_ranges, _data, _batch, _model, _loss, _train, _spans):
+        for fault in rule(config):
+            known = [origins[key] for key in fault.keys if key in origins] if origins else []
+            raise ConfigError(fault.what, where=", ".join(dict.fromkeys(known)) or fault.keys[0], remedy=fault.remedy)
+
+
+def _value(config: Config, path: str) -> Any:
+    value: Any = config
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def _ranges(config: Config) -> Iterator[_Fault]:
+    for path, allowed in _RANGES.items():
+        value = _value(config, path)
+        if value is not None and value not in allowed:
+            yield _Fault((path,), f"{path} = {value} must be {allowed}", f"{path}: {keys()[path].doc.rstrip('.')}")
+    for task, weight in config.loss.tasks.items():
+        if weight < 0:
+            yield _Fault(("loss.tasks",), f"loss.tasks.{task} = {weight} must be at least 0", "0 turns a task off")
+    betas = config.train.betas
+    if len(betas) != 2 or not all(beta in _RATE for beta in betas):
+        yield _Fault(("train.betas",), f"train.betas = {betas} must be two numbers, each {_RATE}", "try [0.9, 0.999]")
+
+
+def _data(config: Config) -> Iterator[_Fault]:
+    data = config.data
+    if not config.run.dir:
+        yield _Fault(("run.dir",), "run.dir is empty", "set it to a directory or URL, such as runs/first")
+    if not config.run.resume:
+        yield _Fault(("run.resume",), "run.resume is empty", "set it to auto, never or a checkpoint's path")
+    if not data.train:
+        yield _Fault(("data.train",), "data.train is empty", "set it to a packed split, such as data/mosi/train")
+    if not data.modalities:
+        yield _Fault(("data.modalities",), "data.modalities is empty", "name at least one of text, audio, vision")
+    for path in ("data.modalities", "data.standardize", "svr.modalities", "svr.codes"):
+        names = _value(config, path)
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            yield _Fault((path,), f"{path} names {twice[0]} twice", "name each once")
+    try:
+        lanes = default_lanes(config.train.global_batch) if data.lanes is None else data.lanes
+        check_layout(lanes, config.train.global_batch, data.shuffle_delay)
+    except ConfigError as error:
+        named = "data.lanes" if "data.lanes" in error.what else "data.shuffle_delay"
+        yield _Fault((named, "train.global_batch"), error.what, error.remedy)
+
+
+def _batch(config: Config) -> Iterator[_Fault]:
+    batch, group = config.train.global_batch, config.loss.consistency.group
+    both = ("train.global_batch", "loss.consistency.group")
+    if batch < group:
+        yield _Fault(
+            both,
+            f"train.global_batch = {batch} is smaller than loss.consistency.group = {group}",
+            f"set loss.consistency.group={batch}, or train.global_batch to a multiple of {group}",
+        )
+    elif batch % group:
+        divisor = next(size for size in range(group, 0, -1) if batch % size == 0)
+        below, above = batch // group * group, -(-batch // group) * group
+        yield _Fault(
+            both,
+            f"loss.consistency.group = {group} does not divide train.global_batch = {batch}",
+            f"set train.global_batch to {below} or {above}, or loss.consistency.group to {divisor}",
+        )
+    elif config.train.accumulation is not None and (batch // group) % config.train.accumulation:
+        allowed = [str(count) for count in range(1, batch // group + 1) if batch // group % count == 0]
+        yield _Fault(
+            ("train.accumulation", *both),
+            f"train.accumulation = {config.train.accumulation} does not divide the {batch // group} groups of a step "
+            f"(train.global_batch = {batch} / loss.consistency.group = {group})",
+            f"set it to one of {', '.join(allowed)}, or leave it unset",
+        )
+    if group < 2 and config.loss.consistency.weight > 0:
+        yield _Fault(
+            ("loss.consistency.group",),
+            f"loss.consistency.group = {group} has no batch statistics to compare",
+            "set it to 2 or more, or loss.consistency.weight=0",
+        )
+
+
+def _model(config: Config) -> Iterator[_Fault]:
+    model = config.model
+    if model.hidden % 2:
+        yield _Fault(("model.hidden",), f"model.hidden = {model.hidden} is odd", f"set it to {model.hidden + 1}")
+    heads = {"model.fusion.heads": model.fusion.heads}
+    for name in config.data.modalities:
+        encoder: EncoderConfig = getattr(model, name)
+        if encoder.kind == "transformer":
+            heads[f"model.{name}.heads"] = encoder.heads
+    for path, count in heads.items():
+        if model.hidden % count:
+            fewer = next(size for size in range(count, 0, -1) if model.hidden % size == 0)
+            multiple = -(-model.hidden // count) * count
+            yield _Fault(
+                (path, "model.hidden"),
+                f"{path} = {count} does not divide model.hidden = {model.hidden}",
+                f"set {path}={fewer}, or model.hidden to a multiple of {count} such as {multiple}",
+            )
+
+
+def _loss(config: Config) -> Iterator[_Fault]:
+    if config.loss.svr.weight == 0:
+        return
+    off = "or turn the term off with loss.svr.weight=0"
+    if not set(config.svr.modalities) & set(config.data.modalities):
+        used = ", ".join(config.data.modalities)
+        named = f"[{', '.join(config.svr.modalities)}]"
+        yield _Fault(
+            ("svr.modalities", "data.modalities"),
+            f"svr.modalities = {named} holds no modality in use, but loss.svr.weight = {config.loss.svr.weight:g}",
+            f"name at least one of {used}, {off}",
+        )
+    if not config.svr.codes:
+        yield _Fault(
+            ("svr.codes",),
+            f"svr.codes is empty, but loss.svr.weight = {config.loss.svr.weight:g}",
+            f"name private, shared or both, {off}",
+        )
+
+
+def _train(config: Config) -> Iterator[_Fault]:
+    train = config.train
+    if config.data.valid:
+        return
+    valid = "set data.valid to a packed split"
+    if train.select == "best":
+        yield _Fault(
+            ("train.select", "data.valid"),
+            "train.select = best needs a validation split, but data.valid is empty",
+            f"{valid}, or train.select=last",
+        )
+    if train.patience is not None:
+        yield _Fault(
+            ("train.patience", "data.valid"),
+            f"train.patience = {train.patience} needs a validation split, but data.valid is empty",
+            f"{valid}, or leave train.patience unset",
+        )
+    if train.monitor:
+        yield _Fault(
+            ("train.monitor", "data.valid"),
+            f"train.monitor = {train.monitor} needs a validation split, but data.valid is empty",
+            f"{valid}, or leave train.monitor unset",
+        )
+
+
+def _spans(config: Config) -> Iterator[_Fault]:
+    parsers: dict[str, Callable[[str], object]] = {
+        "train.eval_every": parse_interval,
+        "checkpoint.every": parse_interval,
+        "data.cache_bytes": parse_bytes,
+    }
+    for path, parse in parsers.items():
+        try:
+            parse(_value(config, path))
+        except ValueError as error:
+            yield _Fault((path,), f"{path}: {error}", f"{path}: {keys()[path].doc.rstrip('.')}")

@@ -1,0 +1,260 @@
+"""Configs in and out: YAML files with dotted overrides, plain dictionaries for checkpoints, commented YAML for people.
+
+Every fault is a ConfigError that names the file and line (or the override as typed), the key, the value and the remedy.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+
+from ivr_dist.config import Config
+from ivr_dist.config_check import check
+from ivr_dist.config_schema import Key, Word, convert, keys, section_fields, section_paths, show
+from ivr_dist.config_yaml import Located, parse_value, read_yaml
+from ivr_dist.errors import ConfigError
+
+_PLAIN = re.compile(r"[A-Za-z_/][\w/.-]*(://[\w/.-]+)?", re.ASCII)
+_SUGGESTIONS = 4
+
+
+def load_config(path: str | None, overrides: Sequence[str] = ()) -> Config:
+    """Read a config file, apply overrides in order, and check the result.
+
+    Args:
+        path: A YAML file; None starts from the defaults.
+        overrides: `section.key=value` with the value in YAML. A mapping given for a section is merged into it; entries
+            of `loss.tasks` and `deepspeed` can be set one by one
+            (`deepspeed.zero_optimization.reduce_bucket_size=1000000`).
+
+    Raises:
+        ConfigError: The file cannot be read, a key is unknown or given twice, a value has the wrong type or range, or
+            keys contradict each other.
+    """
+    values = _Values()
+    if path is not None:
+        values.merge(read_yaml(path), "", path)
+    for override in overrides:
+        values.override(override)
+    config = values.build()
+    check(config, values.origins)
+    return config
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Every key as nested plain dictionaries, fit for JSON."""
+    return asdict(config)
+
+
+def from_dict(values: Mapping[str, Any], where: str = "config") -> Config:
+    """Rebuild a config from `to_dict`'s dictionary, as a checkpoint holds it.
+
+    Types are checked as strictly as in files; keys that are missing take their defaults, so that a config written
+    before a key existed can still be read. Contradictions are not looked for: it was checked before it was written.
+
+    Args:
+        values: Nested dictionaries.
+        where: What they were read from, for errors.
+
+    Raises:
+        ConfigError: An unknown key or a value of the wrong type.
+    """
+    found = _Values()
+    found.merge(values, "", where)
+    return found.build()
+
+
+def to_yaml(config: Config) -> str:
+    """The whole config as YAML, with each key's doc line above it; `load_config` reads it back to an equal config."""
+    return "".join(f"{line}\n" for line in _yaml_lines(config, ""))
+
+
+def describe_keys() -> list[tuple[str, str, str, str]]:
+    """Rows of the reference: key, type in words, default as YAML, doc line."""
+    return [(key.path, key.type_name, _yaml_value(key.default), key.doc) for key in keys().values()]
+
+
+class _Values:
+    """Values by dotted key, gathered from a file and overrides, and where each came from."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.origins: dict[str, str] = {}
+
+    def merge(self, section: Mapping[str, Any], prefix: str, where: str) -> None:
+        """Take over the entries of a section."""
+        for name, value in section.items():
+            path = f"{prefix}{name}"
+            place = section.places[name] if isinstance(section, Located) else where
+            if path in section_paths():
+                self._merge_section(path, value, place)
+            elif path in keys():
+                self._set(keys()[path], value, place)
+            else:
+                raise _unknown_key(path, place)
+
+    def override(self, text: str) -> None:
+        """Apply one `key=value`."""
+        path, separator, written = text.partition("=")
+        path, place = path.strip(), f"override {text!r}"
+        if not separator:
+            raise ConfigError("an override needs a value", where=place, remedy="write key=value, such as train.lr=3e-4")
+        value = parse_value(written, place)
+        if path in section_paths():
+            self._merge_section(path, value, place)
+            return
+        key, inner = _split_entry(path)
+        if key is None:
+            raise _unknown_key(path, place)
+        for name in reversed(inner):
+            value = {name: value}
+        self._set(key, value, place, merged=bool(inner))
+
+    def build(self) -> Config:
+        """The config of these values, defaults elsewhere."""
+        config: Config = self._section(Config, "")
+        return config
+
+    def _merge_section(self, path: str, value: Any, place: str) -> None:
+        if isinstance(value, Mapping):
+            self.merge(value, f"{path}.", place)
+        elif value != "" or not isinstance(value, Word):
+            example = next(key for key in keys() if key.startswith(f"{path}."))
+            remedy = f"set its keys, such as {example}"
+            raise ConfigError(f"{path} = {show(value)} is a section", where=place, remedy=remedy)
+
+    def _set(self, key: Key, value: Any, place: str, merged: bool = False) -> None:
+        try:
+            converted = convert(value, key.annotation)
+        except ValueError as error:
+            raise ConfigError(f"{key.path}: {error}", where=place, remedy=_value_remedy(key, value)) from None
+        if merged:
+            converted = _merge_entries(self.values.get(key.path, key.default), converted)
+        self.values[key.path] = converted
+        self.origins[key.path] = place
+
+    def _section(self, kind: type, prefix: str) -> Any:
+        given: dict[str, Any] = {}
+        for name, (annotation, _) in section_fields(kind).items():
+            path = f"{prefix}{name}"
+            if is_dataclass(annotation):
+                given[name] = self._section(annotation, f"{path}.")  # type: ignore[arg-type]
+            elif path in self.values:
+                given[name] = self.values[path]
+        return kind(**given)
+
+
+def _split_entry(path: str) -> tuple[Key | None, list[str]]:
+    """The key a dotted path is or lies in, and the rest of the path: `loss.tasks.happy` is `happy` of `loss.tasks`."""
+    names = path.split(".")
+    for count in range(len(names), 0, -1):
+        key = keys().get(".".join(names[:count]))
+        if key is not None and (count == len(names) or get_origin(key.annotation) is dict):
+            return key, names[count:]
+    return None, []
+
+
+def _merge_entries(base: Any, new: Any) -> Any:
+    if not isinstance(base, dict) or not isinstance(new, dict):
+        return new
+    merged = copy.deepcopy(base)
+    for name, value in new.items():
+        merged[name] = _merge_entries(merged.get(name), value)
+    return merged
+
+
+def _unknown_key(path: str, place: str) -> ConfigError:
+    suggestions = _similar_keys(path)
+    if len(suggestions) == 1:
+        doc = f" ({keys()[suggestions[0]].doc})" if suggestions[0] in keys() else ""
+        remedy = f"did you mean {suggestions[0]}?{doc}"
+    elif suggestions:
+        remedy = f"did you mean {', '.join(suggestions[:-1])} or {suggestions[-1]}?"
+    else:
+        section = path.rpartition(".")[0]
+        section = section if section in section_paths() else ""
+        names = [known for known in _known_paths() if known.rpartition(".")[0] == section]
+        remedy = f"use one of {', '.join(names)}"
+    return ConfigError(f"unknown key {path}", where=place, remedy=remedy)
+
+
+def _known_paths() -> list[str]:
+    return sorted(section_paths()) + list(keys())
+
+
+def _similar_keys(path: str) -> list[str]:
+    """Known keys and sections that may have been meant, best first: a name of another section, or a misspelling."""
+    section, _, leaf = path.rpartition(".")
+
+    def likeness(known: str) -> float:
+        known_section, _, known_leaf = known.rpartition(".")
+        leaves = difflib.SequenceMatcher(None, leaf, known_leaf).ratio()
+        sections = difflib.SequenceMatcher(None, section, known_section).ratio()
+        return leaves + 0.25 * sections
+
+    likely = {known: likeness(known) for known in _known_paths()}
+    leaf_of = {known: known.rpartition(".")[2] for known in likely}
+    same = [known for known in likely if leaf_of[known] == leaf]
+    close = difflib.get_close_matches(leaf, set(leaf_of.values()), n=_SUGGESTIONS, cutoff=0.75)
+    found = same or [known for known in likely if leaf_of[known] in close]
+    siblings = [known for known in found if known.rpartition(".")[0] == section]
+    return sorted(siblings or found, key=lambda known: -likely[known])[:_SUGGESTIONS]
+
+
+def _value_remedy(key: Key, value: Any) -> str:
+    """A hint for a value of the wrong type, and what the key is for."""
+    about = f"{key.path}: {key.doc.rstrip('.')}"
+    options = [str(choice) for choice in _choices(key.annotation)]
+    wrong = value if isinstance(value, list) else [value]
+    typed = [str(item) for item in wrong if isinstance(item, str) and str(item) not in options]
+    close = difflib.get_close_matches(typed[0], options, n=1) if typed and options else []
+    if close:
+        return f"did you mean {close[0]}? ({about})"
+    if get_origin(key.annotation) is list and isinstance(value, str):
+        return f"write [{value}] ({about})"
+    if key.annotation is str and key.default[:1].isdigit():
+        return f"write it like {key.default} ({about})"
+    if key.annotation is str and isinstance(value, Word):
+        return f'write "{value}" in quotes if it is meant as text ({about})'
+    return about
+
+
+def _choices(annotation: Any) -> tuple[Any, ...]:
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    return tuple(choice for inner in get_args(annotation) for choice in _choices(inner))
+
+
+def _yaml_lines(section: Any, indent: str) -> Iterator[str]:
+    kind: type = type(section)
+    for name, (annotation, doc) in section_fields(kind).items():
+        value = getattr(section, name)
+        yield f"{indent}# {doc}"
+        if is_dataclass(annotation):
+            yield f"{indent}{name}:"
+            yield from _yaml_lines(value, f"{indent}  ")
+        else:
+            yield f"{indent}{name}: {_yaml_value(value)}"
+
+
+def _yaml_value(value: Any) -> str:
+    """One value in flow style, quoted wherever any YAML reader might take text for something else."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_yaml_value(name)}: {_yaml_value(item)}' for name, item in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(_yaml_value(item) for item in value)}]"
+    if isinstance(value, str):
+        plain = _PLAIN.fullmatch(value) and isinstance(Word(value).resolve(), str)
+        return value if plain else str(yaml.safe_dump(value, default_style='"', width=sys.maxsize)).strip()
+    if isinstance(value, float) and "e" in repr(value) and "." not in repr(value):
+        # YAML 1.1 readers take 1e-05 for text.
+        return repr(value).replace("e", ".0e")
+    return json.dumps(value)

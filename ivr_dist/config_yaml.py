@@ -1,0 +1,101 @@
+"""YAML text to plain dictionaries and lists that remember where each key stood.
+
+PyYAML only parses here. What a plain scalar means is decided by the type of its key (`config_schema.convert`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ivr_dist.config_schema import Word
+from ivr_dist.errors import ConfigError
+
+_TAG_PREFIX = "tag:yaml.org,2002:"
+_TAGS = frozenset(
+    _TAG_PREFIX + name for name in ("null", "bool", "int", "float", "str", "seq", "map", "timestamp", "merge", "value")
+)
+
+
+class Located(dict[str, Any]):
+    """A mapping of the user's, with the place of each key (`configs/mosi.yaml:12`) in `places`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: dict[str, str] = {}
+
+
+def read_yaml(path: str) -> Located:
+    """Read a YAML file whose top level is a mapping; an empty file is an empty mapping.
+
+    Raises:
+        ConfigError: The file cannot be read or is not such YAML.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(
+            "no such config file", where=path, remedy="check the path; examples are in configs/"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"the config file cannot be read: {error}", where=path, remedy="give a YAML text file"
+        ) from None
+    value = _parse(text, lambda mark: f"{path}:{mark.line + 1}" if mark else path)
+    if value == "" and isinstance(value, Word):
+        return Located()
+    if not isinstance(value, Located):
+        raise ConfigError("a config must be a mapping of sections", where=path, remedy="start with train: or the like")
+    return value
+
+
+def parse_value(text: str, place: str) -> Any:
+    """Parse the value of an override; an empty text is an empty `Word`.
+
+    Raises:
+        ConfigError: It is not YAML.
+    """
+    return _parse(text, lambda mark: place)
+
+
+def _parse(text: str, place: Callable[[yaml.Mark | None], str]) -> Any:
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "unreadable"
+        where = place(getattr(error, "problem_mark", None))
+        raise ConfigError(
+            f"not valid YAML: {problem}", where=where, remedy="check indentation, colons and quotes"
+        ) from None
+    return Word("") if node is None else _value(node, place)
+
+
+def _value(node: yaml.Node, place: Callable[[yaml.Mark | None], str]) -> Any:
+    if node.tag not in _TAGS:
+        tag = node.tag.replace(_TAG_PREFIX, "!!")
+        raise ConfigError(f"the tag {tag} is not allowed", where=place(node.start_mark), remedy="write a plain value")
+    if isinstance(node, yaml.SequenceNode):
+        return [_value(child, place) for child in node.value]
+    if isinstance(node, yaml.MappingNode):
+        return _mapping(node, place)
+    assert isinstance(node, yaml.ScalarNode)
+    return Word(node.value) if node.style is None else str(node.value)
+
+
+def _mapping(node: yaml.MappingNode, place: Callable[[yaml.Mark | None], str]) -> Located:
+    found = Located()
+    for key_node, value_node in node.value:
+        where = place(key_node.start_mark)
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise ConfigError("a key must be a name", where=where, remedy="write key: value")
+        name = str(key_node.value)
+        if name in found:
+            first = found.places[name]
+            earlier = "" if first == where else f", first at {first}"
+            raise ConfigError(f"{name} is given twice{earlier}", where=where, remedy="keep one of them")
+        found[name] = _value(value_node, place)
+        found.places[name] = where
+    return found

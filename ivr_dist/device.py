@@ -1,0 +1,60 @@
+"""All that differs between a GPU and a CPU.
+
+Small enough to be checked by reading, since the branches for CUDA cannot run where there is no GPU. Nothing else in the
+package asks which device it is on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import torch
+
+
+def available() -> bool:
+    """Whether training uses CUDA: there is a GPU and `DS_ACCELERATOR` does not ask for the CPU."""
+    return torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR", "cuda") == "cuda"
+
+
+def configure_process() -> None:
+    """Settle what DeepSpeed reads from the environment; call before `import deepspeed`."""
+    if not available():
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        # Without this DeepSpeed compiles its own shared-memory all-reduce, 40 s of work for an op that only its
+        # inference path calls; gloo carries the collectives of training.
+        import deepspeed.ops
+
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def training_device(local_rank: int) -> torch.device:
+    """The device of one worker; on CUDA also made the current one."""
+    if not available():
+        return torch.device("cpu")
+    # Ray may show a worker its own GPU only, or all of the node's; both end on a GPU of its own.
+    device = torch.device("cuda", local_rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
+
+
+def backend() -> str:
+    """Backend of torch.distributed for this device."""
+    return "nccl" if available() else "gloo"
+
+
+def cluster_has_gpus(resources: Mapping[str, float]) -> bool:
+    """Whether workers get a GPU each: by the cluster's resources, since the driver's own machine may have none."""
+    return resources.get("GPU", 0) > 0 and os.environ.get("DS_ACCELERATOR", "cuda") == "cuda"
+
+
+def deterministic() -> None:
+    """Choose algorithms whose result depends on their inputs alone, so that a resumed run repeats itself bitwise.
+
+    The CPU's are so anyway; asking for it there would import torch's compiler and fill every new tensor.
+    """
+    if available():
+        # cuBLAS is only deterministic with a fixed workspace; must be set before its first call.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
