@@ -1,0 +1,288 @@
+"""Files on local disk and on object stores, behind one set of functions that behave alike everywhere.
+
+A place is a path (`/data/mosi`), a `file://` URL or any fsspec URL (`s3://bucket/mosi`, `gs://`, `memory://`, and
+`http://` for reading). The semantics are those of an object store: writing makes the directories above, what is
+written appears whole or not at all, listing what is absent gives nothing, deleting what is absent is no error. On local
+disk and on S3, Google, Azure and memory stores writes are atomic and `create_exclusive` has one winner.
+
+Every failure is a `StorageError` that names the place and the remedy; what is absent is its subclass `NotFoundError`.
+Remote operations that fail for a passing reason are tried four times, with random waits so that many workers do not
+come back together.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, TypeVar
+
+from ivr_dist.errors import CorruptDataError, IvrError, StorageError
+from ivr_dist.storage._disk import Disk
+from ivr_dist.storage._failures import NotFoundError, explain, is_transient
+from ivr_dist.storage._places import absolute, display, is_local, join, local_path, scheme
+from ivr_dist.storage._remote import connect
+
+__all__ = [
+    "ATTEMPTS",
+    "NotFoundError",
+    "absolute",
+    "create_exclusive",
+    "delete_tree",
+    "display",
+    "download",
+    "exists",
+    "file_sizes",
+    "is_local",
+    "join",
+    "list_dir",
+    "list_files",
+    "local_path",
+    "make_dirs",
+    "read_bytes",
+    "read_json",
+    "read_range",
+    "read_text",
+    "size",
+    "upload",
+    "write_bytes",
+    "write_json",
+    "write_text",
+]
+
+T = TypeVar("T")
+
+ATTEMPTS = 4
+"""How often a remote operation is tried in all."""
+
+_FIRST_WAIT_S = 0.5
+_CANNOT_LIST = ("http", "https")
+_disk = Disk()
+# Own generator: the global one belongs to the training run and must not move because storage was slow.
+_jitter = random.SystemRandom()
+
+
+# Reading
+
+
+def read_bytes(url: str) -> bytes:
+    """The whole content of a file."""
+    return _run("read", url, lambda store: store.read(url))
+
+
+def read_range(url: str, start: int, end: int) -> bytes:
+    """The bytes [start, end) of a file, exactly `end - start` of them.
+
+    Raises:
+        CorruptDataError: The file ends before `end`.
+        StorageError: It cannot be read, or its server does not serve ranges.
+    """
+    wanted = end - start
+    data = _run("read", url, lambda store: store.read_range(url, start, end)) if wanted else b""
+    if len(data) < wanted:
+        raise CorruptDataError(
+            f"file ends early: bytes {start} to {end} asked for, {len(data)} of {wanted} there",
+            where=display(url),
+            remedy="write the file again; it is shorter than its index says",
+        )
+    if len(data) > wanted:
+        raise StorageError(
+            f"the server answered {len(data)} bytes to a request for {wanted}",
+            where=display(url),
+            remedy="use a server that supports HTTP range requests, or copy the data to local disk",
+        )
+    return data
+
+
+def read_text(url: str) -> str:
+    """The content of a UTF-8 file.
+
+    Raises:
+        CorruptDataError: It is not UTF-8.
+    """
+    try:
+        return read_bytes(url).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CorruptDataError(
+            f"not UTF-8 text: {error.reason} at byte {error.start}", where=display(url), remedy="write the file again"
+        ) from error
+
+
+def read_json(url: str) -> Any:
+    """The value of a JSON file.
+
+    Raises:
+        CorruptDataError: It is not JSON.
+    """
+    text = read_text(url)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CorruptDataError(f"not JSON: {error}", where=display(url), remedy="write the file again") from error
+
+
+# Writing
+
+
+def write_bytes(url: str, data: bytes) -> None:
+    """Write a whole file; readers see what was there before or all of `data`, also after a crash."""
+    _run("write", url, lambda store: store.write(url, data))
+
+
+def write_text(url: str, text: str) -> None:
+    """Write a UTF-8 file, as `write_bytes` does."""
+    write_bytes(url, text.encode("utf-8"))
+
+
+def write_json(url: str, value: Any) -> None:
+    """Write `value` as indented JSON, as `write_bytes` does."""
+    write_text(url, json.dumps(value, indent=1) + "\n")
+
+
+def create_exclusive(url: str, data: bytes) -> bool:
+    """Write a file only if it does not exist: of any number of callers exactly one succeeds.
+
+    Args:
+        url: The file.
+        data: Content that no other caller writes (a random token in it suffices). When the answer to a
+            successful request is lost, the retry knows its own file by it.
+
+    Returns:
+        True if this call wrote the file, False if it was there already.
+    """
+    tries = 0
+
+    def attempt(store: Store) -> bool:
+        nonlocal tries
+        tries += 1
+        return store.create(url, data) or (tries > 1 and store.read(url) == data)
+
+    return _run("write", url, attempt)
+
+
+def upload(local_file: str, url: str) -> None:
+    """Copy a file of this machine to `url`, atomically like `write_bytes`."""
+    if not os.path.isfile(local_file):
+        raise NotFoundError("no such file", where=local_file, remedy="check the path")
+    _run(f"copy {local_file} to it", url, lambda store: store.put(local_file, url))
+
+
+def download(url: str, local_file: str) -> None:
+    """Copy `url` to a file of this machine, which appears whole or not at all."""
+    _run(f"copy it to {local_file}", url, lambda store: store.get(url, local_file))
+
+
+def make_dirs(url: str) -> None:
+    """Make a directory and those above it; nothing to do on object stores, which have none."""
+    _run("make the directory", url, lambda store: store.make_dirs(url))
+
+
+def delete_tree(url: str) -> None:
+    """Delete a file, or a directory and all below it; no error if it is absent.
+
+    Raises:
+        StorageError: It cannot be deleted, or is a whole bucket, a file system, a home directory or a directory at the
+            root of the machine.
+    """
+    _run("delete", url, lambda store: store.delete(url))
+
+
+# Asking
+
+
+def exists(url: str) -> bool:
+    """Whether there is a file, a directory, or on an object store anything below `url`."""
+    try:
+        _run("look up", url, lambda store: store.info(url))
+    except NotFoundError:
+        return False
+    return True
+
+
+def size(url: str) -> int:
+    """The size of a file in bytes."""
+    found = _run("look up", url, lambda store: store.info(url))
+    if found is None:
+        raise StorageError("its size is not known", where=display(url), remedy="it must be a file, not a directory")
+    return found
+
+
+def list_dir(url: str) -> list[str]:
+    """The names of the files and directories directly below `url`, sorted; none if it is absent or a file."""
+    return sorted(_run("list", url, lambda store: store.entries(url)))
+
+
+def list_files(url: str) -> list[str]:
+    """The files at any depth below `url`, as names relative to it, sorted; none if it is absent or a file."""
+    return sorted(_run("list", url, lambda store: store.walk(url)))
+
+
+def file_sizes(url: str, names: Sequence[str]) -> dict[str, int]:
+    """The sizes in bytes of those of the files `names` directly below `url` that exist.
+
+    One listing, or one request each where the storage cannot list (HTTP).
+    """
+    if scheme(url) not in _CANNOT_LIST:
+        found = _run("list", url, lambda store: store.entries(url))
+        return {name: found[name] or 0 for name in names if found.get(name) is not None}
+
+    def look_up(name: str) -> int | None:
+        try:
+            return size(join(url, name))
+        except NotFoundError:
+            return None
+
+    with ThreadPoolExecutor(16) as pool:
+        return {name: value for name, value in zip(names, pool.map(look_up, names), strict=True) if value is not None}
+
+
+# How
+
+
+class Store(Protocol):
+    """What a backend offers; it raises the errors of the system or of the client library as they are."""
+
+    def read(self, url: str) -> bytes: ...
+
+    def read_range(self, url: str, start: int, end: int) -> bytes: ...
+
+    def write(self, url: str, data: bytes) -> None: ...
+
+    def create(self, url: str, data: bytes) -> bool: ...
+
+    def put(self, local_file: str, url: str) -> None: ...
+
+    def get(self, url: str, local_file: str) -> None: ...
+
+    def make_dirs(self, url: str) -> None: ...
+
+    def delete(self, url: str) -> None: ...
+
+    def info(self, url: str) -> int | None:
+        """Size of a file, None for a directory; FileNotFoundError if absent."""
+
+    def entries(self, url: str) -> dict[str, int | None]:
+        """What is directly below, each with its size, None for a directory."""
+
+    def walk(self, url: str) -> list[str]: ...
+
+
+def _run(verb: str, url: str, action: Callable[[Store], T]) -> T:
+    """Do `action`, again where that may help, and explain what finally fails."""
+    attempts = 1 if is_local(url) else ATTEMPTS
+    # Client libraries raise what they like; on the local disk anything but an OSError is a fault of ours.
+    failures: type[Exception] = OSError if is_local(url) else Exception
+    attempt = 1
+    while True:
+        try:
+            return action(_disk if is_local(url) else connect(url))
+        except IvrError:
+            raise
+        except failures as error:
+            if attempt == attempts or not is_transient(error):
+                raise explain(verb, url, error, attempt) from error
+            time.sleep(_jitter.uniform(0, _FIRST_WAIT_S * 2 ** (attempt - 1)))
+        attempt += 1

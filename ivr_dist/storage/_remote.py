@@ -1,0 +1,141 @@
+"""Everything that is not a local file, through fsspec."""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import nullcontext, suppress
+from typing import Any
+
+from ivr_dist.storage._disk import publish, staged
+from ivr_dist.storage._failures import answer_code, refuse_root
+from ivr_dist.storage._places import scheme
+
+_OBJECT_STORES = frozenset(("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oci", "oss"))
+_NO_DIRECTORIES = _OBJECT_STORES | {"memory", "http", "https"}
+_memory_lock = threading.RLock()
+
+
+class Remote:
+    """One fsspec file system: a bucket of an object store, an HTTP host, this process's memory."""
+
+    def __init__(self, url: str) -> None:
+        import fsspec
+
+        self.scheme = scheme(url)
+        # No caches: other processes write what we read, and clients must not outlive a fork.
+        self.fs: Any = fsspec.core.url_to_fs(url, skip_instance_cache=True, use_listings_cache=False)[0]
+        if hasattr(self.fs, "retries"):
+            # s3fs and botocore under it repeat five times each, without jitter; the attempts here would multiply
+            # with those.
+            self.fs.retries = 1
+            if hasattr(self.fs, "config_kwargs"):
+                self.fs.config_kwargs.setdefault("retries", {"total_max_attempts": 1})
+        # fsspec's memory files share one read position and test for existence before they write.
+        self.guard: Any = _memory_lock if self.scheme == "memory" else nullcontext()
+
+    def _path(self, url: str) -> str:
+        return str(self.fs._strip_protocol(url))
+
+    def read(self, url: str) -> bytes:
+        with self.guard:
+            return bytes(self.fs.cat_file(self._path(url)))
+
+    def read_range(self, url: str, start: int, end: int) -> bytes:
+        try:
+            with self.guard:
+                return bytes(self.fs.cat_file(self._path(url), start=start, end=end))
+        except Exception as error:
+            if answer_code(error) in ("InvalidRange", "416"):
+                return b""
+            raise
+
+    def write(self, url: str, data: bytes) -> None:
+        self._make_parent(url)
+        with self.guard:
+            self.fs.pipe_file(self._path(url), data)
+
+    def create(self, url: str, data: bytes) -> bool:
+        self._make_parent(url)
+        try:
+            with self.guard:
+                self.fs.pipe_file(self._path(url), data, mode="create")
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if answer_code(error) in ("PreconditionFailed", "412"):
+                return False
+            raise
+        return True
+
+    def put(self, local_file: str, url: str) -> None:
+        self._make_parent(url)
+        with self.guard:
+            self.fs.put_file(local_file, self._path(url))
+
+    def get(self, url: str, local_file: str) -> None:
+        with staged(local_file) as temporary:
+            with self.guard:
+                self.fs.get_file(self._path(url), temporary)
+            publish(temporary, local_file)
+
+    def make_dirs(self, url: str) -> None:
+        if self.scheme not in _NO_DIRECTORIES:
+            self.fs.makedirs(self._path(url), exist_ok=True)
+
+    def _make_parent(self, url: str) -> None:
+        if self.scheme not in _NO_DIRECTORIES:
+            self.fs.makedirs(self.fs._parent(self._path(url)), exist_ok=True)
+
+    def delete(self, url: str) -> None:
+        path = self._path(url).strip("/")
+        if not path or (self.scheme in _OBJECT_STORES and "/" not in path):
+            raise refuse_root(url)
+        with self.guard, suppress(FileNotFoundError):
+            self.fs.rm(self._path(url), recursive=True)
+
+    def info(self, url: str) -> int | None:
+        with self.guard:
+            return _file_size(self.fs.info(self._path(url)))
+
+    def entries(self, url: str) -> dict[str, int | None]:
+        path = self._path(url).rstrip("/") + "/"
+        try:
+            with self.guard:
+                found = self.fs.ls(self._path(url), detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        # Stores list the directory's own marker object, or the file itself, beside what is below.
+        inside = {item["name"].removeprefix(path).rstrip("/"): item for item in found if item["name"].startswith(path)}
+        return {name: _file_size(item) for name, item in inside.items() if name}
+
+    def walk(self, url: str) -> list[str]:
+        path = self._path(url).rstrip("/") + "/"
+        try:
+            with self.guard:
+                found = self.fs.find(self._path(url), detail=True)
+        except FileNotFoundError:
+            return []
+        # An emptied directory of SeaweedFS still lists itself, as a directory.
+        return [
+            name.removeprefix(path) for name, item in found.items() if item["type"] == "file" and name.startswith(path)
+        ]
+
+
+def _file_size(info: dict[str, Any]) -> int | None:
+    return None if info["type"] == "directory" or info["size"] is None else int(info["size"])
+
+
+_open: dict[tuple[int, str], Remote] = {}
+_open_lock = threading.Lock()
+
+
+def connect(url: str) -> Remote:
+    """The file system of `url`, opened once for each process and host or bucket."""
+    protocol, _, rest = url.partition("://")
+    # By process: the clients of s3fs hold threads and sockets and refuse to work in a forked child.
+    key = (os.getpid(), f"{protocol}://{rest.partition('/')[0]}")
+    with _open_lock:
+        if key not in _open:
+            _open[key] = Remote(url)
+        return _open[key]
