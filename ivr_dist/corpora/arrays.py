@@ -1,0 +1,251 @@
+"""Format `arrays`: a corpus as flat arrays in .npz files, put together by its card."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ivr_dist import storage
+from ivr_dist.corpora.card import ArraysMapping, Card, Column, Context
+from ivr_dist.corpora.files import read_source_file
+from ivr_dist.corpora.source import Array, SampleRef, SourceSample, check_hygiene, checked_labels
+from ivr_dist.data.manifest import FeatureSpec, TaskSpec
+from ivr_dist.errors import DataError
+
+_ABSENT = -1
+
+
+class ArraysSource:
+    """A corpus of flat arrays.
+
+    Every array is read from its .npz once and kept; a sample is a copy of its slices. Nothing is unpickled.
+
+    Args:
+        root: Folder or URL that the card's paths are relative to.
+        card: A card of format `arrays`.
+
+    Raises:
+        DataError: A file is not the one the card describes, an array is missing or does not fit, the splits are not
+            clean, or a split has another count than the card expects.
+    """
+
+    def __init__(self, root: str, card: Card) -> None:
+        if card.arrays is None:
+            raise ValueError(f"card {card.name} is not of format arrays")
+        self._card = card
+        self._mapping: ArraysMapping = card.arrays
+        self._files = _ArrayFiles(root, card)
+        self._ids = self._strings(self._mapping.id)
+        self._groups = self._strings(self._mapping.group) if self._mapping.group else None
+        self._splits = check_hygiene(self._read_splits(), card.expected_counts(), f"corpus {card.name}")
+        self._labels = {task: self._view(column) for task, column in self._mapping.labels.items()}
+        self._steps = {name: self._view(column) for name, column in self._mapping.modalities().items()}
+        self._transcript = self._view(self._mapping.transcript) if self._mapping.transcript else None
+        self._context: list[list[int]] | None = None
+        if self._mapping.context is not None and self._groups is not None:
+            self._context = self._read_context(self._mapping.context, self._groups)
+
+    @property
+    def corpus(self) -> str:
+        """The card's name."""
+        return self._card.name
+
+    @property
+    def features(self) -> Mapping[str, FeatureSpec]:
+        """By modality, as the card says."""
+        return self._card.feature_specs()
+
+    @property
+    def tasks(self) -> Mapping[str, TaskSpec]:
+        """By name, as the card says."""
+        return self._card.tasks
+
+    def splits(self) -> Mapping[str, Sequence[SampleRef]]:
+        """All samples by split, in the order of the main file."""
+        return self._splits
+
+    def load(self, split: str, ref: SampleRef) -> SourceSample:
+        """Put one sample together.
+
+        Raises:
+            DataError: A label is out of range, or an id points past the end of its lookup table.
+        """
+        rows = [ref.number] if self._context is None else self._context[ref.number]
+        labels = {task: _scalar(view.entries(ref.number)) for task, view in self._labels.items()}
+        words = () if self._transcript is None else self._transcript.entries(ref.number)
+        main = self._card.files[self._mapping.file].path
+        provenance: dict[str, Any] = {"file": main, "row": ref.number}
+        if ref.group is not None:
+            provenance["group"] = ref.group
+        return SourceSample(
+            id=ref.id,
+            split=split,
+            group=ref.group,
+            labels=checked_labels(labels, self._card.tasks, f"{main}, sample {ref.id}"),
+            transcript=" ".join(str(word) for word in words),
+            provenance=provenance,
+            arrays={name: np.concatenate([view.entries(row) for row in rows]) for name, view in self._steps.items()},
+        )
+
+    def _strings(self, array: str) -> list[str]:
+        return [str(value) for value in self._files.read(self._mapping.file, array)]
+
+    def _read_splits(self) -> dict[str, list[SampleRef]]:
+        groups: Sequence[str | None] = self._groups or [None] * len(self._ids)
+        names: Sequence[str | None]
+        if self._mapping.split is not None:
+            names = self._strings(self._mapping.split)
+        else:
+            by_group = self._card.split_of_group() or {}
+            names = [by_group.get(str(group)) for group in groups]
+        where = self._files.place(self._mapping.file)
+        if not len(names) == len(groups) == len(self._ids):
+            raise DataError("the arrays of ids, groups and splits differ in length", where=where)
+        splits: dict[str, list[SampleRef]] = {name: [] for name in self._card.splits}
+        for number, (id_, group, name) in enumerate(zip(self._ids, groups, names, strict=True)):
+            if name is None or name not in splits:
+                what = f"group {group} of sample {id_} is in no split" if name is None else f"unknown split {name!r}"
+                raise DataError(what, where=where, remedy=f"describe it in the card; it has {', '.join(splits)}")
+            splits[name].append(SampleRef(number, id_, group))
+        return splits
+
+    def _view(self, column: Column) -> _View:
+        """Bring a column's arrays together and check that they fit each other."""
+        file = column.file or self._mapping.file
+        values = self._files.read(file, column.array)
+        where = self._files.place(file)
+        offset = None if column.offset is None else self._files.read(file, column.offset)
+        if offset is not None:
+            _check_offset(offset, len(values), f"{where}, array {column.offset}")
+        rows = np.arange(len(self._ids))
+        if column.join is not None:
+            rows = self._joined(self._files.read(file, column.join), f"{where}, array {column.join}")
+        count = len(values) if offset is None else len(offset) - 1
+        if column.join is None and count != len(rows):
+            raise DataError(f"array {column.array} has {count} rows for {len(rows)} samples", where=where)
+        if len(rows) and rows.max() >= count:
+            raise DataError(f"array {column.array} has {count} rows, {column.join} names more", where=where)
+        if column.lookup is None:
+            return _View(values, offset, rows)
+        table = self._files.read(column.lookup.file or file, column.lookup.array)
+        if values.dtype.kind not in "iu" or (len(values) and (values.min() < 0 or values.max() >= len(table))):
+            raise DataError(f"array {column.array} does not hold ids 0..{len(table) - 1} of its lookup", where=where)
+        return _View(values, offset, rows, table)
+
+    def _joined(self, ids: Array, where: str) -> npt.NDArray[np.int64]:
+        """Row of each of our samples in a file with its own order, _ABSENT where it has none."""
+        row_of = {str(id_): row for row, id_ in enumerate(ids)}
+        if len(row_of) != len(ids):
+            raise DataError("a sample id is given twice", where=where)
+        rows = np.array([row_of.get(id_, _ABSENT) for id_ in self._ids], np.int64)
+        if len(rows) and rows.max() == _ABSENT:
+            raise DataError("none of its ids is one of the main file's", where=where, remedy="check join in the card")
+        return rows
+
+    def _read_context(self, context: Context, groups: list[str]) -> list[list[int]]:
+        """Rows of each sample's sequence: its own, then the nearest earlier one of its group, and so on."""
+        order = self._files.read(self._mapping.file, context.order)
+        where = f"{self._files.place(self._mapping.file)}, array {context.order}"
+        if len(order) != len(groups):
+            raise DataError(f"{len(order)} entries for {len(groups)} samples", where=where)
+        sequences: dict[str, list[int]] = {}
+        for row in np.argsort(order, kind="stable").tolist():
+            earlier = sequences.setdefault(groups[row], [])
+            if earlier and order[earlier[-1]] == order[row]:
+                raise DataError(f"two samples of group {groups[row]} have the number {order[row]}", where=where)
+            earlier.append(row)
+        rows: list[list[int]] = [[] for _ in groups]
+        for sequence in sequences.values():
+            for place, row in enumerate(sequence):
+                rows[row] = sequence[max(0, place - context.before) : place + 1][::-1]
+        return rows
+
+
+@dataclass(frozen=True)
+class _View:
+    """One column of the card over loaded arrays."""
+
+    values: Array
+    offset: Array | None
+    rows: npt.NDArray[np.int64]
+    """[samples] row of each sample in `values` (or in `offset`), or _ABSENT."""
+    table: Array | None = None
+
+    def entries(self, number: int) -> Array:
+        """What a sample has, [entries, ...]; no entries where its file does not know it."""
+        row = int(self.rows[number])
+        if row == _ABSENT:
+            start, end = 0, 0
+        elif self.offset is None:
+            start, end = row, row + 1
+        else:
+            start, end = int(self.offset[row]), int(self.offset[row + 1])
+        return self.values[start:end] if self.table is None else self.table[self.values[start:end]]
+
+
+class _ArrayFiles:
+    """The card's .npz files; each array is read once."""
+
+    def __init__(self, root: str, card: Card) -> None:
+        self._root = root
+        self._card = card
+        self._archives: dict[str, Any] = {}
+        self._arrays: dict[tuple[str, str], Array] = {}
+
+    def place(self, file: str) -> str:
+        """What errors call a file."""
+        return storage.display(storage.join(self._root, self._card.files[file].path))
+
+    def read(self, file: str, name: str) -> Array:
+        """One array of one file.
+
+        Raises:
+            DataError: The file is not an .npz, holds no such array, or the array holds Python objects.
+        """
+        if (file, name) not in self._arrays:
+            if file not in self._archives:
+                self._archives[file] = self._open(file)
+            archive = self._archives[file]
+            if name not in archive.files:
+                known = ", ".join(archive.files)
+                raise DataError(f"no array {name}", where=self.place(file), remedy=f"it has: {known}")
+            try:
+                self._arrays[file, name] = archive[name]
+            except (ValueError, zipfile.BadZipFile) as error:
+                raise DataError(f"cannot read array {name}: {error}", where=self.place(file)) from None
+            if self._arrays[file, name].ndim == 0:
+                raise DataError(f"array {name} is a single value", where=self.place(file))
+        return self._arrays[file, name]
+
+    def _open(self, file: str) -> Any:
+        data = read_source_file(self._root, self._card.files[file])
+        try:
+            # Object arrays would be unpickled, and a pickle can run any code.
+            archive = np.load(io.BytesIO(data), allow_pickle=False)
+        except (ValueError, OSError, zipfile.BadZipFile):
+            raise DataError("not an .npz file", where=self.place(file), remedy="check files in the card") from None
+        if not hasattr(archive, "files"):
+            raise DataError("a single .npy array, not an .npz file", where=self.place(file))
+        return archive
+
+
+def _check_offset(offset: Array, entries: int, where: str) -> None:
+    if offset.dtype.kind not in "iu" or offset.ndim != 1 or len(offset) < 1:
+        raise DataError("not a list of integers", where=where)
+    if offset[0] != 0 or offset[-1] != entries or np.any(offset[1:] < offset[:-1]):
+        raise DataError(f"offsets must rise from 0 to {entries}, the length of the array they divide", where=where)
+
+
+def _scalar(entries: Array) -> float | None:
+    """A label; the decimal number that was meant, so that 2.4 kept as float32 is 2.4 again."""
+    if entries.size == 0:
+        return None
+    if entries.size > 1:
+        raise DataError(f"a label of {entries.size} values", remedy="map an array with one value a sample")
+    return float(str(entries.reshape(-1)[0]))

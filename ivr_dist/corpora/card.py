@@ -1,0 +1,289 @@
+"""Corpus cards: what a corpus is, which files it comes in, and how those become samples.
+
+A card is a YAML file of the classes below; `shards/README.md` explains how to write one. Cards of known corpora are in
+the folder `shards/` of a checkout and travel in the wheel as `ivr_dist/cards/`; they are found by name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from ivr_dist.config_yaml import read_yaml
+from ivr_dist.corpora.strict import build, suggest
+from ivr_dist.data.manifest import FeatureKind, FeatureSpec, TaskSpec
+from ivr_dist.errors import ConfigError
+
+MODALITIES = ("text", "audio", "vision")
+
+_NAME = re.compile(r"[A-Za-z0-9_]+")
+_FOLDERS = (Path(__file__).parents[1] / "cards", Path(__file__).parents[2] / "shards")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceFile:
+    """A file of the corpus."""
+
+    path: str
+    """Relative to the folder that is packed."""
+    sha256: str | None = None
+    """Where given, a file with other content is refused."""
+    origin: str = ""
+    """Where it is from, for people."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSet:
+    """What the steps of one modality are."""
+
+    set: str
+    """Name of the feature set; the same name in another corpus means the same features."""
+    dim: int
+    """Features of a step; 1 for tokens."""
+    kind: FeatureKind = "features"
+    dtype: Literal["float32", "float16"] = "float32"
+    """Type of features in the shards; tokens are always int32."""
+    origin: str = ""
+    """How they were made, for people."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """One split of the corpus."""
+
+    samples: int | None = None
+    """How many it must have."""
+    groups: list[str] | None = None
+    """The groups (videos) in it, where the files themselves do not say."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lookup:
+    """A table that integer ids point into."""
+
+    array: str
+    """Name of the [rows, D] array."""
+    file: str | None = None
+    """Key of the file it is in; unset: the file of the ids."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One value or sequence a sample, out of an array."""
+
+    array: str
+    """Name of the array."""
+    file: str | None = None
+    """Key of the file it is in; unset: the main file, whose rows are the samples."""
+    join: str | None = None
+    """In another file: the array of sample ids that says which row is whose."""
+    offset: str | None = None
+    """[n + 1] array in the same file: row r is entries offset[r] to offset[r + 1] - 1. Unset: it is entry r."""
+    lookup: Lookup | None = None
+    """The entries are ids; the steps are the rows of this table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """The utterances before a sample as the rest of its sequence, newest first."""
+
+    order: str
+    """Array of the main file that numbers the utterances of a group in time."""
+    before: int
+    """Most utterances before the sample's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArraysMapping:
+    """How the arrays of .npz files become samples (format `arrays`)."""
+
+    file: str
+    """Key of the main file: one sample a row."""
+    id: str
+    """Array of sample ids in the main file."""
+    group: str | None = None
+    """Array of group names (videos) in the main file."""
+    split: str | None = None
+    """Array of split names in the main file; unset: the splits list their groups."""
+    labels: dict[str, Column]
+    """By task."""
+    transcript: Column | None = None
+    """An array of words, or of one text a sample."""
+    text: Column | None = None
+    audio: Column | None = None
+    vision: Column | None = None
+    context: Context | None = None
+
+    def modalities(self) -> dict[str, Column]:
+        """The modalities that are mapped."""
+        columns = {"text": self.text, "audio": self.audio, "vision": self.vision}
+        return {name: column for name, column in columns.items() if column is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableMapping:
+    """Which file lists the samples (format `table`)."""
+
+    file: str
+    """Key of the JSONL file: one sample a line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """A corpus."""
+
+    name: str
+    """Letters, digits and underscores; it becomes a part of file names."""
+    description: str
+    citation: str
+    licence: str
+    cautions: list[str] = field(default_factory=list)
+    """What a user of this data must know before trusting a result."""
+    format: Literal["arrays", "table"]
+    files: dict[str, SourceFile]
+    """By a key that the mapping refers to."""
+    features: dict[str, FeatureSet]
+    """By modality."""
+    tasks: dict[str, TaskSpec]
+    """By name; what the labels mean."""
+    splits: dict[str, Split]
+    arrays: ArraysMapping | None = None
+    table: TableMapping | None = None
+
+    def feature_specs(self) -> dict[str, FeatureSpec]:
+        """The feature sets as a manifest states them, in the order text, audio, vision."""
+        return {
+            name: FeatureSpec(
+                set=found.set,
+                dim=found.dim,
+                dtype="int32" if found.kind == "tokens" else found.dtype,
+                kind=found.kind,
+            )
+            for name in MODALITIES
+            if (found := self.features.get(name)) is not None
+        }
+
+    def split_of_group(self) -> Mapping[str, str] | None:
+        """The split of each group where the card lists them, else None."""
+        listed = {group: name for name, split in self.splits.items() for group in split.groups or ()}
+        return listed or None
+
+    def expected_counts(self) -> dict[str, int | None]:
+        """Samples that each split must have; None: not stated."""
+        return {name: split.samples for name, split in self.splits.items()}
+
+
+def load_card(path: str) -> Card:
+    """Read a card.
+
+    Raises:
+        ConfigError: It is not a card; names the file, the line, the key and what to write instead.
+    """
+    card = build(Card, read_yaml(path), path)
+    _check_names(card, path)
+    _check_splits(card, path)
+    sections = {"arrays": card.arrays, "table": card.table}
+    if [name for name, section in sections.items() if section is not None] != [card.format]:
+        remedy = f"give the section {card.format} and no other"
+        raise ConfigError(f"the sections do not fit format {card.format}", where=path, remedy=remedy)
+    if card.arrays is not None:
+        _check_arrays(card, card.arrays, path)
+    if card.table is not None:
+        _check_file(card, card.table.file, "table.file", path)
+    return card
+
+
+def known_cards() -> dict[str, str]:
+    """Paths of the cards that come with the package, by name."""
+    return {path.stem: str(path) for folder in _FOLDERS for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_card(name_or_path: str) -> Card:
+    """Read a card by the name of a known corpus, or from a path.
+
+    Raises:
+        ConfigError: There is no such card, or it is not valid.
+    """
+    known = known_cards()
+    if name_or_path in known:
+        return load_card(known[name_or_path])
+    if Path(name_or_path).is_file():
+        return load_card(name_or_path)
+    remedy = suggest(Path(name_or_path).stem, known)
+    raise ConfigError(f"no card {name_or_path}", remedy=f"{remedy}; or give the path of a card")
+
+
+def _check_names(card: Card, place: str) -> None:
+    for key, names in (("name", [card.name]), ("tasks", card.tasks), ("splits", card.splits)):
+        for name in names:
+            if not _NAME.fullmatch(name):
+                remedy = "use letters, digits and underscores"
+                raise ConfigError(f"{name!r} is not a name", where=f"{place}, key {key}", remedy=remedy)
+        if not names:
+            raise ConfigError("there must be at least one", where=f"{place}, key {key}", remedy="describe it")
+    for name, features in card.features.items():
+        if name not in MODALITIES:
+            raise ConfigError(f"unknown key features.{name}", where=place, remedy=suggest(name, MODALITIES))
+        if features.dim < 1 or (features.kind == "tokens" and features.dim != 1):
+            remedy = "it is the number of features of a step, and 1 for tokens"
+            raise ConfigError(f"{features.dim} cannot be", where=f"{place}, key features.{name}.dim", remedy=remedy)
+    for name, task in card.tasks.items():
+        if task.type == "classification" and (task.classes is None or task.classes < 2):
+            raise ConfigError("a classification needs 2 or more", where=f"{place}, key tasks.{name}.classes")
+        if task.type == "regression" and (task.low is None or task.high is None or task.low >= task.high):
+            raise ConfigError("a regression needs low and high, low < high", where=f"{place}, key tasks.{name}")
+
+
+def _check_splits(card: Card, place: str) -> None:
+    split_of: dict[str, str] = {}
+    for name, split in card.splits.items():
+        for group in split.groups or ():
+            if split_of.setdefault(group, name) != name:
+                raise ConfigError(f"group {group} is in the splits {split_of[group]} and {name}", where=place)
+    if split_of and any(split.groups is None for split in card.splits.values()):
+        raise ConfigError("some splits list groups, others do not", where=place, remedy="list them for all or none")
+
+
+def _check_arrays(card: Card, mapping: ArraysMapping, place: str) -> None:
+    _check_file(card, mapping.file, "arrays.file", place)
+    if set(mapping.modalities()) != set(card.features):
+        described, mapped = ", ".join(card.features), ", ".join(mapping.modalities())
+        raise ConfigError(f"features are described for {described} and mapped for {mapped}", where=place)
+    if (mapping.split is None) == (card.split_of_group() is None):
+        remedy = "set arrays.split, or list the groups of every split"
+        raise ConfigError("the split of a sample must be said in one way", where=place, remedy=remedy)
+    if mapping.group is None and (mapping.context is not None or card.split_of_group() is not None):
+        raise ConfigError("context and splits by group need arrays.group", where=place, remedy="set it")
+    if mapping.context is not None and mapping.context.before < 1:
+        raise ConfigError("must be 1 or more", where=f"{place}, key arrays.context.before")
+    for task in mapping.labels:
+        if task not in card.tasks:
+            raise ConfigError(f"unknown key arrays.labels.{task}", where=place, remedy=suggest(task, card.tasks))
+    columns = {f"labels.{task}": column for task, column in mapping.labels.items()} | mapping.modalities()
+    if mapping.transcript is not None:
+        columns["transcript"] = mapping.transcript
+    for name, column in columns.items():
+        _check_column(card, mapping, column, f"arrays.{name}", place)
+
+
+def _check_column(card: Card, mapping: ArraysMapping, column: Column, key: str, place: str) -> None:
+    elsewhere = column.file is not None and column.file != mapping.file
+    if column.file is not None:
+        _check_file(card, column.file, f"{key}.file", place)
+    if column.lookup is not None and column.lookup.file is not None:
+        _check_file(card, column.lookup.file, f"{key}.lookup.file", place)
+    if elsewhere != (column.join is not None):
+        remedy = (
+            "set join to the array of sample ids of that file" if elsewhere else "remove join, or name another file"
+        )
+        raise ConfigError("join goes with another file than the main one", where=f"{place}, key {key}", remedy=remedy)
+
+
+def _check_file(card: Card, name: str, key: str, place: str) -> None:
+    if name not in card.files:
+        raise ConfigError(
+            f"{name} is not a key of files", where=f"{place}, key {key}", remedy=suggest(name, card.files)
+        )

@@ -1,0 +1,185 @@
+"""What every corpus looks like to the packer: splits of samples, loaded one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ivr_dist.data.manifest import FeatureSpec, TaskSpec
+from ivr_dist.errors import DataError
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRef:
+    """A sample that has not been loaded."""
+
+    number: int
+    """The source's own number of it (row, line)."""
+    id: str
+    """Unique in the corpus."""
+    group: str | None = None
+    """What must not be divided over splits, such as the video an utterance was cut from; None: nothing."""
+
+
+@dataclass(frozen=True)
+class SourceSample:
+    """One utterance as the corpus files give it."""
+
+    id: str
+    split: str
+    group: str | None
+    labels: Mapping[str, float | None]
+    """By task; None where the corpus has no label."""
+    transcript: str
+    provenance: Mapping[str, Any]
+    """Where the sample comes from, in JSON values."""
+    arrays: Mapping[str, Array] = field(default_factory=dict)
+    """By modality: [T, D] features or [T] token ids. Absent, or T = 0: the modality is missing."""
+
+
+class Source(Protocol):
+    """A corpus that can be packed."""
+
+    @property
+    def corpus(self) -> str:
+        """Name of the corpus; a part of the shards' file names."""
+
+    @property
+    def features(self) -> Mapping[str, FeatureSpec]:
+        """By modality, in the order text, audio, vision; modalities that the corpus does not have are absent."""
+
+    @property
+    def tasks(self) -> Mapping[str, TaskSpec]:
+        """By name: what the labels mean."""
+
+    def splits(self) -> Mapping[str, Sequence[SampleRef]]:
+        """All samples by split; checked, so that no id is given twice and no group stands in two splits."""
+
+    def load(self, split: str, ref: SampleRef) -> SourceSample:
+        """Load one sample of a split."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A sample's arrays as they go into a shard."""
+
+    arrays: Mapping[str, Array]
+    """By modality, in the feature set's stored type; a modality without steps is absent."""
+    replaced: Mapping[str, int]
+    """By modality: values that were not finite, or too large for the stored type, and are 0 now."""
+    clean: Mapping[str, npt.NDArray[np.bool_]]
+    """By modality: [T], true where nothing in the step was replaced."""
+
+
+def prepare(sample: SourceSample, features: Mapping[str, FeatureSpec]) -> Prepared:
+    """Check a sample's arrays against the feature sets and bring them into the stored type.
+
+    Raises:
+        DataError: An array has another shape than the feature set says, or belongs to no feature set.
+    """
+    for modality in sample.arrays:
+        if modality not in features:
+            raise DataError(f"sample {sample.id} has {modality}, for which no feature set is described")
+    arrays: dict[str, Array] = {}
+    replaced: dict[str, int] = {}
+    clean: dict[str, npt.NDArray[np.bool_]] = {}
+    for modality, spec in features.items():
+        values = sample.arrays.get(modality)
+        if values is None or len(values) == 0:
+            continue
+        where = f"sample {sample.id}, {modality}"
+        if spec.kind == "tokens":
+            arrays[modality] = _tokens(values, where)
+            continue
+        if values.ndim != 2 or values.shape[1] != spec.dim:
+            raise DataError(f"array of shape {list(values.shape)} instead of [steps, {spec.dim}]", where=where)
+        with np.errstate(over="ignore"):
+            stored = np.array(values, dtype=spec.dtype, order="C")
+        finite = np.isfinite(stored)
+        clean[modality] = finite.all(axis=1)
+        if not clean[modality].all():
+            replaced[modality] = int(finite.size - np.count_nonzero(finite))
+            stored[~finite] = 0
+        arrays[modality] = stored
+    return Prepared(arrays=arrays, replaced=replaced, clean=clean)
+
+
+def checked_labels(labels: Mapping[str, float | None], tasks: Mapping[str, TaskSpec], where: str) -> dict[str, Any]:
+    """Labels of every task in the order of `tasks`: None where there is none, int for classes, else float.
+
+    Raises:
+        DataError: A label is outside the task's range or belongs to no task.
+    """
+    for name in labels:
+        if name not in tasks:
+            raise DataError(f"label {name!r} belongs to no task", where=where, remedy="describe the task in the card")
+    checked: dict[str, Any] = {}
+    for name, task in tasks.items():
+        value = labels.get(name)
+        if value is None or np.isnan(value):
+            checked[name] = None
+        elif task.type == "classification":
+            if value not in range(task.classes or 0):
+                raise DataError(f"label {name} is {value:g}, not a class 0..{(task.classes or 0) - 1}", where=where)
+            checked[name] = int(value)
+        else:
+            low, high = task.low, task.high
+            if (low is not None and value < low) or (high is not None and value > high):
+                raise DataError(f"label {name} is {value:g}, outside {low:g}..{high:g}", where=where)
+            checked[name] = float(value)
+    return checked
+
+
+def check_hygiene(
+    splits: Mapping[str, Sequence[SampleRef]], expected: Mapping[str, int | None], where: str
+) -> Mapping[str, Sequence[SampleRef]]:
+    """Refuse splits that would make an evaluation worthless; returns them unchanged.
+
+    Args:
+        splits: By split.
+        expected: The number of samples each must have; None: any.
+        where: The corpus or its card, for errors.
+
+    Raises:
+        DataError: An id is given twice, a group stands in two splits, or a count differs.
+    """
+    split_of_id: dict[str, str] = {}
+    split_of_group: dict[str, str] = {}
+    for split, refs in splits.items():
+        for ref in refs:
+            if ref.id in split_of_id:
+                places = " and ".join(sorted({split_of_id[ref.id], split}))
+                raise DataError(f"sample id {ref.id} is given twice (split {places})", where=where)
+            split_of_id[ref.id] = split
+            if ref.group is not None and split_of_group.setdefault(ref.group, split) != split:
+                raise DataError(
+                    f"group {ref.group} is in the splits {split_of_group[ref.group]} and {split}",
+                    where=where,
+                    remedy="keep all samples of a group in one split, or the test result is not one",
+                )
+    for split, count in expected.items():
+        found = len(splits.get(split, ()))
+        if count is not None and found != count:
+            raise DataError(
+                f"split {split} has {found} samples, the card expects {count}",
+                where=where,
+                remedy="use the files that the card describes, or correct the card",
+            )
+    return splits
+
+
+def _tokens(values: Array, where: str) -> Array:
+    if values.ndim != 1 or values.dtype.kind not in "iu":
+        raise DataError(
+            f"token ids of type {values.dtype} and shape {list(values.shape)} instead of integers [steps]", where=where
+        )
+    limits = np.iinfo(np.int32)
+    if values.min() < 0 or values.max() > limits.max:
+        raise DataError("a token id does not fit 32 bits without sign", where=where)
+    return values.astype(np.int32)

@@ -1,0 +1,149 @@
+"""Format `table`: a JSONL file with a line a sample, and a .npy file a modality of each sample."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ivr_dist import storage
+from ivr_dist.corpora.card import MODALITIES, Card
+from ivr_dist.corpora.files import read_source_file
+from ivr_dist.corpora.source import Array, SampleRef, SourceSample, check_hygiene, checked_labels
+from ivr_dist.corpora.strict import suggest
+from ivr_dist.data.manifest import FeatureSpec, TaskSpec
+from ivr_dist.errors import DataError
+
+_KEYS = frozenset(("id", "split", "group", "labels", "transcript", "provenance", *MODALITIES))
+
+
+class TableSource:
+    """A corpus listed in a JSONL table.
+
+    A line is an object with `id`, `split` (unless the card lists groups), `labels` (numbers by task, null or absent
+    where there is none) and, where it has them, `group`, `transcript`, `provenance`, and `text`, `audio`, `vision`:
+    paths of .npy files relative to the folder that is packed.
+
+    Args:
+        root: Folder or URL that all paths are relative to.
+        card: A card of format `table`.
+
+    Raises:
+        DataError: A line cannot be understood, the splits are not clean, or a count differs from the card's.
+    """
+
+    def __init__(self, root: str, card: Card) -> None:
+        if card.table is None:
+            raise ValueError(f"card {card.name} is not of format table")
+        self._root = root
+        self._card = card
+        self._features = card.feature_specs()
+        self._file = card.files[card.table.file]
+        self._rows: list[dict[str, Any]] = []
+        self._lines: list[int] = []
+        self._read_rows()
+        self._splits = check_hygiene(self._read_splits(), card.expected_counts(), f"corpus {card.name}")
+
+    @property
+    def corpus(self) -> str:
+        """The card's name."""
+        return self._card.name
+
+    @property
+    def features(self) -> Mapping[str, FeatureSpec]:
+        """By modality, as the card says."""
+        return self._features
+
+    @property
+    def tasks(self) -> Mapping[str, TaskSpec]:
+        """By name, as the card says."""
+        return self._card.tasks
+
+    def splits(self) -> Mapping[str, Sequence[SampleRef]]:
+        """All samples by split, in the order of the table."""
+        return self._splits
+
+    def load(self, split: str, ref: SampleRef) -> SourceSample:
+        """Read the arrays of one sample.
+
+        Raises:
+            DataError: A .npy file is missing or broken, or a label is out of range.
+        """
+        row = self._rows[ref.number]
+        provenance = {"file": self._file.path, "line": self._lines[ref.number]}
+        if ref.group is not None:
+            provenance["group"] = ref.group
+        return SourceSample(
+            id=ref.id,
+            split=split,
+            group=ref.group,
+            labels=checked_labels(row.get("labels", {}), self._card.tasks, self._where(ref.number)),
+            transcript=row.get("transcript") or "",
+            provenance=row.get("provenance", {}) | provenance,
+            arrays={name: self._array(row[name], ref.number) for name in MODALITIES if row.get(name) is not None},
+        )
+
+    def _where(self, number: int) -> str:
+        return f"{storage.display(storage.join(self._root, self._file.path))}, line {self._lines[number]}"
+
+    def _read_rows(self) -> None:
+        text = read_source_file(self._root, self._file).decode("utf-8", "replace")
+        # Not splitlines: it also cuts at characters that JSON allows inside a string.
+        for line, row_text in enumerate(text.split("\n"), start=1):
+            if row_text.strip():
+                self._lines.append(line)
+                self._rows.append(_parse_row(row_text, self._where(len(self._rows)), self._features))
+
+    def _read_splits(self) -> dict[str, list[SampleRef]]:
+        by_group = self._card.split_of_group()
+        splits: dict[str, list[SampleRef]] = {name: [] for name in self._card.splits}
+        for number, row in enumerate(self._rows):
+            group = row.get("group")
+            name = row.get("split") if by_group is None else by_group.get(str(group))
+            if name not in splits:
+                what = f"unknown split {name!r}" if by_group is None else f"group {group} is in no split"
+                remedy = f"describe it in the card; it has {', '.join(splits)}"
+                raise DataError(what, where=self._where(number), remedy=remedy)
+            splits[name].append(SampleRef(number, row["id"], group))
+        return splits
+
+    def _array(self, path: str, number: int) -> Array:
+        place = storage.join(self._root, path)
+        where = f"{storage.display(place)}, named by {self._where(number)}"
+        try:
+            # Object arrays would be unpickled, and a pickle can run any code.
+            array: Any = np.load(io.BytesIO(storage.read_bytes(place)), allow_pickle=False)
+        except storage.NotFoundError:
+            raise DataError("no such file", where=where, remedy="correct the table or add the file") from None
+        except (ValueError, EOFError, OSError) as error:
+            raise DataError(f"not a .npy file of numbers: {error}", where=where) from None
+        if not isinstance(array, np.ndarray) or array.ndim == 0:
+            raise DataError("not a .npy file with one value or vector a step", where=where)
+        return array
+
+
+def _parse_row(text: str, where: str, features: Mapping[str, FeatureSpec]) -> dict[str, Any]:
+    try:
+        row = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"not JSON: {error}", where=where) from None
+    if not isinstance(row, dict):
+        raise DataError("not a JSON object", where=where)
+    for name, value in row.items():
+        if name not in _KEYS:
+            raise DataError(f"unknown key {name}", where=where, remedy=suggest(name, _KEYS))
+        if name in MODALITIES and value is not None and name not in features:
+            raise DataError(f"{name} is not among the card's features", where=where, remedy="describe it in the card")
+        wanted = dict if name in ("labels", "provenance") else str
+        if not isinstance(value, wanted) and not (value is None and name not in ("id", "labels", "provenance")):
+            kind = "an object" if wanted is dict else "a text"
+            raise DataError(f"key {name} is not {kind}", where=where)
+    if not row.get("id"):
+        raise DataError("the sample has no id", where=where, remedy="give every line its own id")
+    for task, value in row.get("labels", {}).items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise DataError(f"label {task} is not a number or null", where=where)
+    return row

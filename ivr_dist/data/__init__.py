@@ -1,0 +1,1 @@
+"""Packed data: shards, their order, and batches."""

@@ -1,0 +1,99 @@
+"""What the reader hands to the model: one padded micro-batch of one rank.
+
+Shapes: B samples, T_m steps of modality m (padded to the longest of the batch), D_m features. `N_m` counts the valid
+steps of modality m over the whole batch. Any of B, T_m and N_m may be 0: a rank that holds no slot of a global batch
+still takes part in every collective.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+MODALITIES = ("text", "audio", "vision")
+"""All modalities in the order of their discriminator labels (0, 1, 2)."""
+
+
+@dataclass(frozen=True)
+class ModalityBatch:
+    """One modality of a batch.
+
+    The flat indices are made by the collator, on the host, so that per-step work runs on valid steps only and the model
+    compiles without data-dependent shapes.
+    """
+
+    features: Tensor
+    """[B, T, D] float32, 0 in the padding; or [B, T] int64 token ids."""
+    mask: Tensor
+    """[B, T] bool, true where a step is valid; a row without a true is a missing modality."""
+    flat: Tensor
+    """[N] int64, positions of the valid steps in the flattened [B * T], ascending."""
+    sample: Tensor
+    """[N] int64, the sample (0..B-1) of each valid step."""
+    pairs: Tensor
+    """[P] int64, positions n in 0..N-1 such that valid steps n and n + 1 are neighbours in one sample."""
+
+    @property
+    def present(self) -> Tensor:
+        """[B] bool, true where the sample has at least one valid step."""
+        return self.mask.any(dim=1) if self.mask.shape[1] else self.mask.new_zeros(self.mask.shape[0])
+
+    def to(self, device: torch.device) -> ModalityBatch:
+        """Copy to `device`, without blocking where the host memory is pinned."""
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in _MODALITY_TENSORS})
+
+
+_MODALITY_TENSORS = ("features", "mask", "flat", "sample", "pairs")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch of one rank: the samples of a contiguous range of slots of the global batch."""
+
+    keys: tuple[str, ...]
+    """The sample ids as decoded from the shards, in slot order."""
+    slots: Tensor
+    """[B] int64, each sample's slot in the global batch (0..G-1), ascending; slots without a sample are left out."""
+    modalities: Mapping[str, ModalityBatch]
+    """By modality name, in the order of MODALITIES; every modality of the data set, also where all samples miss it."""
+    labels: Mapping[str, Tensor]
+    """By task: [B] float32 (regression) or int64 (classification), 0 where the label is missing."""
+    label_mask: Mapping[str, Tensor]
+    """By task: [B] bool, true where the sample carries a label."""
+    positions: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+    """[B] int64, each sample's number in its data set (shard order of the manifest), unique within one epoch."""
+
+    def __len__(self) -> int:
+        """Samples in this micro-batch; 0 is allowed."""
+        return len(self.keys)
+
+    def to(self, device: torch.device) -> Batch:
+        """Copy every tensor to `device`."""
+        return replace(
+            self,
+            slots=self.slots.to(device, non_blocking=True),
+            positions=self.positions.to(device, non_blocking=True),
+            modalities={name: part.to(device) for name, part in self.modalities.items()},
+            labels={name: part.to(device, non_blocking=True) for name, part in self.labels.items()},
+            label_mask={name: part.to(device, non_blocking=True) for name, part in self.label_mask.items()},
+        )
+
+
+def modality_batch(features: Tensor, mask: Tensor) -> ModalityBatch:
+    """Derive the flat indices of a padded modality.
+
+    Args:
+        features: [B, T, D] or [B, T]; what stands in the padding is replaced by 0.
+        mask: [B, T] bool. Valid steps need not be contiguous; two valid steps are neighbours when no other valid step
+            of the same sample lies between them.
+    """
+    flat = mask.flatten().nonzero().squeeze(1)
+    sample = torch.div(flat, max(mask.shape[1], 1), rounding_mode="floor")
+    pairs = (sample[1:] == sample[:-1]).nonzero().squeeze(1)
+    keep = mask if features.dim() == 2 else mask[..., None]
+    return ModalityBatch(
+        features=torch.where(keep, features, features.new_zeros(())), mask=mask, flat=flat, sample=sample, pairs=pairs
+    )

@@ -1,0 +1,165 @@
+"""Samples to tensors: one padded micro-batch with masks, labels and flat indices."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ivr_dist.data.batch import MODALITIES, Batch, ModalityBatch, modality_batch
+from ivr_dist.data.decode import RawSample
+from ivr_dist.data.manifest import Manifest, TaskSpec
+from ivr_dist.errors import CorruptDataError, DataError
+
+Float32Array = npt.NDArray[np.float32]
+Int64Array = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class BatchSpec:
+    """What every batch of a run holds, whichever split it comes from."""
+
+    modalities: Mapping[str, tuple[str, int]]
+    """By modality, in the order of MODALITIES: kind (`features` or `tokens`) and width D."""
+    tasks: Mapping[str, TaskSpec]
+    statistics: Mapping[str, tuple[Float32Array, Float32Array]]
+    """By standardised modality: mean [D] and standard deviation [D] over the valid steps of the training split."""
+
+    @classmethod
+    def from_manifest(cls, train: Manifest, modalities: Collection[str], standardize: Collection[str]) -> BatchSpec:
+        """Take the layout and the statistics from the training split.
+
+        Args:
+            train: Manifest of the training split.
+            modalities: Modalities to use, of those the data set has.
+            standardize: Modalities to standardise, of those used; tokens are left as they are.
+
+        Raises:
+            DataError: None of the modalities is there, or the manifest lacks the statistics of one.
+        """
+        used = {m: (train.features[m].kind, train.features[m].dim) for m in MODALITIES if m in train.features}
+        used = {m: part for m, part in used.items() if m in modalities}
+        if not used:
+            raise DataError(
+                f"the data set has {', '.join(train.features)}, the run uses {', '.join(modalities)}",
+                where="data.modalities",
+                remedy="name at least one modality that the data set has",
+            )
+        statistics = {}
+        for name in [m for m, (kind, _) in used.items() if m in standardize and kind == "features"]:
+            if name not in train.statistics:
+                raise DataError(
+                    f"the training split has no statistics of {name}",
+                    where="data.standardize",
+                    remedy=f"leave {name} out of it, or pack the training split",
+                )
+            found = train.statistics[name]
+            statistics[name] = (np.array(found.mean, np.float32), np.array(found.std, np.float32))
+        return cls(modalities=used, tasks=train.tasks, statistics=statistics)
+
+    def check_split(self, split: Manifest) -> None:
+        """Make sure that a split holds what the training split does.
+
+        Raises:
+            DataError: It lacks a modality or task, or has one of another width or type.
+        """
+        found = {name: (spec.kind, spec.dim) for name, spec in split.features.items()}
+        remedy = "pack all splits from one source with one card"
+        for name, layout in self.modalities.items():
+            if found.get(name) != layout:
+                have = f"{name} {found[name][0]} of width {found[name][1]}" if name in found else f"no {name}"
+                raise DataError(
+                    f"the split has {have} where training has {name} {layout[0]} of width {layout[1]}",
+                    where=f"{split.corpus}, split {split.split}",
+                    remedy=remedy,
+                )
+        for name, task in self.tasks.items():
+            if split.tasks.get(name) != task:
+                raise DataError(
+                    f"the split does not have the task {name} as training has it",
+                    where=f"{split.corpus}, split {split.split}",
+                    remedy=remedy,
+                )
+
+
+def collate(samples: Sequence[RawSample], slots: Int64Array, positions: Int64Array, spec: BatchSpec) -> Batch:
+    """Build the batch of a range of slots.
+
+    Args:
+        samples: B samples, 0 or more.
+        slots: [B] slot of each in the global batch, ascending.
+        positions: [B] number of each in its data set.
+        spec: What the batch holds; modalities and labels that it does not name are left out.
+
+    Raises:
+        CorruptDataError: A sample has another layout than the manifest says.
+    """
+    labels, label_mask = {}, {}
+    for name, task in spec.tasks.items():
+        labels[name], label_mask[name] = _labels(samples, name, task)
+    return Batch(
+        keys=tuple(sample.id for sample in samples),
+        slots=torch.from_numpy(np.asarray(slots, np.int64)),
+        modalities={name: _modality(samples, name, spec) for name in spec.modalities},
+        labels=labels,
+        label_mask=label_mask,
+        positions=torch.from_numpy(np.asarray(positions, np.int64)),
+    )
+
+
+def _modality(samples: Sequence[RawSample], name: str, spec: BatchSpec) -> ModalityBatch:
+    """Pad to the longest sample of the batch; the padding is 0 after standardisation too."""
+    kind, dim = spec.modalities[name]
+    arrays = [sample.arrays.get(name) for sample in samples]
+    lengths = np.array([0 if array is None else len(array) for array in arrays], np.int64)
+    steps = int(lengths.max(initial=0))
+    padded: npt.NDArray[Any]
+    if kind == "tokens":
+        padded = np.zeros((len(samples), steps), np.int64)
+    else:
+        padded = np.zeros((len(samples), steps, dim), np.float32)
+    for row, (sample, array) in enumerate(zip(samples, arrays, strict=True)):
+        if array is not None:
+            _check_layout(sample, name, array, kind, dim)
+            valid = padded[row, : len(array)]
+            valid[:] = array
+            if name in spec.statistics:
+                mean, deviation = spec.statistics[name]
+                valid -= mean
+                valid /= deviation
+    mask = np.arange(steps) < lengths[:, None]
+    return modality_batch(torch.from_numpy(padded), torch.from_numpy(mask))
+
+
+def _check_layout(sample: RawSample, name: str, array: npt.NDArray[Any], kind: str, dim: int) -> None:
+    shape, types = ((len(array),), "iu") if kind == "tokens" else ((len(array), dim), "fiu")
+    if array.shape != shape or array.dtype.kind not in types:
+        expected = "integers [steps]" if kind == "tokens" else f"numbers [steps, {dim}]"
+        raise CorruptDataError(
+            f"{name} is {array.dtype} {list(array.shape)}, the manifest says {expected}",
+            where=sample.where,
+            remedy="pack the split again with one feature set",
+        )
+
+
+def _labels(samples: Sequence[RawSample], name: str, task: TaskSpec) -> tuple[Tensor, Tensor]:
+    """Values and mask of one task's labels, both [B]."""
+    found = [sample.labels.get(name) for sample in samples]
+    mask = torch.tensor([value is not None for value in found], dtype=torch.bool)
+    values = [0.0 if value is None else float(value) for value in found]
+    if task.type == "regression":
+        return torch.tensor(values, dtype=torch.float32), mask
+    classes = task.classes or 0
+    for sample, value in zip(samples, values, strict=True):
+        if not (value.is_integer() and 0 <= value < classes):
+            raise CorruptDataError(
+                f"label {name} is {value:g}, not a class 0..{classes - 1}",
+                where=sample.where,
+                remedy="correct the label, or the task's classes, and pack the split again",
+            )
+    return torch.tensor(values, dtype=torch.float32).long(), mask

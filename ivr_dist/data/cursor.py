@@ -1,0 +1,76 @@
+"""Where a run stands in its data: everything the lanes order depends on, and the next step.
+
+The cursor is equal on all ranks and independent of their number. It counts steps that the optimizer has consumed, so
+how far a loader has read ahead does not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from ivr_dist.errors import CheckpointError, CheckpointMismatchError
+
+_REMEDIES = {
+    "manifest_id": "point data.train at the shards the run began with, or start a new run (another run.dir)",
+    "seed": "set run.seed to the checkpoint's value",
+    "lanes": "set data.lanes to the checkpoint's value",
+    "global_batch": "set train.global_batch to the checkpoint's value",
+    "delay": "set data.shuffle_delay to the checkpoint's value",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataCursor:
+    """The position of the next step to train on."""
+
+    manifest_id: str
+    """Identity of the training data set."""
+    seed: int
+    epoch: int = 0
+    """Passes completed, 0 at the start."""
+    step: int = 0
+    """Steps consumed within the epoch, 0..steps_per_epoch-1."""
+    lanes: int
+    global_batch: int
+    delay: int
+
+    def advance(self, steps_per_epoch: int) -> DataCursor:
+        """The cursor after one more step; wraps into the next epoch."""
+        if self.step + 1 < steps_per_epoch:
+            return replace(self, step=self.step + 1)
+        return replace(self, epoch=self.epoch + 1, step=0)
+
+    def check_matches(self, other: DataCursor) -> None:
+        """Compare a checkpoint's cursor (self) with the one the config asks for; epoch and step may differ.
+
+        Raises:
+            CheckpointMismatchError: The two describe different orders; names the first field that differs.
+        """
+        for name, remedy in _REMEDIES.items():
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                raise CheckpointMismatchError(
+                    f"the checkpoint's data order has {name} {mine}, this run has {theirs}", remedy=remedy
+                )
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> DataCursor:
+        """Rebuild a cursor.
+
+        Raises:
+            CheckpointError: A field is missing, unknown or of the wrong type.
+        """
+        types = {item.name: str if item.name == "manifest_id" else int for item in fields(cls)}
+        wrong = sorted(set(types) ^ set(value))
+        wrong += [name for name in types if name in value and type(value[name]) is not types[name]]
+        if wrong:
+            raise CheckpointError(
+                f"the checkpoint's data cursor is damaged: {', '.join(wrong)}", remedy="resume from another checkpoint"
+            )
+        return cls(**value)

@@ -1,0 +1,148 @@
+"""Tars made elsewhere: an index beside each, and one manifest, so that they can be trained on as they are."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from ivr_dist import storage
+from ivr_dist.data.decode import RawSample, decode_sample
+from ivr_dist.data.index import build_index
+from ivr_dist.data.manifest import (
+    MODALITIES,
+    FeatureKind,
+    FeatureSpec,
+    IndexEntry,
+    Manifest,
+    Scale,
+    ShardEntry,
+    Statistics,
+    TaskSpec,
+)
+from ivr_dist.data.statistics import RunningStatistics
+from ivr_dist.errors import DataError
+
+_REMEDY = "give the tars the layout of shards/README.md, or pack the corpus with `ivr-dist pack`"
+_TAR = re.compile(r"[^.].*\.tar")
+_TRAIN = "train"
+
+
+@dataclass
+class _Survey:
+    """What the samples of all shards have in common."""
+
+    features: dict[str, FeatureSpec] = field(default_factory=dict)
+    statistics: dict[str, RunningStatistics] = field(default_factory=dict)
+    tasks: set[str] = field(default_factory=set)
+
+    def add(self, sample: RawSample) -> None:
+        for modality, array in sample.arrays.items():
+            self._add_array(modality, array, sample.where)
+        self.tasks.update(sample.labels)
+
+    def _add_array(self, modality: str, array: npt.NDArray[np.generic], where: str) -> None:
+        kind: FeatureKind = "tokens" if array.ndim == 1 and array.dtype.kind in "iu" else "features"
+        if kind == "features" and (array.ndim != 2 or array.shape[1] == 0 or array.dtype.kind == "b"):
+            raise DataError(
+                f"{modality} is {array.dtype} {list(array.shape)}, not numbers [steps, features]",
+                where=where,
+                remedy=_REMEDY,
+            )
+        dim = 1 if kind == "tokens" else array.shape[1]
+        spec = FeatureSpec(set=f"{modality}{dim}", dim=dim, dtype=str(array.dtype), kind=kind)
+        known = self.features.setdefault(modality, spec)
+        if known != spec:
+            raise DataError(
+                f"{modality} is {spec.dtype} of width {spec.dim} here and {known.dtype} of width {known.dim} before",
+                where=where,
+                remedy="index only tars of one feature set together",
+            )
+        if kind == "features":
+            with np.errstate(over="ignore"):
+                finite = np.isfinite(array.astype(np.float32, copy=False)).all()
+            if not finite:
+                raise DataError(
+                    f"{modality} has values that are not finite float32 numbers",
+                    where=where,
+                    remedy="replace them, or pack the corpus with `ivr-dist pack`, which does",
+                )
+            self.statistics.setdefault(modality, RunningStatistics(dim)).add(array)
+
+
+def index_tars(
+    split_url: str,
+    *,
+    corpus: str,
+    split: str,
+    scale: Scale = "none",
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Manifest:
+    """Index the tars of a directory in place: NAME.idx beside each NAME.tar, then manifest.json.
+
+    Args:
+        split_url: Directory or URL that holds the tars of one split, and gets the indexes.
+        corpus: Name of the corpus, in metrics and logs.
+        split: Name of the split; `train` gets feature statistics.
+        scale: Metric conventions of the labels, all of which are taken for regressions.
+        progress: Called with tars done and tars in all.
+
+    Raises:
+        DataError: There is no tar, or one does not have the layout of a sample.
+        CorruptDataError: A tar is damaged.
+    """
+    names = [name for name in storage.list_dir(split_url) if _TAR.fullmatch(name)]
+    if not names:
+        raise DataError(
+            "no tar files here", where=storage.display(split_url), remedy="give the directory that holds them"
+        )
+    survey = _Survey()
+    shards = []
+    for done, name in enumerate(names, 1):
+        shards.append(_index_one(split_url, name, survey))
+        progress(done, len(names))
+    if not survey.features:
+        raise DataError(
+            "no sample has a member KEY.text.npy, KEY.audio.npy or KEY.vision.npy",
+            where=storage.display(split_url),
+            remedy=_REMEDY,
+        )
+    manifest = Manifest.create(
+        corpus=corpus,
+        split=split,
+        seed=0,
+        features={name: survey.features[name] for name in MODALITIES if name in survey.features},
+        # Without bounds: those seen would differ between splits, which must have the same tasks.
+        tasks={task: TaskSpec(type="regression", scale=scale) for task in sorted(survey.tasks)},
+        shards=shards,
+        statistics={
+            name: Statistics(mean=found.mean.tolist(), std=found.deviation().tolist(), steps=found.steps)
+            for name, found in survey.statistics.items()
+            if split == _TRAIN
+        },
+    )
+    manifest.save(split_url)
+    return manifest
+
+
+def _index_one(split_url: str, name: str, survey: _Survey) -> ShardEntry:
+    url = storage.join(split_url, name)
+    data = storage.read_bytes(url)
+    index = build_index(data, storage.display(url))
+    view = memoryview(data)
+    for key, start, size in zip(index.keys, index.offset.tolist(), index.size.tolist(), strict=True):
+        survey.add(decode_sample(view[start : start + size], name, key, MODALITIES))
+    content = index.to_bytes()
+    index_name = f"{name.removesuffix('.tar')}.idx"
+    storage.write_bytes(storage.join(split_url, index_name), content)
+    return ShardEntry(
+        name=name,
+        samples=len(index.keys),
+        bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        index=IndexEntry(name=index_name, bytes=len(content), sha256=hashlib.sha256(content).hexdigest()),
+    )

@@ -1,0 +1,171 @@
+"""The index of a shard: where each sample lies, how long it is, and the checksum of each segment.
+
+It is a `.npz` of plain arrays beside the tar, so a tar made elsewhere becomes usable without being rewritten.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from ivr_dist import storage
+from ivr_dist.data import npy, tar
+from ivr_dist.data.manifest import MODALITIES
+from ivr_dist.errors import CorruptDataError
+
+SEGMENT_BYTES = 1024 * 1024
+_COLUMNS = {"keys": "S", "offset": "<i8", "size": "<i8", "lengths": "<i4", "segment": "<i8", "xxh3": "<u8"}
+_ENCRYPTED = 1
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """One shard of n samples in k segments."""
+
+    keys: list[str]
+    """Sample ids, in tar order."""
+    offset: npt.NDArray[np.int64]
+    """[n] where each sample's first header starts, in bytes."""
+    size: npt.NDArray[np.int64]
+    """[n] bytes of each sample with headers and padding."""
+    lengths: npt.NDArray[np.int32]
+    """[n, 3] steps of text, audio and vision; -1 where the modality is absent."""
+    segment: npt.NDArray[np.int64]
+    """[k + 1] first sample of each segment, and n."""
+    xxh3: npt.NDArray[np.uint64]
+    """[k] xxh3-64 of each segment's bytes, from its first sample's offset to its last sample's end."""
+
+    def to_bytes(self) -> bytes:
+        """The file; equal indexes give equal bytes."""
+        out = io.BytesIO()
+        # Not compressed: the bytes would depend on the version of zlib, and unpacking could take any memory.
+        with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+            for name, kind in _COLUMNS.items():
+                column = [key.encode() for key in self.keys] if name == "keys" else getattr(self, name)
+                content = io.BytesIO()
+                np.lib.format.write_array(content, np.asarray(column, kind), allow_pickle=False)
+                # A fixed date: numpy's own savez writes the time of day into the archive.
+                archive.writestr(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), content.getvalue())
+        return out.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str) -> ShardIndex:
+        """Read the file.
+
+        Raises:
+            CorruptDataError: It is not a sound index.
+        """
+        try:
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                arrays = {name: _column(archive, name, kind, where) for name, kind in _COLUMNS.items()}
+        except (zipfile.BadZipFile, KeyError, OSError, EOFError, ValueError, RuntimeError) as error:
+            raise _refused(f"the index cannot be read: {error}", where) from error
+        if arrays["keys"].ndim != 1:
+            raise _refused("the index's keys are not a list", where)
+        keys = [key.decode("utf-8", "replace") for key in arrays.pop("keys").tolist()]
+        index = cls(keys=keys, **arrays)
+        _check(index, where)
+        return index
+
+
+def load(url: str) -> ShardIndex:
+    """Read an index file."""
+    return ShardIndex.from_bytes(storage.read_bytes(url), storage.display(url))
+
+
+def build_index(data: bytes | memoryview, where: str = "tar") -> ShardIndex:
+    """Index a whole tar.
+
+    Args:
+        data: Its bytes.
+        where: Its name, for errors.
+
+    Raises:
+        CorruptDataError: It is damaged, or the samples are not in it one after the other.
+    """
+    view = memoryview(data)
+    keys: dict[str, None] = {}
+    offset, size, lengths = [], [], []
+    for group in tar.samples(view, where, whole=True):
+        key = group[0].key
+        if key in keys:
+            raise _refused(f"sample {key} is in the tar twice, or its members are not adjacent", where)
+        keys[key] = None
+        offset.append(group[0].start)
+        size.append(group[-1].end - group[0].start)
+        lengths.append(sample_lengths(view, group, where))
+    segment = _segments(offset, size)
+    hashes = [
+        xxhash.xxh3_64_intdigest(view[offset[first] : offset[last - 1] + size[last - 1]])
+        for first, last in pairwise(segment)
+    ]
+    return ShardIndex(
+        keys=list(keys),
+        offset=np.array(offset, np.int64),
+        size=np.array(size, np.int64),
+        lengths=np.array(lengths, np.int32).reshape(len(keys), len(MODALITIES)),
+        segment=np.array(segment, np.int64),
+        xxh3=np.array(hashes, np.uint64),
+    )
+
+
+def sample_lengths(view: memoryview, group: list[tar.Member], where: str) -> list[int]:
+    """Steps of text, audio and vision of one sample; -1 where it has no such member."""
+    found = dict.fromkeys(MODALITIES, -1)
+    for member in group:
+        modality, dot, rest = member.suffix.partition(".")
+        if modality in found and dot and rest == "npy":
+            content = view[member.payload : member.payload + member.size]
+            shape = npy.parse_header(content, f"{where}, {member.name}")[0]
+            found[modality] = shape[0] if shape else 1
+    return list(found.values())
+
+
+def _segments(offsets: list[int], sizes: list[int]) -> list[int]:
+    """First sample of each segment of about SEGMENT_BYTES, and the number of samples; [0] for an empty shard."""
+    starts = [0]
+    for number, (offset, size) in enumerate(zip(offsets, sizes, strict=True)):
+        # By places, not sizes: members that belong to no sample may lie between samples.
+        if number > starts[-1] and offset + size - offsets[starts[-1]] > SEGMENT_BYTES:
+            starts.append(number)
+    return [*starts, len(sizes)] if sizes else [0]
+
+
+def _column(archive: zipfile.ZipFile, name: str, kind: str, where: str) -> npt.NDArray[Any]:
+    info = archive.getinfo(f"{name}.npy")
+    if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & _ENCRYPTED:
+        raise _refused(f"the index's {name} is compressed or encrypted", where)
+    array = npy.parse(archive.read(info), f"{where}, {name}", npy.BYTES if name == "keys" else npy.NUMBERS)
+    if name != "keys" and array.dtype != np.dtype(kind):
+        raise _refused(f"the index's {name} is of {array.dtype}, not {np.dtype(kind)}", where)
+    return array
+
+
+def _check(index: ShardIndex, where: str) -> None:
+    """Refuse what would send the reader outside the shard or past the arrays."""
+    count, segments = len(index.keys), index.xxh3.size
+    shapes = {"offset": (count,), "size": (count,), "lengths": (count, len(MODALITIES))}
+    for name, shape in {**shapes, "segment": (segments + 1,), "xxh3": (segments,)}.items():
+        if getattr(index, name).shape != shape:
+            raise _refused(f"the index's {name} has the shape {getattr(index, name).shape}, not {shape}", where)
+    # A sum over 2^63 wraps around to a negative number, so it fails the second comparison.
+    ends = index.offset + index.size
+    ordered = bool((index.offset >= 0).all() and (ends > index.offset).all() and (index.offset[1:] >= ends[:-1]).all())
+    whole = index.segment[0] == 0 and index.segment[-1] == count and bool((np.diff(index.segment) > 0).all())
+    if not ordered or not whole:
+        raise _refused("the index's offsets or segments are not in order", where)
+    if (index.lengths < -1).any():
+        raise _refused("the index has negative lengths", where)
+
+
+def _refused(what: str, where: str) -> CorruptDataError:
+    return CorruptDataError(
+        what, where=where, remedy="pack the split again, or index the tar again with `ivr-dist index`"
+    )

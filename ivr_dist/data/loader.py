@@ -1,0 +1,264 @@
+"""Batches of one rank, read ahead of the training loop on one background thread."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from ivr_dist.data.batch import Batch
+from ivr_dist.data.collate import BatchSpec, collate
+from ivr_dist.data.cursor import DataCursor
+from ivr_dist.data.order import EMPTY, EpochOrder, Int64Array, check_layout, micro_slots, rank_slots
+from ivr_dist.data.reader import ShardReader
+from ivr_dist.errors import ConfigError
+
+T = TypeVar("T")
+
+_CLOSE_S = 5.0
+
+
+@dataclass(frozen=True)
+class StepBatches:
+    """One rank's part of one optimizer step."""
+
+    cursor: DataCursor
+    """The place of this step; `cursor.advance` gives what a checkpoint written after the step must hold."""
+    micro_batches: list[Batch]
+    """As many as there are micro-steps; any of them may be empty."""
+    wait_s: float = 0.0
+    """Seconds the consumer waited for it."""
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of this step, 0 at the start."""
+        return self.cursor.epoch
+
+
+class Loader:
+    """Reads one rank's slots of every global batch of a split.
+
+    One stream of batches is open at a time: a new one ends the one before. Used as a context manager or closed by hand.
+
+    Args:
+        reader: Reads the split; closed with the loader.
+        spec: What the batches hold.
+        global_batch: Slots of a global batch.
+        accumulation: Micro-steps that a global batch is cut into.
+        lanes: Lanes of the order, a divisor of `global_batch`.
+        delay: Samples by which one may move within its lane.
+        seed: Seed of the order.
+        shuffle: False gives every epoch in manifest order.
+        rank: This rank, 0..world-1.
+        world: Number of ranks; need not divide `global_batch`.
+        prefetch: Steps read ahead, at least 1.
+
+    Raises:
+        ConfigError: The order is not defined or nothing would be read ahead.
+        DataError: The split does not hold what the batches are to hold.
+    """
+
+    def __init__(
+        self,
+        reader: ShardReader,
+        spec: BatchSpec,
+        *,
+        global_batch: int,
+        accumulation: int = 1,
+        lanes: int,
+        delay: int,
+        seed: int,
+        shuffle: bool = True,
+        rank: int = 0,
+        world: int = 1,
+        prefetch: int = 4,
+    ) -> None:
+        check_layout(lanes, global_batch, delay)
+        if prefetch < 1:
+            raise ConfigError(f"data.prefetch is {prefetch}", remedy="set it to 1 or more")
+        spec.check_split(reader.manifest)
+        self.reader = reader
+        self.spec = spec
+        self.start = DataCursor(
+            manifest_id=reader.manifest.id, seed=seed, lanes=lanes, global_batch=global_batch, delay=delay
+        )
+        """The cursor of the first step of the first epoch."""
+        self._accumulation = accumulation
+        self._shuffle = shuffle
+        self._rank = rank
+        self._world = world
+        self._prefetch = prefetch
+        self._stream: _Stream[StepBatches] | _Stream[Batch] | None = None
+        self._shard_samples = np.array([shard.samples for shard in reader.manifest.shards], np.int64)
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def steps(self, cursor: DataCursor) -> Iterator[StepBatches]:
+        """Steps from `cursor` on, epoch after epoch without end; reading starts with the call.
+
+        Raises:
+            CheckpointMismatchError: The cursor belongs to another order.
+            CorruptDataError: Data does not match its checksum or layout; the iterator raises it when it gets there.
+            StorageError: Storage failed; likewise.
+        """
+        cursor.check_matches(self.start)
+        self._end_stream()
+        self._stream = stream = _Stream(self._produce_steps(cursor), self._prefetch)
+        return _timed(stream)
+
+    def eval_batches(self) -> Iterator[Batch]:
+        """Every sample of the split once over all ranks, in manifest order; equally many batches on every rank."""
+        self._end_stream()
+        self._stream = stream = _Stream(self._produce_eval(), self._prefetch * self._accumulation)
+        return _closing(stream)
+
+    def close(self) -> None:
+        """End the background thread and close the reader; may be called again."""
+        self._end_stream()
+        self.reader.close()
+
+    def _end_stream(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def _order(self, epoch: int, shuffle: bool) -> EpochOrder:
+        start = self.start
+        return EpochOrder(
+            self._shard_samples,
+            start.manifest_id,
+            start.seed,
+            epoch,
+            start.lanes,
+            start.global_batch,
+            start.delay,
+            shuffle=shuffle,
+        )
+
+    def _produce_steps(self, cursor: DataCursor) -> Iterator[StepBatches]:
+        while True:
+            epoch = cursor.epoch
+            order = self._order(epoch, self._shuffle)
+            while cursor.epoch == epoch:
+                yield StepBatches(cursor, self._micro_batches(order.batch(cursor.step)))
+                cursor = cursor.advance(order.steps)
+
+    def _produce_eval(self) -> Iterator[Batch]:
+        order = self._order(0, shuffle=False)
+        for step in range(order.steps):
+            yield from self._micro_batches(order.batch(step))
+
+    def _micro_batches(self, numbers: Int64Array) -> list[Batch]:
+        """This rank's micro-batches of a global batch, [G] sample numbers by slot."""
+        slots = []
+        for micro in range(self._accumulation):
+            part = rank_slots(micro_slots(len(numbers), self._accumulation, micro), self._rank, self._world)
+            mine = np.arange(part.start, part.stop)
+            slots.append(mine[numbers[mine] != EMPTY])
+        samples = self.reader.read(numbers[np.concatenate(slots)])
+        ends = np.cumsum([len(part) for part in slots])
+        return [
+            collate(samples[end - len(part) : end], part, numbers[part], self.spec)
+            for part, end in zip(slots, ends, strict=True)
+        ]
+
+
+def _timed(stream: _Stream[StepBatches]) -> Iterator[StepBatches]:
+    try:
+        while True:
+            started = time.monotonic()
+            step = next(stream)
+            yield replace(step, wait_s=time.monotonic() - started)
+    finally:
+        stream.close()
+
+
+def _closing(stream: _Stream[Batch]) -> Iterator[Batch]:
+    try:
+        yield from stream
+    finally:
+        stream.close()
+
+
+class _Stream(Generic[T]):
+    """Runs an iterator on a thread of its own, at most `depth` items ahead of the consumer."""
+
+    def __init__(self, source: Iterator[T], depth: int) -> None:
+        self._buffer = _Buffer[T](depth)
+        thread = threading.Thread(target=self._buffer.fill, args=(source,), name="ivr-loader", daemon=True)
+        # Runs at interpreter exit too: a daemon thread that is killed inside torch or numpy aborts the process.
+        self.close = weakref.finalize(self, _stop, self._buffer, thread)
+        thread.start()
+
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        return self._buffer.take()
+
+
+def _stop(buffer: _Buffer[T], thread: threading.Thread) -> None:
+    buffer.close()
+    # Not for ever: a request may hang until its own deadline, and its result is of no use to anyone.
+    thread.join(_CLOSE_S)
+
+
+class _Buffer(Generic[T]):
+    """Items between the two threads; both sides wait on one condition, so closing wakes whoever waits."""
+
+    def __init__(self, depth: int) -> None:
+        self._depth = depth
+        self._changed = threading.Condition()
+        self._items: deque[T] = deque()
+        self._closed = False
+        self._ended = False
+        self._error: BaseException | None = None
+
+    def fill(self, source: Iterator[T]) -> None:
+        """Body of the background thread: produce until the source ends, fails, or the consumer closes."""
+        error: BaseException | None = None
+        try:
+            for item in source:
+                if not self._put(item):
+                    return
+        except BaseException as raised:  # whatever it is, the consumer must hear of it instead of waiting
+            error = raised
+        with self._changed:
+            self._ended, self._error = True, error
+            self._changed.notify_all()
+
+    def take(self) -> T:
+        """The next item; after the last one the source's error or StopIteration."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._items or self._ended or self._closed)
+            if self._closed:
+                raise RuntimeError("this stream of batches was closed")
+            if self._items:
+                self._changed.notify_all()
+                return self._items.popleft()
+            raise self._error if self._error is not None else StopIteration
+
+    def close(self) -> None:
+        """Wake both sides; nothing more is produced or taken."""
+        with self._changed:
+            self._closed = True
+            self._items.clear()
+            self._changed.notify_all()
+
+    def _put(self, item: T) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._items) < self._depth or self._closed)
+            if not self._closed:
+                self._items.append(item)
+                self._changed.notify_all()
+            return not self._closed

@@ -1,0 +1,291 @@
+"""`manifest.json`: what a packed split holds, from which a whole epoch is planned without opening a shard.
+
+It is written last, so a manifest that can be read stands for shards that are all there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from functools import cache, cached_property
+from types import UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from ivr_dist import storage
+from ivr_dist.errors import DataError
+
+FORMAT = "ivr-shards"
+VERSION = 1
+MANIFEST_NAME = "manifest.json"
+MODALITIES = ("text", "audio", "vision")
+
+FeatureKind = Literal["features", "tokens"]
+TaskType = Literal["regression", "classification"]
+Scale = Literal["mosi", "sims", "humor", "emotion", "none"]
+T = TypeVar("T")
+
+_REMEDY = "pack the split again"
+_MAX_SAMPLES = 1 << 62
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSpec:
+    """One modality's features."""
+
+    set: str
+    """Name of the feature set, such as glove300; features of one set are comparable across corpora."""
+    dim: int
+    """Width of a step; 1 for tokens."""
+    dtype: str
+    """numpy name of the stored type, such as float32."""
+    kind: FeatureKind
+    """Vectors, or token ids of a vocabulary."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSpec:
+    """What is predicted."""
+
+    type: TaskType
+    low: float | None = None
+    """Smallest label of a regression."""
+    high: float | None = None
+    """Largest label of a regression."""
+    classes: int | None = None
+    """Number of classes of a classification."""
+    scale: Scale = "none"
+    """Whose conventions the metrics follow."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistics:
+    """Of one modality's features over the valid steps of the training split."""
+
+    mean: list[float]
+    std: list[float]
+    """Standard deviation; 1 for a constant feature."""
+    steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexEntry:
+    """The index file of a shard."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardEntry:
+    """One tar file."""
+
+    name: str
+    samples: int
+    bytes: int
+    sha256: str
+    index: IndexEntry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """One split of one corpus."""
+
+    corpus: str
+    split: str
+    samples: int
+    seed: int
+    """Seed of the shuffle it was packed with."""
+    features: dict[str, FeatureSpec]
+    """By modality, in the order of MODALITIES."""
+    tasks: dict[str, TaskSpec]
+    shards: list[ShardEntry]
+    statistics: dict[str, Statistics] = field(default_factory=dict)
+    """By modality; in the training split only."""
+
+    @classmethod
+    def create(
+        cls,
+        *,
+        corpus: str,
+        split: str,
+        seed: int,
+        features: Mapping[str, FeatureSpec],
+        tasks: Mapping[str, TaskSpec],
+        shards: Sequence[ShardEntry],
+        statistics: Mapping[str, Statistics] | None = None,
+    ) -> Manifest:
+        """A manifest of shards that have been written."""
+        return cls(
+            corpus=corpus,
+            split=split,
+            samples=sum(shard.samples for shard in shards),
+            seed=seed,
+            features=dict(features),
+            tasks=dict(tasks),
+            shards=list(shards),
+            statistics=dict(statistics or {}),
+        )
+
+    @cached_property
+    def id(self) -> str:
+        """SHA-256 of everything else; checkpoints name the data they were trained on by it."""
+        return _identity(self._content())
+
+    def save(self, split_url: str) -> None:
+        """Write `manifest.json`, after the shards and indexes it names."""
+        storage.write_json(storage.join(split_url, MANIFEST_NAME), {**self._content(), "id": self.id})
+
+    def _content(self) -> dict[str, Any]:
+        return {"format": FORMAT, "version": VERSION, **asdict(self)}
+
+    @classmethod
+    def load(cls, split_url: str) -> Manifest:
+        """Read and check the manifest of a packed split.
+
+        Raises:
+            DataError: There is none, it is empty, of another version, or not what it was when it was written.
+        """
+        url = storage.join(split_url, MANIFEST_NAME)
+        try:
+            text = storage.read_text(url)
+        except storage.NotFoundError as error:
+            raise DataError(
+                "no packed data here: there is no manifest.json",
+                where=storage.display(split_url),
+                remedy="give the directory of one split (such as .../train) that `ivr-dist pack` or `synth` wrote",
+            ) from error
+        return _parse(text, storage.display(url))
+
+    def check_shards(self, split_url: str) -> None:
+        """Make sure that every shard and index is there with its size, without reading them.
+
+        Raises:
+            DataError: Names the first one that is not, and how many there are.
+        """
+        expected = {shard.name: shard.bytes for shard in self.shards}
+        expected |= {shard.index.name: shard.index.bytes for shard in self.shards}
+        found = storage.file_sizes(split_url, list(expected))
+        wrong = [name for name, size in expected.items() if found.get(name) != size]
+        if not wrong:
+            return
+        name, more = wrong[0], f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        state = f"has {found[name]} bytes instead of {expected[name]}" if name in found else "is missing"
+        raise DataError(
+            f"{name}{more} {state}",
+            where=storage.display(split_url),
+            remedy="copy the split again from where it was packed, or pack it again",
+        )
+
+
+def _identity(content: Mapping[str, Any]) -> str:
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _parse(text: str, where: str) -> Manifest:
+    content = _json(text, where)
+    if content.pop("format", None) != FORMAT:
+        raise DataError("not a manifest of packed shards", where=where, remedy=_REMEDY)
+    version = content.pop("version", None)
+    if version != VERSION:
+        raise DataError(
+            f"the manifest has version {version}, this program reads {VERSION}",
+            where=where,
+            remedy="pack the split again, or use the version of ivr_dist that wrote it",
+        )
+    identity = content.pop("id", None)
+    try:
+        manifest = _record(Manifest, content, "")
+        _check(manifest)
+    except ValueError as error:
+        raise DataError(f"the manifest cannot be read: {error}", where=where, remedy=_REMEDY) from error
+    if manifest.samples == 0:
+        raise DataError(
+            f"the manifest is empty: 0 samples in {len(manifest.shards)} shards",
+            where=where,
+            remedy="pack a split that has samples",
+        )
+    if identity != manifest.id:
+        raise DataError("the manifest was changed after it was written (its id differs)", where=where, remedy=_REMEDY)
+    return manifest
+
+
+def _json(text: str, where: str) -> dict[str, Any]:
+    if not text.strip():
+        raise DataError("the manifest is empty", where=where, remedy=_REMEDY)
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"the manifest is not JSON: {error}", where=where, remedy=_REMEDY) from error
+    if not isinstance(content, dict):
+        raise DataError("not a manifest of packed shards", where=where, remedy=_REMEDY)
+    return content
+
+
+def _check(manifest: Manifest) -> None:
+    """Refuse what is well-formed but cannot be: the reader, the order and the model rely on it."""
+    names = [name for shard in manifest.shards for name in (shard.name, shard.index.name)]
+    for name in names:
+        # Names are joined to the split's place; one with a slash could lead out of it.
+        if not name or "/" in name or name.startswith("."):
+            raise ValueError(f"{name!r} is not the name of a file beside the manifest")
+    if len(set(names)) != len(names):
+        raise ValueError("two shards or indexes have one name")
+    counts = [shard.samples for shard in manifest.shards]
+    if min(counts, default=0) < 0 or manifest.samples != sum(counts) or manifest.samples > _MAX_SAMPLES:
+        raise ValueError(f"samples is {manifest.samples}, which is not the sum over its shards")
+    for name, feature in manifest.features.items():
+        if name not in MODALITIES or feature.dim < 1:
+            raise ValueError(f"features.{name} is not a modality with features")
+    for name, statistics in manifest.statistics.items():
+        described = manifest.features.get(name)
+        if described is None or not len(statistics.mean) == len(statistics.std) == described.dim:
+            raise ValueError(f"statistics.{name} does not fit features.{name}")
+
+
+def _record(kind: type[T], value: Any, path: str) -> T:
+    """A JSON object as a dataclass; every key must be known, there, and of its type."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is not an object")
+    hints = _hints(kind)  # type: ignore[arg-type]
+    if unknown := sorted(value.keys() - hints.keys()):
+        raise ValueError(f"unknown key {_below(path, unknown[0])}")
+    for item in fields(kind):  # type: ignore[arg-type]
+        if item.name not in value and item.default is MISSING and item.default_factory is MISSING:
+            raise ValueError(f"key {_below(path, item.name)} is missing")
+    return kind(**{name: _value(hints[name], given, _below(path, name)) for name, given in value.items()})
+
+
+def _value(hint: Any, value: Any, path: str) -> Any:
+    """A JSON value as what a field is declared to be; numbers stay as written, because the id is made of them."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if is_dataclass(hint):
+        return _record(hint, value, path)  # type: ignore[arg-type]
+    if origin is dict and isinstance(value, dict):
+        return {name: _value(arguments[1], item, _below(path, name)) for name, item in value.items()}
+    if origin is list and isinstance(value, list):
+        return [_value(arguments[0], item, f"{path}[{number}]") for number, item in enumerate(value)]
+    if origin is UnionType:
+        return None if value is None else _value(arguments[0], value, path)
+    if origin is Literal and value in arguments:
+        return value
+    # bool is an int, NaN and infinity are floats, to Python but not to a manifest.
+    if hint is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
+        return value
+    if hint in (int, str) and type(value) is hint:
+        return value
+    wanted = f"one of {', '.join(arguments)}" if origin is Literal else getattr(origin or hint, "__name__", str(hint))
+    raise ValueError(f"{path} is {json.dumps(value)[:60]}, not {wanted}")
+
+
+@cache
+def _hints(kind: type[Any]) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _below(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name

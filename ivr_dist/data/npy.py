@@ -1,0 +1,87 @@
+"""`.npy` bytes to arrays without numpy's pickles, with every size checked before anything is allocated."""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ivr_dist.errors import CorruptDataError
+
+NUMBERS = "fiub"
+"""Kinds of dtype: floats, integers, unsigned integers, booleans."""
+BYTES = "S"
+"""Kind of dtype: byte strings of one length."""
+
+_MAGIC = b"\x93NUMPY"
+_MAX_HEADER = 10_000
+_MAX_DIMENSIONS = 8
+_MAX_ELEMENTS = 2**31 - 1
+_DTYPE = re.compile(r"[<>|]([a-zA-Z])(\d{1,5})")
+
+
+def parse(data: bytes | memoryview, where: str, kinds: str = NUMBERS) -> npt.NDArray[Any]:
+    """The array in a `.npy` file, without copying it: a read-only view of `data`.
+
+    Args:
+        data: The whole file.
+        where: Shard and member, for errors.
+        kinds: Kinds of dtype that are accepted.
+
+    Raises:
+        CorruptDataError: Not such a file, of another kind, or its payload is not what its header says.
+    """
+    shape, dtype, fortran, start = parse_header(data, where, kinds)
+    payload = memoryview(data)[start:]
+    expected = math.prod(shape) * dtype.itemsize
+    if len(payload) != expected:
+        raise _refused(f"an array {list(shape)} of {dtype} takes {expected} bytes, {len(payload)} are there", where)
+    flat: npt.NDArray[Any] = np.frombuffer(payload, dtype)
+    return flat.reshape(shape, order="F" if fortran else "C")
+
+
+def parse_header(
+    data: bytes | memoryview, where: str, kinds: str = NUMBERS
+) -> tuple[tuple[int, ...], np.dtype[Any], bool, int]:
+    """Shape, dtype, whether it is in Fortran order, and where the payload starts; the payload need not be there."""
+    head = bytes(data[:12])
+    if len(head) < 10 or head[:6] != _MAGIC or head[6] not in (1, 2, 3):
+        raise _refused("not a .npy file", where)
+    width = 2 if head[6] == 1 else 4
+    start = 8 + width
+    length = int.from_bytes(head[8:start], "little")
+    if length > _MAX_HEADER or len(data) < start + length:
+        raise _refused("the .npy header is cut off or too long", where)
+    try:
+        text = bytes(data[start : start + length]).decode("utf-8" if head[6] == 3 else "latin1")
+        header = ast.literal_eval(text.strip())
+        shape, fortran, descr = header["shape"], header["fortran_order"], header["descr"]
+    except (ValueError, SyntaxError, KeyError, TypeError, MemoryError, RecursionError) as error:
+        raise _refused("the .npy header cannot be read", where) from error
+    sound = isinstance(shape, tuple) and len(shape) <= _MAX_DIMENSIONS and isinstance(fortran, bool)
+    if not sound or not all(type(extent) is int and extent >= 0 for extent in shape):
+        raise _refused("the .npy header has no shape", where)
+    # Extents beside a 0 count too: numpy refuses their product, and lengths are kept in 32 bits.
+    if math.prod(extent or 1 for extent in shape) > _MAX_ELEMENTS:
+        raise _refused(f"the .npy header has a shape of more than {_MAX_ELEMENTS} elements", where)
+    return shape, _dtype(descr, kinds, where), fortran, start + length
+
+
+def _dtype(descr: object, kinds: str, where: str) -> np.dtype[Any]:
+    """The dtype of a header; `np.dtype` alone would also take records, aliases and objects."""
+    found = _DTYPE.fullmatch(descr) if isinstance(descr, str) else None
+    try:
+        if found and found[1] in kinds and int(found[2]) > 0:
+            return np.dtype(found[0])
+    except TypeError:
+        pass  # a width that numpy does not have, such as f3
+    name = repr(descr[:20]) if isinstance(descr, str) else "records"
+    raise _refused(f"arrays of {name} are not read, only {'plain numbers' if kinds == NUMBERS else 'bytes'}", where)
+
+
+def _refused(what: str, where: str) -> CorruptDataError:
+    return CorruptDataError(what, where=where, remedy="pack the split again from sound files")

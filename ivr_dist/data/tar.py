@@ -1,0 +1,242 @@
+"""Tar files as WebDataset uses them: written as plain USTAR, read whoever wrote them, trusted by nobody.
+
+A sample is a run of adjacent members whose names share a key: the name up to the first dot after the last slash.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO
+
+from ivr_dist.errors import CorruptDataError, DataError
+
+BLOCK = 512
+_ZEROS = b"\0" * BLOCK
+_MAX_META = 1024 * 1024
+_MAX_NAME = 1024
+_GNU_LONG_NAME, _GNU_LONG_LINK, _PAX, _PAX_GLOBAL = b"L", b"K", b"x", b"g"
+_META = (_GNU_LONG_NAME, _GNU_LONG_LINK, _PAX, _PAX_GLOBAL)
+_FILES = (b"0", b"\0", b"7")
+_DIRECTORY = b"5"
+
+
+class TarWriter:
+    """Writes members with nothing of the machine or the moment in them, so equal members give equal bytes."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def add(self, name: str, content: bytes) -> None:
+        """Append one member.
+
+        Raises:
+            DataError: The name does not fit USTAR.
+        """
+        info = tarfile.TarInfo(name)
+        info.size = len(content)
+        try:
+            header = info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")
+        except (ValueError, UnicodeError) as error:
+            raise DataError(f"a tar member cannot be named {name!r}", remedy="use shorter, plain ids") from error
+        self._file.write(header)
+        self._file.write(content)
+        self._file.write(b"\0" * (_padded(len(content)) - len(content)))
+
+    def close(self) -> None:
+        """Write the end mark; the file object stays open."""
+        self._file.write(2 * _ZEROS)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file in a tar."""
+
+    name: str
+    start: int
+    """Where its headers start, from the start of the buffer."""
+    payload: int
+    """Where its content starts."""
+    size: int
+    """Bytes of content."""
+
+    @property
+    def end(self) -> int:
+        """Where the next member's headers start."""
+        return self.payload + _padded(self.size)
+
+    @property
+    def key(self) -> str:
+        """The sample it belongs to."""
+        folder, slash, base = self.name.rpartition("/")
+        return folder + slash + base.partition(".")[0]
+
+    @property
+    def suffix(self) -> str:
+        """Which part of the sample it is, in lower case: `json`, `audio.npy`."""
+        return self.name.rpartition("/")[2].partition(".")[2].lower()
+
+
+def members(data: bytes | memoryview, where: str, whole: bool = False) -> Iterator[Member]:
+    """The files in a tar, or in any run of whole members of one.
+
+    Directories are passed over. Reads USTAR, GNU long names and PAX headers.
+
+    Args:
+        data: The bytes.
+        where: Name of the shard, for errors.
+        whole: Whether it is a whole tar, which has an end mark; without one it was cut off between two members.
+
+    Raises:
+        CorruptDataError: Damaged, cut off, or holding what no shard may hold: links, devices, paths that lead out.
+    """
+    view = memoryview(data)
+    position = start = 0
+    ahead = _Ahead()
+    while position + BLOCK <= len(view):
+        block = bytes(view[position : position + BLOCK])
+        if block == _ZEROS:
+            break
+        header = _header(block, position, where)
+        meta = header.type in _META
+        size = header.size if meta or ahead.size is None else ahead.size
+        if header.type == _DIRECTORY:
+            size = 0  # whatever it says, nothing of it is there
+        payload = position + BLOCK
+        end = payload + _padded(size)
+        if end > len(view):
+            raise _refused(f"the tar is cut off: a member at byte {position} has {size} bytes", where)
+        if meta:
+            ahead.read(header.type, view[payload : payload + size], where)
+            position = end
+            continue
+        name = ahead.name or header.name
+        if header.type in _FILES:
+            yield Member(_safe(name, where), start, payload, size)
+        elif header.type != _DIRECTORY:
+            raise _refused(f"{name[:_MAX_NAME]!r} is not a plain file (tar type {header.type!r})", where)
+        position = start = end
+        ahead = _Ahead()
+    if position != start:
+        raise _refused(f"the tar is cut off after the long header at byte {start}", where)
+    _check_end(view, position, where, whole)
+
+
+def _check_end(view: memoryview, position: int, where: str, whole: bool) -> None:
+    if bytes(view[position:]).strip(b"\0"):
+        raise _refused(f"the tar is cut off, or goes on after its end mark, at byte {position}", where)
+    if whole and position + BLOCK > len(view):
+        raise _refused("the tar has no end mark: it was cut off, or its writer was not closed", where)
+
+
+def samples(data: bytes | memoryview, where: str, whole: bool = False) -> Iterator[list[Member]]:
+    """Members grouped into samples.
+
+    As in WebDataset, members belong to no sample if they have no suffix, are hidden, or are named `__...__`.
+    """
+    group: list[Member] = []
+    for member in members(data, where, whole):
+        stem = member.name.rpartition("/")[2].partition(".")[0]
+        if not stem or not member.suffix or (stem.startswith("__") and stem.endswith("__")):
+            continue
+        if group and group[0].key != member.key:
+            yield group
+            group = []
+        group.append(member)
+    if group:
+        yield group
+
+
+@dataclass
+class _Ahead:
+    """What headers ahead of a member's own say about it."""
+
+    name: str | None = None
+    size: int | None = None
+
+    def read(self, kind: bytes, content: memoryview, where: str) -> None:
+        """Take over what a GNU or PAX header holds."""
+        if len(content) > _MAX_META:
+            raise _refused(f"a tar header of {len(content)} bytes", where)
+        if kind == _GNU_LONG_NAME:
+            self.name = bytes(content).rstrip(b"\0").decode("utf-8", "replace")
+        elif kind == _PAX:
+            records = _pax(bytes(content), where)
+            if any(key.startswith("GNU.sparse") for key in records):
+                raise _refused("a sparse file, whose content is not as it stands in the tar", where)
+            self.name = records.get("path", self.name)
+            self.size = _number(records["size"], where) if "size" in records else self.size
+
+
+@dataclass(frozen=True)
+class _Header:
+    name: str
+    size: int
+    type: bytes
+
+
+def _header(block: bytes, position: int, where: str) -> _Header:
+    # The checksum is over the header with its own field as blanks.
+    expected = sum(block) - sum(block[148:156]) + 8 * 32
+    if _octal(block[148:156], where) != expected:
+        raise _refused(f"no tar header at byte {position}", where)
+    name = _text(block[:100])
+    if block[257:262] == b"ustar" and block[262:263] != b" " and (prefix := _text(block[345:500])):
+        name = f"{prefix}/{name}"
+    return _Header(name, _size(block[124:136], where), block[156:157])
+
+
+def _padded(size: int) -> int:
+    return -(-size // BLOCK) * BLOCK
+
+
+def _size(text: bytes, where: str) -> int:
+    if text[0] & 0x80:  # GNU's base-256 for sizes over 8 GiB
+        return int.from_bytes(bytes([text[0] & 0x7F]) + text[1:], "big")
+    return _octal(text, where)
+
+
+def _octal(text: bytes, where: str) -> int:
+    digits = text.split(b"\0", 1)[0].strip()
+    if digits.strip(b"01234567"):
+        raise _refused(f"{digits!r} is not a number of a tar header", where)
+    return int(digits, 8) if digits else 0
+
+
+def _pax(content: bytes, where: str) -> dict[str, str]:
+    """Records `LENGTH KEY=VALUE` and a line feed, where LENGTH counts all of the record."""
+    records = {}
+    start = 0
+    while start < len(content) and content[start]:
+        space = content.find(b" ", start, start + 20)
+        end = start + _number(content[start : max(space, start)].decode("ascii", "replace"), where)
+        if end <= space + 1 or end > len(content) or content[end - 1 : end] != b"\n":
+            raise _refused("a PAX header cannot be read", where)
+        key, _, value = content[space + 1 : end - 1].partition(b"=")
+        records[key.decode("utf-8", "replace")] = value.decode("utf-8", "replace")
+        start = end
+    return records
+
+
+def _number(text: str, where: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 20):
+        raise _refused(f"{text[:20]!r} is not a number of a tar header", where)
+    return int(text)
+
+
+def _text(field: bytes) -> str:
+    return field.split(b"\0", 1)[0].decode("utf-8", "replace")
+
+
+def _safe(name: str, where: str) -> str:
+    clean = name.removeprefix("./")
+    if len(clean.encode()) > _MAX_NAME:
+        raise _refused(f"a member's name is longer than {_MAX_NAME} bytes", where)
+    if not clean or clean.startswith("/") or ".." in clean.split("/") or "\0" in clean:
+        raise _refused(f"a member named {name!r} leads out of the tar", where)
+    return clean
+
+
+def _refused(what: str, where: str) -> CorruptDataError:
+    return CorruptDataError(what, where=where, remedy="copy the shard again from where it was packed, or pack it again")
