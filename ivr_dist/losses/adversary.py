@@ -1,0 +1,32 @@
+"""Adversary: invariant codes should not give their modality away, private codes should (additive-margin softmax)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ivr_dist.data.batch import MODALITIES
+from ivr_dist.model.layers import wide
+
+PENALTY = 0.01
+"""Weight of the class weights' squared norm, once for the shared and once for the private codes."""
+
+
+def adversary(cosines: Mapping[str, Tensor], present: Mapping[str, Tensor], scale: float, margin: float) -> Tensor:
+    """Sum over samples and modalities of -log softmax(s (cos - margin at the true class)), in float32 at least.
+
+    Args:
+        cosines: By modality, [B, 3].
+        present: By modality, [B] bool; other samples do not count.
+        scale: s.
+        margin: Subtracted from the true class's cosine.
+    """
+    rows = wide(torch.cat(list(cosines.values())))
+    mask = torch.cat([present[name] for name in cosines])
+    labels = torch.cat([torch.full_like(present[name], MODALITIES.index(name), dtype=torch.long) for name in cosines])
+    reduced = rows - margin * F.one_hot(labels, len(MODALITIES))
+    losses = F.cross_entropy(scale * reduced, labels, reduction="none")
+    return (losses * mask).sum()

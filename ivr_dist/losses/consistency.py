@@ -1,0 +1,80 @@
+"""Consistency: the invariant codes of all modalities should have the same distribution.
+
+Central moment discrepancy (Zellinger et al. 2017): ||E x - E y|| + sum over k = 2..K of ||E(x - Ex)^k - E(y - Ey)^k||,
+E over the samples of a group that have the modality. Groups are fixed runs of slots, and their moments are summed over
+the ranks that hold them, so the value depends neither on the world size nor on how a batch is accumulated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from ivr_dist.model.layers import wide
+
+
+def consistency(
+    pooled: Tensor,
+    present: Tensor,
+    group: Tensor,
+    micro_counts: Tensor,
+    step_counts: Tensor,
+    moments: int,
+    all_reduce: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """One micro-step's share of the discrepancy; every rank gets the same value.
+
+    Args:
+        pooled: [M, B, H] time means of the invariant codes of M modalities.
+        present: [M, B] bool, samples that have the modality.
+        group: [B] each sample's group within the micro-step.
+        micro_counts: [g, M] samples by group of this micro-step and modality, over all ranks.
+        step_counts: [groups, M] the same for the whole step.
+        moments: Highest moment K.
+        all_reduce: Differentiable sum over ranks.
+
+    Returns:
+        The mean over pairs of modalities and groups of the step, weighted by the smaller of the pair's two counts;
+        pairs with a count below 2 drop out (method 3b.4). Scalar, float32 at least.
+    """
+    pooled = wide(pooled)
+    keep = present[..., None].to(pooled.dtype)
+    counts = micro_counts.T.to(pooled.device, pooled.dtype).clamp(min=1)[..., None]
+    mean = all_reduce(_group_sum(pooled * keep, group, len(micro_counts))) / counts
+    # Centred before they are raised: power sums of raw values lose the digits that matter (method 3b.3).
+    centred = (pooled - mean.index_select(1, group)) * keep
+    powers = torch.cat([centred**order for order in range(2, moments + 1)]) if moments > 1 else centred[:0]
+    sums = all_reduce(_group_sum(powers, group, len(micro_counts)))
+    central = sums.view(moments - 1, *mean.shape) / counts
+
+    first, second = _pairs(len(pooled), pooled.device)
+    weights = _pair_weights(micro_counts, first.cpu(), second.cpu()).to(pooled.device, pooled.dtype)
+    total = float(_pair_weights(step_counts, first.cpu(), second.cpu()).sum())
+    distance = _norm(mean[first] - mean[second]) + _norm(central[:, first] - central[:, second]).sum(dim=0)
+    return (weights * distance).sum() / max(total, 1.0)
+
+
+def _group_sum(values: Tensor, group: Tensor, groups: int) -> Tensor:
+    """[M, B, H] to [M, groups, H]."""
+    return values.new_zeros(len(values), groups, values.shape[-1]).index_add(1, group, values)
+
+
+def _pairs(modalities: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    pairs = torch.tensor(list(combinations(range(modalities), 2)), dtype=torch.long, device=device).view(-1, 2)
+    return pairs[:, 0], pairs[:, 1]
+
+
+def _pair_weights(counts: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """[pairs, groups] the smaller count of each pair, 0 where it is below 2."""
+    smaller = torch.minimum(counts[:, first], counts[:, second]).T
+    return torch.where(smaller >= 2, smaller, smaller.new_zeros(()))
+
+
+def _norm(difference: Tensor) -> Tensor:
+    """Euclidean norm over the last dimension whose gradient at 0 is 0 instead of infinite."""
+    square = difference.square().sum(dim=-1)
+    positive = square > 0
+    return torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0.0)

@@ -1,0 +1,162 @@
+"""All terms of one micro-step, and the sum that goes into backward.
+
+R ranks, A micro-steps. DeepSpeed averages gradients over ranks and divides by A, so a term that is a local sum over a
+global count is multiplied by R * A, and one that every rank computes alike from reduced moments by A only
+(method 3b.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ivr_dist.config import Config, LossConfig
+from ivr_dist.data.batch import Batch
+from ivr_dist.losses.adversary import PENALTY, adversary
+from ivr_dist.losses.consistency import consistency
+from ivr_dist.losses.layout import StepCounts, StepLayout
+from ivr_dist.losses.svr import variation
+from ivr_dist.model.layers import Steps, wide
+from ivr_dist.model.spec import IVROutput
+
+CONSISTENCY = "consistency"
+
+
+def weight_of(name: str, weights: Mapping[str, float]) -> float:
+    """Weight of a term: its own, or that of its family (`svr/audio` belongs to `svr`)."""
+    return weights[name] if name in weights else weights[name.partition("/")[0]]
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """One micro-step's share of each term: over micro-steps and ranks they add up to the term of the global batch."""
+
+    values: dict[str, Tensor]
+    """Scalars by name: `task/NAME`, `consistency`, `adversary`, `reconstruction`, `svr/MODALITY`. Consistency is equal
+    on all ranks, the others are this rank's share."""
+
+    def total(self, weights: Mapping[str, float], world: int, accumulation: int) -> Tensor:
+        """The weighted sum as DeepSpeed must see it."""
+        scaled = [
+            weight_of(name, weights) * accumulation * (1 if name == CONSISTENCY else world) * value
+            for name, value in self.values.items()
+        ]
+        return torch.stack(scaled).sum()
+
+    def family(self, family: str, weights: Mapping[str, float]) -> Tensor:
+        """Weighted sum of the terms of one family, this rank's share."""
+        chosen = [weight_of(n, weights) * v for n, v in self.values.items() if n.partition("/")[0] == family]
+        return torch.stack(chosen).sum() if chosen else next(iter(self.values.values())).new_zeros(())
+
+    def shares(self, world: int) -> Tensor:
+        """[terms] float64 on the host: what to sum over micro-steps and ranks for the values of the global batch."""
+        values = torch.stack([value.detach() for value in self.values.values()]).double().cpu()
+        replicated = torch.tensor([name == CONSISTENCY for name in self.values])
+        return torch.where(replicated, values / world, values)
+
+
+def loss_terms(
+    output: IVROutput,
+    batch: Batch,
+    counts: StepCounts,
+    layout: StepLayout,
+    config: Config,
+    micro: int,
+    world: int,
+    all_reduce: Callable[[Tensor], Tensor],
+) -> LossTerms:
+    """Every term of one micro-step on one rank.
+
+    Args:
+        output: The model's output for `batch`.
+        batch: This rank's samples of the micro-step; none is allowed.
+        counts: Counts over the global batch of the step.
+        layout: Groups and micro-steps.
+        config: Forms of the terms, in the sections `loss` and `svr`.
+        micro: Number of the micro-step, 0..A-1.
+        world: Ranks R.
+        all_reduce: Differentiable sum over ranks; called equally often on every rank.
+    """
+    values = {f"task/{task}": _task(task, output, batch, counts, config.loss) for task in output.predictions}
+    values[CONSISTENCY] = _consistency(output, batch, counts, layout, config.loss, micro, all_reduce)
+    values["adversary"] = _adversary(output, batch, counts, layout, config.loss, world)
+    values["reconstruction"] = _reconstruction(output, batch, counts, config.loss)
+    return LossTerms(values | _svr(output, batch, counts, config))
+
+
+def _task(task: str, output: IVROutput, batch: Batch, counts: StepCounts, loss: LossConfig) -> Tensor:
+    """Mean over the labelled samples of the global batch."""
+    predicted, truth, mask = wide(output.predictions[task]), batch.labels[task], batch.label_mask[task]
+    if truth.dtype == torch.long:
+        errors = F.cross_entropy(predicted, truth, reduction="none")
+    elif loss.regression == "mse":
+        errors = (predicted - truth).square()
+    elif loss.regression == "mae":
+        errors = (predicted - truth).abs()
+    else:
+        errors = F.huber_loss(predicted, truth.to(predicted.dtype), reduction="none")
+    return (errors * mask).sum() / max(counts.labels[task], 1.0)
+
+
+def _consistency(
+    output: IVROutput,
+    batch: Batch,
+    counts: StepCounts,
+    layout: StepLayout,
+    loss: LossConfig,
+    micro: int,
+    all_reduce: Callable[[Tensor], Tensor],
+) -> Tensor:
+    first = micro * layout.micro_groups
+    return consistency(
+        torch.stack(list(output.pooled_shared.values())),
+        torch.stack([batch.modalities[name].present for name in output.pooled_shared]),
+        batch.slots // layout.group - first,
+        counts.group_codes[first : first + layout.micro_groups],
+        counts.group_codes,
+        loss.consistency.moments,
+        all_reduce,
+    )
+
+
+def _adversary(
+    output: IVROutput, batch: Batch, counts: StepCounts, layout: StepLayout, loss: LossConfig, world: int
+) -> Tensor:
+    present = {name: batch.modalities[name].present for name in output.logits_shared}
+    form = loss.adversary
+    both = [
+        adversary(cosines, present, form.scale, form.margin)
+        for cosines in (output.logits_shared, output.logits_private)
+    ]
+    # The penalty does not depend on the batch: each rank and micro-step brings an equal share, empty ones too.
+    penalty = 2 * PENALTY * output.class_penalty / (world * layout.accumulation)
+    return (both[0] + both[1]) / max(counts.codes, 1.0) + penalty
+
+
+def _reconstruction(output: IVROutput, batch: Batch, counts: StepCounts, loss: LossConfig) -> Tensor:
+    """Mean squared error over valid steps and widths, mean over the modalities that the global batch has."""
+    errors = []
+    for name, target in output.encoded.items():
+        made = wide(output.reconstructed[name])
+        if loss.reconstruction.per == "pooled":
+            # The reconstruction is linear, so that of the mean code is the mean of the steps' reconstructions.
+            part = batch.modalities[name]
+            made = Steps.of(part).mean(made).index_select(0, part.sample)
+        errors.append((made - wide(target)).square().mean(dim=-1).sum() / max(counts.steps[name], 1.0))
+    return torch.stack(errors).sum() / max(sum(count > 0 for count in counts.steps.values()), 1)
+
+
+def _svr(output: IVROutput, batch: Batch, counts: StepCounts, config: Config) -> dict[str, Tensor]:
+    """By modality, such that they add up to the mean over the chosen modalities that have neighbouring steps at all."""
+    chosen = [name for name in output.shared if name in config.svr.modalities]
+    varying = max(sum(counts.pairs[name] > 0 for name in chosen), 1)
+    terms = {}
+    for name in chosen:
+        codes = [getattr(output, code)[name] for code in config.svr.codes]
+        total = variation(codes, batch.modalities[name].pairs, config.svr.kind, config.svr.temperature)
+        terms[f"svr/{name}"] = total / max(counts.pairs[name], 1.0) / varying
+    return terms

@@ -1,0 +1,18 @@
+"""The fusion model: `build_model` makes it, `IVROutput` is what its forward returns."""
+
+from __future__ import annotations
+
+from ivr_dist.config import ModelConfig
+from ivr_dist.model.ivr import IVRModel
+from ivr_dist.model.spec import IVROutput, ModelSpec
+
+__all__ = ["IVRModel", "IVROutput", "ModelSpec", "build_model"]
+
+
+def build_model(config: ModelConfig, spec: ModelSpec) -> IVRModel:
+    """A model with fresh weights, drawn from torch's global generator.
+
+    Raises:
+        ConfigError: The model cannot take one of the modalities.
+    """
+    return IVRModel(config, spec)

@@ -1,0 +1,75 @@
+"""From one modality's input to its encoded steps U."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from ivr_dist.config import EncoderConfig
+from ivr_dist.model.layers import Steps, TransformerLayer, with_positions
+
+
+class GruContext(nn.Module):
+    """Bidirectional GRU over each sample's valid steps."""
+
+    def __init__(self, width: int, layers: int, dropout: float) -> None:
+        super().__init__()
+        between = dropout if layers > 1 else 0.0
+        self.gru = nn.GRU(width, width // 2, layers, batch_first=True, bidirectional=True, dropout=between)
+
+    def forward(self, steps: Tensor, layout: Steps) -> Tensor:
+        """[N, H] to [N, H]."""
+        # A GRU takes neither an empty batch nor an empty sequence: add a sample of one zero step, give a sample without
+        # steps one too, and read none of the results, so that its parameters get their (zero) gradient on every rank.
+        padded = F.pad(layout.pad(steps), (0, 0, 0, 0, 0, 1))
+        lengths = F.pad(layout.lengths.clamp(min=1), (0, 1), value=1)
+        packed = pack_padded_sequence(padded, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        mixed, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=padded.shape[1])
+        return layout.unpad(mixed[:-1])
+
+
+class TransformerContext(nn.Module):
+    """Transformer encoder layers over each sample's valid steps, with sinusoidal positions."""
+
+    def __init__(self, width: int, config: EncoderConfig, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            TransformerLayer(width, config.heads, width * config.feedforward, dropout) for _ in range(config.layers)
+        )
+
+    def forward(self, steps: Tensor, layout: Steps) -> Tensor:
+        """[N, H] to [N, H]."""
+        steps = with_positions(steps, layout)
+        for layer in self.layers:
+            steps = layer(steps, layout)
+        return steps
+
+
+class ModalityEncoder(nn.Module):
+    """Input features to U = LayerNorm(ReLU(Linear(context(Linear(X)))))."""
+
+    def __init__(self, features: int, width: int, config: EncoderConfig, dropout: float, input_dropout: float) -> None:
+        super().__init__()
+        self.input_dropout = input_dropout
+        self.project = nn.Linear(features, width)
+        self.context: nn.Module | None = None
+        if config.kind == "gru":
+            self.context = GruContext(width, config.layers, dropout)
+        elif config.kind == "transformer":
+            self.context = TransformerContext(width, config, dropout)
+        self.dropout = nn.Dropout(dropout)
+        self.encode = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, features: Tensor, layout: Steps) -> Tensor:
+        """Features of the valid steps [N, D] to their encoding [N, H]."""
+        steps = features.to(self.project.weight.dtype)
+        if self.training and self.input_dropout > 0:
+            steps = steps * (torch.rand(len(steps), 1, device=steps.device) >= self.input_dropout)
+        steps = self.dropout(self.project(steps))
+        if self.context is not None:
+            steps = self.context(steps, layout)
+        out: Tensor = self.norm(torch.relu(self.encode(steps)))
+        return out

@@ -1,0 +1,164 @@
+"""Fusion: text asks, the other modalities answer, and a gate driven by the invariant codes lets the answers in.
+
+Modalities need not share a time axis. The gate compares the invariant codes of text and of modality m at each text
+step; those of m are brought to the text's steps by the weights of the cross attention itself, head by head. Where both
+run word by word this is a soft version of comparing the same step, and a single step (an utterance-level vector) is
+compared with every word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ivr_dist.config import FusionConfig
+from ivr_dist.model.layers import Attention, Steps, TransformerLayer, unit_norm, wide, with_positions
+
+_FACTORS = 2
+_POOLED = 32
+
+
+class Gate(nn.Module):
+    """Factorized bilinear pooling of two invariant codes (Yu et al. 2017) to one number in [0, 1] a step.
+
+    A fresh gate is about half open: its bias is 0 and the pooled vector has norm 1. The kind `hard` has gradient 0, as
+    in the released code.
+    """
+
+    def __init__(self, width: int, dropout: float, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.other = nn.Linear(width, _FACTORS * _POOLED, bias=False)
+        self.text = nn.Linear(width, _FACTORS * _POOLED, bias=False)
+        self.dropout = nn.Dropout(dropout)
+        self.score = nn.Linear(_POOLED, 1)
+        nn.init.zeros_(self.score.bias)
+
+    def forward(self, other: Tensor, text: Tensor) -> Tensor:
+        """Two codes [N, H] to [N]."""
+        product = self.dropout(self.other(other) * self.text(text)).unflatten(-1, (_POOLED, _FACTORS)).sum(dim=-1)
+        soft = torch.sigmoid(self.score(unit_norm(product))).squeeze(-1)
+        if self.kind == "sigmoid":
+            return soft
+        hard = (soft > 0.5).to(soft.dtype)
+        # The zeros added keep the graph, so that ranks never differ in which parameters have a gradient.
+        return hard + (0 * soft if self.kind == "hard" else soft - soft.detach())
+
+
+class Placeholder(nn.Module):
+    """The learned codes of the step that asks for samples without text."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.codes = nn.Parameter(torch.randn(2, width) * 0.02)
+
+    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Shared and private code, each repeated for the rows of [B, ...]: [B, H] in (0, 1)."""
+        shared, private = torch.sigmoid(self.codes)[:, None].expand(-1, len(rows), -1)
+        return shared, private
+
+
+class CrossModal(nn.Module):
+    """One modality's answer to the text, gated and added."""
+
+    def __init__(self, width: int, heads: int, gate: str, dropout: float, gate_dropout: float) -> None:
+        super().__init__()
+        self.attention = Attention(width, heads, dropout)
+        self.gate = None if gate == "none" else Gate(width, gate_dropout, gate)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(
+        self, query: Tensor, text_shared: Tensor, asking: Steps, content: Tensor, shared: Tensor, answering: Steps
+    ) -> tuple[Tensor, Tensor]:
+        """Fuse one modality into the query steps.
+
+        Args:
+            query: [N_q, H] text content with positions.
+            text_shared: [N_q, H] invariant codes of text.
+            asking: Where these steps belong.
+            content: [N_m, H] content of the modality with positions.
+            shared: [N_m, H] its invariant codes.
+            answering: Where those steps belong.
+
+        Returns:
+            [N_q, H] the fused steps, and [N_q] the gate.
+        """
+        answer, aligned = self.attention(query, asking, content, answering, shared)
+        opened = answering.present.index_select(0, asking.sample).to(answer.dtype)
+        if self.gate is not None:
+            opened = opened * self.gate(aligned, text_shared)
+        return self.norm(opened[:, None] * answer + query), opened
+
+
+class Fusion(nn.Module):
+    """All modalities to one vector a sample, [B, H]."""
+
+    def __init__(self, width: int, others: Sequence[str], config: FusionConfig, rates: Mapping[str, float]) -> None:
+        super().__init__()
+        self.config = config
+        self.placeholder = Placeholder(width)
+        self.cross = nn.ModuleDict(
+            {name: CrossModal(width, config.heads, config.gate, rates["cross"], rates["gate"]) for name in others}
+        )
+        self.norm_text = None if others else nn.LayerNorm(width)
+        fused = width * max(len(others), 1)
+        self.layers = nn.ModuleList(
+            TransformerLayer(fused, config.heads, 4 * fused, rates["encoder"]) for _ in range(config.layers)
+        )
+        # Without a bias, which the softmax over the steps would cancel.
+        self.pool = nn.Linear(fused, 1, bias=False) if config.pooling == "attention" else None
+        self.reduce = nn.Linear(fused, width)
+        self.dropout = nn.Dropout(rates["head"])
+
+    def forward(
+        self, codes: Mapping[str, tuple[Tensor, Tensor]], layouts: Mapping[str, Steps], asking: Steps
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Fuse.
+
+        Args:
+            codes: By modality: shared and private codes [N_m, H].
+            layouts: By modality: where they belong.
+            asking: The steps of text followed by the placeholders.
+
+        Returns:
+            [B, H], and by modality other than text the gate [B, T_q].
+        """
+        shared, content = self._text(codes, asking)
+        query = self._placed(content, asking)
+        parts, gates = [], {}
+        for name, cross in self.cross.items():
+            own = self._placed(self._content(*codes[name]), layouts[name])
+            part, gate = cross(query, shared, asking, own, codes[name][0], layouts[name])
+            parts.append(part)
+            gates[name] = asking.pad(gate * asking.counted)
+        steps = torch.cat(parts, dim=-1) if self.norm_text is None else self.norm_text(query)
+        for layer in self.layers:
+            steps = layer(steps, asking)
+        return torch.relu(self.dropout(self.reduce(self._pooled(steps, asking).to(steps.dtype)))), gates
+
+    def _text(self, codes: Mapping[str, tuple[Tensor, Tensor]], asking: Steps) -> tuple[Tensor, Tensor]:
+        """Shared codes and content of text and placeholders, [N_q, H] each."""
+        shared, private = self.placeholder(asking.mask)
+        if "text" in codes:
+            shared, private = torch.cat([codes["text"][0], shared]), torch.cat([codes["text"][1], private])
+        return shared, self._content(shared, private)
+
+    def _placed(self, content: Tensor, layout: Steps) -> Tensor:
+        return with_positions(content, layout) if self.config.positions else content
+
+    def _content(self, shared: Tensor, private: Tensor) -> Tensor:
+        if self.config.content == "both":
+            return shared + private
+        return shared if self.config.content == "shared" else private
+
+    def _pooled(self, steps: Tensor, asking: Steps) -> Tensor:
+        """[N_q, H] to [B, H]; every sample has a step that counts."""
+        if self.config.pooling == "first":
+            return asking.total(steps * (asking.position == 0)[:, None])
+        if self.pool is None:
+            return asking.mean(steps)
+        scores = asking.pad(wide(self.pool(steps))).squeeze(-1).masked_fill(~asking.mask, float("-inf"))
+        weights = asking.unpad(torch.softmax(scores, dim=1)[..., None])
+        return asking.total(steps * weights)

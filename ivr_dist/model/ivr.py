@@ -1,0 +1,126 @@
+"""The invariant-representation fusion model, preset `ivr` (docs/method.md has the equations and the reasons)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from ivr_dist.config import ModelConfig
+from ivr_dist.data.batch import MODALITIES, Batch
+from ivr_dist.errors import ConfigError
+from ivr_dist.model.codes import Code, Discriminator
+from ivr_dist.model.encoder import ModalityEncoder
+from ivr_dist.model.fusion import Fusion
+from ivr_dist.model.layers import Steps, query_steps, reverse_gradient, wide
+from ivr_dist.model.spec import IVROutput, ModelSpec
+
+DROPOUT = {"encoder": 0.1, "cross": 0.2, "gate": 0.4, "head": 0.6, "discriminator": 0.6}
+"""Rates of the published method, where the config does not give one for all."""
+_PREFIX = "task_"
+
+
+class IVRModel(nn.Module):
+    """Encoders, codes, discriminator, reconstruction, fusion and task heads.
+
+    Every parameter takes part in every forward pass, also for an empty batch or a modality that all samples miss: ranks
+    differ in what they hold, and ZeRO-3 gathers parameters by module on all of them.
+
+    Args:
+        config: Widths, encoders, fusion, dropout.
+        spec: Modalities and tasks.
+
+    Raises:
+        ConfigError: A modality is given as tokens.
+    """
+
+    def __init__(self, config: ModelConfig, spec: ModelSpec) -> None:
+        super().__init__()
+        for name, (kind, _) in spec.features.items():
+            if kind != "features":
+                raise ConfigError(
+                    f"preset ivr takes {name} as feature vectors, the data set has {kind}",
+                    where="model.preset",
+                    remedy=f"pack the corpus with {name} features, or leave {name} out of data.modalities",
+                )
+        rates = {site: rate if config.dropout is None else config.dropout for site, rate in DROPOUT.items()}
+        width = config.hidden
+        self.modality_dropout = config.modality_dropout
+        self.modalities = [name for name in MODALITIES if name in spec.features]
+        self.encoders = nn.ModuleDict(
+            {
+                name: ModalityEncoder(
+                    spec.features[name][1], width, getattr(config, name), rates["encoder"], config.input_dropout
+                )
+                for name in self.modalities
+            }
+        )
+        self.private = nn.ModuleDict({name: Code(width) for name in self.modalities})
+        self.shared = Code(width)
+        self.discriminator = Discriminator(width, rates["discriminator"])
+        self.reconstruct = nn.ModuleDict({name: nn.Linear(width, width) for name in self.modalities})
+        self.fusion = Fusion(width, [m for m in self.modalities if m != "text"], config.fusion, rates)
+        # With a prefix, because a ModuleDict refuses the names of its own attributes, such as `type`.
+        self.heads = nn.ModuleDict(
+            {_PREFIX + name: nn.Linear(width, task.classes or 1) for name, task in spec.tasks.items()}
+        )
+        self.regressions = {name for name, task in spec.tasks.items() if task.type == "regression"}
+
+    def forward(self, batch: Batch) -> IVROutput:
+        """Encode, split, fuse and predict one batch; B and every T may be 0."""
+        layouts = {name: Steps.of(batch.modalities[name]) for name in self.modalities}
+        encoded = {name: self.encoders[name](_features(batch, name), layouts[name]) for name in self.modalities}
+        shared = {name: self.shared(steps) for name, steps in encoded.items()}
+        private = {name: self.private[name](steps) for name, steps in encoded.items()}
+        branch = {name: (shared[name].view_as(shared[name]), private[name].view_as(private[name])) for name in encoded}
+        asking = query_steps(layouts.get("text"), len(batch), batch.slots.device)
+        fused, gates = self.fusion(branch, self._hidden(layouts), asking)
+        pooled_shared = {name: layouts[name].mean(code) for name, code in shared.items()}
+        pooled_private = {name: layouts[name].mean(code) for name, code in private.items()}
+        logits_shared, logits_private, penalty = self._discriminate(pooled_shared, pooled_private)
+        return IVROutput(
+            predictions=self._predict(fused),
+            encoded=encoded,
+            shared=shared,
+            private=private,
+            branch=branch,
+            logits_shared=logits_shared,
+            logits_private=logits_private,
+            class_penalty=penalty,
+            pooled_shared=pooled_shared,
+            reconstructed={m: self.reconstruct[m](shared[m] + private[m]) for m in self.modalities},
+            gates=gates,
+            query_mask=asking.mask,
+        )
+
+    def _hidden(self, layouts: dict[str, Steps]) -> dict[str, Steps]:
+        """While training, hide modalities other than text of some samples from the fusion, as if they were missing."""
+        if not self.training or self.modality_dropout == 0:
+            return layouts
+        shown = dict(layouts)
+        for name in [name for name in layouts if name != "text"]:
+            mask = layouts[name].mask
+            keep = torch.rand(len(mask), 1, device=mask.device) >= self.modality_dropout
+            shown[name] = replace(layouts[name], mask=mask & keep)
+        return shown
+
+    def _discriminate(
+        self, shared: dict[str, Tensor], private: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+        """One pass of the discriminator over all codes; the gradient is reversed for the shared ones only."""
+        pooled = [reverse_gradient(code) for code in shared.values()] + list(private.values())
+        cosines, penalty = self.discriminator(torch.cat(pooled))
+        rows = cosines.split([len(code) for code in pooled])
+        half = len(shared)
+        return dict(zip(shared, rows[:half], strict=True)), dict(zip(private, rows[half:], strict=True)), penalty
+
+    def _predict(self, fused: Tensor) -> dict[str, Tensor]:
+        scores = {key.removeprefix(_PREFIX): wide(head(fused)) for key, head in self.heads.items()}
+        return {name: score.squeeze(-1) if name in self.regressions else score for name, score in scores.items()}
+
+
+def _features(batch: Batch, name: str) -> Tensor:
+    """Features of the valid steps, [N, D]."""
+    part = batch.modalities[name]
+    return part.features.flatten(0, 1).index_select(0, part.flat)

@@ -1,0 +1,216 @@
+"""Building blocks. Shapes: B samples, T places of a padded sequence, N valid steps of a batch, H features.
+
+Work per step runs on the valid steps alone, laid out flat as [N, H]; only attention and recurrence see them padded. All
+shapes follow from those of the batch, never from its values.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ivr_dist.data.batch import ModalityBatch
+
+
+def wide(x: Tensor) -> Tensor:
+    """The same numbers in float32 at least: sums and norms lose too much in less."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def unit_norm(x: Tensor, epsilon: float = 1e-8) -> Tensor:
+    """Divide by the Euclidean norm over the last dimension; 0 stays 0, with a finite gradient."""
+    square = wide(x).square().sum(dim=-1, keepdim=True)
+    return x * torch.rsqrt(square + epsilon).to(x.dtype)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Where N flat steps belong in B padded sequences of T >= 1 places.
+
+    The valid steps of a sample move to its front, so padding has no influence wherever it stands.
+    """
+
+    sample: Tensor
+    """[N] int64, the sample of each step."""
+    position: Tensor
+    """[N] int64, its number among the sample's steps, from 0."""
+    place: Tensor
+    """[N] int64, its place in the flattened [B * T]."""
+    counted: Tensor
+    """[N] bool, false for a placeholder that stands in for nothing (see `query_steps`)."""
+    mask: Tensor
+    """[B, T] bool, places of the counted steps."""
+
+    @classmethod
+    def of(cls, part: ModalityBatch) -> Steps:
+        """The valid steps of one modality."""
+        batch, width = part.mask.shape[0], max(part.mask.shape[1], 1)
+        rows = torch.arange(batch, device=part.mask.device)
+        # Flat steps are ordered by sample, so a search finds the first one of each.
+        first = torch.searchsorted(part.sample, rows)
+        position = torch.arange(len(part.sample), device=rows.device) - first.index_select(0, part.sample)
+        return cls(
+            sample=part.sample,
+            position=position,
+            place=part.sample * width + position,
+            counted=torch.ones_like(part.sample, dtype=torch.bool),
+            mask=torch.arange(width, device=rows.device) < part.mask.sum(dim=1, keepdim=True),
+        )
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """[B] int64, counted steps of each sample."""
+        return self.mask.sum(dim=1)
+
+    @cached_property
+    def present(self) -> Tensor:
+        """[B] bool, samples with at least one counted step."""
+        return self.mask.any(dim=1)
+
+    @cached_property
+    def visible(self) -> Tensor:
+        """[B, 1, 1, T] bool, keys that attention may use; all of them, rather than none, where no step is counted."""
+        return (self.mask | ~self.present[:, None])[:, None, None]
+
+    def pad(self, steps: Tensor) -> Tensor:
+        """[N, ...] to [B, T, ...], zeros in the padding."""
+        batch, width = self.mask.shape
+        padded = steps.new_zeros(batch * width, *steps.shape[1:]).index_copy(0, self.place, steps)
+        return padded.view(batch, width, *steps.shape[1:])
+
+    def unpad(self, padded: Tensor) -> Tensor:
+        """[B, T, ...] to [N, ...]."""
+        return padded.flatten(0, 1).index_select(0, self.place)
+
+    def total(self, steps: Tensor) -> Tensor:
+        """Sum over each sample's counted steps, in float32 at least: [N, H] to [B, H]."""
+        kept = wide(steps) * self.counted[:, None]
+        return kept.new_zeros(len(self.mask), kept.shape[1]).index_add(0, self.sample, kept)
+
+    def mean(self, steps: Tensor) -> Tensor:
+        """Mean over each sample's counted steps, in float32 at least: [N, H] to [B, H]; 0 where there are none."""
+        return self.total(steps) / self.lengths.clamp(min=1)[:, None]
+
+
+def query_steps(text: Steps | None, batch: int, device: torch.device) -> Steps:
+    """The steps of text followed by one placeholder for each sample, which counts only where the sample has no text.
+
+    So every sample has a step that can ask the other modalities, whoever lacks text, at fixed shapes.
+
+    Args:
+        text: The steps of text; None if the data set has none.
+        batch: Samples B.
+        device: Where the batch is.
+    """
+    rows = torch.arange(batch, device=device)
+    zeros = torch.zeros_like(rows)
+    if text is None:
+        all_rows = torch.ones_like(rows, dtype=torch.bool)
+        return Steps(sample=rows, position=zeros, place=rows, counted=all_rows, mask=all_rows[:, None])
+    width = text.mask.shape[1]
+    missing = ~text.present
+    return Steps(
+        sample=torch.cat([text.sample, rows]),
+        position=torch.cat([text.position, zeros]),
+        place=torch.cat([text.sample * (width + 1) + text.position, rows * (width + 1) + width]),
+        counted=torch.cat([text.counted, missing]),
+        mask=torch.cat([text.mask, missing[:, None]], dim=1),
+    )
+
+
+def with_positions(steps: Tensor, layout: Steps) -> Tensor:
+    """Add sinusoidal positions (Vaswani et al. 2017, section 3.5) to [N, H]; H must be even."""
+    width = steps.shape[1]
+    rate = torch.exp(torch.arange(0, width, 2, device=steps.device) * (-math.log(10_000.0) / width))
+    angle = layout.position[:, None] * rate
+    return steps + torch.stack([torch.sin(angle), torch.cos(angle)], dim=-1).flatten(1).to(steps.dtype)
+
+
+class _ReverseGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        return -grad_outputs[0]
+
+
+def reverse_gradient(x: Tensor) -> Tensor:
+    """Identity whose gradient is multiplied by -1 (Ganin and Lempitsky 2015)."""
+    reversed_: Tensor = _ReverseGradient.apply(x)  # type: ignore[no-untyped-call]
+    return reversed_
+
+
+class Attention(nn.Module):
+    """Multi-head attention without biases on query, key and value, output projection with one.
+
+    A sample without a valid key attends to its padding, whose values are 0, so its result is the output projection's
+    bias: finite, and the same whatever stood in the padding.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width, bias=False)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width, bias=False)
+        self.output = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, query: Tensor, asking: Steps, source: Tensor, answering: Steps, carried: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Attend.
+
+        Args:
+            query: [N_q, H].
+            asking: Where the query's steps belong.
+            source: [N_k, H], keys and values.
+            answering: Where the source's steps belong.
+            carried: [N_k, C], averaged with the same weights but not projected, head by head (C / heads features
+                each); C may be 0.
+
+        Returns:
+            [N_q, H] attended values, and [N_q, C] what was carried along.
+        """
+        value = self._split(self.value(source))
+        value = torch.cat([value, self._split(carried.to(value.dtype))], dim=-1)
+        mixed = F.scaled_dot_product_attention(
+            asking.pad(self._split(self.query(query))).transpose(1, 2),
+            answering.pad(self._split(self.key(source))).transpose(1, 2),
+            answering.pad(value).transpose(1, 2),
+            attn_mask=answering.visible,
+        )
+        own, along = asking.unpad(mixed.transpose(1, 2)).tensor_split([query.shape[1] // self.heads], dim=-1)
+        return self.dropout(self.output(own.flatten(1))), along.flatten(1)
+
+    def _split(self, steps: Tensor) -> Tensor:
+        return steps.view(len(steps), self.heads, steps.shape[1] // self.heads)
+
+
+class TransformerLayer(nn.Module):
+    """Post-norm encoder layer (Vaswani et al. 2017) over each sample's counted steps."""
+
+    def __init__(self, width: int, heads: int, feedforward: int, dropout: float) -> None:
+        super().__init__()
+        self.attention = Attention(width, heads, dropout)
+        self.norm_attention = nn.LayerNorm(width)
+        self.widen = nn.Linear(width, feedforward)
+        self.narrow = nn.Linear(feedforward, width)
+        self.norm_feedforward = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, steps: Tensor, layout: Steps) -> Tensor:
+        """[N, H] to [N, H]."""
+        attended, _ = self.attention(steps, layout, steps, layout, steps[:, :0])
+        steps = self.norm_attention(steps + attended)
+        hidden = self.dropout(torch.relu(self.widen(steps)))
+        out: Tensor = self.norm_feedforward(steps + self.dropout(self.narrow(hidden)))
+        return out

@@ -1,0 +1,50 @@
+"""What a model is built for, and what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ivr_dist.data.manifest import TaskSpec
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The data a model is built for."""
+
+    features: Mapping[str, tuple[str, int]]
+    """By modality, in the order of MODALITIES: kind (`features` or `tokens`) and width."""
+    tasks: Mapping[str, TaskSpec]
+    """By task name."""
+
+
+@dataclass(frozen=True)
+class IVROutput:
+    """One forward pass. B samples, N_m valid steps of modality m, h the hidden width, T_q query steps."""
+
+    predictions: Mapping[str, Tensor]
+    """By task: [B] for a regression, [B, C] logits for a classification."""
+    encoded: Mapping[str, Tensor]
+    """U, by modality: [N_m, h] encoded valid steps."""
+    shared: Mapping[str, Tensor]
+    """I, by modality: [N_m, h] modality-invariant codes in (0, 1)."""
+    private: Mapping[str, Tensor]
+    """S, by modality: [N_m, h] modality-specific codes in (0, 1)."""
+    branch: Mapping[str, tuple[Tensor, Tensor]]
+    """By modality: shared and private codes once more, as identities that feed the fusion and nothing else."""
+    logits_shared: Mapping[str, Tensor]
+    """By modality: [B, 3] cosines of the discriminator for the time mean of I, behind the gradient reversal."""
+    logits_private: Mapping[str, Tensor]
+    """By modality: [B, 3] cosines of the discriminator for the time mean of S."""
+    class_penalty: Tensor
+    """Scalar, squared Frobenius norm of the discriminator's class weights."""
+    pooled_shared: Mapping[str, Tensor]
+    """By modality: [B, h] time mean of I over valid steps, in float32 at least; 0 where the modality is missing."""
+    reconstructed: Mapping[str, Tensor]
+    """R, by modality: [N_m, h] reconstruction of U from S + I of the same step."""
+    gates: Mapping[str, Tensor]
+    """By modality other than text: [B, T_q] share of it let into each query step; 0 where it is missing."""
+    query_mask: Tensor
+    """[B, T_q] bool, the query steps: those of text; in the last column a placeholder where the sample has no text."""
