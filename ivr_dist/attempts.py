@@ -1,0 +1,101 @@
+"""Attempts: each start of a worker group on a run, and which of their steps count.
+
+A run is trained by one attempt after another: the first one, one more after each fault, one more for each time the user
+starts the command again. Attempt numbers are taken by a conditional create in storage, so no two groups share one. An
+attempt records the step it forked at; what its parent did after that step does not count.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from ivr_dist import storage
+from ivr_dist.errors import StorageError
+
+_FOLDER = "attempts"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One start of a worker group."""
+
+    number: int
+    """1, 2, ... in the order of the starts."""
+    parent: int | None
+    """The attempt whose checkpoint it continues; None when it started from scratch or from another run."""
+    step: int
+    """Completed steps it started from."""
+    world: int
+    """Workers."""
+    stage: int
+    """ZeRO stage."""
+    steps_per_epoch: int
+    """Optimizer steps of one pass over the training split."""
+    started: float = 0.0
+    """Unix time in seconds."""
+    workers: tuple[str, ...] = ()
+    """`host:pid` of each worker, by rank."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """The steps `first..last` (both included) of one attempt; `last` is None while the attempt is the newest."""
+
+    attempt: int
+    first: int
+    last: int | None
+
+    def covers(self, step: int) -> bool:
+        """Whether this attempt's work on `step` counts."""
+        return self.first <= step and (self.last is None or step <= self.last)
+
+
+def lineage(attempts: Sequence[Attempt]) -> list[Span]:
+    """The steps that count, oldest first: the newest attempt, back through its parents to a start from scratch."""
+    by_number = {attempt.number: attempt for attempt in attempts}
+    spans: list[Span] = []
+    number: int | None = max(by_number, default=None)
+    last: int | None = None
+    while number is not None:
+        attempt = by_number[number]
+        spans.append(Span(number, attempt.step + 1, last))
+        last = attempt.step
+        number = attempt.parent
+    return spans[::-1]
+
+
+def allocate(
+    run_url: str, *, parent: int | None, step: int, stage: int, steps_per_epoch: int, workers: Sequence[str]
+) -> Attempt:
+    """Take the next free attempt number of a run; safe against another group doing the same."""
+    number = max((attempt.number for attempt in read_attempts(run_url)), default=0) + 1
+    while True:
+        attempt = Attempt(number, parent, step, len(workers), stage, steps_per_epoch, time.time(), tuple(workers))
+        if storage.create_exclusive(_url(run_url, number), json.dumps(asdict(attempt)).encode()):
+            return attempt
+        number += 1
+
+
+def read_attempts(run_url: str) -> list[Attempt]:
+    """All attempts of a run in the order of their numbers; empty for a run that never started."""
+    folder = storage.join(run_url, _FOLDER)
+    names = sorted(name for name in storage.list_dir(folder) if name.endswith(".json"))
+    try:
+        records = [storage.read_json(storage.join(folder, name)) for name in names]
+        return [Attempt(**{**record, "workers": tuple(record["workers"])}) for record in records]
+    except (KeyError, TypeError, ValueError) as error:
+        raise StorageError(
+            f"an attempt record cannot be read: {error}", where=folder, remedy="choose another run.dir"
+        ) from error
+
+
+def exists(run_url: str, number: int) -> bool:
+    """Whether this process sees the record of an attempt: if not, it looks at another file system than its writer."""
+    return storage.exists(_url(run_url, number))
+
+
+def _url(run_url: str, number: int) -> str:
+    return storage.join(run_url, _FOLDER, f"{number:04d}.json")

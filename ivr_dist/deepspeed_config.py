@@ -1,0 +1,153 @@
+"""DeepSpeed's config, derived from ours: the raw `deepspeed` block is merged last and refused where it contradicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ivr_dist.config import Config
+from ivr_dist.errors import ConfigError
+
+ADAM_EPSILON = 1e-8
+
+_ABSENT: Any = object()
+
+# What the plan decides, by dotted DeepSpeed key, and the key of ours that the user should set instead; empty where the
+# method leaves no choice.
+_DECIDED = {
+    "train_batch_size": "train.global_batch",
+    "train_micro_batch_size_per_gpu": "train.max_micro_batch",
+    "gradient_accumulation_steps": "train.accumulation",
+    "gradient_clipping": "train.grad_clip",
+    "zero_optimization.stage": "zero.stage",
+    "fp16.enabled": "train.dtype",
+    "bf16.enabled": "train.dtype",
+    "bfloat16.enabled": "train.dtype",
+    "amp.enabled": "train.dtype",
+    "torch_autocast.enabled": "train.dtype",
+    "torch_autocast.dtype": "train.dtype",
+    "torch_autocast.lower_precision_safe_modules": "train.dtype",
+    "optimizer.type": "",
+    "optimizer.params.lr": "train.lr",
+    "optimizer.params.betas": "train.betas",
+    "optimizer.params.eps": "",
+    "optimizer.params.weight_decay": "train.weight_decay",
+    "scheduler": "train.schedule",
+    "gradient_allreduce_op": "",
+    "managed_gradient_accumulation": "",
+    "elasticity.enabled": "train.global_batch",
+}
+
+# DeepSpeed's own values of decided keys that the derived config leaves unsaid.
+_IMPLIED = {
+    "fp16.enabled": False,
+    "bf16.enabled": False,
+    "bfloat16.enabled": False,
+    "amp.enabled": False,
+    "torch_autocast.enabled": False,
+    "gradient_allreduce_op": "mean",
+    "managed_gradient_accumulation": True,
+    "elasticity.enabled": False,
+}
+
+
+def deepspeed_config(config: Config, *, world: int, micro_batch: int, accumulation: int) -> dict[str, Any]:
+    """Derive DeepSpeed's config.
+
+    Args:
+        config: The run's config.
+        world: Number of workers.
+        micro_batch: Most slots a rank holds in one micro-step.
+        accumulation: Micro-steps of one optimizer step.
+
+    Raises:
+        ConfigError: The raw block contradicts what the plan decides.
+    """
+    derived = _derived(config, micro_batch, accumulation)
+    decided = {**_IMPLIED, "train_batch_size": micro_batch * accumulation * world}
+    decided.update({path: _get(derived, path) for path in _DECIDED if _get(derived, path) is not _ABSENT})
+    _refuse_contradictions(config.deepspeed, decided)
+    return _merged(derived, config.deepspeed, "deepspeed")
+
+
+def _derived(config: Config, micro_batch: int, accumulation: int) -> dict[str, Any]:
+    train = config.train
+    derived: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": micro_batch,
+        "gradient_accumulation_steps": accumulation,
+        # Written even when it is 0: DeepSpeed clips at 1.0 when told nothing.
+        "gradient_clipping": train.grad_clip,
+        "zero_optimization": _zero(config.zero.stage),
+        "optimizer": {
+            "type": "AdamW",
+            "params": {
+                # PyTorch's own AdamW: DeepSpeed's fused ones are compiled at start-up, which takes minutes on a CPU.
+                "torch_adam": True,
+                "lr": train.lr,
+                "betas": list(train.betas),
+                "eps": ADAM_EPSILON,
+                "weight_decay": train.weight_decay,
+            },
+        },
+        # The loop reports progress itself.
+        "steps_per_print": 2**31 - 1,
+        "wall_clock_breakdown": False,
+    }
+    if train.dtype == "bfloat16":
+        # Autocast keeps weights and their gradients in float32, so that all stages round alike. It must be DeepSpeed's
+        # own: on CUDA it switches off one entered outside of its forward. The empty list keeps the gradients of linear
+        # layers from being reduced in bfloat16, which would depend on the number of workers.
+        derived["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
+    return derived
+
+
+def _zero(stage: int) -> dict[str, Any]:
+    if stage == 0:
+        return {"stage": 0}
+    # DeepSpeed allocates a bucket in full whatever the model's size: 64 MiB of float32 instead of its default 2 GB.
+    zero: dict[str, Any] = {"stage": stage, "reduce_bucket_size": 2**24, "allgather_bucket_size": 2**24}
+    if stage == 3:
+        # Its default keeps parameters below 100,000 elements whole on every worker, which is most of a small model.
+        zero["stage3_param_persistence_threshold"] = 1000
+    return zero
+
+
+def _get(tree: Any, path: str) -> Any:
+    for name in path.split("."):
+        if not isinstance(tree, Mapping) or name not in tree:
+            return _ABSENT
+        tree = tree[name]
+    return tree
+
+
+def _refuse_contradictions(raw: Mapping[str, Any], decided: Mapping[str, Any]) -> None:
+    for path, key in _DECIDED.items():
+        section, _, rest = path.partition(".")
+        if rest and not isinstance(raw.get(section, {}), Mapping):
+            raise _not_a_mapping(f"deepspeed.{section}", raw[section])
+        found = _get(raw, path)
+        if found is _ABSENT or found == decided.get(path, _ABSENT):
+            continue
+        planned = f"is planned as {decided[path]!r}" if path in decided else "is not used"
+        raise ConfigError(
+            f"deepspeed.{path} = {found!r} contradicts the plan, where it {planned}",
+            where=f"deepspeed.{path}",
+            remedy=f"remove it and set {key}" if key else "remove it, it cannot be changed",
+        )
+
+
+def _not_a_mapping(path: str, value: Any) -> ConfigError:
+    return ConfigError(f"{path} = {value!r} is not a mapping", where=path, remedy="give its keys one by one")
+
+
+def _merged(base: Mapping[str, Any], raw: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Deep merge: mappings are merged key by key, anything else of `raw` replaces what `base` has."""
+    merged = dict(base)
+    for name, value in raw.items():
+        if isinstance(base.get(name), Mapping):
+            if not isinstance(value, Mapping):
+                raise _not_a_mapping(f"{path}.{name}", value)
+            merged[name] = _merged(base[name], value, f"{path}.{name}")
+        else:
+            merged[name] = value
+    return merged
