@@ -1,0 +1,346 @@
+"""The command line: parses arguments, calls one function, turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ivr_dist import __version__
+from ivr_dist.errors import IvrError, UserError
+
+if TYPE_CHECKING:
+    from ivr_dist.config import Config
+    from ivr_dist.corpora.source import Source
+    from ivr_dist.data.pack import PackOptions
+
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
+
+
+def _examples(*lines: str) -> str:
+    # \b keeps the lines of a paragraph apart.
+    return "\n".join(("\b", "Example:" if len(lines) == 1 else "Examples:", *(f"  {line}" for line in lines)))
+
+
+app = typer.Typer(
+    name="ivr-dist",
+    help="Train invariant-representation fusion models with sequential variation regularization on a Ray cluster.",
+    epilog=_examples(
+        "ivr-dist synth --out data/quickstart",
+        "ivr-dist train configs/quickstart.yaml",
+        "ivr-dist train configs/quickstart.yaml train.lr=3e-4 --num-workers 4",
+        "ivr-dist plan configs/quickstart.yaml --world-sizes 1,2,8,64",
+        "ivr-dist pack corpora/mosi --card mosi_words --out s3://bucket/mosi",
+        "ivr-dist evaluate runs/quickstart/checkpoints/step-00000310.a01",
+        "ivr-dist audit runs/quickstart",
+        "ivr-dist submit configs/quickstart.yaml --address http://127.0.0.1:8265",
+    )
+    + "\n\n\b\nExit codes: 0 done, 1 failed, 2 the command or config is wrong, 130 Ctrl-C, 143 stopped.",
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file; configs/ has examples.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Config keys set here.")]
+NumWorkers = Annotated[int | None, typer.Option("--num-workers", min=0, help="Same as run.num_workers=N.")]
+AsJson = Annotated[bool, typer.Option("--json", help="End stdout with one JSON object; all else goes to stderr.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the workers' logs.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(
+    epilog=_examples(
+        "ivr-dist train configs/quickstart.yaml",
+        "ivr-dist train configs/quickstart.yaml run.dir=runs/wide model.hidden=256 --num-workers 4",
+    )
+)
+def train(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    num_workers: NumWorkers = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and print the plan.")] = False,
+    resume: Annotated[
+        str | None, typer.Option(help="auto: continue the newest complete checkpoint; never; or a checkpoint's path.")
+    ] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> int:
+    """Train and evaluate; continue a run that has begun.
+
+    Workers run on the cluster that RAY_ADDRESS names, or on this machine.
+    """
+    from ivr_dist import driver
+    from ivr_dist.config_file import load_config
+
+    settings = load_config(config, _all_overrides(overrides, num_workers, resume))
+    if dry_run:
+        return _show_plans(settings, [max(settings.run.num_workers, 1)], as_json)
+    return driver.train(settings, json_output=as_json, debug=debug)
+
+
+@app.command(epilog=_examples("ivr-dist plan configs/quickstart.yaml --world-sizes 1,2,8,64"))
+def plan(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    world_sizes: Annotated[str, typer.Option(help="Numbers of workers, separated by commas.")] = "",
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> int:
+    """Show how a run would be split over workers.
+
+    Starts nothing.
+    """
+    from ivr_dist.config_file import load_config
+
+    settings = load_config(config, overrides or ())
+    worlds = _parse_worlds(world_sizes) if world_sizes else [max(settings.run.num_workers, 1)]
+    return _show_plans(settings, worlds, as_json)
+
+
+@app.command(epilog=_examples("ivr-dist pack corpora/mosi --card mosi_words --out s3://bucket/mosi"))
+def pack(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Folder or URL with the corpus' own files.")],
+    card: Annotated[str, typer.Option(help="Name of a known corpus, or path of a card; see shards/.")],
+    out: Annotated[str, typer.Option(help="Folder or URL to pack into; each split gets a folder below it.")],
+    seed: Annotated[int, typer.Option(help="Seed of the order in the shards.")] = 0,
+    shard_samples: Annotated[int | None, typer.Option(min=1, help="Most samples of a shard; default: by size.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is packed there already.")] = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> int:
+    """Pack a corpus into shards for training."""
+    from ivr_dist.corpora import open_source
+    from ivr_dist.corpora.card import find_card
+    from ivr_dist.data.pack import PackOptions
+
+    options = PackOptions(shard_samples=shard_samples, seed=seed, overwrite=overwrite)
+    return _pack(open_source(source, find_card(card)), out, options, as_json)
+
+
+@app.command(
+    epilog=_examples("ivr-dist index s3://bucket/corpus/train s3://bucket/corpus/valid --corpus mycorpus --scale mosi")
+)
+def index(
+    splits: Annotated[list[str], typer.Argument(metavar="URL", help="Folders of tars, one for each split.")],
+    corpus: Annotated[str, typer.Option(help="Name of the corpus, in metrics and logs.")],
+    scale: Annotated[str, typer.Option(help="Metric conventions: mosi, sims, humor, emotion or none.")] = "none",
+    debug: Debug = False,
+) -> int:
+    """Index WebDataset tars made elsewhere.
+
+    The last part of each URL is the split's name: train, valid or test.
+    """
+    from typing import cast, get_args
+
+    from ivr_dist import storage
+    from ivr_dist.data.foreign import index_tars
+    from ivr_dist.data.manifest import Scale
+    from ivr_dist.progress import bars
+
+    known = get_args(Scale)
+    if scale not in known:
+        raise UserError(f"--scale {scale} is not known", remedy=f"use one of {', '.join(known)}")
+    for url in splits:
+        split = url.rstrip("/").rpartition("/")[2]
+        with bars() as progress:
+            report = partial(progress, split)
+            manifest = index_tars(url, corpus=corpus, split=split, scale=cast(Scale, scale), progress=report)
+        print(f"{storage.display(url)}: {manifest.samples} samples in {len(manifest.shards)} shards")
+    return 0
+
+
+@app.command(epilog=_examples("ivr-dist synth --out data/quickstart --samples 2000"))
+def synth(
+    out: Annotated[str, typer.Option(help="Folder or URL to pack into.")],
+    samples: Annotated[int, typer.Option(help="Samples over all splits.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Another seed makes another corpus.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is packed there already.")] = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> int:
+    """Make and pack a synthetic corpus."""
+    from ivr_dist.corpora.synth import SynthSource
+    from ivr_dist.data.pack import PackOptions
+
+    options = PackOptions(seed=seed, overwrite=overwrite)
+    return _pack(SynthSource(samples, seed), out, options, as_json, show_gaps=False)
+
+
+@app.command(
+    epilog=_examples(
+        "ivr-dist evaluate runs/quickstart/checkpoints/step-00000310.a01",
+        "ivr-dist evaluate CHECKPOINT --shards s3://bucket/sims/test --json",
+    )
+)
+def evaluate(
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Path or URL of a checkpoint.")],
+    shards: Annotated[str | None, typer.Option(help="Packed split to score; default: the run's own split.")] = None,
+    split: Annotated[str, typer.Option(help="Which of the run's splits: train, valid, test.")] = "test",
+    num_workers: NumWorkers = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> int:
+    """Score a checkpoint on a split, each sample once."""
+    from ivr_dist import driver
+
+    return driver.evaluate(checkpoint, shards=shards, split=split, num_workers=num_workers, json_output=as_json)
+
+
+@app.command(epilog=_examples("ivr-dist audit runs/quickstart"))
+def audit(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's directory or URL.")],
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> int:
+    """Prove that each sample counted exactly once.
+
+    Reads the run's own ledger, over all attempts; the exit code is 1 if a sample is missing or counted twice.
+    """
+    from ivr_dist import storage
+    from ivr_dist.audit import audit as audit_run
+    from ivr_dist.report import print_table
+
+    report = audit_run(storage.absolute(run))
+    if as_json:
+        print(json.dumps(report.to_json()))
+    else:
+        print_table(("epoch", "steps", "seen", "missing", "twice", "unknown", "verdict"), report.rows(), sys.stdout)
+        lost = f"; {len(report.lost_steps)} steps have no complete record" if report.lost_steps else ""
+        verdict = "each sample counted exactly once" if report.ok else "NOT exactly once"
+        print(f"{verdict}: {report.samples} samples, {report.attempts} attempts{lost}")
+    return 0 if report.ok else EXIT_FAILED
+
+
+@app.command(
+    epilog=_examples("ivr-dist submit configs/quickstart.yaml --address http://head:8265 run.dir=s3://bucket/runs/1")
+)
+def submit(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    address: Annotated[
+        str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="The cluster's Jobs API.")
+    ] = "http://127.0.0.1:8265",
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Return once the job is accepted.")] = False,
+    debug: Debug = False,
+) -> int:
+    """Train as a job on a Ray cluster.
+
+    Shows the job's output and returns its exit code; Ctrl-C stops the job.
+    """
+    from ivr_dist.submit import submit as submit_job
+
+    return submit_job(config, overrides or (), address=address, wait=not no_wait)
+
+
+def _pack(source: Source, out: str, options: PackOptions, as_json: bool, *, show_gaps: bool = True) -> int:
+    from dataclasses import asdict
+
+    from ivr_dist.data.pack import pack as pack_source
+    from ivr_dist.progress import bars
+    from ivr_dist.report import print_table
+    from ivr_dist.units import format_bytes
+
+    with bars() as progress:
+        summary = pack_source(source, out, options, progress)
+    if as_json:
+        print(json.dumps(asdict(summary)))
+        return 0
+    rows = [(s.split, str(s.samples), str(s.shards), format_bytes(s.bytes), s.status, s.url) for s in summary.splits]
+    print_table((summary.corpus, "samples", "shards", "size", "", "place"), rows, sys.stdout)
+    if show_gaps:
+        for split in summary.splits:
+            print("".join(f"{split.split}: {warning}\n" for warning in split.warnings), end="", file=sys.stderr)
+    return 0
+
+
+def _all_overrides(overrides: Sequence[str] | None, num_workers: int | None, resume: str | None) -> list[str]:
+    options = {"run.num_workers": num_workers, "run.resume": resume}
+    return [*(overrides or ()), *(f"{key}={value}" for key, value in options.items() if value is not None)]
+
+
+def _parse_worlds(text: str) -> list[int]:
+    try:
+        worlds = [int(part) for part in text.split(",")]
+    except ValueError:
+        worlds = [0]
+    if min(worlds) < 1:
+        raise UserError(f"--world-sizes {text} is not a list of worker numbers", remedy="write it like 1,2,8")
+    return worlds
+
+
+def _show_plans(config: Config, worlds: Sequence[int], as_json: bool) -> int:
+    """Print one column a world size."""
+    from dataclasses import asdict
+
+    from ivr_dist.driver import preflight
+    from ivr_dist.plan import describe, make_plan
+    from ivr_dist.report import print_rows, print_table
+
+    first, manifests = preflight(config, worlds[0])
+    plans = [first, *(make_plan(config, manifests["train"].samples, world) for world in worlds[1:])]
+    if as_json:
+        print(json.dumps([asdict(made) for made in plans]))
+        return 0
+    columns = [describe(made, config, None) for made in plans]
+    if len(plans) == 1:
+        print_rows(columns[0], sys.stdout)
+    else:
+        lines = [(rows[0][0], *(value for _, value in rows)) for rows in zip(*columns, strict=True)]
+        print_table(lines[0], lines[1:], sys.stdout)
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: What comes after the program's name; `sys.argv[1:]` by default.
+
+    Returns:
+        The exit code: 0, 1 failed, 2 the user's mistake, 130 Ctrl-C.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        return int(app(given, prog_name="ivr-dist", standalone_mode=False) or 0)
+    except typer.TyperException as error:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "ivr-dist"
+        return _fail(UserError(error.format_message().rstrip("."), remedy=f"see {command} --help"), error.exit_code)
+    except IvrError as error:
+        if "--debug" in given:
+            traceback.print_exc()
+        return _fail(error, error.exit_code)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        if "--debug" in given:
+            traceback.print_exc()
+            return EXIT_FAILED
+        text = f"internal error: {type(error).__name__}: {error}"
+        return _fail(IvrError(text, remedy="run again with --debug for the traceback"), EXIT_FAILED)
+
+
+def _fail(error: IvrError, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return code

@@ -1,0 +1,180 @@
+"""Ray: find or start a cluster, run the worker group on it, and end everything that was started here."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ivr_dist import device, storage
+from ivr_dist.attempts import read_attempts
+from ivr_dist.config import Config
+from ivr_dist.config_file import to_dict
+from ivr_dist.console import LocalConsole
+from ivr_dist.environment import storage_variables
+from ivr_dist.errors import IvrError, UserError, WorkerError
+
+_POLL_S = 0.1
+
+# Ray reads these when its processes start. A dead worker or host is noticed in about a second instead of many.
+_FAST_FAILURE_DETECTION = {
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "1500",
+    "RAY_health_check_failure_threshold": "3",
+}
+_TRAIN_SETTINGS = {
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+}
+
+
+def run_on_ray(config: Config, console: LocalConsole, debug: bool) -> None:
+    """Run the workers to their end, on the cluster that `RAY_ADDRESS` names or on one started here.
+
+    Args:
+        config: The run's config.
+        console: Prints the workers' events; its `stop` asks them to end after a checkpoint.
+        debug: Let Ray print worker logs and failure details.
+
+    Raises:
+        IvrError: The error that ended the run.
+    """
+    os.environ.update({name: os.environ.get(name, value) for name, value in _TRAIN_SETTINGS.items()})
+    with _connected(config, debug):
+        import ray
+
+        from ivr_dist import channel
+
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        use_gpu = device.cluster_has_gpus(resources)
+        _check_resources(config, resources, "GPU" if use_gpu else "CPU")
+        handle = channel.create()
+        outcome = _Outcome()
+        thread = threading.Thread(
+            target=_fit, args=(config, handle, use_gpu, debug, outcome), name="ivr-fit", daemon=True
+        )
+        thread.start()
+        while thread.is_alive():
+            time.sleep(_POLL_S)
+            events, fatal = ray.get(handle.pull.remote(console.stop.is_set()))
+            for event in events:
+                console.emit(event)
+            if fatal is not None:
+                raise fatal
+        events, fatal = ray.get(handle.pull.remote(False))
+        for event in events:
+            console.emit(event)
+        if fatal is not None or outcome.error is not None:
+            raise fatal or _explain(outcome.error)
+
+
+class _Outcome:
+    error: BaseException | None = None
+
+
+def _fit(config: Config, handle: Any, use_gpu: bool, debug: bool, outcome: _Outcome) -> None:
+    """Run Ray Train; on a thread of its own, because `fit` on the main thread swallows Ctrl-C."""
+    try:
+        # The V2 classes by their own names: ray.train exports them or V1's, as the environment says.
+        from ray.train.torch import TorchConfig
+        from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+        from ray.train.v2.torch.torch_trainer import TorchTrainer
+
+        from ivr_dist.worker import ray_entry
+
+        workers = config.run.num_workers
+        TorchTrainer(
+            ray_entry,
+            train_loop_config={
+                "config": to_dict(config),
+                "channel": handle,
+                "attempts_before": len(read_attempts(storage.absolute(config.run.dir))),
+            },
+            torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=workers, use_gpu=use_gpu, resources_per_worker=_resources(use_gpu)
+            ),
+            run_config=RunConfig(
+                name=f"ray-{int(time.time())}",
+                storage_path=storage.join(storage.absolute(config.run.dir), "ray"),
+                failure_config=FailureConfig(max_failures=config.run.max_failures, controller_failure_limit=2),
+                logging_config=LoggingConfig(log_level="INFO" if debug else "ERROR"),
+            ),
+        ).fit()
+    except BaseException as error:  # the main thread raises it
+        outcome.error = error
+
+
+def _resources(use_gpu: bool) -> dict[str, float]:
+    return {"CPU": 1, "GPU": 1} if use_gpu else {"CPU": 1}
+
+
+def _check_resources(config: Config, resources: dict[str, float], kind: str) -> None:
+    have = int(resources.get(kind, 0))
+    if have < config.run.num_workers:
+        raise UserError(
+            f"run.num_workers={config.run.num_workers} needs as many {kind}s, and the Ray cluster has {have}",
+            remedy=f"use --num-workers {have}" if have else f"add nodes with {kind}s to the cluster",
+        )
+
+
+@contextmanager
+def _connected(config: Config, debug: bool) -> Iterator[None]:
+    address = os.environ.get("RAY_ADDRESS", "")
+    scratch = ""
+    options: dict[str, Any] = {"log_to_driver": debug, "logging_level": "INFO" if debug else "ERROR"}
+    if address:
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
+            options["runtime_env"] = {"env_vars": storage_variables(os.environ)}
+    else:
+        # A cluster of our own: its sockets in a folder of its own, and a token only this run knows.
+        scratch = tempfile.mkdtemp(prefix="ivr-ray-")
+        os.environ.update(_FAST_FAILURE_DETECTION)
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(16), RAY_USAGE_STATS_ENABLED="0")
+        address = "local"
+        options.update(
+            num_cpus=max(config.run.num_workers, os.cpu_count() or 1),
+            include_dashboard=False,
+            object_store_memory=100 * 1024**2,
+            _temp_dir=scratch,
+        )
+    import ray
+
+    try:
+        ray.init(address=address, **options)
+    except Exception as error:  # ray.init raises them bare when a process of the cluster does not come up in time
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise UserError(
+            f"no Ray cluster could be reached or started: {str(error).splitlines()[0]}",
+            where=f"RAY_ADDRESS={address}",
+            remedy="check the address, or unset RAY_ADDRESS to use this machine alone",
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        if scratch:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _explain(error: BaseException | None) -> IvrError:
+    """The cause behind Ray's wrapping, as one line."""
+    failures = getattr(error, "worker_failures", None) or {}
+    causes = [getattr(failure, "cause", failure) for failure in failures.values()] or [error]
+    for cause in causes:
+        if isinstance(cause, IvrError):
+            return cause
+    text = str(causes[0]).strip().splitlines()
+    return WorkerError(
+        f"the workers failed for good: {text[-1] if text else type(causes[0]).__name__}",
+        remedy="the same command continues from the last checkpoint; --debug shows the workers' logs",
+    )

@@ -1,0 +1,83 @@
+"""What a run says while it goes, and the wish to stop it.
+
+The loop emits events, small JSON-able dicts with a `kind`; here they become lines. In this process they are printed at
+once; from a Ray worker they travel through `channel` to the driver, which prints them with the same function.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import Any, Protocol, TextIO
+
+from ivr_dist.units import format_duration
+
+Event = dict[str, Any]
+
+
+class Console(Protocol):
+    """Where the loop's events go, and where its stop request comes from."""
+
+    def emit(self, event: Event) -> None:
+        """Pass one event on; never blocks for long."""
+
+    def stop_requested(self) -> bool:
+        """Whether the user wants the run to end after a checkpoint."""
+
+
+class LocalConsole:
+    """Prints events in this process."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream
+        self.stop = threading.Event()
+
+    def emit(self, event: Event) -> None:
+        """Print the event's line, if it has one."""
+        line = render(event)
+        if line is not None:
+            print(line, file=self._stream or sys.stdout, flush=True)
+
+    def stop_requested(self) -> bool:
+        """Whether `stop` was set, by a signal handler or a test."""
+        return self.stop.is_set()
+
+
+def render(event: Event) -> str | None:
+    """The line of one event; None for events that only machines read."""
+    kind = event["kind"]
+    if kind == "progress":
+        return _progress(event)
+    if kind == "evaluation":
+        metrics = "  ".join(f"{name} {_number(value)}" for name, value in _shortened(event["metrics"]).items())
+        return (
+            f"evaluated {event['split']} at step {event['step']}: {metrics}{'  (best so far)' if event['best'] else ''}"
+        )
+    if kind == "checkpoint":
+        return f"saved checkpoint {event['name']} ({event['seconds']:.1f} s)"
+    if kind == "start":
+        where = f"from step {event['step']}" if event["step"] else "from scratch"
+        return (
+            f"attempt {event['attempt']}: {event['world']} workers, ZeRO {event['stage']}, "
+            f"{event['parameters']:,} parameters, training {where} to step {event['total_steps']}"
+        )
+    return str(event["text"]) if kind == "note" else None
+
+
+def _shortened(metrics: dict[str, float | None]) -> dict[str, float | None]:
+    """Without the corpus in each name, where there is one corpus only."""
+    corpora = {name.partition("/")[0] for name in metrics}
+    return {name.partition("/")[2] if len(corpora) == 1 else name: value for name, value in metrics.items()}
+
+
+def _progress(event: Event) -> str:
+    width = len(str(event["total_steps"]))
+    return (
+        f"step {event['step']:>{width}}/{event['total_steps']}  epoch {event['epoch']:.2f}  loss {event['loss']:.4f}  "
+        f"lr {event['lr']:.2e}  {event['samples_per_s']:,.0f} samples/s  data wait {event['wait_share']:.0%}  "
+        f"{format_duration(event['left_s'])} left"
+    )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

@@ -1,0 +1,76 @@
+"""The tables that commands print."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, TextIO
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from ivr_dist import storage
+
+
+def print_rows(rows: Iterable[tuple[str, str]], stream: TextIO) -> None:
+    """Two columns: a label and its value. Values are not wrapped, so that a command can be copied."""
+    rows = list(rows)
+    width = max(len(label) for label, _ in rows)
+    for label, value in rows:
+        print(f"{label:<{width}}  {value}", file=stream)
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], stream: TextIO) -> None:
+    """A table whose first column is text and whose other columns are numbers."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for number, name in enumerate(header):
+        table.add_column(name, justify="right" if number else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    # As wide as it needs: a terminal wraps a long row, but an ellipsis would hide what it says.
+    Console(file=stream, highlight=False, width=240).print(table)
+
+
+def print_metrics(metrics: dict[str, dict[str, float | None]], stream: TextIO) -> None:
+    """One row a metric, one column a split."""
+    names = list(dict.fromkeys(name for values in metrics.values() for name in values))
+    rows = [(name, *(_cell(values.get(name)) for values in metrics.values())) for name in names]
+    print_table(("metric", *metrics), rows, stream)
+
+
+def print_result(result: dict[str, Any], stream: TextIO) -> None:
+    """What a finished run achieved, and what can be done with it."""
+    if result["metrics"]:
+        print_metrics(result["metrics"], stream)
+    ended = " (stopped early: patience)" if result["status"] == "early" else ""
+    run, checkpoint = _shown(result["run"]), _shown(result["checkpoint"])
+    rows = [
+        ("steps", f"{result['steps']}{ended}"),
+        ("attempts", str(result["attempts"])),
+        ("checkpoint", checkpoint),
+        ("watch it", f"{_command('tensorboard')} --logdir {shlex.quote(storage.join(run, 'tensorboard'))}"),
+        ("prove it", f"{_command('ivr-dist')} audit {shlex.quote(run)}"),
+    ]
+    if "test" in result["metrics"]:
+        rows.append(("score it again", f"{_command('ivr-dist')} evaluate {shlex.quote(checkpoint)}"))
+    print_rows(rows, stream)
+
+
+def _shown(url: str) -> str:
+    """A local place below the working directory as the user would type it."""
+    here = os.getcwd() + os.sep
+    return url.removeprefix(here) if storage.is_local(url) else url
+
+
+def _command(name: str) -> str:
+    """A program of this environment, with its path where the shell would not find it."""
+    own = os.path.join(os.path.dirname(sys.executable), name)
+    return name if shutil.which(name) == own or not os.path.exists(own) else _shown(own)
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
