@@ -1,0 +1,193 @@
+"""The run is the same on any number of workers and at any ZeRO stage, and it survives being cut into pieces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ivr_dist.audit import audit
+from ivr_dist.checkpoint import store
+from ivr_dist.config import Config
+from ivr_dist.config_file import load_config
+from ivr_dist.console import Event
+from ivr_dist.corpora.synth import SynthSource
+from ivr_dist.data.pack import pack
+from ivr_dist.driver import loss_curve
+from ivr_dist.errors import CheckpointMismatchError
+from tests.ranks import run_ranks
+
+pytestmark = pytest.mark.distributed
+
+STAGES = (0, 1, 2, 3)
+
+
+class Recorder:
+    """A console that keeps events, and asks to stop after a given number of steps."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.events: list[Event] = []
+        self._stop_after = stop_after
+
+    def emit(self, event: Event) -> None:
+        self.events.append(event)
+
+    def stop_requested(self) -> bool:
+        done = max((event["step"] for event in self.events if event["kind"] == "progress"), default=0)
+        return self._stop_after is not None and done >= self._stop_after
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """234 training samples: 7 full batches of 32 and a short one an epoch."""
+    place = str(tmp_path_factory.mktemp("corpus"))
+    pack(SynthSource(samples=334, seed=1), place)
+    return place
+
+
+def config(corpus: str, run: Path, *overrides: str) -> Config:
+    """A small run of 20 steps, two and a half epochs, with every loss term on."""
+    return load_config(
+        None,
+        [
+            f"data.train={corpus}/train",
+            f"data.valid={corpus}/valid",
+            f"data.test={corpus}/test",
+            f"run.dir={run}",
+            "data.shuffle_delay=50",
+            "model.hidden=16",
+            "model.dropout=0",
+            "train.global_batch=32",
+            "loss.consistency.group=16",
+            "train.max_steps=20",
+            "train.lr=3e-3",
+            "train.eval_every=10steps",
+            "checkpoint.every=5steps",
+            "log.console_s=0",
+            *overrides,
+        ],
+    )
+
+
+def train(rank: int, world: int, cases: list[tuple[Config, int | None]]) -> None:
+    """Each case as one attempt: a config, and the step after which it is interrupted."""
+    from ivr_dist import worker
+    from ivr_dist.attempts import read_attempts
+
+    for settings, stop_after in cases:
+        worker.train(settings, Recorder(stop_after), rank, len(read_attempts(settings.run.dir)))
+
+
+def test_loss_curve_is_the_same_on_1_and_2_workers_at_every_stage(corpus: str, tmp_path: Path) -> None:
+    """Promise 1, with accumulation besides; the last step of each epoch is short."""
+    variants = [f"zero.stage={stage}" for stage in STAGES] + ["train.accumulation=2"]
+    curves = {}
+    for world in (1, 2):
+        cases = [config(corpus, tmp_path / f"{world}-{variant}", variant) for variant in variants]
+        run_ranks(train, world, [(case, None) for case in cases])
+        curves |= {(world, variant): loss_curve(case.run.dir) for variant, case in zip(variants, cases, strict=True)}
+    reference = curves[1, "zero.stage=0"]
+    assert [step for step, _ in reference] == list(range(1, 21))
+    assert reference[-1][1] < 0.9 * reference[0][1], "nothing was learnt, so nothing was compared"
+    for case, curve in curves.items():
+        for (step, expected), (other, value) in zip(reference, curve, strict=True):
+            assert step == other
+            assert abs(value - expected) <= 1e-6 * abs(expected), f"{case} differs at step {step}"
+
+
+def test_interrupted_runs_continue_bitwise_and_see_each_sample_once(corpus: str, tmp_path: Path) -> None:
+    """Three pieces of one run, with dropout, against the run in one piece."""
+    variants = ("zero.stage=0", "zero.stage=2", "zero.stage=3")
+    cases: list[tuple[Config, int | None]] = []
+    for variant in variants:
+        whole = config(corpus, tmp_path / f"whole-{variant}", variant, "model.dropout=0.2")
+        pieces = config(corpus, tmp_path / f"pieces-{variant}", variant, "model.dropout=0.2")
+        cases += [(whole, None), (pieces, 7), (pieces, 13), (pieces, None)]
+    run_ranks(train, 2, cases)
+    for (whole, _), (pieces, _) in zip(cases[::4], cases[1::4], strict=True):
+        assert loss_curve(pieces.run.dir) == loss_curve(whole.run.dir)
+        report = audit(pieces.run.dir)
+        assert report.ok
+        assert report.attempts == 3
+        assert [epoch.complete for epoch in report.epochs] == [True, True, False]
+
+
+def test_a_lost_tail_is_trained_again_and_counted_once(corpus: str, tmp_path: Path) -> None:
+    """What a fault leaves: steps in the ledger after the newest checkpoint, and a checkpoint that is not complete."""
+    settings = config(corpus, tmp_path / "run", "checkpoint.keep_last=10")
+    run_ranks(train, 2, [(settings, 12)])
+    newest = store.names(settings.run.dir)[0]
+    assert newest.step == 12
+    (Path(newest.url(settings.run.dir)) / "part-00001.json").unlink()
+    run_ranks(train, 2, [(settings, None)])
+    report = audit(settings.run.dir)
+    assert report.ok
+    assert report.lost_steps == []
+    assert [step for step, _ in loss_curve(settings.run.dir)] == list(range(1, 21))
+
+
+def refuse(rank: int, world: int, cases: list[tuple[Config, str]]) -> None:
+    from ivr_dist import worker
+
+    for settings, message in cases:
+        with pytest.raises(CheckpointMismatchError if rank == 0 else Exception, match=message):
+            worker.train(settings, Recorder(), rank, 9)
+
+
+def test_checkpoints_of_another_run_are_refused(corpus: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run_ranks(train, 2, [(config(corpus, run), 5)])
+    faults = {
+        "model.hidden=32": "model.hidden is 16 there and 32 here",
+        "zero.stage=3": "zero.stage=1, this run has zero.stage=3",
+        "run.seed=5": "seed 0, this run has 5",
+    }
+    run_ranks(refuse, 2, [(config(corpus, run, override), message) for override, message in faults.items()])
+
+
+def test_patience_ends_training_and_the_best_checkpoint_is_scored(corpus: str, tmp_path: Path) -> None:
+    """With a learning rate of nothing no evaluation improves on the first."""
+    from ivr_dist import storage
+
+    settings = config(corpus, tmp_path / "run", "train.lr=1e-12", "train.eval_every=2steps", "train.patience=2")
+    run_ranks(train, 1, [(settings, None)])
+    result = storage.read_json(str(tmp_path / "run" / "result.json"))
+    assert result["status"] == "early"
+    assert result["steps"] < 20
+    assert result["metrics"].keys() == {"valid", "test"}
+    assert store.verify(result["checkpoint"])["counters"]["best_checkpoint"] in result["checkpoint"]
+
+
+def test_a_run_that_died_before_its_result_concludes_when_started_again(corpus: str, tmp_path: Path) -> None:
+    from ivr_dist import storage
+
+    settings = config(corpus, tmp_path / "run", "train.select=last")
+    result = str(tmp_path / "run" / "result.json")
+    run_ranks(train, 1, [(settings, None)])
+    first = storage.read_json(result)
+    storage.delete_tree(result)
+    run_ranks(train, 1, [(settings, None)])
+    again = storage.read_json(result)
+    assert (again["checkpoint"], again["metrics"]) == (first["checkpoint"], first["metrics"])
+
+
+def test_a_run_from_the_checkpoint_of_another_compares_with_itself(corpus: str, tmp_path: Path) -> None:
+    """The new run learns nothing, so it never beats what the other run had."""
+    from ivr_dist import storage
+
+    other = config(corpus, tmp_path / "other")
+    run_ranks(train, 1, [(other, 12)])
+    start = store.names(other.run.dir)[0].url(other.run.dir)
+    settings = config(corpus, tmp_path / "run", "train.lr=1e-12", f"run.resume={start}")
+    run_ranks(train, 1, [(settings, None)])
+    result = storage.read_json(str(tmp_path / "run" / "result.json"))
+    assert result["steps"] == 20
+    assert result["checkpoint"].startswith(str(tmp_path / "run"))
+    assert [step for step, _ in loss_curve(settings.run.dir)] == list(range(13, 21))
+
+
+def test_a_run_that_trains_again_has_no_result_until_it_ends(corpus: str, tmp_path: Path) -> None:
+    settings = config(corpus, tmp_path / "run")
+    anew = config(corpus, tmp_path / "run", "run.resume=never")
+    run_ranks(train, 1, [(settings, None), (anew, 5)])
+    assert not (tmp_path / "run" / "result.json").exists()

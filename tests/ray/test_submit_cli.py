@@ -1,0 +1,218 @@
+"""`ivr-dist submit` and `ray job submit` against a real cluster, started and ended by launch/local_cluster.sh."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.ray
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "launch" / "local_cluster.sh"
+SECRET = "c2f3-secret-of-the-test"
+
+# Stands in for the training program: the tests are about what happens around it.
+PROGRAM = """
+import os, signal, sys, time
+print("arguments:", *sys.argv[1:], flush=True)
+print("folder:", os.getcwd(), flush=True)
+print("credentials:", len(os.environ["AWS_SECRET_ACCESS_KEY"]), flush=True)
+def end(*_):
+    time.sleep(4)  # longer than the 3 s that Ray grants by itself
+    print("checkpoint written", flush=True)
+    sys.exit(143)
+if "run.seed=1" in sys.argv:
+    signal.signal(signal.SIGTERM, end)
+if "run.seed=0" not in sys.argv:
+    print("waiting", flush=True)
+    time.sleep(120)
+sys.exit(7)
+"""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    url: str
+    state: Path
+    environment: dict[str, str]
+
+    def script(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["bash", str(SCRIPT), *arguments]
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
+
+
+def free_ports() -> tuple[int, int]:
+    """A port for Ray whose next one is free too, and one for the dashboard."""
+    while True:
+        ray_port, dashboard_port = random.sample(range(21000, 29000), 2)
+        wanted = {ray_port, ray_port + 1, dashboard_port}
+        with suppress(OSError):
+            for port in wanted:
+                with closing(socket.socket()) as probe:
+                    probe.bind(("0.0.0.0", port))
+            if len(wanted) == 3:
+                return ray_port, dashboard_port
+
+
+@contextmanager
+def local_cluster(*options: str) -> Iterator[Cluster]:
+    ray_port, dashboard_port = free_ports()
+    state = Path(f"/tmp/ivr-test-{os.getpid()}-{ray_port}")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {
+        "RAY_PORT": str(ray_port),
+        "DASHBOARD_PORT": str(dashboard_port),
+        "CLUSTER_DIR": str(state),
+        "VENV": sys.prefix,
+        "AWS_SECRET_ACCESS_KEY": "the cluster's own",
+    }
+    cluster = Cluster(f"http://127.0.0.1:{dashboard_port}", state, environment)
+    try:
+        started = cluster.script("up", *options)
+        assert started.returncode == 0, started.stderr
+        yield cluster
+    finally:
+        ended = cluster.script("down")
+        left = processes_of(state)
+        shutil.rmtree(state, ignore_errors=True)
+    assert ended.stdout.strip() == "Ray is down"
+    assert left == []
+
+
+def processes_of(state: Path) -> list[str]:
+    """Command lines of processes that belong to a cluster's folder."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            command = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if str(state) in command:
+                found.append(command)
+    return found
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with local_cluster() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout whose training program is `PROGRAM`."""
+    root = tmp_path_factory.mktemp("checkout")
+    shutil.copytree(ROOT / "ivr_dist", root / "ivr_dist", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / ".rayignore", root)
+    (root / "ivr_dist" / "__main__.py").write_text(PROGRAM)
+    (root / "configs").mkdir()
+    (root / "configs" / "run.yaml").write_text("data: {train: data/train, valid: data/valid}\n")
+    return root
+
+
+def start_submit(cluster: Cluster, checkout: Path, *arguments: str) -> subprocess.Popen[str]:
+    code = "import sys; from ivr_dist.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "submit", "configs/run.yaml", "--address", cluster.url, *arguments]
+    environment = {**cluster.environment, "AWS_SECRET_ACCESS_KEY": SECRET}
+    return subprocess.Popen(
+        command, cwd=checkout, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def read_until(process: subprocess.Popen[str], text: str) -> str:
+    assert process.stdout is not None
+    read = ""
+    for line in process.stdout:
+        read += line
+        if text in line:
+            return read
+    raise AssertionError(f"{text!r} never came: {read}")
+
+
+def test_the_jobs_own_exit_code_and_output_come_back(cluster: Cluster, checkout: Path) -> None:
+    process = start_submit(cluster, checkout, "run.seed=0")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 7, err
+    assert err == ""
+    expected = f"train configs/run.yaml run.seed=0 run.dir={checkout}/runs/default data.train={checkout}/data/train"
+    assert f"arguments: {expected}" in out
+    assert f"folder: {checkout}" not in out, "the job must run in the uploaded copy"
+    assert f"credentials: {len(SECRET)}" in out
+    assert SECRET not in out
+    logs = [path for path in cluster.state.rglob("*") if path.is_file() and path.suffix in (".log", ".out", ".err")]
+    assert logs
+    assert [path for path in logs if SECRET in path.read_text(errors="replace")] == []
+
+
+def test_ctrl_c_stops_the_job_and_lets_it_end(cluster: Cluster, checkout: Path) -> None:
+    process = start_submit(cluster, checkout, "run.seed=1")
+    read_until(process, "waiting")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "checkpoint written" in out
+    assert "Traceback" not in err
+
+
+def test_a_job_stopped_by_someone_else_is_no_success(cluster: Cluster, checkout: Path) -> None:
+    process = start_submit(cluster, checkout, "run.seed=2")
+    job = read_until(process, "waiting").split()[1]
+    stop = [f"{sys.prefix}/bin/ray", "job", "stop", "--no-wait", "--address", cluster.url, job]
+    subprocess.run(stop, env=cluster.environment, check=True, capture_output=True)
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+
+
+def test_no_wait_returns_once_the_job_is_accepted(cluster: Cluster, checkout: Path) -> None:
+    process = start_submit(cluster, checkout, "--no-wait", "run.seed=0")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert out.startswith("submitted raysubmit_")
+    assert "arguments:" not in out
+
+
+def test_ray_job_submit_as_typed_runs_the_project(cluster: Cluster, tmp_path: Path) -> None:
+    command = [f"{sys.prefix}/bin/ray", "job", "submit", "--address", cluster.url, "--"]
+    command += ["python", "-m", "ivr_dist", "train", "configs/no-such-file.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, env=cluster.environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "error: no such config file (configs/no-such-file.yaml)" in done.stdout
+    assert "exit code 2" in done.stdout + done.stderr
+
+
+def test_a_second_cluster_is_refused_and_the_first_stays(cluster: Cluster) -> None:
+    again = cluster.script("up")
+    assert again.returncode == 1
+    assert again.stderr.startswith("error: a cluster is up already")
+    assert cluster.script("status").stdout.startswith("up: ")
+
+
+def test_a_cluster_with_a_token_refuses_without_it(checkout: Path) -> None:
+    with local_cluster("--token") as guarded:
+        process = start_submit(guarded, checkout)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 2
+        assert err.startswith("error: the cluster refused the request") and "RAY_AUTH_MODE=token" in err
+        assert len(err.splitlines()) == 1
+        guarded.environment.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(guarded.state / "token"))
+        process = start_submit(guarded, checkout, "--no-wait", "run.seed=0")
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        assert "submitted raysubmit_" in out
+
+
+def test_no_cluster_is_one_line(checkout: Path, cluster: Cluster) -> None:
+    nowhere = Cluster("http://127.0.0.1:1", cluster.state, cluster.environment)
+    process = start_submit(nowhere, checkout)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert err.startswith("error: no Ray cluster answers (http://127.0.0.1:1)")

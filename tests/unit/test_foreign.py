@@ -1,0 +1,229 @@
+"""Tars that WebDataset wrote, indexed in place and read back."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import webdataset
+
+from ivr_dist.data.foreign import index_tars
+from ivr_dist.data.manifest import Manifest
+from ivr_dist.data.reader import ShardReader
+from ivr_dist.errors import CorruptDataError, DataError, IvrError
+
+Sample = dict[str, Any]
+
+
+def corpus(count: int = 23) -> list[Sample]:
+    """Samples as WebDataset takes them: some without vision, one without a label."""
+    random = np.random.default_rng(1)
+    samples: list[Sample] = []
+    for number in range(count):
+        about = {"id": f"clip {number}", "labels": {"sentiment": None if number == 3 else number / 4 - 2}}
+        sample: Sample = {"__key__": f"clip{number:04d}", "json": about}
+        sample["text.npy"] = random.integers(0, 999, number % 5).astype(np.int32)
+        sample["audio.npy"] = random.normal(2, 3, (number % 7 + 1, 74)).astype(np.float32)
+        if number % 3:
+            sample["vision.npy"] = random.normal(size=(number % 4, 35)).astype(np.float16)
+        samples.append(sample)
+    return samples
+
+
+def write(place: Path, samples: list[Sample], shards: int = 3) -> Path:
+    place.mkdir(exist_ok=True)
+    for shard in range(shards):
+        with webdataset.TarWriter(str(place / f"part-{shard}.tar")) as writer:
+            for sample in samples[shard::shards]:
+                writer.write(sample)
+    return place
+
+
+def written(samples: list[Sample], shards: int = 3) -> list[Sample]:
+    """In the order in which they stand in the tars."""
+    return [sample for shard in range(shards) for sample in samples[shard::shards]]
+
+
+def index(place: Path, split: str = "train") -> Manifest:
+    return index_tars(str(place), corpus="clips", split=split, scale="mosi")
+
+
+def failure(place: Path, kind: type[IvrError] = DataError) -> str:
+    with pytest.raises(kind) as caught:
+        index(place)
+    assert caught.value.where
+    assert caught.value.remedy
+    assert "\n" not in str(caught.value)
+    assert not (place / "manifest.json").exists()
+    return str(caught.value)
+
+
+def check(place: Path, manifest: Manifest, samples: list[Sample]) -> None:
+    reader = ShardReader(str(place), manifest, 0)
+    try:
+        found = reader.read(np.arange(manifest.samples))
+    finally:
+        reader.close()
+    for raw, sample in zip(found, samples, strict=True):
+        assert raw.key == sample["__key__"]
+        assert raw.id == sample["json"]["id"]
+        assert raw.labels == sample["json"]["labels"]
+        assert {f"{name}.npy" for name in raw.arrays} == {name for name in sample if name.endswith(".npy")}
+        for name, array in raw.arrays.items():
+            assert array.dtype == sample[f"{name}.npy"].dtype
+            np.testing.assert_array_equal(array, sample[f"{name}.npy"])
+
+
+def test_what_webdataset_wrote_is_read_back(tmp_path: Path) -> None:
+    place = write(tmp_path / "train", corpus())
+    before = {path.name: path.read_bytes() for path in place.iterdir()}
+    manifest = index(place)
+    assert manifest == Manifest.load(str(place))
+    manifest.check_shards(str(place))
+    check(place, manifest, written(corpus()))
+    # In place: the tars stay as they were.
+    assert {name: (place / name).read_bytes() for name in before} == before
+    assert len(list(place.iterdir())) == 3 + 3 + 1
+
+
+@pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_other_kinds_of_tar(tmp_path: Path, kind: int) -> None:
+    samples = [{**sample, "__key__": "deep/" * 30 + sample["__key__"]} for sample in corpus(4)]
+    with tarfile.open(tmp_path / "a.tar", "w", format=kind) as archive:
+        for sample in samples:
+            for name, value in sample.items():
+                if not name.startswith("__"):
+                    add(
+                        archive,
+                        f"{sample['__key__']}.{name}",
+                        webdataset.writer.default_handlers[name.split(".")[-1]](value),
+                    )
+    check(tmp_path, index(tmp_path), samples)
+
+
+def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    archive.addfile(info, io.BytesIO(content))
+
+
+def test_the_manifest_says_what_is_there(tmp_path: Path) -> None:
+    manifest = index(write(tmp_path / "train", corpus()))
+    assert (manifest.corpus, manifest.split, manifest.samples) == ("clips", "train", 23)
+    assert [shard.samples for shard in manifest.shards] == [8, 8, 7]
+    assert list(manifest.features) == ["text", "audio", "vision"]
+    layouts = {name: (spec.kind, spec.dim, spec.dtype) for name, spec in manifest.features.items()}
+    assert layouts == {
+        "text": ("tokens", 1, "int32"),
+        "audio": ("features", 74, "float32"),
+        "vision": ("features", 35, "float16"),
+    }
+    assert {name: (task.type, task.scale) for name, task in manifest.tasks.items()} == {
+        "sentiment": ("regression", "mosi")
+    }
+
+
+def test_statistics_of_train_are_those_of_all_steps(tmp_path: Path) -> None:
+    statistics = index(write(tmp_path / "train", corpus())).statistics
+    assert statistics.keys() == {"audio", "vision"}
+    for name, found in statistics.items():
+        steps = np.concatenate([sample[f"{name}.npy"] for sample in corpus() if f"{name}.npy" in sample])
+        assert found.steps == len(steps)
+        np.testing.assert_allclose(found.mean, steps.mean(0, dtype=np.float64), rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(found.std, steps.astype(np.float64).std(0), rtol=1e-9)
+
+
+def test_splits_have_the_same_tasks_whatever_labels_they_hold(tmp_path: Path) -> None:
+    train = index(write(tmp_path / "train", corpus()))
+    valid = index(write(tmp_path / "valid", corpus()[:6], shards=1), "valid")
+    assert valid.tasks == train.tasks
+    assert valid.features == train.features
+    assert valid.statistics == {}
+
+
+def test_indexing_again_gives_the_same_bytes(tmp_path: Path) -> None:
+    place = write(tmp_path / "train", corpus())
+    index(place)
+    before = {path.name: path.read_bytes() for path in place.iterdir()}
+    index(place)
+    assert {path.name: path.read_bytes() for path in place.iterdir()} == before
+
+
+def test_progress_and_what_is_no_tar(tmp_path: Path) -> None:
+    place = write(tmp_path / "train", corpus())
+    for name in ("README.md", ".part-9.tar", "part-9.tar.tmp", "part-9.tgz"):
+        (place / name).write_bytes(b"not a tar")
+    calls: list[tuple[int, int]] = []
+    index_tars(str(place), corpus="c", split="train", progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_an_empty_tar_among_others(tmp_path: Path) -> None:
+    place = write(tmp_path / "train", corpus(2), shards=3)
+    manifest = index(place)
+    assert [shard.samples for shard in manifest.shards] == [1, 1, 0]
+    check(place, Manifest.load(str(place)), written(corpus(2)))
+
+
+def test_no_tars(tmp_path: Path) -> None:
+    assert "no tar files here" in failure(tmp_path)
+    assert "no tar files here" in failure(tmp_path / "nowhere")
+
+
+def about(**labels: Any) -> Sample:
+    return {"__key__": "k", "json": {"labels": labels}}
+
+
+ARRAY = np.zeros((3, 2), np.float32)
+
+
+@pytest.mark.parametrize(
+    "samples,message",
+    [
+        ([about(a=1.0)], "no sample has a member KEY.text.npy"),
+        ([{**about(), "text.npy": ARRAY[0]}], "text is float32 [2], not numbers [steps, features]"),
+        ([{**about(), "text.npy": ARRAY[None]}], "text is float32 [1, 3, 2], not numbers"),
+        ([{**about(), "text.npy": ARRAY[:, :0]}], "text is float32 [3, 0], not numbers"),
+        ([{**about(), "text.npy": ARRAY > 0}], "text is bool [3, 2], not numbers"),
+        ([{**about(), "text.npy": ARRAY + np.nan}], "values that are not finite"),
+        ([{**about(), "text.npy": ARRAY - np.inf}], "values that are not finite"),
+        ([{**about(), "text.npy": ARRAY.astype(float) + 1e300}], "values that are not finite"),
+        (
+            [{**about(), "text.npy": ARRAY}, {**about(), "__key__": "l", "text.npy": ARRAY[:, :1]}],
+            "text is float32 of width 1 here and float32 of width 2 before",
+        ),
+        (
+            [{**about(), "text.npy": ARRAY}, {**about(), "__key__": "l", "text.npy": ARRAY.astype("f2")}],
+            "text is float16 of width 2 here and float32 of width 2 before",
+        ),
+    ],
+)
+def test_samples_that_cannot_be_trained_on(tmp_path: Path, samples: list[Sample], message: str) -> None:
+    assert message in failure(write(tmp_path / "train", samples, shards=1))
+
+
+@pytest.mark.parametrize(
+    "samples,message",
+    [
+        ([{"__key__": "k", "text.npy": ARRAY}], "the sample has no k.json"),
+        ([{**about(a="3.5"), "text.npy": ARRAY}], "label a is '3.5'"),
+        ([{**about(a=True), "text.npy": ARRAY}], "label a is True"),
+        ([{**about(a=float("nan")), "text.npy": ARRAY}], "label a is nan"),
+        ([{**about(a=10**400), "text.npy": ARRAY}], "label a is 1000"),
+        ([{**about(), "text.npy": np.array([{}])}], "only plain numbers"),
+        ([{**about(), "text.npy": ARRAY}, {**about(), "text.npy": ARRAY}], "two members of the sample"),
+    ],
+)
+def test_samples_that_cannot_be_read(tmp_path: Path, samples: list[Sample], message: str) -> None:
+    assert message in failure(write(tmp_path / "train", samples, shards=1), CorruptDataError)
+
+
+def test_a_damaged_tar_is_named(tmp_path: Path) -> None:
+    place = write(tmp_path / "train", corpus())
+    data = (place / "part-1.tar").read_bytes()
+    (place / "part-1.tar").write_bytes(data[: len(data) // 2])
+    assert "part-1.tar" in failure(place, CorruptDataError)

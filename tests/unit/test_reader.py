@@ -1,0 +1,187 @@
+"""Reading samples by number from a packed corpus on disk, sound and damaged."""
+
+from __future__ import annotations
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ivr_dist.corpora.synth import SynthSource
+from ivr_dist.data.index import load
+from ivr_dist.data.manifest import Manifest
+from ivr_dist.data.pack import PackOptions, pack, shuffled
+from ivr_dist.data.reader import ShardReader
+from ivr_dist.errors import CorruptDataError, DataError, IvrError
+
+SOURCE = SynthSource(260, dims={"text": 300, "audio": 74, "vision": 35})
+REFS = shuffled(SOURCE.splits()["train"], 0)
+EVERYTHING = 1 << 40
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A split of several shards with several segments each; not to be changed."""
+    place = tmp_path_factory.mktemp("packed")
+    pack(SOURCE, str(place), PackOptions(shard_bytes=3 << 19))
+    return place / "train"
+
+
+@pytest.fixture
+def damaged(packed: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change."""
+    return Path(shutil.copytree(packed, tmp_path / "train"))
+
+
+def open_reader(place: Path, cache_bytes: int = EVERYTHING) -> ShardReader:
+    return ShardReader(str(place), Manifest.load(str(place)), cache_bytes)
+
+
+def check_sample(reader: ShardReader, numbers: list[int]) -> None:
+    """Compare with what was packed."""
+    for number, found in zip(numbers, reader.read(np.array(numbers)), strict=True):
+        expected = SOURCE.load("train", REFS[number])
+        assert found.id == expected.id
+        assert found.labels == expected.labels
+        assert found.arrays.keys() == expected.arrays.keys()
+        for name, array in expected.arrays.items():
+            np.testing.assert_array_equal(found.arrays[name], array)
+
+
+def failure(reader: ShardReader, numbers: list[int]) -> IvrError:
+    with pytest.raises(IvrError) as caught:
+        reader.read(np.array(numbers))
+    assert "\n" not in str(caught.value)
+    assert caught.value.remedy
+    return caught.value
+
+
+def flip(file: Path, position: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[position] ^= 1
+    file.write_bytes(content)
+
+
+def test_the_corpus_of_these_tests_has_shards_and_segments(packed: Path) -> None:
+    manifest = Manifest.load(str(packed))
+    assert len(manifest.shards) >= 3
+    assert max(len(load(str(packed / shard.index.name)).xxh3) for shard in manifest.shards) >= 2
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 21, EVERYTHING])
+def test_any_numbers_in_any_order(packed: Path, cache_bytes: int) -> None:
+    reader = open_reader(packed, cache_bytes)
+    random = np.random.default_rng(0)
+    for _ in range(5):
+        check_sample(reader, random.integers(0, len(REFS), 40).tolist())
+    check_sample(reader, [])
+    check_sample(reader, [len(REFS) - 1, 0, 0])
+    reader.close()
+
+
+def test_every_sample(packed: Path) -> None:
+    reader = open_reader(packed)
+    check_sample(reader, list(range(len(REFS))))
+    reader.close()
+
+
+def test_several_threads_share_a_reader(packed: Path) -> None:
+    reader = open_reader(packed, 1 << 21)
+    with ThreadPoolExecutor(4) as pool:
+        orders = [np.random.default_rng(seed).permutation(len(REFS))[:60].tolist() for seed in range(8)]
+        list(pool.map(lambda numbers: check_sample(reader, numbers), orders))
+    reader.close()
+
+
+def test_what_is_in_memory_is_not_read_again(damaged: Path) -> None:
+    keeping, forgetting = open_reader(damaged), open_reader(damaged, 0)
+    for reader in (keeping, forgetting):
+        reader.read(np.arange(len(REFS)))
+    for shard in damaged.glob("*.tar"):
+        shard.unlink()
+    check_sample(keeping, list(range(len(REFS))))
+    assert "shard file is missing" in str(failure(forgetting, [0]))
+
+
+def test_the_cache_keeps_to_its_limit_and_drops_what_was_used_longest_ago(damaged: Path) -> None:
+    reader = open_reader(damaged, 1 << 21)
+    sizes = []
+    for number in [0, len(REFS) - 1, len(REFS) // 2, 0]:
+        reader.read(np.array([number]))
+        sizes.append(sum(map(len, reader._cache._segments.values())))
+    assert max(sizes) <= 1 << 21
+    assert sizes[-1] == reader._cache._bytes
+    for shard in damaged.glob("*.tar"):
+        shard.unlink()
+    check_sample(reader, [0])
+    assert "missing" in str(failure(reader, [len(REFS) - 1]))
+
+
+@pytest.mark.parametrize("part", [0, 300, 700])
+def test_a_flipped_byte_is_found_and_named(damaged: Path, part: int) -> None:
+    shard = Manifest.load(str(damaged)).shards[1]
+    index = load(str(damaged / shard.index.name))
+    first = int(index.segment[1])
+    flip(damaged / shard.name, int(index.offset[first]) + part)
+    reader = open_reader(damaged)
+    number = Manifest.load(str(damaged)).shards[0].samples + first
+    error = failure(reader, [number])
+    assert isinstance(error, CorruptDataError)
+    assert error.exit_code == 1
+    assert f"samples {index.keys[first]} to {index.keys[-1]}: bytes" in error.what
+    assert "do not match their checksum" in error.what
+    assert error.where.endswith(shard.name)
+    assert error.remedy.startswith("copy the file again")
+    check_sample(reader, [number - 1])  # the segment before is sound
+
+
+def test_a_truncated_shard(damaged: Path) -> None:
+    shard = Manifest.load(str(damaged)).shards[0]
+    content = (damaged / shard.name).read_bytes()
+    (damaged / shard.name).write_bytes(content[: len(content) - 4096])
+    reader = open_reader(damaged)
+    error = failure(reader, [shard.samples - 1])
+    assert isinstance(error, CorruptDataError)
+    assert "file ends early" in error.what
+    assert load(str(damaged / shard.index.name)).keys[-1] in error.what
+    assert error.where.endswith(shard.name)
+    check_sample(reader, [0])
+
+
+@pytest.mark.parametrize("kind", ["shard", "index"])
+def test_a_missing_file(damaged: Path, kind: str) -> None:
+    shard = Manifest.load(str(damaged)).shards[2]
+    name = shard.name if kind == "shard" else shard.index.name
+    (damaged / name).unlink()
+    error = failure(open_reader(damaged), [len(REFS) - 1, 0])
+    assert isinstance(error, DataError)
+    assert error.exit_code == 2
+    assert error.what == f"{kind} file is missing"
+    assert error.where.endswith(name)
+
+
+def test_a_damaged_or_exchanged_index(damaged: Path) -> None:
+    first, second = (damaged / shard.index.name for shard in Manifest.load(str(damaged)).shards[:2])
+    flip(second, 50)
+    assert "does not match the manifest's checksum" in failure(open_reader(damaged), [len(REFS) // 2]).what
+    shutil.copy(first, second)
+    error = failure(open_reader(damaged), [len(REFS) // 2])
+    assert error.where.endswith(second.name)
+
+
+def test_after_an_error_the_reader_still_reads(damaged: Path) -> None:
+    shard = Manifest.load(str(damaged)).shards[0]
+    content = (damaged / shard.name).read_bytes()
+    flip(damaged / shard.name, 1000)
+    reader = open_reader(damaged)
+    failure(reader, [0])
+    (damaged / shard.name).write_bytes(content)
+    check_sample(reader, [0])
+
+
+def test_closing_twice(packed: Path) -> None:
+    reader = open_reader(packed)
+    reader.close()
+    reader.close()

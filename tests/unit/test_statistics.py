@@ -1,0 +1,48 @@
+"""Mean and deviation in one pass."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ivr_dist.data.statistics import RunningStatistics
+
+
+@given(
+    st.lists(st.integers(0, 7), min_size=1, max_size=12),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([0.0, 1.0, 1e5]),
+)
+def test_any_division_gives_the_two_pass_result(lengths: list[int], seed: int, shift: float) -> None:
+    random = np.random.default_rng(seed)
+    parts = [(random.standard_normal((length, 3)) + shift).astype(np.float32) for length in lengths]
+    running = RunningStatistics(3)
+    for part in parts:
+        running.add(part)
+    halves = [RunningStatistics(3), RunningStatistics(3)]
+    for number, part in enumerate(parts):
+        halves[number % 2].add(part)
+    halves[0].merge(halves[1])
+    every = np.concatenate(parts).astype(np.float64)
+    for found in (running, halves[0]):
+        assert found.steps == len(every)
+        if len(every):
+            deviation = every.std(axis=0)
+            assert np.allclose(found.mean, every.mean(axis=0), rtol=1e-12, atol=1e-12)
+            assert np.allclose(found.deviation(), np.where(deviation > 0, deviation, 1), rtol=1e-6)
+
+
+def test_constant_features_are_divided_by_one() -> None:
+    running = RunningStatistics(3)
+    for _ in range(50):
+        running.add(
+            np.array([[0.1, 0.0, 1e9], [0.1, 0.0, 1e9]], np.float32) + np.array([[0, 0, 0], [0, 1, 0]], np.float32)
+        )
+    assert running.deviation().tolist() == [1.0, 0.5, 1.0]
+
+
+def test_nothing_seen_changes_nothing() -> None:
+    running = RunningStatistics(2)
+    running.add(np.zeros((0, 2), np.float32))
+    assert (running.steps, running.mean.tolist(), running.deviation().tolist()) == (0, [0, 0], [1, 1])

@@ -1,0 +1,131 @@
+"""Format table: a JSONL file and .npy files become samples."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ivr_dist.corpora import open_source
+from ivr_dist.corpora.card import load_card
+from ivr_dist.corpora.source import Source
+from ivr_dist.errors import DataError
+
+CARD = """
+name: films
+description: Three clips.
+citation: none
+licence: none
+format: table
+files:
+  samples: {path: samples.jsonl}
+features:
+  text: {set: pieces, dim: 1, kind: tokens}
+  audio: {set: a3, dim: 3}
+tasks:
+  sentiment: {type: regression, low: -3, high: 3}
+  funny: {type: classification, classes: 2}
+splits:
+  train: {samples: 2}
+  test: {}
+table:
+  file: samples
+"""
+
+ROWS: list[dict[str, Any]] = [
+    {
+        "id": "clip.1",
+        "split": "train",
+        "group": "film 1",
+        "labels": {"sentiment": 1.4, "funny": None},
+        "transcript": "so\u2028good",
+        "text": "text/1.npy",
+        "audio": "audio/1.npy",
+        "provenance": {"url": "film1"},
+    },
+    {"id": "clip.2", "split": "train", "labels": {"funny": 1}, "text": None},
+    {"id": "clip.3", "split": "test", "audio": "audio/1.npy"},
+]
+
+
+def source(tmp_path: Path, rows: list[Any], card: str = CARD) -> Source:
+    (tmp_path / "text").mkdir(exist_ok=True)
+    (tmp_path / "audio").mkdir(exist_ok=True)
+    np.save(tmp_path / "text" / "1.npy", np.array([5, 6, 7]))
+    np.save(tmp_path / "audio" / "1.npy", np.ones((2, 3), np.float32))
+    np.save(tmp_path / "audio" / "objects.npy", np.array([{}], object), allow_pickle=True)
+    lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
+    (tmp_path / "samples.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (tmp_path / "card.yaml").write_text(card)
+    return open_source(str(tmp_path), load_card(str(tmp_path / "card.yaml")))
+
+
+def changed(number: int, **changes: Any) -> list[dict[str, Any]]:
+    return [row | changes if place == number else row for place, row in enumerate(ROWS)]
+
+
+def test_lines_become_samples(tmp_path: Path) -> None:
+    opened = source(tmp_path, [ROWS[0], "", *ROWS[1:]])
+    first, second = (opened.load("train", ref) for ref in opened.splits()["train"])
+    (third,) = (opened.load("test", ref) for ref in opened.splits()["test"])
+    assert (first.id, first.group, first.transcript) == ("clip.1", "film 1", "so\u2028good")
+    assert first.labels == {"sentiment": 1.4, "funny": None}
+    assert first.arrays["text"].tolist() == [5, 6, 7]
+    assert first.arrays["audio"].shape == (2, 3)
+    assert first.provenance == {"url": "film1", "file": "samples.jsonl", "line": 1, "group": "film 1"}
+    assert second.labels == {"sentiment": None, "funny": 1}
+    assert dict(second.arrays) == {}
+    assert third.provenance["line"] == 4
+    assert list(third.arrays) == ["audio"]
+
+
+def test_splits_listed_by_group(tmp_path: Path) -> None:
+    card = CARD.replace("train: {samples: 2}", "train: {groups: [a]}").replace("test: {}", "test: {groups: [b]}")
+    opened = source(tmp_path, [{"id": "1", "group": "b"}, {"id": "2", "group": "a"}], card)
+    assert [ref.id for ref in opened.splits()["train"]] == ["2"]
+    with pytest.raises(DataError, match=r"group c is in no split.*line 1"):
+        source(tmp_path, [{"id": "1", "group": "c"}], card)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["{", *ROWS], r"not JSON.*line 1"),
+        (["[]", *ROWS], r"not a JSON object.*line 1"),
+        (changed(1, transcrpt="x"), r"unknown key transcrpt.*line 2.*did you mean transcript"),
+        (changed(1, id=""), r"no id.*line 2"),
+        (changed(1, id=7), r"key id is not a text"),
+        (changed(1, labels=[1]), r"key labels is not an object"),
+        (changed(1, labels={"funny": "yes"}), r"label funny is not a number"),
+        (changed(1, labels={"funny": True}), r"label funny is not a number"),
+        (changed(1, vision="x.npy"), r"vision is not among the card's features"),
+        (changed(1, split="dev"), r"unknown split 'dev'.*line 2"),
+        (changed(1, id="clip.1"), r"clip.1 is given twice"),
+        (changed(2, group="film 1"), r"group film 1 is in the splits train and test"),
+        (ROWS[1:], r"split train has 1 samples, the card expects 2"),
+    ],
+)
+def test_tables_that_do_not_fit_are_refused(tmp_path: Path, rows: list[Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        source(tmp_path, rows)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"audio": "audio/2.npy"}, r"no such file.*audio/2.npy.*line 1"),
+        ({"audio": "samples.jsonl"}, r"not a .npy file.*line 1"),
+        ({"audio": "audio/objects.npy"}, r"not a .npy file of numbers"),
+        ({"labels": {"sentiment": 3.4}}, r"sentiment is 3.4, outside -3..3.*line 1"),
+        ({"labels": {"funny": 2}}, r"funny is 2, not a class 0..1"),
+        ({"labels": {"funny": 0.5}}, r"funny is 0.5, not a class 0..1"),
+        ({"labels": {"fun": 1}}, r"'fun' belongs to no task"),
+    ],
+)
+def test_samples_that_do_not_fit_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    opened = source(tmp_path, changed(0, **change))
+    with pytest.raises(DataError, match=message):
+        opened.load("train", opened.splits()["train"][0])
