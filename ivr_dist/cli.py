@@ -73,6 +73,7 @@ def _options(
     epilog=_examples(
         "ivr-dist train configs/quickstart.yaml",
         "ivr-dist train configs/quickstart.yaml run.dir=runs/wide model.hidden=256 --num-workers 4",
+        "ivr-dist train configs/mosi_words.yaml --seeds 0,1,2",
     )
 )
 def train(
@@ -80,6 +81,9 @@ def train(
     overrides: Overrides = None,
     num_workers: NumWorkers = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and print the plan.")] = False,
+    seeds: Annotated[
+        str, typer.Option(help="Train once with each, as 0,1,2, below run.dir; then mean and deviation.")
+    ] = "",
     resume: Annotated[
         str | None, typer.Option(help="auto: continue the newest complete checkpoint; never; or a checkpoint's path.")
     ] = None,
@@ -93,9 +97,14 @@ def train(
     from ivr_dist import driver
     from ivr_dist.config_file import load_config
 
-    settings = load_config(config, _all_overrides(overrides, num_workers, resume))
+    given = _all_overrides(overrides, num_workers, resume)
+    settings = load_config(config, given)
     if dry_run:
         return _show_plans(settings, [max(settings.run.num_workers, 1)], as_json)
+    if seeds:
+        from ivr_dist.seeds import parse_seeds, train_seeds
+
+        return train_seeds(config, given, parse_seeds(seeds), json_output=as_json, debug=debug)
     return driver.train(settings, json_output=as_json, debug=debug)
 
 

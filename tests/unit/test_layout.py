@@ -58,6 +58,7 @@ LEVELS = {
     "ivr_dist.cluster": 6,
     "ivr_dist.driver": 6,
     "ivr_dist.submit": 6,
+    "ivr_dist.seeds": 6,
     "ivr_dist.cli": 7,
     "ivr_dist.__main__": 8,
 }
