@@ -123,7 +123,8 @@ class SvrWeightConfig:
     """Weight of the sequential variation regularizer; its form is in the section `svr`."""
 
     weight: float = key(1.0, "Weight of the term; 0 turns it off.")
-    warmup: float = key(0.0, "Share of the training steps over which the weight rises linearly from 0.")
+    warmup: float = key(0.0, "Share of the training steps, at the start, over which the weight rises linearly from 0.")
+    decay: float = key(0.0, "Share of the training steps, at the end, over which it falls linearly to 0.")
 
 
 @dataclass(frozen=True, kw_only=True)

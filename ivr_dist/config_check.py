@@ -57,6 +57,7 @@ _RANGES: dict[str, _Range] = {
     "loss.reconstruction.weight": _AT_LEAST_0,
     "loss.svr.weight": _AT_LEAST_0,
     "loss.svr.warmup": _SHARE,
+    "loss.svr.decay": _SHARE,
     "svr.temperature": _ABOVE_0,
     "train.global_batch": _AT_LEAST_1,
     "train.accumulation": _AT_LEAST_1,
@@ -196,21 +197,28 @@ def _model(config: Config) -> Iterator[_Fault]:
 
 
 def _loss(config: Config) -> Iterator[_Fault]:
-    if config.loss.svr.weight == 0:
+    svr = config.loss.svr
+    if svr.weight == 0:
         return
+    if svr.warmup + svr.decay > 1:
+        yield _Fault(
+            ("loss.svr.warmup", "loss.svr.decay"),
+            f"loss.svr.warmup = {svr.warmup:g} and loss.svr.decay = {svr.decay:g} are more than the whole run",
+            "choose shares that add up to 1 or less",
+        )
     off = "or turn the term off with loss.svr.weight=0"
     if not set(config.svr.modalities) & set(config.data.modalities):
         used = ", ".join(config.data.modalities)
         named = f"[{', '.join(config.svr.modalities)}]"
         yield _Fault(
             ("svr.modalities", "data.modalities"),
-            f"svr.modalities = {named} holds no modality in use, but loss.svr.weight = {config.loss.svr.weight:g}",
+            f"svr.modalities = {named} holds no modality in use, but loss.svr.weight = {svr.weight:g}",
             f"name at least one of {used}, {off}",
         )
     if not config.svr.codes:
         yield _Fault(
             ("svr.codes",),
-            f"svr.codes is empty, but loss.svr.weight = {config.loss.svr.weight:g}",
+            f"svr.codes is empty, but loss.svr.weight = {svr.weight:g}",
             f"name private, shared or both, {off}",
         )
 

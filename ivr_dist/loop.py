@@ -210,13 +210,14 @@ class Trainer:
         return dict(zip(terms.values, totals.tolist(), strict=True))
 
     def _weights(self, step: int) -> dict[str, float]:
-        loss = self.config.loss
+        loss, plan = self.config.loss, self.plan
+        svr = svr_weight_at(step, plan.total_steps, plan.svr_warmup_steps, plan.svr_decay_steps, loss.svr.weight)
         return {
             **{f"task/{task}": loss.tasks.get(task, 1.0) for task in self.state["tasks"]},
             "consistency": loss.consistency.weight,
             "adversary": loss.adversary.weight,
             "reconstruction": loss.reconstruction.weight,
-            "svr": svr_weight_at(step, self.plan.svr_warmup_steps, loss.svr.weight),
+            "svr": svr,
         }
 
     def _lr(self, step: int) -> float:

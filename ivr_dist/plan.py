@@ -48,6 +48,8 @@ class Plan:
     """Steps over which the learning rate rises."""
     svr_warmup_steps: int
     """Steps over which the weight of the sequential variation regularizer rises."""
+    svr_decay_steps: int
+    """Last steps, over which it falls again."""
     deepspeed: dict[str, Any]
     """DeepSpeed's config."""
 
@@ -89,6 +91,7 @@ def make_plan(config: Config, samples: int, world: int) -> Plan:
         checkpoint_every=parse_interval(config.checkpoint.every).steps(steps_per_epoch),
         warmup_steps=math.ceil(_exact(train.warmup) * total),
         svr_warmup_steps=math.ceil(_exact(config.loss.svr.warmup) * total),
+        svr_decay_steps=math.floor(_exact(config.loss.svr.decay) * total),
         deepspeed=deepspeed_config(config, world=world, micro_batch=micro_batch, accumulation=accumulation),
     )
 

@@ -19,50 +19,62 @@ class SvrProbe:
     """Measures one optimizer step, over all its micro-steps and ranks."""
 
     def __init__(self) -> None:
-        self._svr_square = 0.0
-        self._task_square = 0.0
-        self._product = 0.0
-        self._svr_grads: list[Tensor | None] = []
+        self._sums: dict[str, Tensor] = {}
+        """By modality: squared norms of SVR's and the task's gradient, and their inner product."""
+        self._svr_grads: dict[str, tuple[Tensor | None, ...]] = {}
 
     def before_backward(self, output: IVROutput, svr_loss: Tensor) -> None:
         """Take SVR's gradient with respect to the codes, and ask the branches to keep theirs."""
-        for branch in _branches(output):
-            branch.retain_grad()
-        codes = _codes(output)
+        for branch in output.branch.values():
+            for code in branch:
+                code.retain_grad()
+        codes = [code for name in output.branch for code in (output.shared[name], output.private[name])]
+        grads: tuple[Tensor | None, ...] = (None,) * len(codes)
         if svr_loss.requires_grad:
-            self._svr_grads = list(torch.autograd.grad(svr_loss, codes, retain_graph=True, allow_unused=True))
-        else:
-            self._svr_grads = [None] * len(codes)
+            grads = torch.autograd.grad(svr_loss, codes, retain_graph=True, allow_unused=True)
+        self._svr_grads = {name: grads[2 * place : 2 * place + 2] for place, name in enumerate(output.branch)}
 
     def after_backward(self, output: IVROutput) -> None:
         """Read the task's gradient off the branches.
 
         The loss was multiplied by the world size before backward, and so was this gradient; SVR's was taken without.
         """
-        for svr, branch in zip(self._svr_grads, _branches(output), strict=True):
-            task = None if branch.grad is None else branch.grad.double() / world_size()
-            if svr is not None:
-                self._svr_square += float(svr.double().square().sum())
-            if task is not None:
-                self._task_square += float(task.square().sum())
-            if svr is not None and task is not None:
-                self._product += float((svr.double() * task).sum())
+        for name, branch in output.branch.items():
+            sums = self._sums.setdefault(name, torch.zeros(3, dtype=torch.float64))
+            for svr, code in zip(self._svr_grads[name], branch, strict=True):
+                sums += _products(svr, None if code.grad is None else code.grad / world_size()).cpu()
 
     def result(self) -> dict[str, float]:
-        """`svr_grad_norm`, `task_grad_norm`, `cosine` (0 when either gradient vanishes); a collective call."""
-        sums = torch.tensor([self._svr_square, self._task_square, self._product], dtype=torch.float64)
-        svr, task, product = sum_over_ranks(sums).tolist()
-        norms = math.sqrt(svr) * math.sqrt(task)
-        return {
-            "svr_grad_norm": math.sqrt(svr),
-            "task_grad_norm": math.sqrt(task),
-            "cosine": product / norms if norms > 0 else 0.0,
-        }
+        """`svr_grad_norm`, `task_grad_norm` and `cosine` over all codes, and by modality as `MODALITY/cosine` ...
+
+        A cosine is 0 where either gradient vanishes. A collective call.
+        """
+        totals = sum_over_ranks(torch.stack(list(self._sums.values())))
+        found = _described(totals.sum(dim=0))
+        for name, sums in zip(self._sums, totals, strict=True):
+            found |= {f"{name}/{what}": value for what, value in _described(sums).items()}
+        return found
 
 
-def _codes(output: IVROutput) -> list[Tensor]:
-    return [code for name in output.branch for code in (output.shared[name], output.private[name])]
+def _products(svr: Tensor | None, task: Tensor | None) -> Tensor:
+    """[3] float64: squared norms of two gradients and their inner product; an absent one is 0."""
+    absent = torch.zeros((), dtype=torch.float64)
+    a = None if svr is None else svr.flatten().double()
+    b = None if task is None else task.flatten().double()
+    return torch.stack(
+        [
+            absent if a is None else a @ a,
+            absent if b is None else b @ b,
+            absent if a is None or b is None else a @ b,
+        ]
+    )
 
 
-def _branches(output: IVROutput) -> list[Tensor]:
-    return [branch for name in output.branch for branch in output.branch[name]]
+def _described(sums: Tensor) -> dict[str, float]:
+    svr, task, product = sums.tolist()
+    norms = math.sqrt(svr) * math.sqrt(task)
+    return {
+        "svr_grad_norm": math.sqrt(svr),
+        "task_grad_norm": math.sqrt(task),
+        "cosine": product / norms if norms > 0 else 0.0,
+    }

@@ -37,12 +37,20 @@ def lr_at(step: int, total_steps: int, warmup_steps: int, peak: float, schedule:
     return peak * (min_ratio + (1.0 - min_ratio) * remaining)
 
 
-def svr_weight_at(step: int, warmup_steps: int, weight: float) -> float:
+def svr_weight_at(step: int, total_steps: int, warmup_steps: int, decay_steps: int, weight: float) -> float:
     """Weight of the sequential variation regularizer in one optimizer step.
+
+    It rises linearly from 0 over the warm-up, stays, and falls linearly over the last steps towards 0, which it would
+    reach at step `total_steps`.
 
     Args:
         step: Steps already taken, so 0 for the first.
-        warmup_steps: Steps over which the weight rises linearly from 0 to `weight`; 0 for none.
+        total_steps: Steps of the whole run.
+        warmup_steps: Steps of the rise; 0 for none.
+        decay_steps: Steps of the fall; 0 for none.
         weight: The full weight.
     """
-    return weight if step >= warmup_steps else weight * step / warmup_steps
+    if step < warmup_steps:
+        return weight * step / warmup_steps
+    left = max(total_steps - step, 0)
+    return weight * left / decay_steps if left < decay_steps else weight

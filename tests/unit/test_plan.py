@@ -54,6 +54,7 @@ def test_defaults_on_two_workers() -> None:
         checkpoint_every=17,
         warmup_steps=5,
         svr_warmup_steps=0,
+        svr_decay_steps=0,
         deepspeed={},
     )
 
@@ -113,9 +114,10 @@ def test_max_steps_overrides_epochs_and_shares_follow() -> None:
         config(max_steps=1000, epochs=3.0, warmup=0.07, eval_every="0.5epochs"),
         checkpoint=CheckpointConfig(every="30steps"),
     )
-    wanted = replace(wanted, loss=replace(wanted.loss, svr=SvrWeightConfig(warmup=0.25)))
+    wanted = replace(wanted, loss=replace(wanted.loss, svr=SvrWeightConfig(warmup=0.25, decay=0.1)))
     plan = make_plan(wanted, samples=6400, world=1)
-    assert (plan.total_steps, plan.warmup_steps, plan.svr_warmup_steps) == (1000, 70, 250)
+    assert (plan.warmup_steps, plan.svr_warmup_steps, plan.svr_decay_steps) == (70, 250, 100)
+    assert plan.total_steps == 1000
     assert (plan.eval_every, plan.checkpoint_every) == (50, 30)
 
 

@@ -51,6 +51,16 @@ def test_rates_rise_then_never_rise_again(total: int, share: float, schedule: st
         assert rates[total] == pytest.approx(min_ratio, abs=1e-12)
 
 
-def test_svr_weight_rises_from_0() -> None:
-    assert [svr_weight_at(step, 4, 2.0) for step in range(6)] == [0.0, 0.5, 1.0, 1.5, 2.0, 2.0]
-    assert svr_weight_at(0, 0, 2.0) == 2.0
+def test_svr_weight_rises_from_0_and_falls_to_0() -> None:
+    assert [svr_weight_at(step, 12, 4, 0, 2.0) for step in (0, 1, 2, 3, 4, 11)] == [0.0, 0.5, 1.0, 1.5, 2.0, 2.0]
+    assert [svr_weight_at(step, 12, 0, 4, 2.0) for step in (0, 7, 8, 9, 10, 11)] == [2.0, 2.0, 2.0, 1.5, 1.0, 0.5]
+
+
+@given(total=st.integers(1, 300), rise=st.floats(0, 1), fall=st.floats(0, 1))
+def test_svr_weight_is_a_share_of_the_full_one_and_full_between(total: int, rise: float, fall: float) -> None:
+    warmup, decay = math.ceil(rise * total), math.floor((1 - rise) * fall * total)
+    weights = [svr_weight_at(step, total, warmup, decay, 3.0) for step in range(total)]
+    assert all(0 <= weight <= 3.0 for weight in weights)
+    assert all(weight == 3.0 for weight in weights[warmup : total - decay])
+    assert weights[:warmup] == sorted(weights[:warmup])
+    assert weights[total - decay :] == sorted(weights[total - decay :], reverse=True)
