@@ -70,7 +70,7 @@ class FusionConfig:
     content: Literal["private", "shared", "both"] = key("private", "Codes whose content reaches the prediction.")
     gate: Literal["sigmoid", "straight_through", "hard", "none"] = key("sigmoid", "Per-step gate of each modality.")
     positions: bool = key(True, "Whether the content of a step tells where in the sequence it stands.")
-    pooling: Literal["mean", "attention", "first"] = key(
+    pooling: Literal["mean", "max", "attention", "first"] = key(
         "mean", "How the fused steps become one vector; first: the newest step, in sequences that start with it."
     )
 

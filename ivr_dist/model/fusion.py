@@ -157,6 +157,8 @@ class Fusion(nn.Module):
         """[N_q, H] to [B, H]; every sample has a step that counts."""
         if self.config.pooling == "first":
             return asking.total(steps * (asking.position == 0)[:, None])
+        if self.config.pooling == "max":
+            return asking.pad(steps).masked_fill(~asking.mask[..., None], float("-inf")).amax(dim=1)
         if self.pool is None:
             return asking.mean(steps)
         scores = asking.pad(wide(self.pool(steps))).squeeze(-1).masked_fill(~asking.mask, float("-inf"))

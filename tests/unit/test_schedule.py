@@ -58,7 +58,8 @@ def test_svr_weight_rises_from_0_and_falls_to_0() -> None:
 
 @given(total=st.integers(1, 300), rise=st.floats(0, 1), fall=st.floats(0, 1))
 def test_svr_weight_is_a_share_of_the_full_one_and_full_between(total: int, rise: float, fall: float) -> None:
-    warmup, decay = math.ceil(rise * total), math.floor((1 - rise) * fall * total)
+    warmup = math.ceil(rise * total)
+    decay = math.floor(fall * (total - warmup))
     weights = [svr_weight_at(step, total, warmup, decay, 3.0) for step in range(total)]
     assert all(0 <= weight <= 3.0 for weight in weights)
     assert all(weight == 3.0 for weight in weights[warmup : total - decay])

@@ -45,6 +45,7 @@ CONFIGS = {
     "shared content": fusion(content="shared"),
     "both codes as content": fusion(content="both"),
     "attention pooling": fusion(pooling="attention"),
+    "max pooling": fusion(pooling="max"),
 }
 
 

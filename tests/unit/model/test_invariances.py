@@ -40,7 +40,7 @@ def with_context(kind: str, **changes: object) -> ModelConfig:
     seed=st.integers(0, 1000),
     padding=st.integers(1, 30),
     kind=st.sampled_from(CONTEXTS),
-    pooling=st.sampled_from(["mean", "attention"]),
+    pooling=st.sampled_from(["mean", "max", "attention"]),
     svr=st.sampled_from(["tv_l1", "js", "l2"]),
     per=st.sampled_from(["step", "pooled"]),
 )

@@ -42,6 +42,21 @@ def test_pooling_first_reads_the_first_step_alone() -> None:
     assert (read != 0).all()
 
 
+def test_pooling_max_is_the_largest_of_the_steps_width_by_width() -> None:
+    """Nothing mixes the steps, so each step alone gives its part of the maximum; padding (of zeros) has none."""
+    config = without_context(FusionConfig(pooling="max", layers=0, positions=False))
+    model = make_model(config, ["text"]).eval()
+    pooled: list[torch.Tensor] = []
+    model.fusion.reduce.register_forward_pre_hook(lambda _, inputs: pooled.append(inputs[0].detach()))
+    long, short = make_samples([{"text": 4}, {"text": 1}], seed=3)
+    steps = [Sample({"text": long.features["text"][place : place + 1]}, long.labels) for place in range(4)]
+    model(batch_of([long, short]))
+    model(batch_of(steps))
+    model(batch_of([short]))
+    torch.testing.assert_close(pooled[0][0], pooled[1].amax(dim=0))
+    torch.testing.assert_close(pooled[0][1], pooled[2][0])
+
+
 def test_pooling_first_reads_the_placeholder_where_there_is_no_text() -> None:
     samples = make_samples([{"audio": 2}, {"text": 3, "audio": 2}])
     model = make_model(without_context(FusionConfig(pooling="first"))).eval()
