@@ -66,7 +66,7 @@ class FusionConfig:
     """How the codes of all modalities become one prediction."""
 
     heads: int = key(4, "Attention heads of the cross attention and of the fusion encoder; must divide model.hidden.")
-    layers: int = key(1, "Transformer layers over the fused sequence.")
+    layers: int = key(1, "Transformer layers over the fused sequence; 0: none.")
     content: Literal["private", "shared", "both"] = key("private", "Codes whose content reaches the prediction.")
     gate: Literal["sigmoid", "straight_through", "hard", "none"] = key("sigmoid", "Per-step gate of each modality.")
     positions: bool = key(True, "Whether the content of a step tells where in the sequence it stands.")

@@ -47,7 +47,7 @@ _RANGES: dict[str, _Range] = {
     "model.modality_dropout": _RATE,
     **{f"model.{m}.{name}": _AT_LEAST_1 for m in get_args(Modality) for name in ("layers", "heads", "feedforward")},
     "model.fusion.heads": _AT_LEAST_1,
-    "model.fusion.layers": _AT_LEAST_1,
+    "model.fusion.layers": _AT_LEAST_0,
     "loss.consistency.weight": _AT_LEAST_0,
     "loss.consistency.group": _AT_LEAST_1,
     "loss.consistency.moments": _AT_LEAST_1,
