@@ -83,6 +83,9 @@ class ModelConfig:
     hidden: int = key(128, "Width h of codes and fusion.")
     dropout: float | None = key(None, "One rate for every dropout; unset: each its own (see docs/method.md).")
     input_dropout: float = key(0.0, "Probability with which a whole input step is set to 0 while training.")
+    feature_dropout: float = key(
+        0.0, "Probability with which each single input value is set to 0 while training; the others are scaled up."
+    )
     modality_dropout: float = key(
         0.0, "Probability with which a sample's audio or vision is hidden from the fusion while training."
     )

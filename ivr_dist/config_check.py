@@ -44,6 +44,7 @@ _RANGES: dict[str, _Range] = {
     "model.hidden": _Range(2),
     "model.dropout": _RATE,
     "model.input_dropout": _RATE,
+    "model.feature_dropout": _RATE,
     "model.modality_dropout": _RATE,
     **{f"model.{m}.{name}": _AT_LEAST_1 for m in get_args(Modality) for name in ("layers", "heads", "feedforward")},
     "model.fusion.heads": _AT_LEAST_1,

@@ -50,9 +50,19 @@ class TransformerContext(nn.Module):
 class ModalityEncoder(nn.Module):
     """Input features to U = LayerNorm(ReLU(Linear(context(Linear(X)))))."""
 
-    def __init__(self, features: int, width: int, config: EncoderConfig, dropout: float, input_dropout: float) -> None:
+    def __init__(
+        self,
+        features: int,
+        width: int,
+        config: EncoderConfig,
+        *,
+        dropout: float,
+        input_dropout: float,
+        feature_dropout: float,
+    ) -> None:
         super().__init__()
         self.input_dropout = input_dropout
+        self.feature_dropout = nn.Dropout(feature_dropout)
         self.project = nn.Linear(features, width)
         self.context: nn.Module | None = None
         if config.kind == "gru":
@@ -68,7 +78,7 @@ class ModalityEncoder(nn.Module):
         steps = features.to(self.project.weight.dtype)
         if self.training and self.input_dropout > 0:
             steps = steps * (torch.rand(len(steps), 1, device=steps.device) >= self.input_dropout)
-        steps = self.dropout(self.project(steps))
+        steps = self.dropout(self.project(self.feature_dropout(steps)))
         if self.context is not None:
             steps = self.context(steps, layout)
         out: Tensor = self.norm(torch.relu(self.encode(steps)))
