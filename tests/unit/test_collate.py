@@ -104,7 +104,7 @@ def test_labels_null_absent_and_of_both_types() -> None:
     assert batch.label_mask["sentiment"].tolist() == batch.label_mask["humor"].tolist() == [True, False, False]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.one_of(st.none(), st.integers(0, 9)), max_size=6), st.integers(0, 2**31))
 def test_valid_steps_are_the_standardised_samples_and_the_rest_is_zero(lengths: list[int | None], seed: int) -> None:
     random = np.random.default_rng(seed)

@@ -80,14 +80,14 @@ def every_batch(order: EpochOrder) -> np.ndarray:
     return np.stack([order.batch(step) for step in range(order.steps)])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(layouts())
 def test_equals_the_naive_order(layout: dict) -> None:
     naive = naive_epoch(layout["sizes"], "ab", *(layout[key] for key in ("seed", "epoch", "lanes", "batch", "delay")))
     assert every_batch(make(layout)).tolist() == naive
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(layouts())
 def test_each_sample_exactly_once_and_holes_only_in_the_last_step(layout: dict) -> None:
     batches = every_batch(make(layout))
@@ -97,7 +97,7 @@ def test_each_sample_exactly_once_and_holes_only_in_the_last_step(layout: dict) 
     assert (batches[-1] != EMPTY).any()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(layouts(), st.data())
 def test_a_resumed_order_continues_the_sequential_one(layout: dict, data: st.DataObject) -> None:
     sequential = every_batch(make(layout))
@@ -107,7 +107,7 @@ def test_a_resumed_order_continues_the_sequential_one(layout: dict, data: st.Dat
         assert resumed.batch(step).tolist() == sequential[step].tolist()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(layouts(), st.integers(1, 24), st.integers(1, 9), st.data())
 def test_ranks_and_micro_steps_partition_the_batch_in_slot_order(
     layout: dict, world: int, accumulation: int, data: st.DataObject
@@ -123,7 +123,7 @@ def test_ranks_and_micro_steps_partition_the_batch_in_slot_order(
         assert max(lengths) - min(lengths) <= 1
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(layouts())
 def test_no_sample_moves_as_far_as_the_delay(layout: dict) -> None:
     lanes, take = layout["lanes"], layout["batch"] // layout["lanes"]
@@ -145,7 +145,7 @@ def test_delay_shuffles_well_inside_the_lane() -> None:
     assert 230 < abs(shifts[2000:-2000]).mean() < 270  # |u D - D / 2| with u uniform is D / 4 on average
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(layouts())
 def test_without_shuffling_batches_run_through_the_corpus(layout: dict) -> None:
     total, size = sum(layout["sizes"]), layout["batch"]

@@ -47,7 +47,7 @@ def whole(pooled: Tensor, present: Tensor, group: Tensor, groups: int, moments: 
     return consistency(pooled, present, group, counts, counts, moments, no_reduce)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 10_000),
     modalities=st.integers(1, 3),
