@@ -15,7 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ivr_dist.config import ModelConfig
 from ivr_dist.data.batch import ModalityBatch
+
+_DROPOUT = {"encoder": 0.1, "cross": 0.2, "gate": 0.4, "head": 0.6, "discriminator": 0.6}
+
+
+def dropout_rates(config: ModelConfig) -> dict[str, float]:
+    """Dropout by site: the config's one rate, or those of the published method."""
+    return {site: rate if config.dropout is None else config.dropout for site, rate in _DROPOUT.items()}
 
 
 def wide(x: Tensor) -> Tensor:
