@@ -134,12 +134,14 @@ def _compare(golden: Mapping[str, Tensor], path: str) -> ParityReport:
     weights = {name.removeprefix("param."): part for name, part in golden.items() if name.startswith("param.")}
     try:
         hidden, outputs, features = release_sizes(weights)
+        if golden["out.prediction"].dim() == 0:
+            raise ValueError("out.prediction is a single number, not [B, outputs]")
         config = _config(hidden, golden["out.prediction"].shape[0])
         model = _model(config, features, outputs)
         names = release_names(dict(model.named_parameters()), _TASK)
         batch = _batch(golden, features, outputs)
         _load(model, names, weights, golden)
-    except (ValueError, IndexError) as error:
+    except ValueError as error:
         raise _alien(path, str(error)) from error
     except KeyError as error:
         name = str(error.args[0])
@@ -174,11 +176,11 @@ def _model(config: Config, features: Mapping[str, int], outputs: int) -> Release
 
 def _batch(golden: Mapping[str, Tensor], features: Mapping[str, int], outputs: int) -> Batch:
     """The inputs, [B, T, D] each, with every step valid."""
-    parts = {"text": golden["in.text"]}
-    for name in ("audio", "vision"):
-        if golden[f"in.{name}"].dim() != 3:
-            raise ValueError(f"in.{name} is not [T, B, D]")
-        parts[name] = golden[f"in.{name}"].transpose(0, 1).contiguous()
+    parts = {name: golden[f"in.{name}"] for name in MODALITIES}
+    flat = [name for name, part in parts.items() if part.dim() != 3]
+    if flat:
+        raise ValueError(f"in.{flat[0]} is {list(parts[flat[0]].shape)}, without samples, steps and features")
+    parts |= {name: parts[name].transpose(0, 1).contiguous() for name in ("audio", "vision")}
     samples, steps = golden["out.prediction"].shape[0], parts["text"].shape[1]
     for name, part in parts.items():
         if part.shape != (samples, steps, features[name]):

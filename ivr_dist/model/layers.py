@@ -135,7 +135,8 @@ def query_steps(text: Steps | None, batch: int, device: torch.device) -> Steps:
 def with_positions(steps: Tensor, layout: Steps) -> Tensor:
     """Add sinusoidal positions (Vaswani et al. 2017, section 3.5) to [N, H]; H must be even."""
     width = steps.shape[1]
-    rate = torch.exp(torch.arange(0, width, 2, device=steps.device) * (-math.log(10_000.0) / width))
+    dtype = torch.promote_types(steps.dtype, torch.float32)
+    rate = torch.exp(torch.arange(0, width, 2, device=steps.device, dtype=dtype) * (-math.log(10_000.0) / width))
     angle = layout.position[:, None] * rate
     return steps + torch.stack([torch.sin(angle), torch.cos(angle)], dim=-1).flatten(1).to(steps.dtype)
 

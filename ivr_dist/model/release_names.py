@@ -77,6 +77,8 @@ def release_sizes(weights: Mapping[str, Tensor]) -> tuple[int, int, dict[str, in
     """
 
     def shape(name: str) -> tuple[int, int]:
+        if weights[name].dim() != 2:
+            raise ValueError(f"{name} is {list(weights[name].shape)}, not a matrix")
         rows, columns = weights[name].shape
         return rows, columns
 

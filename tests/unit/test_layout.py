@@ -56,6 +56,7 @@ LEVELS = {
     "ivr_dist.audit": 4,
     "ivr_dist.parity": 4,
     "ivr_dist.scoring": 5,
+    "ivr_dist.import_release": 5,
     "ivr_dist.worker": 5,
     "ivr_dist.cluster": 6,
     "ivr_dist.driver": 6,
