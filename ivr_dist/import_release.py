@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ivr_dist import storage
-from ivr_dist.checkpoint import store, weights
+from ivr_dist.checkpoint import store
+from ivr_dist.checkpoint.weights import describe_model
 from ivr_dist.config_file import from_dict
 from ivr_dist.data.batch import MODALITIES
 from ivr_dist.data.collate import BatchSpec
@@ -97,7 +99,7 @@ def import_release(path: str, out: str, shards: str | None = None) -> Imported:
         taken[name] = theirs.detach().float().contiguous().clone()
     rest = {name: part for name, part in found.items() if name.removeprefix(prefix) not in names.values()}
     text = _text_encoder(rest)
-    state = weights.describe_model(config, spec) | {"world": 1, "stage": 0, "step": 0, "metrics": {}}
+    state = describe_model(config, spec) | {"world": 1, "stage": 0, "step": 0, "metrics": {}}
     with tempfile.TemporaryDirectory(prefix="ivr-import-") as scratch:
         staged = Path(scratch)
         save_file(taken, str(staged / store.WEIGHTS))
@@ -120,7 +122,10 @@ def _read(path: str) -> dict[str, Tensor]:
         with tempfile.TemporaryDirectory(prefix="ivr-import-") as scratch:
             local = str(Path(scratch) / "release.std")
             storage.download(storage.absolute(path), local)
-            found = torch.load(local, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                # About pickle protocols; a file that cannot be read is an error all the same.
+                warnings.simplefilter("ignore")
+                found = torch.load(local, map_location="cpu", weights_only=True)
     except StorageError as error:
         raise UserError(error.what, where=path, remedy="check the path") from error
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
