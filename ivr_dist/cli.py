@@ -287,6 +287,11 @@ def parity(
     worst, bound = report.worst(), f"{TOLERANCE:g}"
     verdict = f"all are within {bound}" if report.ok else f"NOT within {bound}"
     print(f"{verdict}; the largest is {worst.error:.2e} of {worst.name}", file=stream)
+    if not report.ok:
+        import torch
+
+        exact = compare(file, torch.float64).worst()
+        print(f"in float64 the largest is {exact.error:.2e} of {exact.name}; see docs/method.md", file=stream)
     if as_json:
         print(json.dumps(report.to_json()))
     return 0 if report.ok else EXIT_FAILED

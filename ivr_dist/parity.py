@@ -92,16 +92,18 @@ class ParityReport:
         return {"file": self.file, "ok": self.ok, "tolerance": TOLERANCE, "sizes": self.sizes, "comparisons": found}
 
 
-def parity(path: str) -> ParityReport:
-    """Run preset `release` on a golden file, forward and backward in float32, and compare.
+def parity(path: str, dtype: torch.dtype = torch.float32) -> ParityReport:
+    """Run preset `release` on a golden file, forward and backward, and compare.
 
     Args:
         path: The file's path or URL.
+        dtype: What to compute in. In float32, as the released code does, a ReLU or a gate within rounding of its
+            threshold may fall to the other side than there; float64 tells such a case from a true difference.
 
     Raises:
         UserError: It is not such a file.
     """
-    golden = _read(path)
+    golden = {name: array.to(dtype) for name, array in _read(path).items()}
     try:
         return _compare(golden, path)
     except KeyError as error:
@@ -137,7 +139,7 @@ def _compare(golden: Mapping[str, Tensor], path: str) -> ParityReport:
         if golden["out.prediction"].dim() == 0:
             raise ValueError("out.prediction is a single number, not [B, outputs]")
         config = _config(hidden, golden["out.prediction"].shape[0])
-        model = _model(config, features, outputs)
+        model = _model(config, features, outputs).to(golden["out.prediction"].dtype)
         names = release_names(dict(model.named_parameters()), _TASK)
         batch = _batch(golden, features, outputs)
         _load(model, names, weights, golden)

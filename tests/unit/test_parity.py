@@ -189,10 +189,19 @@ def test_the_command_prints_a_table_and_returns_its_verdict(
     assert cli.main(["parity", save(arrays), "--json"]) == 1
     shown = capsys.readouterr()
     assert re.search(r"loss\.task +5\.00e-01 +DIFFERS", shown.err)
+    assert "in float64 the largest is 5.00e-01 of loss.task" in shown.err
     (line,) = shown.out.splitlines()
     found = json.loads(line)
     assert (found["ok"], found["tolerance"]) == (False, TOLERANCE)
     assert [c["name"] for c in found["comparisons"] if not c["ok"]] == ["loss.task"]
+
+
+def test_float64_tells_a_relu_on_its_kink_from_a_difference(save: Callable[[Arrays], str]) -> None:
+    """At this seed one unit of the fusion layer has an input of 2e-8, which float32 may take for negative."""
+    report = parity(
+        save(arrays_of(Sizes(samples=7, steps=16, text=25, audio=22, vision=20, hidden=44), seed=51)), torch.float64
+    )
+    assert report.ok and report.worst().error < 2e-7
 
 
 def test_the_result_follows_from_the_file_alone(save: Callable[[Arrays], str]) -> None:
