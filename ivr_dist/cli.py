@@ -39,6 +39,8 @@ app = typer.Typer(
         "ivr-dist pack corpora/mosi --card mosi_words --out s3://bucket/mosi",
         "ivr-dist evaluate runs/quickstart/checkpoints/step-00000310.a01",
         "ivr-dist audit runs/quickstart",
+        "ivr-dist parity golden.npz",
+        "ivr-dist import-release release.std --out checkpoints/release",
         "ivr-dist submit configs/quickstart.yaml --address http://127.0.0.1:8265",
     )
     + "\n\n\b\nExit codes: 0 done, 1 failed, 2 the command or config is wrong, 130 Ctrl-C, 143 stopped.",
@@ -260,6 +262,63 @@ def submit(
     from ivr_dist.submit import submit as submit_job
 
     return submit_job(config, overrides or (), address=address, wait=not no_wait)
+
+
+@app.command(epilog=_examples("ivr-dist parity golden.npz"))
+def parity(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="A .npz that the released code made; see docs/method.md.")
+    ],
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> int:
+    """Compare preset release with the released code.
+
+    Prints the relative error of prediction, codes, losses and gradients; the exit code is 1 if one is above 1e-5.
+    """
+    from ivr_dist.parity import TOLERANCE
+    from ivr_dist.parity import parity as compare
+    from ivr_dist.report import print_table
+
+    report = compare(file)
+    stream = sys.stderr if as_json else sys.stdout
+    print_table(("quantity", "relative error", ""), report.rows(), stream)
+    print(f"{', '.join(f'{name} {size}' for name, size in report.sizes.items())}", file=stream)
+    worst, bound = report.worst(), f"{TOLERANCE:g}"
+    verdict = f"all are within {bound}" if report.ok else f"NOT within {bound}"
+    print(f"{verdict}; the largest is {worst.error:.2e} of {worst.name}", file=stream)
+    if not report.ok:
+        import torch
+
+        exact = compare(file, torch.float64).worst()
+        print(f"in float64 the largest is {exact.error:.2e} of {exact.name}; see docs/method.md", file=stream)
+    if as_json:
+        print(json.dumps(report.to_json()))
+    return 0 if report.ok else EXIT_FAILED
+
+
+@app.command("import-release", epilog=_examples("ivr-dist import-release release.std --out checkpoints/release"))
+def import_release(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A state dict that the released code wrote.")],
+    out: Annotated[str, typer.Option(help="Folder or URL of the checkpoint that is made.")],
+    shards: Annotated[str | None, typer.Option(help="Packed split the model is for; default: MOSI's task.")] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> int:
+    """Make a checkpoint from the released code's weights.
+
+    `ivr-dist evaluate` scores it on shards whose text features are those of its language model.
+    """
+    from dataclasses import asdict
+
+    from ivr_dist.import_release import import_release as convert
+    from ivr_dist.report import print_rows
+
+    found = convert(file, out, shards)
+    print_rows(found.rows(), sys.stderr if as_json else sys.stdout)
+    if as_json:
+        print(json.dumps(asdict(found)))
+    return 0
 
 
 def _pack(source: Source, out: str, options: PackOptions, as_json: bool, *, show_gaps: bool = True) -> int:

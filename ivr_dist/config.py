@@ -79,7 +79,9 @@ class FusionConfig:
 class ModelConfig:
     """The model."""
 
-    preset: Literal["ivr"] = key("ivr", "Which model: ivr, the corrected method.")
+    preset: Literal["ivr", "release"] = key(
+        "ivr", "Which model: ivr, the corrected method; release, the authors' released one, and its other defaults."
+    )
     hidden: int = key(128, "Width h of codes and fusion.")
     dropout: float | None = key(None, "One rate for every dropout; unset: each its own (see docs/method.md).")
     input_dropout: float = key(0.0, "Probability with which a whole input step is set to 0 while training.")
@@ -111,6 +113,9 @@ class AdversaryConfig:
     weight: float = key(0.4, "Weight of the term; 0 turns it off.")
     scale: float = key(30.0, "Scale s of the additive-margin softmax.")
     margin: float = key(0.5, "Margin of the additive-margin softmax.")
+    reverse: Literal["shared", "both"] = key(
+        "shared", "Codes whose gradient is reversed: invariant ones, or private ones too, as in the release."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +155,9 @@ class SvrConfig:
     modalities: list[Modality] = key(["text", "audio", "vision"], "Modalities it acts on, of those in use.")
     codes: list[Literal["private", "shared"]] = key(["private", "shared"], "Codes it acts on.")
     temperature: float = key(1.0, "Temperature of the softmax of kind js.")
+    over: Literal["sample", "batch"] = key(
+        "sample", "Of each sample; or of the mean over a group of samples (kind js and preset release only)."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from ivr_dist.config import Config, EncoderConfig, Modality
+from ivr_dist.config_presets import RELEASE_FIXED
 from ivr_dist.config_schema import keys
 from ivr_dist.data.order import check_layout, default_lanes
 from ivr_dist.errors import ConfigError
@@ -95,7 +96,7 @@ def check(config: Config, origins: Mapping[str, str] | None = None) -> None:
     Raises:
         ConfigError: The first fault found.
     """
-    for rule in (_ranges, _data, _batch, _model, _loss, _train, _spans):
+    for rule in (_ranges, _data, _batch, _release, _model, _loss, _train, _spans):
         for fault in rule(config):
             known = [origins[key] for key in fault.keys if key in origins] if origins else []
             raise ConfigError(fault.what, where=", ".join(dict.fromkeys(known)) or fault.keys[0], remedy=fault.remedy)
@@ -177,6 +178,33 @@ def _batch(config: Config) -> Iterator[_Fault]:
         )
 
 
+def _release(config: Config) -> Iterator[_Fault]:
+    if config.model.preset != "release":
+        return
+    missing = [name for name in get_args(Modality) if name not in config.data.modalities]
+    if missing:
+        yield _Fault(
+            ("data.modalities", "model.preset"),
+            f"model.preset = release needs text, audio and vision, data.modalities lacks {', '.join(missing)}",
+            "leave data.modalities unset, or use model.preset=ivr, which takes any modalities",
+        )
+    for path, fixed in RELEASE_FIXED.items():
+        value = _value(config, path)
+        if value != fixed:
+            yield _Fault(
+                (path, "model.preset"),
+                f"{path} = {value} is not the released model, which has {fixed}",
+                f"leave {path} unset, or use model.preset=ivr",
+            )
+    for path in ("model.audio.feedforward", "model.vision.feedforward"):
+        if _value(config, path) != keys()[path].default:
+            yield _Fault(
+                (path, "model.preset"),
+                f"{path} is not read by model.preset = release, whose feed-forward layers are 2048 wide",
+                f"leave {path} unset, or use model.preset=ivr",
+            )
+
+
 def _model(config: Config) -> Iterator[_Fault]:
     model = config.model
     if model.hidden % 2:
@@ -184,7 +212,8 @@ def _model(config: Config) -> Iterator[_Fault]:
     heads = {"model.fusion.heads": model.fusion.heads}
     for name in config.data.modalities:
         encoder: EncoderConfig = getattr(model, name)
-        if encoder.kind == "transformer":
+        # The release's encoders are as wide as the features.
+        if encoder.kind == "transformer" and model.preset != "release":
             heads[f"model.{name}.heads"] = encoder.heads
     for path, count in heads.items():
         if model.hidden % count:
@@ -206,6 +235,18 @@ def _loss(config: Config) -> Iterator[_Fault]:
             ("loss.svr.warmup", "loss.svr.decay"),
             f"loss.svr.warmup = {svr.warmup:g} and loss.svr.decay = {svr.decay:g} are more than the whole run",
             "choose shares that add up to 1 or less",
+        )
+    if config.svr.over == "batch" and config.model.preset != "release":
+        yield _Fault(
+            ("svr.over", "model.preset"),
+            "svr.over = batch needs all samples padded to one length, which only model.preset = release does",
+            "set svr.over=sample",
+        )
+    if config.svr.over == "batch" and config.svr.kind != "js":
+        yield _Fault(
+            ("svr.over", "svr.kind"),
+            f"svr.over = batch averages distributions, svr.kind = {config.svr.kind} has none",
+            "set svr.kind=js, or svr.over=sample",
         )
     off = "or turn the term off with loss.svr.weight=0"
     if not set(config.svr.modalities) & set(config.data.modalities):

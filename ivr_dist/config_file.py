@@ -18,6 +18,7 @@ import yaml
 
 from ivr_dist.config import Config
 from ivr_dist.config_check import check
+from ivr_dist.config_presets import preset_values
 from ivr_dist.config_schema import Key, Word, convert, keys, section_fields, section_paths, show
 from ivr_dist.config_yaml import Located, parse_value, read_yaml
 from ivr_dist.errors import ConfigError
@@ -119,8 +120,8 @@ class _Values:
         self._set(key, value, place, merged=bool(inner))
 
     def build(self) -> Config:
-        """The config of these values, defaults elsewhere."""
-        config: Config = self._section(Config, "")
+        """The config of these values; elsewhere those of the preset, then the defaults."""
+        config: Config = _section(Config, "", {**preset_values(self.values), **self.values})
         return config
 
     def _merge_section(self, path: str, value: Any, place: str) -> None:
@@ -141,15 +142,17 @@ class _Values:
         self.values[key.path] = converted
         self.origins[key.path] = place
 
-    def _section(self, kind: type, prefix: str) -> Any:
-        given: dict[str, Any] = {}
-        for name, (annotation, _) in section_fields(kind).items():
-            path = f"{prefix}{name}"
-            if is_dataclass(annotation):
-                given[name] = self._section(annotation, f"{path}.")  # type: ignore[arg-type]
-            elif path in self.values:
-                given[name] = self.values[path]
-        return kind(**given)
+
+def _section(kind: type, prefix: str, values: Mapping[str, Any]) -> Any:
+    given: dict[str, Any] = {}
+    for name, (annotation, _) in section_fields(kind).items():
+        path = f"{prefix}{name}"
+        if is_dataclass(annotation):
+            given[name] = _section(annotation, f"{path}.", values)  # type: ignore[arg-type]
+        elif path in values:
+            # A copy, since a preset's list is shared.
+            given[name] = copy.deepcopy(values[path])
+    return kind(**given)
 
 
 def _split_entry(path: str) -> tuple[Key | None, list[str]]:

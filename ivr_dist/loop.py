@@ -199,7 +199,7 @@ class Trainer:
                 output, batch, counts, self._layout, self.config, micro, world, collectives.all_reduce_sum
             )
             if probe is not None:
-                probe.before_backward(output, terms.family("svr", weights))
+                probe.before_backward(output, terms.family("svr", weights, world))
             self.engine.backward(terms.total(weights, world, self.plan.accumulation))
             if probe is not None:
                 probe.after_backward(output)

@@ -70,6 +70,12 @@ def find(config: Config, run_url: str, here: dict[str, Any], attempts_before: in
 def _checked(source: Resume, here: dict[str, Any]) -> Resume:
     """Refuse a checkpoint that cannot be loaded here, before anything is built on it."""
     assert source.state is not None
+    if "cursor" not in source.state:
+        raise CheckpointMismatchError(
+            "the checkpoint holds weights only, no run to continue",
+            where=source.url,
+            remedy="score it with `ivr-dist evaluate`, or start over with run.resume=never",
+        )
     weights.check_same_model(source.state, here, source.url)
     for key, setting in (("world", "run.num_workers"), ("stage", "zero.stage")):
         there = source.state[key]

@@ -90,11 +90,16 @@ def train(config: Config, console: Console, local_rank: int, attempts_before: in
     run_url = storage.absolute(config.run.dir)
     manifests = {name: Manifest.load(url) for name, url in _split_urls(config).items()}
     plan = make_plan(config, manifests["train"].samples, world)
-    spec = BatchSpec.from_manifest(manifests["train"], config.data.modalities, config.data.standardize)
+    spec = BatchSpec.from_manifest(
+        manifests["train"],
+        config.data.modalities,
+        config.data.standardize,
+        common_length=config.model.preset == "release",
+    )
 
     torch.manual_seed(config.run.seed)
     engine = Engine(
-        build_model(config.model, ModelSpec(spec.modalities, spec.tasks)),
+        build_model(config.model, ModelSpec(spec.modalities, spec.tasks), config.loss.adversary.reverse),
         plan.deepspeed,
         weight_decay=config.train.weight_decay,
         device=device.training_device(local_rank),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ivr_dist.config import Config, ModelConfig
+from ivr_dist.config_file import from_dict
 from ivr_dist.data.batch import MODALITIES, Batch, modality_batch
 from ivr_dist.data.manifest import TaskSpec
 from ivr_dist.losses import LossTerms, StepCounts, StepLayout, local_counts, loss_terms
@@ -62,16 +63,21 @@ def batch_of(
     modalities: Sequence[str] = MODALITIES,
     padding: int = 0,
     garbage: float = 0.0,
+    common: int | None = None,
 ) -> Batch:
-    """Pad samples to a batch, `padding` steps longer than needed, with `garbage` in the padding."""
+    """Pad samples to a batch, `padding` steps longer than needed, with `garbage` in the padding.
+
+    With `common`, every modality has that many steps, and all of them count, padding included.
+    """
     parts = {}
     for name in modalities:
         lengths = [len(sample.features.get(name, ())) for sample in samples]
-        width = max(lengths, default=0) + padding
+        width = max(lengths, default=0) + padding if common is None else common
         features = torch.zeros(len(samples), width, DIMS[name])
         for row, sample in enumerate(samples):
             features[row, : lengths[row]] = sample.features.get(name, torch.zeros(0, DIMS[name]))
         mask = torch.arange(width) < torch.tensor(lengths, dtype=torch.long)[:, None]
+        mask = mask if common is None else torch.ones_like(mask)
         part = modality_batch(features, mask)
         parts[name] = replace(part, features=torch.where(mask[..., None], part.features, garbage))
     labels: dict[str, Tensor] = {}
@@ -93,12 +99,21 @@ def model_config(**changes: Any) -> ModelConfig:
 
 
 def make_model(
-    config: ModelConfig | None = None, modalities: Sequence[str] = MODALITIES, *, seed: int = 0
+    config: ModelConfig | None = None,
+    modalities: Sequence[str] = MODALITIES,
+    *,
+    seed: int = 0,
+    reverse: Literal["shared", "both"] = "shared",
 ) -> nn.Module:
     """A model with fresh weights for the given modalities and all tasks."""
     torch.manual_seed(seed)
     spec = ModelSpec({name: ("features", DIMS[name]) for name in modalities}, TASKS)
-    return build_model(config or model_config(), spec)
+    return build_model(config or model_config(), spec, reverse)
+
+
+def release_config(**model: Any) -> Config:
+    """Preset release with a narrow model without dropout."""
+    return from_dict({"model": {"preset": "release", "hidden": 8, "dropout": 0.0, **model}})
 
 
 def no_reduce(tensor: Tensor) -> Tensor:

@@ -68,6 +68,7 @@ def batch_spec(state: dict[str, Any]) -> BatchSpec:
             name: (np.array(mean, np.float32), np.array(std, np.float32))
             for name, (mean, std) in state["statistics"].items()
         },
+        common_length=state["model"]["preset"] == "release",
     )
 
 
@@ -75,7 +76,8 @@ def load_model(url: str) -> nn.Module:
     """Build a checkpoint's model on the host and put its weights in."""
     state = store.read_state(url)
     spec = batch_spec(state)
-    model = build_model(from_dict(state["config"], where=url).model, ModelSpec(spec.modalities, spec.tasks))
+    config = from_dict(state["config"], where=url)
+    model = build_model(config.model, ModelSpec(spec.modalities, spec.tasks), config.loss.adversary.reverse)
     load_weights(model, url)
     return model
 

@@ -29,15 +29,21 @@ class BatchSpec:
     tasks: Mapping[str, TaskSpec]
     statistics: Mapping[str, tuple[Float32Array, Float32Array]]
     """By standardised modality: mean [D] and standard deviation [D] over the valid steps of the training split."""
+    common_length: bool = False
+    """Whether every modality of every sample is as long as the longest of the global batch, and padding counts as
+    steps: what the released model was trained on. No modality is ever missing then."""
 
     @classmethod
-    def from_manifest(cls, train: Manifest, modalities: Collection[str], standardize: Collection[str]) -> BatchSpec:
+    def from_manifest(
+        cls, train: Manifest, modalities: Collection[str], standardize: Collection[str], common_length: bool = False
+    ) -> BatchSpec:
         """Take the layout and the statistics from the training split.
 
         Args:
             train: Manifest of the training split.
             modalities: Modalities to use, of those the data set has.
             standardize: Modalities to standardise, of those used; tokens are left as they are.
+            common_length: See the field.
 
         Raises:
             DataError: None of the modalities is there, or the manifest lacks the statistics of one.
@@ -60,7 +66,7 @@ class BatchSpec:
                 )
             found = train.statistics[name]
             statistics[name] = (np.array(found.mean, np.float32), np.array(found.std, np.float32))
-        return cls(modalities=used, tasks=train.tasks, statistics=statistics)
+        return cls(modalities=used, tasks=train.tasks, statistics=statistics, common_length=common_length)
 
     def check_split(self, split: Manifest) -> None:
         """Make sure that a split holds what the training split does.
@@ -87,7 +93,9 @@ class BatchSpec:
                 )
 
 
-def collate(samples: Sequence[RawSample], slots: Int64Array, positions: Int64Array, spec: BatchSpec) -> Batch:
+def collate(
+    samples: Sequence[RawSample], slots: Int64Array, positions: Int64Array, spec: BatchSpec, steps: int | None = None
+) -> Batch:
     """Build the batch of a range of slots.
 
     Args:
@@ -95,6 +103,8 @@ def collate(samples: Sequence[RawSample], slots: Int64Array, positions: Int64Arr
         slots: [B] slot of each in the global batch, ascending.
         positions: [B] number of each in its data set.
         spec: What the batch holds; modalities and labels that it does not name are left out.
+        steps: Places of every modality, all of which count as steps; None: as many as the longest sample has, of which
+            only its own steps count.
 
     Raises:
         CorruptDataError: A sample has another layout than the manifest says.
@@ -105,19 +115,19 @@ def collate(samples: Sequence[RawSample], slots: Int64Array, positions: Int64Arr
     return Batch(
         keys=tuple(sample.id for sample in samples),
         slots=torch.from_numpy(np.asarray(slots, np.int64)),
-        modalities={name: _modality(samples, name, spec) for name in spec.modalities},
+        modalities={name: _modality(samples, name, spec, steps) for name in spec.modalities},
         labels=labels,
         label_mask=label_mask,
         positions=torch.from_numpy(np.asarray(positions, np.int64)),
     )
 
 
-def _modality(samples: Sequence[RawSample], name: str, spec: BatchSpec) -> ModalityBatch:
-    """Pad to the longest sample of the batch; the padding is 0 after standardisation too."""
+def _modality(samples: Sequence[RawSample], name: str, spec: BatchSpec, common: int | None) -> ModalityBatch:
+    """Pad to the longest sample of the batch, or to the common length; the padding is 0 after standardisation too."""
     kind, dim = spec.modalities[name]
     arrays = [sample.arrays.get(name) for sample in samples]
     lengths = np.array([0 if array is None else len(array) for array in arrays], np.int64)
-    steps = int(lengths.max(initial=0))
+    steps = int(lengths.max(initial=0)) if common is None else common
     padded: npt.NDArray[Any]
     if kind == "tokens":
         padded = np.zeros((len(samples), steps), np.int64)
@@ -132,7 +142,7 @@ def _modality(samples: Sequence[RawSample], name: str, spec: BatchSpec) -> Modal
                 mean, deviation = spec.statistics[name]
                 valid -= mean
                 valid /= deviation
-    mask = np.arange(steps) < lengths[:, None]
+    mask = np.arange(steps) < (lengths[:, None] if common is None else np.full((len(samples), 1), common))
     return modality_batch(torch.from_numpy(padded), torch.from_numpy(mask))
 
 

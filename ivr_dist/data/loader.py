@@ -165,10 +165,14 @@ class Loader:
             part = rank_slots(micro_slots(len(numbers), self._accumulation, micro), self._rank, self._world)
             mine = np.arange(part.start, part.stop)
             slots.append(mine[numbers[mine] != EMPTY])
+        # Of the whole global batch, so that it does not depend on how the batch is spread over ranks.
+        steps = (
+            self.reader.longest(numbers[numbers != EMPTY], self.spec.modalities) if self.spec.common_length else None
+        )
         samples = self.reader.read(numbers[np.concatenate(slots)])
         ends = np.cumsum([len(part) for part in slots])
         return [
-            collate(samples[end - len(part) : end], part, numbers[part], self.spec)
+            collate(samples[end - len(part) : end], part, numbers[part], self.spec, steps)
             for part, end in zip(slots, ends, strict=True)
         ]
 

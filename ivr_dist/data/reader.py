@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -18,7 +18,7 @@ import xxhash
 from ivr_dist import storage
 from ivr_dist.data.decode import RawSample, decode_sample
 from ivr_dist.data.index import ShardIndex
-from ivr_dist.data.manifest import Manifest
+from ivr_dist.data.manifest import MODALITIES, Manifest
 from ivr_dist.data.order import Int64Array, ShardTable
 from ivr_dist.errors import CorruptDataError, DataError
 
@@ -63,6 +63,22 @@ class ShardReader:
             self._decode(int(shard), int(place), segment, segments[shard, segment])
             for (shard, segment), place in zip(wanted, places, strict=True)
         ]
+
+    def longest(self, numbers: Int64Array, modalities: Collection[str]) -> int:
+        """Steps of the longest of these modalities over the samples with these numbers, at least 1.
+
+        Only the indexes are read.
+
+        Raises:
+            DataError, CorruptDataError, StorageError: As for `read`.
+        """
+        shards, places = self._table.locate(numbers)
+        self._load_indexes(np.unique(shards).tolist())
+        columns = [MODALITIES.index(name) for name in modalities]
+        lengths = [
+            self._indexes[int(shard)].lengths[place, columns] for shard, place in zip(shards, places, strict=True)
+        ]
+        return int(np.max(lengths, initial=1))
 
     def close(self) -> None:
         """Stop the threads without waiting for requests under way; may be called again."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -32,8 +32,39 @@ def variation(codes: Sequence[Tensor], pairs: Tensor, kind: str, temperature: fl
     return size.mean(dim=-1).mean(dim=0).sum()
 
 
+def divergence_of_groups(
+    codes: Sequence[Tensor],
+    group: Tensor,
+    micro_counts: Tensor,
+    total: float,
+    temperature: float,
+    all_reduce: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """Kind `js` of the mean distribution over the samples of a group, as in the released code.
+
+    Args:
+        codes: One or more codes, [B, T, H] each; T is the same on every rank, and every step counts.
+        group: [B] each sample's group within the micro-step.
+        micro_counts: [g] samples by group of this micro-step, over all ranks.
+        total: Samples of the whole step, over all ranks.
+        temperature: Of the softmax over all codes side by side.
+        all_reduce: Differentiable sum over ranks.
+
+    Returns:
+        One micro-step's share of the mean over neighbouring steps, then over groups, weighted by their samples; every
+        rank gets the same value. Scalar, float32 at least; 0 for T = 1.
+    """
+    joined = torch.softmax(wide(torch.cat(list(codes), dim=-1)) / temperature, dim=-1)
+    counts = micro_counts.to(joined.device, joined.dtype)
+    sums = joined.new_zeros(len(counts), *joined.shape[1:]).index_add(0, group, joined)
+    mean = all_reduce(sums) / counts.clamp(min=1)[:, None, None]
+    by_group = _divergence(mean[:, :-1], mean[:, 1:]).sum(dim=1) / max(mean.shape[1] - 1, 1)
+    return (by_group * counts).sum() / max(total, 1.0)
+
+
 def _divergence(p: Tensor, q: Tensor) -> Tensor:
     """JSD of distributions in the last dimension, with 1e-10 added inside the Kullback-Leibler terms."""
     p, q = p + _EPSILON, q + _EPSILON
-    middle = ((p + q) / 2).log()
-    return 0.5 * ((p * (p.log() - middle)).sum(dim=-1) + (q * (q.log() - middle)).sum(dim=-1))
+    middle = (p + q) / 2
+    # The logarithm of a ratio near 1, since the difference of two logarithms near -5 would lose three of its digits.
+    return 0.5 * ((p * (p / middle).log()).sum(dim=-1) + (q * (q / middle).log()).sum(dim=-1))

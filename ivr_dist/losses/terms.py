@@ -19,7 +19,7 @@ from ivr_dist.data.batch import Batch
 from ivr_dist.losses.adversary import PENALTY, adversary
 from ivr_dist.losses.consistency import consistency
 from ivr_dist.losses.layout import StepCounts, StepLayout
-from ivr_dist.losses.svr import variation
+from ivr_dist.losses.svr import divergence_of_groups, variation
 from ivr_dist.model.layers import Steps, wide
 from ivr_dist.model.spec import IVROutput
 
@@ -36,26 +36,31 @@ class LossTerms:
     """One micro-step's share of each term: over micro-steps and ranks they add up to the term of the global batch."""
 
     values: dict[str, Tensor]
-    """Scalars by name: `task/NAME`, `consistency`, `adversary`, `reconstruction`, `svr/MODALITY`. Consistency is equal
-    on all ranks, the others are this rank's share."""
+    """Scalars by name: `task/NAME`, `consistency`, `adversary`, `reconstruction`, `svr/MODALITY`."""
+    replicated: frozenset[str] = frozenset({CONSISTENCY})
+    """Terms that every rank computes alike from moments summed over the ranks; the others are this rank's share."""
 
     def total(self, weights: Mapping[str, float], world: int, accumulation: int) -> Tensor:
         """The weighted sum as DeepSpeed must see it."""
         scaled = [
-            weight_of(name, weights) * accumulation * (1 if name == CONSISTENCY else world) * value
+            weight_of(name, weights) * accumulation * (1 if name in self.replicated else world) * value
             for name, value in self.values.items()
         ]
         return torch.stack(scaled).sum()
 
-    def family(self, family: str, weights: Mapping[str, float]) -> Tensor:
+    def family(self, family: str, weights: Mapping[str, float], world: int) -> Tensor:
         """Weighted sum of the terms of one family, this rank's share."""
-        chosen = [weight_of(n, weights) * v for n, v in self.values.items() if n.partition("/")[0] == family]
+        chosen = [
+            weight_of(name, weights) * (value / world if name in self.replicated else value)
+            for name, value in self.values.items()
+            if name.partition("/")[0] == family
+        ]
         return torch.stack(chosen).sum() if chosen else next(iter(self.values.values())).new_zeros(())
 
     def shares(self, world: int) -> Tensor:
         """[terms] float64 on the host: what to sum over micro-steps and ranks for the values of the global batch."""
         values = torch.stack([value.detach() for value in self.values.values()]).double().cpu()
-        replicated = torch.tensor([name == CONSISTENCY for name in self.values])
+        replicated = torch.tensor([name in self.replicated for name in self.values])
         return torch.where(replicated, values / world, values)
 
 
@@ -85,6 +90,9 @@ def loss_terms(
     values[CONSISTENCY] = _consistency(output, batch, counts, layout, config.loss, micro, all_reduce)
     values["adversary"] = _adversary(output, batch, counts, layout, config.loss, world)
     values["reconstruction"] = _reconstruction(output, batch, counts, config.loss)
+    if config.svr.over == "batch":
+        regularizer = _svr_of_groups(output, batch, counts, layout, config, micro, all_reduce)
+        return LossTerms(values | regularizer, frozenset({CONSISTENCY, *regularizer}))
     return LossTerms(values | _svr(output, batch, counts, config))
 
 
@@ -152,11 +160,46 @@ def _reconstruction(output: IVROutput, batch: Batch, counts: StepCounts, loss: L
 
 def _svr(output: IVROutput, batch: Batch, counts: StepCounts, config: Config) -> dict[str, Tensor]:
     """By modality, such that they add up to the mean over the chosen modalities that have neighbouring steps at all."""
-    chosen = [name for name in output.shared if name in config.svr.modalities]
-    varying = max(sum(counts.pairs[name] > 0 for name in chosen), 1)
+    chosen, varying = _regularized(output, counts, config)
     terms = {}
-    for name in chosen:
-        codes = [getattr(output, code)[name] for code in config.svr.codes]
+    for name, codes in chosen.items():
         total = variation(codes, batch.modalities[name].pairs, config.svr.kind, config.svr.temperature)
         terms[f"svr/{name}"] = total / max(counts.pairs[name], 1.0) / varying
     return terms
+
+
+def _svr_of_groups(
+    output: IVROutput,
+    batch: Batch,
+    counts: StepCounts,
+    layout: StepLayout,
+    config: Config,
+    micro: int,
+    all_reduce: Callable[[Tensor], Tensor],
+) -> dict[str, Tensor]:
+    """The same of the mean over each group of slots; every rank gets the same values."""
+    chosen, varying = _regularized(output, counts, config)
+    first = micro * layout.micro_groups
+    samples = {name: counts.group_codes[:, column] for column, name in enumerate(batch.modalities)}
+    return {
+        f"svr/{name}": divergence_of_groups(
+            [code.view(*batch.modalities[name].mask.shape, code.shape[-1]) for code in codes],
+            batch.slots // layout.group - first,
+            samples[name][first : first + layout.micro_groups],
+            float(samples[name].sum()),
+            config.svr.temperature,
+            all_reduce,
+        )
+        / varying
+        for name, codes in chosen.items()
+    }
+
+
+def _regularized(output: IVROutput, counts: StepCounts, config: Config) -> tuple[dict[str, list[Tensor]], int]:
+    """Codes by modality that SVR acts on, and how many of these modalities have neighbouring steps (at least 1)."""
+    codes: dict[str, list[Tensor]] = {
+        name: [getattr(output, code)[name] for code in config.svr.codes]
+        for name in output.shared
+        if name in config.svr.modalities
+    }
+    return codes, max(sum(counts.pairs[name] > 0 for name in codes), 1)

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from ivr_dist.config import ModelConfig
 from ivr_dist.model.ivr import IVRModel
+from ivr_dist.model.release import ReleaseModel
 from ivr_dist.model.spec import IVROutput, ModelSpec
 
-__all__ = ["IVRModel", "IVROutput", "ModelSpec", "build_model"]
+__all__ = ["IVRModel", "IVROutput", "ModelSpec", "ReleaseModel", "build_model"]
 
 
-def build_model(config: ModelConfig, spec: ModelSpec) -> IVRModel:
+def build_model(
+    config: ModelConfig, spec: ModelSpec, reverse: Literal["shared", "both"] = "shared"
+) -> IVRModel | ReleaseModel:
     """A model with fresh weights, drawn from torch's global generator.
+
+    Args:
+        config: The preset and its sizes.
+        spec: The data it is for.
+        reverse: `loss.adversary.reverse`, which decides a gradient inside the model.
 
     Raises:
         ConfigError: The model cannot take one of the modalities.
     """
-    return IVRModel(config, spec)
+    return (ReleaseModel if config.preset == "release" else IVRModel)(config, spec, reverse)

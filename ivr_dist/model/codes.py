@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 from ivr_dist.data.batch import MODALITIES
-from ivr_dist.model.layers import unit_norm, wide
+from ivr_dist.model.layers import reverse_gradient, unit_norm, wide
 
 
 class Code(nn.Module):
@@ -38,3 +40,25 @@ class Discriminator(nn.Module):
             # The softmax multiplies the cosines by 30: half precision would leave them one good digit.
             classes = wide(self.classes)
             return unit_norm(wide(features)) @ unit_norm(classes).T, classes.square().sum()
+
+
+def discriminate(
+    discriminator: Discriminator, shared: Mapping[str, Tensor], private: Mapping[str, Tensor], reverse: str
+) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+    """One pass of the discriminator over the time means of all codes.
+
+    Args:
+        discriminator: The discriminator.
+        shared: By modality: [B, H] of the invariant codes; their gradient is reversed.
+        private: By modality: [B, H] of the private codes.
+        reverse: `both` reverses the private codes' gradient too, `shared` does not.
+
+    Returns:
+        By modality [B, 3] cosines for the invariant and for the private codes, and the class weights' squared norm.
+    """
+    turned = [reverse_gradient(code) if reverse == "both" else code for code in private.values()]
+    pooled = [reverse_gradient(code) for code in shared.values()] + turned
+    cosines, penalty = discriminator(torch.cat(pooled))
+    rows = cosines.split([len(code) for code in pooled])
+    half = len(shared)
+    return dict(zip(shared, rows[:half], strict=True)), dict(zip(private, rows[half:], strict=True)), penalty

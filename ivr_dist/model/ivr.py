@@ -10,15 +10,12 @@ from torch import Tensor, nn
 from ivr_dist.config import ModelConfig
 from ivr_dist.data.batch import MODALITIES, Batch
 from ivr_dist.errors import ConfigError
-from ivr_dist.model.codes import Code, Discriminator
+from ivr_dist.model.codes import Code, Discriminator, discriminate
 from ivr_dist.model.encoder import ModalityEncoder
 from ivr_dist.model.fusion import Fusion
-from ivr_dist.model.layers import Steps, query_steps, reverse_gradient, wide
+from ivr_dist.model.heads import TaskHeads
+from ivr_dist.model.layers import Steps, dropout_rates, query_steps
 from ivr_dist.model.spec import IVROutput, ModelSpec
-
-DROPOUT = {"encoder": 0.1, "cross": 0.2, "gate": 0.4, "head": 0.6, "discriminator": 0.6}
-"""Rates of the published method, where the config does not give one for all."""
-_PREFIX = "task_"
 
 
 class IVRModel(nn.Module):
@@ -30,12 +27,13 @@ class IVRModel(nn.Module):
     Args:
         config: Widths, encoders, fusion, dropout.
         spec: Modalities and tasks.
+        reverse: Codes whose gradient the discriminator's input reverses, `shared` or `both`.
 
     Raises:
         ConfigError: A modality is given as tokens.
     """
 
-    def __init__(self, config: ModelConfig, spec: ModelSpec) -> None:
+    def __init__(self, config: ModelConfig, spec: ModelSpec, reverse: str) -> None:
         super().__init__()
         for name, (kind, _) in spec.features.items():
             if kind != "features":
@@ -44,8 +42,9 @@ class IVRModel(nn.Module):
                     where="model.preset",
                     remedy=f"pack the corpus with {name} features, or leave {name} out of data.modalities",
                 )
-        rates = {site: rate if config.dropout is None else config.dropout for site, rate in DROPOUT.items()}
+        rates = dropout_rates(config)
         width = config.hidden
+        self.reverse = reverse
         self.modality_dropout = config.modality_dropout
         self.modalities = [name for name in MODALITIES if name in spec.features]
         self.encoders = nn.ModuleDict(
@@ -66,11 +65,7 @@ class IVRModel(nn.Module):
         self.discriminator = Discriminator(width, rates["discriminator"])
         self.reconstruct = nn.ModuleDict({name: nn.Linear(width, width) for name in self.modalities})
         self.fusion = Fusion(width, [m for m in self.modalities if m != "text"], config.fusion, rates)
-        # With a prefix, because a ModuleDict refuses the names of its own attributes, such as `type`.
-        self.heads = nn.ModuleDict(
-            {_PREFIX + name: nn.Linear(width, task.classes or 1) for name, task in spec.tasks.items()}
-        )
-        self.regressions = {name for name, task in spec.tasks.items() if task.type == "regression"}
+        self.heads = TaskHeads(width, spec.tasks)
 
     def forward(self, batch: Batch) -> IVROutput:
         """Encode, split, fuse and predict one batch; B and every T may be 0."""
@@ -83,9 +78,11 @@ class IVRModel(nn.Module):
         fused, gates = self.fusion(branch, self._hidden(layouts), asking)
         pooled_shared = {name: layouts[name].mean(code) for name, code in shared.items()}
         pooled_private = {name: layouts[name].mean(code) for name, code in private.items()}
-        logits_shared, logits_private, penalty = self._discriminate(pooled_shared, pooled_private)
+        logits_shared, logits_private, penalty = discriminate(
+            self.discriminator, pooled_shared, pooled_private, self.reverse
+        )
         return IVROutput(
-            predictions=self._predict(fused),
+            predictions=self.heads(fused),
             encoded=encoded,
             shared=shared,
             private=private,
@@ -109,20 +106,6 @@ class IVRModel(nn.Module):
             keep = torch.rand(len(mask), 1, device=mask.device) >= self.modality_dropout
             shown[name] = replace(layouts[name], mask=mask & keep)
         return shown
-
-    def _discriminate(
-        self, shared: dict[str, Tensor], private: dict[str, Tensor]
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
-        """One pass of the discriminator over all codes; the gradient is reversed for the shared ones only."""
-        pooled = [reverse_gradient(code) for code in shared.values()] + list(private.values())
-        cosines, penalty = self.discriminator(torch.cat(pooled))
-        rows = cosines.split([len(code) for code in pooled])
-        half = len(shared)
-        return dict(zip(shared, rows[:half], strict=True)), dict(zip(private, rows[half:], strict=True)), penalty
-
-    def _predict(self, fused: Tensor) -> dict[str, Tensor]:
-        scores = {key.removeprefix(_PREFIX): wide(head(fused)) for key, head in self.heads.items()}
-        return {name: score.squeeze(-1) if name in self.regressions else score for name, score in scores.items()}
 
 
 def _features(batch: Batch, name: str) -> Tensor:

@@ -15,7 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ivr_dist.config import ModelConfig
 from ivr_dist.data.batch import ModalityBatch
+
+_DROPOUT = {"encoder": 0.1, "cross": 0.2, "gate": 0.4, "head": 0.6, "discriminator": 0.6}
+
+
+def dropout_rates(config: ModelConfig) -> dict[str, float]:
+    """Dropout by site: the config's one rate, or those of the published method."""
+    return {site: rate if config.dropout is None else config.dropout for site, rate in _DROPOUT.items()}
 
 
 def wide(x: Tensor) -> Tensor:
@@ -127,7 +135,8 @@ def query_steps(text: Steps | None, batch: int, device: torch.device) -> Steps:
 def with_positions(steps: Tensor, layout: Steps) -> Tensor:
     """Add sinusoidal positions (Vaswani et al. 2017, section 3.5) to [N, H]; H must be even."""
     width = steps.shape[1]
-    rate = torch.exp(torch.arange(0, width, 2, device=steps.device) * (-math.log(10_000.0) / width))
+    dtype = torch.promote_types(steps.dtype, torch.float32)
+    rate = torch.exp(torch.arange(0, width, 2, device=steps.device, dtype=dtype) * (-math.log(10_000.0) / width))
     angle = layout.position[:, None] * rate
     return steps + torch.stack([torch.sin(angle), torch.cos(angle)], dim=-1).flatten(1).to(steps.dtype)
 

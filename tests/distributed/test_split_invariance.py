@@ -36,6 +36,7 @@ from tests.batches import (
     mixed_samples,
     model_config,
     no_reduce,
+    release_config,
 )
 from tests.ranks import run_ranks
 
@@ -54,6 +55,7 @@ class Case:
     model: ModelConfig
     config: Config
     modalities: Sequence[str] = MODALITIES
+    common: int | None = None
 
 
 def cases() -> Iterator[Case]:
@@ -80,6 +82,9 @@ def cases() -> Iterator[Case]:
         fusion=FusionConfig(heads=2, content="both", gate="straight_through", pooling="attention"),
     )
     yield Case("other encoders, fusion and losses", mixed_samples(SLOTS, seed=3), full, config, other)
+    release = release_config()
+    yield Case("release", mixed_samples(SLOTS), full, release.model, release, common=5)
+    yield Case("release, short step", mixed_samples(5), range(5), release.model, release, common=6)
 
 
 def rank_batch(case: Case, layout: StepLayout, micro: int, rank: int, world: int) -> Batch:
@@ -87,7 +92,9 @@ def rank_batch(case: Case, layout: StepLayout, micro: int, rank: int, world: int
     size = layout.global_batch // layout.accumulation
     low, high = micro * size + size * rank // world, micro * size + size * (rank + 1) // world
     rows = [row for row, slot in enumerate(case.slots) if low <= slot < high]
-    return batch_of([case.samples[r] for r in rows], [case.slots[r] for r in rows], modalities=case.modalities)
+    return batch_of(
+        [case.samples[r] for r in rows], [case.slots[r] for r in rows], modalities=case.modalities, common=case.common
+    )
 
 
 def step(
@@ -97,7 +104,7 @@ def step(
     layout = StepLayout(SLOTS, accumulation, GROUP)
     names = (list(case.modalities), list(TASKS))
     # At seed 0 no gate is within rounding of its threshold, where straight-through jumps.
-    model = make_model(case.model, case.modalities).to(dtype)
+    model = make_model(case.model, case.modalities, reverse=case.config.loss.adversary.reverse).to(dtype)
     batches = [rank_batch(case, layout, micro, rank, world) for micro in range(accumulation)]
     counts = StepCounts.from_vector(summed(local_counts(batches, layout, *names), world), layout, *names)
     reduce = no_reduce if world == 1 else collectives.all_reduce_sum

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ivr_dist import storage
 from ivr_dist.audit import audit
 from ivr_dist.checkpoint import store
 from ivr_dist.config import Config
@@ -95,6 +96,30 @@ def test_loss_curve_is_the_same_on_1_and_2_workers_at_every_stage(corpus: str, t
             assert abs(value - expected) <= 1e-6 * abs(expected), f"{case} differs at step {step}"
 
 
+def test_preset_release_is_the_same_on_1_and_2_workers(corpus: str, tmp_path: Path) -> None:
+    """Batches are padded to the longest of all workers' samples, so the split changes nothing here either."""
+    release = ("model.preset=release", "train.max_steps=6", "log.svr_every=3", "train.eval_every=3steps")
+    variants = ("zero.stage=0", "zero.stage=3", "train.accumulation=2")
+    curves, results = {}, {}
+    for world in (1, 2):
+        cases = [config(corpus, tmp_path / f"{world}-{variant}", variant, *release) for variant in variants]
+        run_ranks(train, world, [(case, None) for case in cases])
+        for variant, case in zip(variants, cases, strict=True):
+            curves[world, variant] = loss_curve(case.run.dir)
+            results[world, variant] = storage.read_json(f"{case.run.dir}/result.json")["metrics"]
+    reference = curves[1, "zero.stage=0"]
+    assert len(reference) == 6
+    # Its reversals pull the loss up, so it need not fall.
+    assert abs(reference[-1][1] / reference[0][1] - 1) > 0.01, "nothing was learnt, so nothing was compared"
+    for case, curve in curves.items():
+        for (step, expected), (other, value) in zip(reference, curve, strict=True):
+            assert step == other
+            assert abs(value - expected) <= 1e-6 * abs(expected), f"{case} differs at step {step}"
+        assert results[case]["test"]["synth/mae"] == pytest.approx(
+            results[1, "zero.stage=0"]["test"]["synth/mae"], rel=1e-5
+        )
+
+
 def test_interrupted_runs_continue_bitwise_and_see_each_sample_once(corpus: str, tmp_path: Path) -> None:
     """Three pieces of one run, with dropout, against the run in one piece."""
     variants = ("zero.stage=0", "zero.stage=2", "zero.stage=3")
@@ -147,8 +172,6 @@ def test_checkpoints_of_another_run_are_refused(corpus: str, tmp_path: Path) -> 
 
 def test_patience_ends_training_and_the_best_checkpoint_is_scored(corpus: str, tmp_path: Path) -> None:
     """With a learning rate of nothing no evaluation improves on the first."""
-    from ivr_dist import storage
-
     settings = config(corpus, tmp_path / "run", "train.lr=1e-12", "train.eval_every=2steps", "train.patience=2")
     run_ranks(train, 1, [(settings, None)])
     result = storage.read_json(str(tmp_path / "run" / "result.json"))
@@ -159,8 +182,6 @@ def test_patience_ends_training_and_the_best_checkpoint_is_scored(corpus: str, t
 
 
 def test_a_run_that_died_before_its_result_concludes_when_started_again(corpus: str, tmp_path: Path) -> None:
-    from ivr_dist import storage
-
     settings = config(corpus, tmp_path / "run", "train.select=last")
     result = str(tmp_path / "run" / "result.json")
     run_ranks(train, 1, [(settings, None)])
@@ -173,8 +194,6 @@ def test_a_run_that_died_before_its_result_concludes_when_started_again(corpus: 
 
 def test_a_run_from_the_checkpoint_of_another_compares_with_itself(corpus: str, tmp_path: Path) -> None:
     """The new run learns nothing, so it never beats what the other run had."""
-    from ivr_dist import storage
-
     other = config(corpus, tmp_path / "other")
     run_ranks(train, 1, [(other, 12)])
     start = store.names(other.run.dir)[0].url(other.run.dir)

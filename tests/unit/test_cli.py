@@ -15,7 +15,7 @@ from ivr_dist import cli
 from ivr_dist.errors import DataError, StorageError
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ("train", "plan", "pack", "index", "synth", "evaluate", "audit", "submit")
+COMMANDS = ("train", "plan", "pack", "index", "synth", "evaluate", "audit", "submit", "parity", "import-release")
 
 
 def run(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:

@@ -203,3 +203,19 @@ def test_splits_that_do_not_fit_training_are_refused() -> None:
         spec.check_split(manifest(features={**features, "audio": replace(features["audio"], dim=9)}))
     with pytest.raises(DataError, match="does not have the task humor as training has it"):
         spec.check_split(manifest(tasks={"sentiment": TASKS["sentiment"]}))
+
+
+def test_a_common_length_counts_every_step_and_misses_no_modality() -> None:
+    samples = [sample("a", audio=np.full((2, 2), 3.0)), sample("b", vision=np.ones((4, 3)))]
+    spec = replace(SPEC, modalities={name: SPEC.modalities[name] for name in ("audio", "vision")}, common_length=True)
+    batch = collate(samples, np.arange(2), np.arange(2), spec, steps=5)
+    for name, dim in (("audio", 2), ("vision", 3)):
+        part = batch.modalities[name]
+        assert part.features.shape == (2, 5, dim)
+        assert part.mask.all() and part.present.all()
+        assert part.flat.tolist() == list(range(10))
+        assert part.pairs.tolist() == [0, 1, 2, 3, 5, 6, 7, 8]
+    audio = batch.modalities["audio"].features
+    assert audio[0, 0].tolist() == [1.0, 10.0]
+    assert not audio[0, 2:].any() and not audio[1].any(), "the padding is 0 after standardisation too"
+    assert collate([], np.arange(0), np.arange(0), spec, steps=5).modalities["audio"].mask.shape == (0, 5)

@@ -9,7 +9,7 @@ import pytest
 
 from ivr_dist.config import Config
 from ivr_dist.config_check import check
-from ivr_dist.config_file import load_config
+from ivr_dist.config_file import from_dict, load_config, to_dict, to_yaml
 from ivr_dist.errors import ConfigError
 
 MINIMAL = ("data.train=data/train", "train.select=last")
@@ -312,3 +312,70 @@ def test_check_of_a_config_made_in_code() -> None:
     config = Config()
     with pytest.raises(ConfigError, match=r"data.train is empty \(data.train\)"):
         check(config)
+
+
+# Presets.
+
+
+def test_preset_release_sets_what_the_user_does_not() -> None:
+    config = load_config(None, [*MINIMAL, "model.preset=release"])
+    assert (config.train.lr, config.train.schedule, config.train.warmup, config.train.epochs) == (
+        1.7e-5,
+        "constant",
+        0,
+        50,
+    )
+    assert (config.train.weight_decay, config.train.grad_clip) == (0, 0)
+    assert (config.train.global_batch, config.loss.consistency.group) == (64, 64)
+    assert (config.svr.kind, config.svr.over, config.svr.modalities) == ("js", "batch", ["vision"])
+    assert (config.loss.adversary.reverse, config.loss.reconstruction.per) == ("both", "pooled")
+    assert (config.model.audio.heads, config.model.vision.heads, config.model.fusion.gate) == (2, 1, "hard")
+    assert config.data.standardize == []
+    loss = config.loss
+    weights = (loss.adversary.weight, loss.consistency.weight, loss.reconstruction.weight, loss.svr.weight)
+    assert weights == (0.4, 1.0, 1.0, 1.0)
+
+
+def test_the_users_values_go_before_the_presets(write: Writer) -> None:
+    path = write("train: {lr: 1e-3, global_batch: 16}\nmodel: {preset: release, hidden: 64}\n")
+    config = load_config(path, [*MINIMAL, "svr.modalities=[audio]", "loss.adversary.reverse=shared"])
+    assert (config.train.lr, config.model.hidden, config.train.epochs) == (1e-3, 64, 50)
+    assert config.loss.consistency.group == 16, "the release's batch statistics are over its batch"
+    assert (config.svr.modalities, config.loss.adversary.reverse) == (["audio"], "shared")
+    assert load_config(path, [*MINIMAL, "loss.consistency.group=8"]).loss.consistency.group == 8
+    assert load_config(path, [*MINIMAL, "model.preset=ivr", "loss.consistency.group=16"]).svr == Config().svr
+
+
+def test_presets_do_not_share_lists() -> None:
+    first, second = (load_config(None, [*MINIMAL, "model.preset=release"]) for _ in range(2))
+    first.svr.modalities.append("text")
+    assert second.svr.modalities == ["vision"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["data.modalities=[text, audio]"], ["data.modalities lacks vision", "model.preset=ivr"]),
+        (["model.fusion.gate=sigmoid"], ["model.fusion.gate = sigmoid is not the released model, which has hard"]),
+        (["model.text.kind=gru"], ["model.text.kind = gru", "leave model.text.kind unset"]),
+        (["model.audio.layers=2"], ["model.audio.layers = 2"]),
+        (["model.vision.feedforward=2"], ["model.vision.feedforward is not read", "2048"]),
+        (["model.modality_dropout=0.1"], ["model.modality_dropout = 0.1"]),
+        (["svr.kind=l2"], ["svr.kind = l2 has none", "svr.over=sample"]),
+        (["model.hidden=30"], ["model.fusion.heads = 4 does not divide model.hidden = 30"]),
+    ],
+)
+def test_what_the_released_model_is_not_is_refused(overrides: list[str], expected: list[str]) -> None:
+    text = refused(None, "model.preset=release", *overrides)
+    assert [part for part in expected if part not in text] == []
+
+
+def test_the_batchs_mean_variation_needs_one_length() -> None:
+    assert "model.preset = release" in refused(None, "svr.over=batch", "svr.kind=js")
+    load_config(None, [*MINIMAL, "svr.over=batch", "svr.kind=js", "loss.svr.weight=0"])
+
+
+def test_a_release_config_reads_back(write: Writer) -> None:
+    config = load_config(None, [*MINIMAL, "model.preset=release", "train.global_batch=32"])
+    assert load_config(write(to_yaml(config))) == config
+    assert from_dict(to_dict(config)) == config

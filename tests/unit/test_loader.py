@@ -59,7 +59,8 @@ class LoaderFactory:
     def __call__(self, place: Path | None = None, **options: object) -> Loader:
         url = str(place or self.place)
         manifest = Manifest.load(url)
-        spec = BatchSpec.from_manifest(manifest, ["text", "audio", "vision"], ["audio", "vision"])
+        common = bool(options.pop("common_length", False))
+        spec = BatchSpec.from_manifest(manifest, ["text", "audio", "vision"], ["audio", "vision"], common)
         order = {"global_batch": GLOBAL_BATCH, "lanes": LANES, "delay": DELAY, "seed": SEED}
         loader = Loader(ShardReader(url, manifest, 1 << 24), spec, **{**order, **options})
         self._made.append(loader)
@@ -130,6 +131,27 @@ def test_content_is_the_corpus(loaders: LoaderFactory) -> None:
         text = batch.modalities["text"]
         features = expected.arrays.get("text", np.zeros((0, 32), np.float32))
         np.testing.assert_array_equal(text.features[row][text.mask[row]], features)
+
+
+@pytest.mark.parametrize(("world", "accumulation"), [(1, 1), (3, 2), (24, 1)])
+def test_the_common_length_is_that_of_the_global_batch(loaders: LoaderFactory, world: int, accumulation: int) -> None:
+    """Whoever holds the longest sample, and on ranks that hold none."""
+    lengths = {
+        number: max((len(array) for array in SOURCE.load("train", ref).arrays.values()), default=1)
+        for number, ref in enumerate(shuffled(SOURCE.splits()["train"], 0))
+    }
+    options = {"world": world, "accumulation": accumulation, "common_length": True}
+    ranks = [loaders(rank=rank, **options) for rank in range(world)]
+    found = []
+    for parts in islice(zip(*(loader.steps(loader.start) for loader in ranks), strict=True), STEPS):
+        batches = [batch for part in parts for batch in part.micro_batches]
+        numbers = [number for number, _ in slots_of(batches).values()]
+        shapes = {part.mask.shape[1] for batch in batches for part in batch.modalities.values()}
+        assert shapes == {max(lengths[number] for number in numbers)}
+        found.append(shapes.pop())
+    assert len(set(found)) > 1, "all batches are alike, so nothing was shown"
+    widths = {part.mask.shape[1] for batch in ranks[0].eval_batches() for part in batch.modalities.values()}
+    assert max(widths) == max(lengths.values())
 
 
 @pytest.mark.parametrize("skipped", [1, STEPS - 1, STEPS, STEPS + 3])

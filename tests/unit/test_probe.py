@@ -31,8 +31,8 @@ def expected() -> dict[str, list[torch.Tensor]]:
         output, terms = forward(micro)
         for name in MODALITIES:
             codes = [output.shared[name], output.private[name]]
-            svr = torch.autograd.grad(terms.family("svr", WEIGHTS), codes, retain_graph=True)
-            task = torch.autograd.grad(terms.family("task", WEIGHTS), codes, retain_graph=True)
+            svr = torch.autograd.grad(terms.family("svr", WEIGHTS, 1), codes, retain_graph=True)
+            task = torch.autograd.grad(terms.family("task", WEIGHTS, 1), codes, retain_graph=True)
             a, b = (torch.cat([part.flatten() for part in grads]).double() for grads in (svr, task))
             sums[name] += torch.stack([a @ a, b @ b, a @ b])
     return {name: list(found) for name, found in sums.items()}
@@ -42,7 +42,7 @@ def measured() -> dict[str, float]:
     probe = SvrProbe()
     for micro in (0, 1):
         output, terms = forward(micro)
-        probe.before_backward(output, terms.family("svr", WEIGHTS))
+        probe.before_backward(output, terms.family("svr", WEIGHTS, 1))
         # One rank; DeepSpeed divides by the two micro-steps.
         (terms.total(WEIGHTS, 1, 2) / 2).backward()
         probe.after_backward(output)
@@ -64,7 +64,7 @@ def test_norms_and_cosine_of_each_modality_and_of_all() -> None:
 def test_a_regularizer_without_gradient_has_norm_and_cosine_0() -> None:
     probe = SvrProbe()
     output, terms = forward(0)
-    probe.before_backward(output, terms.family("svr", WEIGHTS).detach())
+    probe.before_backward(output, terms.family("svr", WEIGHTS, 1).detach())
     terms.total(WEIGHTS, 1, 1).backward()
     probe.after_backward(output)
     found = probe.result()

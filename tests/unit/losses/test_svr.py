@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ivr_dist.config import Config, SvrConfig
-from ivr_dist.losses.svr import variation
-from tests.batches import batch_of, make_model, make_samples, terms_of
+from ivr_dist.losses.svr import divergence_of_groups, variation
+from tests.batches import batch_of, make_model, make_samples, no_reduce, terms_of
 
 KINDS = ("tv_l1", "js", "l2")
 
@@ -97,3 +97,29 @@ def test_the_terms_add_up_to_the_mean_over_modalities_that_have_neighbours() -> 
     assert {name for name in values if name.startswith("svr/")} == {"svr/vision"}
     change = (output.shared["vision"][1:] - output.shared["vision"][:-1]).abs().mean(dim=1)
     torch.testing.assert_close(values["svr/vision"], change[batch.modalities["vision"].pairs].mean())
+
+
+def test_the_variation_of_groups_is_that_of_their_means_weighted_by_samples() -> None:
+    torch.manual_seed(0)
+    codes, group = torch.rand(5, 4, 6).double(), torch.tensor([0, 0, 1, 1, 1])
+    expected = 0.0
+    for number, size in ((0, 2), (1, 3)):
+        mean = torch.softmax(codes[group == number] / 0.5, dim=-1).mean(dim=0)
+        for one, two in pairwise(mean.numpy()):
+            middle = (one + two) / 2
+            divergence = ((one * np.log(one / middle)).sum() + (two * np.log(two / middle)).sum()) / 2
+            expected += divergence / 3 * size / 5
+    counts = torch.tensor([2.0, 3.0, 0.0])
+    found = divergence_of_groups([codes[..., :2], codes[..., 2:]], group, counts, 5.0, 0.5, no_reduce)
+    assert float(found) == pytest.approx(expected, rel=1e-6)
+    alone = divergence_of_groups([codes[:, :1].requires_grad_()], group, counts, 5.0, 0.5, no_reduce)
+    assert float(alone.detach()) == 0, "one step has no neighbour"
+    alone.backward()
+
+
+def test_distributions_without_a_common_value_have_a_finite_divergence() -> None:
+    codes = torch.tensor([[1.0, 0.0], [0.0, 1.0]], requires_grad=True)
+    value = variation([codes], pairs_of(2), "js", 1e-3)
+    assert float(value.detach()) == pytest.approx(np.log(2), rel=1e-5)
+    value.backward()
+    assert codes.grad is not None and torch.isfinite(codes.grad).all()

@@ -134,9 +134,13 @@ def test_terms_are_scaled_for_an_average_over_ranks_and_micro_steps() -> None:
     terms = LossTerms({"task/x": torch.tensor(2.0), "consistency": torch.tensor(10.0), "svr/text": torch.tensor(1.0)})
     weights = {"task": 1.0, "consistency": 0.5, "svr": 4.0}
     assert float(terms.total(weights, world=3, accumulation=2)) == 6 * 2.0 + 2 * 0.5 * 10.0 + 6 * 4.0
-    assert float(terms.family("svr", weights)) == 4.0
-    assert float(terms.family("adversary", weights)) == 0.0
+    assert float(terms.family("svr", weights, 3)) == 4.0
+    assert float(terms.family("adversary", weights, 3)) == 0.0
     assert terms.shares(world=4).tolist() == [2.0, 2.5, 1.0]
+    alike = LossTerms({"svr/text": torch.tensor(3.0)}, frozenset({"svr/text"}))
+    assert float(alike.total(weights, world=3, accumulation=2)) == 2 * 4.0 * 3.0
+    assert float(alike.family("svr", weights, 3)) == 4.0
+    assert alike.shares(world=3).tolist() == [1.0]
 
 
 def shares_and_gradients(accumulation: int) -> tuple[Tensor, dict[str, Tensor]]:

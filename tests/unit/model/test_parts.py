@@ -179,13 +179,13 @@ def test_the_branches_alone_feed_the_fusion() -> None:
     batch = batch_of(mixed_samples(6))
     output = model(batch)
     branches = [code for pair in output.branch.values() for code in pair]
-    task = terms_of(output, batch).family("task", {"task": 1.0})
+    task = terms_of(output, batch).family("task", {"task": 1.0}, 1)
     by_branch = torch.autograd.grad(task, branches, retain_graph=True)
     codes = [code for name in output.branch for code in (output.shared[name], output.private[name])]
     by_code = torch.autograd.grad(task, codes, retain_graph=True)
     for one, other in zip(by_branch, by_code, strict=True):
         torch.testing.assert_close(one, other)
-    others = [terms_of(output, batch).family(name, {name: 1.0}) for name in ("svr", "adversary", "reconstruction")]
+    others = [terms_of(output, batch).family(name, {name: 1.0}, 1) for name in ("svr", "adversary", "reconstruction")]
     reached = torch.autograd.grad(torch.stack(others).sum(), branches, allow_unused=True)
     assert all(gradient is None for gradient in reached)
 

@@ -1,0 +1,26 @@
+"""One prediction for each task from the fused vector of a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from ivr_dist.data.manifest import TaskSpec
+from ivr_dist.model.layers import wide
+
+# Because a ModuleDict refuses the names of its own attributes, such as `type`.
+_PREFIX = "task_"
+
+
+class TaskHeads(nn.ModuleDict):
+    """A linear layer for each task."""
+
+    def __init__(self, width: int, tasks: Mapping[str, TaskSpec]) -> None:
+        super().__init__({_PREFIX + name: nn.Linear(width, task.classes or 1) for name, task in tasks.items()})
+        self.regressions = {name for name, task in tasks.items() if task.type == "regression"}
+
+    def forward(self, fused: Tensor) -> dict[str, Tensor]:
+        """[B, H] to, by task, [B] for a regression and [B, C] logits for a classification; float32 or wider."""
+        scores = {key.removeprefix(_PREFIX): wide(head(fused)) for key, head in self.items()}
+        return {name: score.squeeze(-1) if name in self.regressions else score for name, score in scores.items()}

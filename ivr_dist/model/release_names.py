@@ -1,0 +1,86 @@
+"""Names of the released code's parameters, and what they are called here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+_LETTERS = {"text": "t", "audio": "a", "vision": "v"}
+_PRIVATE = {"text": "private_t_1", "audio": "private_a_3", "vision": "private_v_1"}
+_LAYER = {
+    "project.weight": "self_attn.in_proj_weight",
+    "project.bias": "self_attn.in_proj_bias",
+    "output": "self_attn.out_proj",
+    "widen": "linear1",
+    "narrow": "linear2",
+    "norm_attention": "norm1",
+    "norm_feedforward": "norm2",
+}
+
+SHARED_CODE = "shared.shared_1.weight"
+"""A name that no other model has, by which a state dict of the release is known; [h, h]."""
+OUTPUT = "fusion.fusion_layer_3.weight"
+"""[outputs, h], the head."""
+
+
+def _modules(task: str) -> dict[str, str]:
+    """Modules or parameters of the model here, and those of the release."""
+    found = {
+        "shared.linear": "shared.shared_1",
+        "discriminator.hidden": "discriminator.discriminator_layer_1",
+        "discriminator.classes": "W.discriminator_layer_2.weight",
+        "fusion.score": "fc_gate_at",
+        "fusion.reduce": "fusion.fusion_layer_1",
+        f"heads.task_{task}": OUTPUT.removesuffix(".weight"),
+    }
+    layers = {"fusion.layer": "transformer_encoder"}
+    for name, letter in _LETTERS.items():
+        found[f"encoders.{name}.encode"] = f"project_{letter}.project_{letter}"
+        found[f"encoders.{name}.norm"] = f"project_{letter}.project_{letter}_layer_norm"
+        found[f"private.{name}.linear"] = f"private_{letter}.{_PRIVATE[name]}"
+        found[f"reconstruct.{name}"] = f"recon_{letter}.recon_{letter}_1"
+    for number, name in enumerate(("audio", "vision"), start=1):
+        letter = _LETTERS[name]
+        layers[f"encoders.{name}.context"] = f"transformer_encoder_{letter}"
+        for own, theirs in {"query": "wq", "key": "wk", "value": "wv", "output": "out_proj"}.items():
+            found[f"fusion.cross.{name}.{own}"] = f"cross_attn_{letter}t.{theirs}"
+        found[f"fusion.norm.{name}"] = f"norm_atten{number}"
+        found[f"fusion.bilinear.{name}.other"] = f"fbp_{letter}t.fusion_1_matrix"
+        found[f"fusion.bilinear.{name}.text"] = f"fbp_{letter}t.fusion_2_matrix"
+    for own, theirs in layers.items():
+        found |= {f"{own}.{part}": f"{theirs}.layers.0.{name}" for part, name in _LAYER.items()}
+    return found
+
+
+def release_names(parameters: Mapping[str, Tensor], task: str) -> dict[str, str]:
+    """By name of a parameter here, its name in the released code.
+
+    Args:
+        parameters: The model's parameters by name.
+        task: The model's only task.
+    """
+    modules = _modules(task)
+    found = {}
+    for name in parameters:
+        module, _, leaf = name.rpartition(".")
+        found[name] = modules[name] if name in modules else f"{modules[module]}.{leaf}"
+    return found
+
+
+def release_sizes(weights: Mapping[str, Tensor]) -> tuple[int, int, dict[str, int]]:
+    """Hidden width, outputs, and feature width by modality, from the shapes of the released code's parameters.
+
+    Raises:
+        KeyError: A parameter that shows one of them is absent.
+        ValueError: It is not a matrix.
+    """
+
+    def shape(name: str) -> tuple[int, int]:
+        if weights[name].dim() != 2:
+            raise ValueError(f"{name} is {list(weights[name].shape)}, not a matrix")
+        rows, columns = weights[name].shape
+        return rows, columns
+
+    features = {name: shape(f"project_{letter}.project_{letter}.weight")[1] for name, letter in _LETTERS.items()}
+    return shape(SHARED_CODE)[0], shape(OUTPUT)[0], features
