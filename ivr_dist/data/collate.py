@@ -25,7 +25,7 @@ class BatchSpec:
     """What every batch of a run holds, whichever split it comes from."""
 
     modalities: Mapping[str, tuple[str, int]]
-    """By modality, in the order of MODALITIES: kind (`features` or `tokens`) and width D."""
+    """By modality, in the order of MODALITIES: kind and width: D of `features`, size of the vocabulary of `tokens`."""
     tasks: Mapping[str, TaskSpec]
     statistics: Mapping[str, tuple[Float32Array, Float32Array]]
     """By standardised modality: mean [D] and standard deviation [D] over the valid steps of the training split."""
@@ -42,8 +42,7 @@ class BatchSpec:
         Raises:
             DataError: None of the modalities is there, or the manifest lacks the statistics of one.
         """
-        used = {m: (train.features[m].kind, train.features[m].dim) for m in MODALITIES if m in train.features}
-        used = {m: part for m, part in used.items() if m in modalities}
+        used = {m: _layout(train, m) for m in MODALITIES if m in train.features and m in modalities}
         if not used:
             raise DataError(
                 f"the data set has {', '.join(train.features)}, the run uses {', '.join(modalities)}",
@@ -69,8 +68,10 @@ class BatchSpec:
             DataError: It lacks a modality or task, or has one of another width or type.
         """
         found = {name: (spec.kind, spec.dim) for name, spec in split.features.items()}
+        # Every split has a vocabulary of its own; the model knows that of the training split.
+        known = {m: (kind, 1 if kind == "tokens" else width) for m, (kind, width) in self.modalities.items()}
         remedy = "pack all splits from one source with one card"
-        for name, layout in self.modalities.items():
+        for name, layout in known.items():
             if found.get(name) != layout:
                 have = f"{name} {found[name][0]} of width {found[name][1]}" if name in found else f"no {name}"
                 raise DataError(
@@ -85,6 +86,19 @@ class BatchSpec:
                     where=f"{split.corpus}, split {split.split}",
                     remedy=remedy,
                 )
+
+
+def _layout(train: Manifest, name: str) -> tuple[str, int]:
+    spec = train.features[name]
+    if spec.kind == "features":
+        return spec.kind, spec.dim
+    if name not in train.vocabulary:
+        raise DataError(
+            f"the training split does not say how many token ids of {name} there are",
+            where=f"{train.corpus}, split {train.split}",
+            remedy="pack all splits again with this version",
+        )
+    return spec.kind, train.vocabulary[name]
 
 
 def collate(samples: Sequence[RawSample], slots: Int64Array, positions: Int64Array, spec: BatchSpec) -> Batch:
@@ -128,6 +142,9 @@ def _modality(samples: Sequence[RawSample], name: str, spec: BatchSpec) -> Modal
             _check_layout(sample, name, array, kind, dim)
             valid = padded[row, : len(array)]
             valid[:] = array
+            if kind == "tokens":
+                # Ids that the training split does not have are one and the same to the model: the first unknown one.
+                np.minimum(valid, dim, out=valid)
             if name in spec.statistics:
                 mean, deviation = spec.statistics[name]
                 valid -= mean

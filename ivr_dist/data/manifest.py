@@ -105,6 +105,10 @@ class Manifest:
     shards: list[ShardEntry]
     statistics: dict[str, Statistics] = field(default_factory=dict)
     """By modality; in the training split only."""
+    vocabulary: dict[str, int] = field(default_factory=dict)
+    """By modality of token ids: one more than the largest id in this split."""
+    transcripts: int = 0
+    """Samples whose transcript has a word; 0 also where the split was packed before this was counted."""
 
     @classmethod
     def create(
@@ -117,6 +121,8 @@ class Manifest:
         tasks: Mapping[str, TaskSpec],
         shards: Sequence[ShardEntry],
         statistics: Mapping[str, Statistics] | None = None,
+        vocabulary: Mapping[str, int] | None = None,
+        transcripts: int = 0,
     ) -> Manifest:
         """A manifest of shards that have been written."""
         return cls(
@@ -128,6 +134,8 @@ class Manifest:
             tasks=dict(tasks),
             shards=list(shards),
             statistics=dict(statistics or {}),
+            vocabulary=dict(vocabulary or {}),
+            transcripts=transcripts,
         )
 
     @cached_property
@@ -140,7 +148,9 @@ class Manifest:
         storage.write_json(storage.join(split_url, MANIFEST_NAME), {**self._content(), "id": self.id})
 
     def _content(self) -> dict[str, Any]:
-        return {"format": FORMAT, "version": VERSION, **asdict(self)}
+        content = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        # Absent where there is nothing to count, as in manifests that were written before they were counted.
+        return {name: value for name, value in content.items() if value or name not in ("vocabulary", "transcripts")}
 
     @classmethod
     def load(cls, split_url: str) -> Manifest:
@@ -245,6 +255,12 @@ def _check(manifest: Manifest) -> None:
         described = manifest.features.get(name)
         if described is None or not len(statistics.mean) == len(statistics.std) == described.dim:
             raise ValueError(f"statistics.{name} does not fit features.{name}")
+    for name, size in manifest.vocabulary.items():
+        described = manifest.features.get(name)
+        if described is None or described.kind != "tokens" or size < 1:
+            raise ValueError(f"vocabulary.{name} does not fit features.{name}")
+    if not 0 <= manifest.transcripts <= manifest.samples:
+        raise ValueError(f"transcripts is {manifest.transcripts} of {manifest.samples} samples")
 
 
 def _record(kind: type[T], value: Any, path: str) -> T:

@@ -10,9 +10,5 @@ __all__ = ["IVRModel", "IVROutput", "ModelSpec", "build_model"]
 
 
 def build_model(config: ModelConfig, spec: ModelSpec) -> IVRModel:
-    """A model with fresh weights, drawn from torch's global generator.
-
-    Raises:
-        ConfigError: The model cannot take one of the modalities.
-    """
+    """A model with fresh weights, drawn from torch's global generator."""
     return IVRModel(config, spec)

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from ivr_dist.config import ModelConfig
 from ivr_dist.data.batch import MODALITIES, Batch
-from ivr_dist.errors import ConfigError
 from ivr_dist.model.codes import Code, Discriminator
 from ivr_dist.model.encoder import ModalityEncoder
 from ivr_dist.model.fusion import Fusion
@@ -30,20 +29,10 @@ class IVRModel(nn.Module):
     Args:
         config: Widths, encoders, fusion, dropout.
         spec: Modalities and tasks.
-
-    Raises:
-        ConfigError: A modality is given as tokens.
     """
 
     def __init__(self, config: ModelConfig, spec: ModelSpec) -> None:
         super().__init__()
-        for name, (kind, _) in spec.features.items():
-            if kind != "features":
-                raise ConfigError(
-                    f"preset ivr takes {name} as feature vectors, the data set has {kind}",
-                    where="model.preset",
-                    remedy=f"pack the corpus with {name} features, or leave {name} out of data.modalities",
-                )
         rates = {site: rate if config.dropout is None else config.dropout for site, rate in DROPOUT.items()}
         width = config.hidden
         self.modality_dropout = config.modality_dropout
@@ -51,7 +40,7 @@ class IVRModel(nn.Module):
         self.encoders = nn.ModuleDict(
             {
                 name: ModalityEncoder(
-                    spec.features[name][1], width, getattr(config, name), rates["encoder"], config.input_dropout
+                    spec.features[name], width, getattr(config, name), rates["encoder"], config.input_dropout
                 )
                 for name in self.modalities
             }
@@ -121,6 +110,6 @@ class IVRModel(nn.Module):
 
 
 def _features(batch: Batch, name: str) -> Tensor:
-    """Features of the valid steps, [N, D]."""
+    """Features [N, D] or token ids [N] of the valid steps."""
     part = batch.modalities[name]
     return part.features.flatten(0, 1).index_select(0, part.flat)

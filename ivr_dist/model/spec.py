@@ -15,7 +15,7 @@ class ModelSpec:
     """The data a model is built for."""
 
     features: Mapping[str, tuple[str, int]]
-    """By modality, in the order of MODALITIES: kind (`features` or `tokens`) and width."""
+    """By modality, in the order of MODALITIES: kind and width: D of `features`, size of the vocabulary of `tokens`."""
     tasks: Mapping[str, TaskSpec]
     """By task name."""
 

@@ -22,7 +22,7 @@ TASKS = {
     "humor": TaskSpec(type="classification", classes=3),
 }
 SPEC = BatchSpec(
-    modalities={"text": ("tokens", 1), "audio": ("features", 2), "vision": ("features", 3)},
+    modalities={"text": ("tokens", 10), "audio": ("features", 2), "vision": ("features", 3)},
     tasks=TASKS,
     statistics={"audio": (MEAN, DEVIATION)},
 )
@@ -170,6 +170,7 @@ def manifest(**changes: object) -> Manifest:
         tasks=TASKS,
         shards=[],
         statistics={"audio": Statistics(mean=[1.0, -2.0], std=[2.0, 0.5], steps=9)},
+        vocabulary={"text": 10},
     )
     return replace(whole, **changes)
 
@@ -183,6 +184,15 @@ def test_spec_from_a_manifest() -> None:
         assert found.dtype == np.float32
         np.testing.assert_array_equal(found, expected)
     assert list(BatchSpec.from_manifest(manifest(), ["audio"], []).modalities) == ["audio"]
+
+
+def test_ids_that_training_does_not_have_are_one_unknown_id() -> None:
+    batch = batch_of(sample("a", text=np.array([9, 10, 200], np.uint8)), sample("b", text=np.array([2**40])))
+    assert batch.modalities["text"].features.tolist() == [[9, 10, 10], [10, 0, 0]]
+    spec = BatchSpec.from_manifest(manifest(), ["text"], [])
+    spec.check_split(manifest(split="valid", vocabulary={"text": 99}))
+    with pytest.raises(DataError, match=r"not say how many token ids of text there are \(mosi, split train\); pack"):
+        BatchSpec.from_manifest(manifest(vocabulary={}), ["text"], [])
 
 
 def test_spec_without_statistics_or_modalities_is_refused() -> None:

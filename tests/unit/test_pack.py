@@ -214,7 +214,8 @@ def test_tokens(tmp_path: Path) -> None:
     pack(ListSource([sample(text=np.array([5, 2**31 - 1], np.uint32))], spec), str(tmp_path))
     (raw,) = read(str(tmp_path / "train"))
     assert raw.arrays["text"].dtype == np.int32 and raw.arrays["text"].tolist() == [5, 2**31 - 1]
-    assert not Manifest.load(str(tmp_path / "train")).statistics
+    manifest = Manifest.load(str(tmp_path / "train"))
+    assert not manifest.statistics and manifest.vocabulary == {"text": 2**31}
     for bad in ([2**31], [-1], [0.5], [[1]]):
         with pytest.raises(DataError, match="token"):
             pack(ListSource([sample(text=bad)], spec), str(tmp_path / "bad"))
