@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,14 @@ from torch import Tensor
 from ivr_dist.data.batch import MODALITIES, Batch, ModalityBatch, modality_batch
 from ivr_dist.data.decode import RawSample
 from ivr_dist.data.manifest import Manifest, TaskSpec
+from ivr_dist.data.words import Tokenizer, word_batch
 from ivr_dist.errors import CorruptDataError, DataError
+
+if TYPE_CHECKING:
+    from ivr_dist.pretrained import TextEncoder
+
+WORDS = "words"
+"""Kind of text that is the words of the transcript, for a pretrained encoder."""
 
 Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]
@@ -25,24 +32,42 @@ class BatchSpec:
     """What every batch of a run holds, whichever split it comes from."""
 
     modalities: Mapping[str, tuple[str, int]]
-    """By modality, in the order of MODALITIES: kind and width: D of `features`, size of the vocabulary of `tokens`."""
+    """By modality, in the order of MODALITIES: kind and width: D of `features`, size of the vocabulary of `tokens`,
+    width of the pretrained encoder of `words`."""
     tasks: Mapping[str, TaskSpec]
     statistics: Mapping[str, tuple[Float32Array, Float32Array]]
     """By standardised modality: mean [D] and standard deviation [D] over the valid steps of the training split."""
+    tokenizer: Tokenizer | None = field(default=None, compare=False)
+    """Cuts words into the pieces of the pretrained encoder, where text is of kind `words`."""
 
     @classmethod
-    def from_manifest(cls, train: Manifest, modalities: Collection[str], standardize: Collection[str]) -> BatchSpec:
+    def from_manifest(
+        cls,
+        train: Manifest,
+        modalities: Collection[str],
+        standardize: Collection[str],
+        text: TextEncoder | None = None,
+        note: Callable[[str], None] = lambda text: None,
+    ) -> BatchSpec:
         """Take the layout and the statistics from the training split.
 
         Args:
             train: Manifest of the training split.
             modalities: Modalities to use, of those the data set has.
-            standardize: Modalities to standardise, of those used; tokens are left as they are.
+            standardize: Modalities to standardise, of those used; tokens and words are left as they are.
+            text: The pretrained encoder that reads the transcript in place of the packed text, if there is one.
+            note: Told what its tokenizer has to say.
 
         Raises:
-            DataError: None of the modalities is there, or the manifest lacks the statistics of one.
+            DataError: None of the modalities is there, the manifest lacks the statistics of one, or there is no
+                transcript to read.
         """
-        used = {m: _layout(train, m) for m in MODALITIES if m in train.features and m in modalities}
+        reads = text if "text" in modalities else None
+        used = {m: _layout(train, m) for m in train.features if m in modalities and not (reads and m == "text")}
+        if reads is not None:
+            train.check_transcripts()
+            used["text"] = (WORDS, reads.width)
+        used = {m: used[m] for m in MODALITIES if m in used}
         if not used:
             raise DataError(
                 f"the data set has {', '.join(train.features)}, the run uses {', '.join(modalities)}",
@@ -59,7 +84,12 @@ class BatchSpec:
                 )
             found = train.statistics[name]
             statistics[name] = (np.array(found.mean, np.float32), np.array(found.std, np.float32))
-        return cls(modalities=used, tasks=train.tasks, statistics=statistics)
+        return cls(
+            modalities=used,
+            tasks=train.tasks,
+            statistics=statistics,
+            tokenizer=None if reads is None else reads.tokenizer(note),
+        )
 
     def check_split(self, split: Manifest) -> None:
         """Make sure that a split holds what the training split does.
@@ -71,6 +101,9 @@ class BatchSpec:
         # Every split has a vocabulary of its own; the model knows that of the training split.
         known = {m: (kind, 1 if kind == "tokens" else width) for m, (kind, width) in self.modalities.items()}
         remedy = "pack all splits from one source with one card"
+        if known.get("text", ("",))[0] == WORDS:
+            del known["text"]
+            split.check_transcripts()
         for name, layout in known.items():
             if found.get(name) != layout:
                 have = f"{name} {found[name][0]} of width {found[name][1]}" if name in found else f"no {name}"
@@ -129,6 +162,9 @@ def collate(samples: Sequence[RawSample], slots: Int64Array, positions: Int64Arr
 def _modality(samples: Sequence[RawSample], name: str, spec: BatchSpec) -> ModalityBatch:
     """Pad to the longest sample of the batch; the padding is 0 after standardisation too."""
     kind, dim = spec.modalities[name]
+    if kind == WORDS:
+        assert spec.tokenizer is not None
+        return word_batch([sample.words for sample in samples], spec.tokenizer)
     arrays = [sample.arrays.get(name) for sample in samples]
     lengths = np.array([0 if array is None else len(array) for array in arrays], np.int64)
     steps = int(lengths.max(initial=0))

@@ -170,6 +170,19 @@ class Manifest:
             ) from error
         return _parse(text, storage.display(url))
 
+    def check_transcripts(self) -> None:
+        """Make sure that there is a text to read.
+
+        Raises:
+            DataError: No sample has a transcript, as far as the manifest knows.
+        """
+        if not self.transcripts:
+            raise DataError(
+                "no sample of the split has a transcript, which model.text.pretrained reads",
+                where=f"{self.corpus}, split {self.split}",
+                remedy="pack the corpus with a card that maps its transcript (again, if an older version packed it)",
+            )
+
     def check_shards(self, split_url: str) -> None:
         """Make sure that every shard and index is there with its size, without reading them.
 

@@ -10,5 +10,9 @@ __all__ = ["IVRModel", "IVROutput", "ModelSpec", "build_model"]
 
 
 def build_model(config: ModelConfig, spec: ModelSpec) -> IVRModel:
-    """A model with fresh weights, drawn from torch's global generator."""
+    """A model with fresh weights, drawn from torch's global generator, but for a pretrained text encoder's.
+
+    Raises:
+        ConfigError: The pretrained text encoder cannot be used.
+    """
     return IVRModel(config, spec)

@@ -14,6 +14,7 @@ from ivr_dist.model.encoder import ModalityEncoder
 from ivr_dist.model.fusion import Fusion
 from ivr_dist.model.layers import Steps, query_steps, reverse_gradient, wide
 from ivr_dist.model.spec import IVROutput, ModelSpec
+from ivr_dist.model.words import WordEncoder
 
 DROPOUT = {"encoder": 0.1, "cross": 0.2, "gate": 0.4, "head": 0.6, "discriminator": 0.6}
 """Rates of the published method, where the config does not give one for all."""
@@ -29,6 +30,9 @@ class IVRModel(nn.Module):
     Args:
         config: Widths, encoders, fusion, dropout.
         spec: Modalities and tasks.
+
+    Raises:
+        ConfigError: The pretrained text encoder cannot be loaded, or has fewer layers than are to be trained.
     """
 
     def __init__(self, config: ModelConfig, spec: ModelSpec) -> None:
@@ -54,12 +58,15 @@ class IVRModel(nn.Module):
         self.heads = nn.ModuleDict(
             {_PREFIX + name: nn.Linear(width, task.classes or 1) for name, task in spec.tasks.items()}
         )
+        self.words: WordEncoder | None = None
+        if spec.text is not None:
+            self.words = WordEncoder(spec.text.module(config.text.dropout), config.text.trained_layers)
         self.regressions = {name for name, task in spec.tasks.items() if task.type == "regression"}
 
     def forward(self, batch: Batch) -> IVROutput:
         """Encode, split, fuse and predict one batch; B and every T may be 0."""
         layouts = {name: Steps.of(batch.modalities[name]) for name in self.modalities}
-        encoded = {name: self.encoders[name](_features(batch, name), layouts[name]) for name in self.modalities}
+        encoded = {name: self.encoders[name](self._input(batch, name), layouts[name]) for name in self.modalities}
         shared = {name: self.shared(steps) for name, steps in encoded.items()}
         private = {name: self.private[name](steps) for name, steps in encoded.items()}
         branch = {name: (shared[name].view_as(shared[name]), private[name].view_as(private[name])) for name in encoded}
@@ -82,6 +89,14 @@ class IVRModel(nn.Module):
             gates=gates,
             query_mask=asking.mask,
         )
+
+    def _input(self, batch: Batch, name: str) -> Tensor:
+        """Features [N, D] or token ids [N] of the valid steps."""
+        part = batch.modalities[name]
+        if name == "text" and self.words is not None:
+            words: Tensor = self.words(part)
+            return words
+        return part.features.flatten(0, 1).index_select(0, part.flat)
 
     def _hidden(self, layouts: dict[str, Steps]) -> dict[str, Steps]:
         """While training, hide modalities other than text of some samples from the fusion, as if they were missing."""
@@ -107,9 +122,3 @@ class IVRModel(nn.Module):
     def _predict(self, fused: Tensor) -> dict[str, Tensor]:
         scores = {key.removeprefix(_PREFIX): wide(head(fused)) for key, head in self.heads.items()}
         return {name: score.squeeze(-1) if name in self.regressions else score for name, score in scores.items()}
-
-
-def _features(batch: Batch, name: str) -> Tensor:
-    """Features [N, D] or token ids [N] of the valid steps."""
-    part = batch.modalities[name]
-    return part.features.flatten(0, 1).index_select(0, part.flat)

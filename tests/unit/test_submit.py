@@ -132,6 +132,7 @@ def test_other_kinds_of_address_are_refused(address: str) -> None:
 def test_only_storage_variables_travel() -> None:
     environment = {"AWS_SECRET_ACCESS_KEY": "s", "AWS_ENDPOINT_URL": "http://x", "HOME": "/root", "RAY_ADDRESS": "auto"}
     assert storage_variables(environment) == {"AWS_SECRET_ACCESS_KEY": "s", "AWS_ENDPOINT_URL": "http://x"}
+    assert storage_variables({"HF_HUB_OFFLINE": "1", "HF_HOME": "/home/me/hub"}) == {"HF_HUB_OFFLINE": "1"}
     assert set(submit.job_environment(environment)) == {
         "AWS_SECRET_ACCESS_KEY",
         "AWS_ENDPOINT_URL",
