@@ -13,7 +13,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 
@@ -24,7 +23,7 @@ from ivr_dist.data.manifest import Manifest
 from ivr_dist.errors import ConfigError, DataError, IvrError, StorageError, UserError
 from ivr_dist.ledger import HISTORY, read_counting
 from ivr_dist.plan import Plan, describe, make_plan
-from ivr_dist.pretrained import check_source
+from ivr_dist.pretrained import check_source, local_folder
 from ivr_dist.report import print_metrics, print_result, print_rows
 
 EXIT_INTERRUPTED = 130
@@ -135,8 +134,8 @@ def _absolute(config: Config) -> Config:
         return storage.absolute(url) if url else ""
 
     data, run, text = config.data, config.run, config.model.text
-    if Path(text.pretrained).expanduser().is_dir() and text.pretrained:
-        text = replace(text, pretrained=str(Path(text.pretrained).expanduser().resolve()))
+    if folder := local_folder(text.pretrained):
+        text = replace(text, pretrained=str(folder.resolve()))
     resume = run.resume if run.resume in ("auto", "never") else place(run.resume)
     return replace(
         config,

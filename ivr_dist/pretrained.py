@@ -29,6 +29,12 @@ _OFFSET_POSITIONS = ("roberta", "camembert", "mpnet", "longformer", "data2vec-te
 _NO_LIMIT = 1 << 20
 
 
+def local_folder(source: str) -> Path | None:
+    """The folder that an encoder is in; None if it is named on the hub, or is in no folder that is there."""
+    folder = Path(source).expanduser()
+    return folder if source and folder.is_dir() else None
+
+
 def check_source(source: str) -> None:
     """Make sure, without loading anything, that an encoder can be asked for.
 
@@ -44,8 +50,8 @@ def check_source(source: str) -> None:
             where=_KEY,
             remedy="pip install 'ivr_dist[text]'",
         )
-    folder = Path(source).expanduser()
-    if folder.is_dir():
+    folder = local_folder(source)
+    if folder is not None:
         if not (folder / "config.json").is_file():
             raise ConfigError(
                 "the folder of the text encoder has no config.json",
@@ -146,8 +152,7 @@ class TextEncoder:
 
     @property
     def _place(self) -> str:
-        folder = Path(self.source).expanduser()
-        return str(folder) if folder.is_dir() else self.source
+        return str(local_folder(self.source) or self.source)
 
     def tokenizer(self, note: Callable[[str], None] = lambda text: None) -> WordTokenizer:
         """Its tokenizer, cutting at the encoder's own limit and nowhere else.

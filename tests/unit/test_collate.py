@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -213,3 +215,42 @@ def test_splits_that_do_not_fit_training_are_refused() -> None:
         spec.check_split(manifest(features={**features, "audio": replace(features["audio"], dim=9)}))
     with pytest.raises(DataError, match="does not have the task humor as training has it"):
         spec.check_split(manifest(tasks={"sentiment": TASKS["sentiment"]}))
+
+
+class Encoder:
+    """Stands for a pretrained encoder of width 6 whose tokenizer makes one piece of a word."""
+
+    width = 6
+    padding = 0
+
+    def tokenizer(self, note: object = None) -> Encoder:
+        return self
+
+    def encode(self, words: Sequence[str]) -> tuple[list[int], list[int | None]]:
+        return [len(word) for word in words], list(range(len(words)))
+
+
+def test_transcripts_in_place_of_the_packed_text() -> None:
+    told = manifest(transcripts=3)
+    encoder: Any = Encoder()
+    for train in (told, manifest(transcripts=3, features={"audio": told.features["audio"]}, vocabulary={})):
+        spec = BatchSpec.from_manifest(train, ["text", "audio"], ["audio", "text"], encoder)
+        assert list(spec.modalities.items()) == [("text", ("words", 6)), ("audio", ("features", 2))]
+    spec.check_split(manifest(split="valid", transcripts=1, features={"audio": told.features["audio"]}))
+    with pytest.raises(DataError, match=r"no sample of the split has a transcript.*split valid\); pack the corpus"):
+        spec.check_split(manifest(split="valid"))
+    with pytest.raises(DataError, match="no sample of the split has a transcript"):
+        BatchSpec.from_manifest(manifest(), ["text", "audio"], [], encoder)
+    assert "text" not in BatchSpec.from_manifest(told, ["audio"], [], encoder).modalities
+
+    samples = [replace(sample("a", text=[3]), words=("so", "good")), sample("b"), replace(sample("c"), words=("it",))]
+    text = batch_of(*samples, spec=spec).modalities["text"]
+    assert text.mask.tolist() == [[True, True], [False, False], [True, False]]
+    assert text.pieces is not None
+    assert text.pieces.ids.tolist() == [[2, 4], [0, 0], [2, 0]]
+    # A text without pieces shows the encoder one of padding, since attention to nothing is not defined.
+    assert text.pieces.mask.tolist() == [[True, True], [True, False], [True, False]]
+    moved = text.to(torch.device("cpu"))
+    assert moved.pieces is not None and torch.equal(moved.pieces.step, text.pieces.step)
+    empty = batch_of(spec=spec).modalities["text"]
+    assert empty.pieces is not None and empty.pieces.ids.shape == (0, 0) and empty.mask.shape == (0, 0)
