@@ -28,6 +28,7 @@ Scale = Literal["mosi", "sims", "humor", "emotion", "none"]
 T = TypeVar("T")
 
 _REMEDY = "pack the split again"
+_COUNTED = ("vocabulary", "transcripts")
 _MAX_SAMPLES = 1 << 62
 
 
@@ -140,8 +141,12 @@ class Manifest:
 
     @cached_property
     def id(self) -> str:
-        """SHA-256 of everything else; checkpoints name the data they were trained on by it."""
-        return _identity(self._content())
+        """SHA-256 of everything but what was counted; checkpoints name the data they were trained on by it.
+
+        The counts follow from the shards, whose hashes are in it: data that was packed before something was counted
+        stays the same data.
+        """
+        return _identity({name: value for name, value in self._content().items() if name not in _COUNTED})
 
     def save(self, split_url: str) -> None:
         """Write `manifest.json`, after the shards and indexes it names."""
@@ -150,7 +155,7 @@ class Manifest:
     def _content(self) -> dict[str, Any]:
         content = {"format": FORMAT, "version": VERSION, **asdict(self)}
         # Absent where there is nothing to count, as in manifests that were written before they were counted.
-        return {name: value for name, value in content.items() if value or name not in ("vocabulary", "transcripts")}
+        return {name: value for name, value in content.items() if value or name not in _COUNTED}
 
     @classmethod
     def load(cls, split_url: str) -> Manifest:
@@ -180,7 +185,7 @@ class Manifest:
             raise DataError(
                 "no sample of the split has a transcript, which model.text.pretrained reads",
                 where=f"{self.corpus}, split {self.split}",
-                remedy="pack the corpus with a card that maps its transcript (again, if an older version packed it)",
+                remedy="pack the corpus with a card that maps its transcript (again, if an older version did)",
             )
 
     def check_shards(self, split_url: str) -> None:
