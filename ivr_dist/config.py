@@ -78,7 +78,7 @@ class FusionConfig:
     """How the codes of all modalities become one prediction."""
 
     heads: int = key(4, "Attention heads of the cross attention and of the fusion encoder; must divide model.hidden.")
-    layers: int = key(1, "Transformer layers over the fused sequence.")
+    layers: int = key(1, "Transformer layers over the fused sequence; 0: none.")
     content: Literal["private", "shared", "both"] = key("private", "Codes whose content reaches the prediction.")
     gate: Literal["sigmoid", "straight_through", "hard", "none"] = key("sigmoid", "Per-step gate of each modality.")
     positions: bool = key(True, "Whether the content of a step tells where in the sequence it stands.")
@@ -95,6 +95,9 @@ class ModelConfig:
     hidden: int = key(128, "Width h of codes and fusion.")
     dropout: float | None = key(None, "One rate for every dropout; unset: each its own (see docs/method.md).")
     input_dropout: float = key(0.0, "Probability with which a whole input step is set to 0 while training.")
+    feature_dropout: float = key(
+        0.0, "Probability with which each single input value is set to 0 while training; the others are scaled up."
+    )
     modality_dropout: float = key(
         0.0, "Probability with which a sample's audio or vision is hidden from the fusion while training."
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import faulthandler
+import os
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,9 +25,15 @@ def run_ranks(function: Callable[..., None], world: int, *args: Any) -> None:
 
 
 def _run(rank: int, world: int, store: str, function: Callable[..., None], args: tuple[Any, ...]) -> None:
+    faulthandler.enable()
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
     try:
         function(rank, world, *args)
     finally:
         dist.destroy_process_group()
+    # The work is done and nothing raised. Interpreter shutdown is skipped: twice a rank aborted there ("terminate
+    # called without an active exception"), which happens when a library's native thread asks for the GIL by then.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

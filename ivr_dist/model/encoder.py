@@ -56,14 +56,23 @@ class ModalityEncoder(nn.Module):
         config: The context encoder.
         dropout: Rate after the projection and in the context encoder.
         input_dropout: Share of steps whose input is set to 0 while training.
+        feature_dropout: Share of single input values that are.
     """
 
     def __init__(
-        self, layout: tuple[str, int], width: int, config: EncoderConfig, dropout: float, input_dropout: float
+        self,
+        layout: tuple[str, int],
+        width: int,
+        config: EncoderConfig,
+        *,
+        dropout: float,
+        input_dropout: float,
+        feature_dropout: float,
     ) -> None:
         super().__init__()
         kind, features = layout
         self.input_dropout = input_dropout
+        self.feature_dropout = nn.Dropout(feature_dropout)
         # One row more than the training split has ids, for those it does not have.
         self.embed = nn.Embedding(features + 1, width) if kind == "tokens" else None
         self.project = None if kind == "tokens" else nn.Linear(features, width)
@@ -81,6 +90,7 @@ class ModalityEncoder(nn.Module):
         steps = features.to(self.encode.weight.dtype) if self.embed is None else self.embed(features)
         if self.training and self.input_dropout > 0:
             steps = steps * (torch.rand(len(steps), 1, device=steps.device) >= self.input_dropout)
+        steps = self.feature_dropout(steps)
         steps = self.dropout(steps if self.project is None else self.project(steps))
         if self.context is not None:
             steps = self.context(steps, layout)

@@ -44,7 +44,12 @@ class IVRModel(nn.Module):
         self.encoders = nn.ModuleDict(
             {
                 name: ModalityEncoder(
-                    spec.features[name], width, getattr(config, name), rates["encoder"], config.input_dropout
+                    spec.features[name],
+                    width,
+                    getattr(config, name),
+                    dropout=rates["encoder"],
+                    input_dropout=config.input_dropout,
+                    feature_dropout=config.feature_dropout,
                 )
                 for name in self.modalities
             }

@@ -46,6 +46,7 @@ CONFIGS = {
     "both codes as content": fusion(content="both"),
     "attention pooling": fusion(pooling="attention"),
     "max pooling": fusion(pooling="max"),
+    "no fusion layer": fusion(layers=0),
 }
 
 
