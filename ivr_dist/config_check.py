@@ -48,6 +48,8 @@ _RANGES: dict[str, _Range] = {
     "model.feature_dropout": _RATE,
     "model.modality_dropout": _RATE,
     **{f"model.{m}.{name}": _AT_LEAST_1 for m in get_args(Modality) for name in ("layers", "heads", "feedforward")},
+    "model.text.trained_layers": _AT_LEAST_0,
+    "model.text.dropout": _RATE,
     "model.fusion.heads": _AT_LEAST_1,
     "model.fusion.layers": _AT_LEAST_0,
     "loss.consistency.weight": _AT_LEAST_0,
@@ -67,6 +69,7 @@ _RANGES: dict[str, _Range] = {
     "train.max_steps": _AT_LEAST_1,
     "train.epochs": _ABOVE_0,
     "train.lr": _ABOVE_0,
+    "train.text_lr": _ABOVE_0,
     "train.weight_decay": _AT_LEAST_0,
     "train.warmup": _SHARE,
     "train.min_lr_ratio": _SHARE,
@@ -96,7 +99,7 @@ def check(config: Config, origins: Mapping[str, str] | None = None) -> None:
     Raises:
         ConfigError: The first fault found.
     """
-    for rule in (_ranges, _data, _batch, _release, _model, _loss, _train, _spans):
+    for rule in (_ranges, _data, _batch, _release, _model, _text, _loss, _train, _spans):
         for fault in rule(config):
             known = [origins[key] for key in fault.keys if key in origins] if origins else []
             raise ConfigError(fault.what, where=", ".join(dict.fromkeys(known)) or fault.keys[0], remedy=fault.remedy)
@@ -224,6 +227,16 @@ def _model(config: Config) -> Iterator[_Fault]:
                 f"{path} = {count} does not divide model.hidden = {model.hidden}",
                 f"set {path}={fewer}, or model.hidden to a multiple of {count} such as {multiple}",
             )
+
+
+def _text(config: Config) -> Iterator[_Fault]:
+    text = config.model.text
+    if text.pretrained and "text" not in config.data.modalities:
+        yield _Fault(
+            ("model.text.pretrained", "data.modalities"),
+            f"model.text.pretrained = {text.pretrained} encodes text, which data.modalities leaves out",
+            "name text there, or leave model.text.pretrained unset",
+        )
 
 
 def _loss(config: Config) -> Iterator[_Fault]:

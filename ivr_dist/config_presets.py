@@ -16,6 +16,7 @@ RELEASE_FIXED: Mapping[str, Any] = {
     "model.feature_dropout": 0.0,
     "model.modality_dropout": 0.0,
     "model.text.kind": "none",
+    "model.text.pretrained": "",
     "model.audio.kind": "transformer",
     "model.audio.layers": 1,
     "model.vision.kind": "transformer",

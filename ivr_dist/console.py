@@ -31,10 +31,15 @@ class LocalConsole:
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
         self.stop = threading.Event()
+        self._noted: set[str] = set()
 
     def emit(self, event: Event) -> None:
         """Print the event's line, if it has one."""
         line = render(event)
+        # Every worker notes what it meets; what they all meet is said once.
+        if event["kind"] == "note":
+            line = None if line in self._noted else line
+            self._noted.add(str(event["text"]))
         if line is not None:
             print(line, file=self._stream or sys.stdout, flush=True)
 

@@ -23,6 +23,7 @@ from ivr_dist.data.manifest import Manifest
 from ivr_dist.errors import ConfigError, DataError, IvrError, StorageError, UserError
 from ivr_dist.ledger import HISTORY, read_counting
 from ivr_dist.plan import Plan, describe, make_plan
+from ivr_dist.pretrained import check_source, local_folder
 from ivr_dist.report import print_metrics, print_result, print_rows
 
 EXIT_INTERRUPTED = 130
@@ -55,6 +56,10 @@ def preflight(config: Config, world: int) -> tuple[Plan, dict[str, Manifest]]:
                 remedy="pack all splits of a corpus in one run of `ivr-dist pack`",
             )
     _check_monitor(config, manifests.get("valid"))
+    if config.model.text.pretrained:
+        check_source(config.model.text.pretrained)
+        for manifest in manifests.values():
+            manifest.check_transcripts()
     return plan, manifests
 
 
@@ -128,12 +133,15 @@ def _absolute(config: Config) -> Config:
     def place(url: str) -> str:
         return storage.absolute(url) if url else ""
 
-    data, run = config.data, config.run
+    data, run, text = config.data, config.run, config.model.text
+    if folder := local_folder(text.pretrained):
+        text = replace(text, pretrained=str(folder.resolve()))
     resume = run.resume if run.resume in ("auto", "never") else place(run.resume)
     return replace(
         config,
         data=replace(data, train=place(data.train), valid=place(data.valid), test=place(data.test)),
         run=replace(run, dir=place(run.dir), resume=resume),
+        model=replace(config.model, text=text),
     )
 
 

@@ -10,7 +10,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,8 @@ class Engine:
 
             deepspeed.init_distributed(dist_backend=device_module.backend(), verbose=False)
             groups = parameter_groups(model, weight_decay)
+            # Kept here, because a checkpoint's optimizer state brings the groups' own settings back.
+            self._rates = [group["rate"] for group in groups]
             self._engine, _, _, _ = deepspeed.initialize(
                 model=model.to(device), model_parameters=groups, config=deepspeed_config
             )
@@ -74,8 +76,11 @@ class Engine:
         """Close a micro-step that is not the last one of its step."""
         self._engine.step()
 
-    def apply(self, lr: float) -> float:
-        """Close the last micro-step: clip, and update the weights with learning rate `lr`.
+    def apply(self, rates: Mapping[str, float]) -> float:
+        """Close the last micro-step: clip, and update the weights.
+
+        Args:
+            rates: Learning rates by the names of `optim.parameter_groups`: `main`, and `text` of a pretrained encoder.
 
         Returns:
             The norm of all gradients before clipping; not finite when the step must not count. Stage 0 leaves the
@@ -84,8 +89,8 @@ class Engine:
         norm = self._stage0_norm() if self.stage == 0 else math.nan
         if self.stage == 0 and not math.isfinite(norm):
             return norm
-        for group in self._engine.optimizer.param_groups:
-            group["lr"] = lr
+        for group, rate in zip(self._engine.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rates[rate]
         self._engine.step()
         if self.stage == 0:
             return norm
@@ -130,7 +135,9 @@ class Engine:
                 if keep:
                     weights[name] = parameter.detach().float().cpu().clone()
         if keep:
-            weights.update({name: buffer.detach().cpu().clone() for name, buffer in module.named_buffers()})
+            # Buffers that a module makes anew by itself are no part of its state.
+            saved = module.state_dict().keys()
+            weights.update({n: buffer.detach().cpu().clone() for n, buffer in module.named_buffers() if n in saved})
         return weights
 
     def save(self, directory: Path) -> None:

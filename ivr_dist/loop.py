@@ -165,8 +165,8 @@ class Trainer:
         terms = self._forward_backward(fetched.micro_batches, counts, weights, probe)
         loss = sum(weight_of(name, weights) * value for name, value in terms.items())
         self._check_finite(loss, "loss", keys)
-        lr = self._lr(step)
-        grad_norm = self.engine.apply(lr)
+        rates = self._rates(step)
+        grad_norm = self.engine.apply(rates)
         self._check_finite(grad_norm, "gradient", keys)
 
         samples = round(counts.samples)
@@ -177,7 +177,7 @@ class Trainer:
             epoch_progress=(step + 1) / self.plan.steps_per_epoch,
             loss=loss,
             terms=terms,
-            lr=lr,
+            lr=rates["main"],
             grad_norm=grad_norm,
             samples=samples,
             seconds=time.monotonic() - started,
@@ -220,9 +220,13 @@ class Trainer:
             "svr": svr,
         }
 
-    def _lr(self, step: int) -> float:
-        train = self.config.train
-        return lr_at(step, self.plan.total_steps, self.plan.warmup_steps, train.lr, train.schedule, train.min_lr_ratio)
+    def _rates(self, step: int) -> dict[str, float]:
+        """Learning rates of a step, by the names of `optim.parameter_groups`."""
+        train, plan = self.config.train, self.plan
+        return {
+            name: lr_at(step, plan.total_steps, plan.warmup_steps, peak, train.schedule, train.min_lr_ratio)
+            for name, peak in (("main", train.lr), ("text", train.text_lr))
+        }
 
     def _check_finite(self, value: float, what: str, keys: Sequence[str]) -> None:
         """End the run, on all ranks alike, rather than train on with numbers that mean nothing."""

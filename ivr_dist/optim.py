@@ -6,22 +6,29 @@ from typing import Any
 
 from torch import nn
 
+from ivr_dist.model.words import pretrained_parameters
+
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Split the trainable parameters into those that decay and those that do not.
+    """Split the trainable parameters by learning rate, and into those that decay and those that do not.
 
-    Weight decay pulls matrices only; gains, biases and other vectors have no scale to shrink. Call it before ZeRO
-    partitions the parameters, since that hides their shapes.
+    A pretrained encoder's parameters have a rate of their own. Weight decay pulls matrices only; gains, biases and
+    other vectors have no scale to shrink. Call it before ZeRO partitions the parameters, since that hides their shapes.
 
     Args:
         model: The unpartitioned model.
         weight_decay: AdamW's decoupled decay of the matrices.
+
+    Returns:
+        Groups with at least one parameter, each with its `rate`: `main` or `text`.
     """
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    decayed = [parameter for parameter in trainable if parameter.dim() >= 2]
-    plain = [parameter for parameter in trainable if parameter.dim() < 2]
-    groups = [
-        {"params": decayed, "weight_decay": weight_decay, "name": "decay"},
-        {"params": plain, "weight_decay": 0.0, "name": "no_decay"},
-    ]
+    own = pretrained_parameters(model)
+    groups = []
+    for rate in ("main", "text"):
+        trainable = [p for p in model.parameters() if p.requires_grad and (p in own) == (rate == "text")]
+        decayed = [parameter for parameter in trainable if parameter.dim() >= 2]
+        plain = [parameter for parameter in trainable if parameter.dim() < 2]
+        prefix = "" if rate == "main" else f"{rate}_"
+        groups.append({"params": decayed, "weight_decay": weight_decay, "name": f"{prefix}decay", "rate": rate})
+        groups.append({"params": plain, "weight_decay": 0.0, "name": f"{prefix}no_decay", "rate": rate})
     return [group for group in groups if group["params"]]

@@ -192,6 +192,12 @@ def describe(plan: Plan, config: Config, parameters: int | None) -> list[tuple[s
         ("forward pass", config.train.dtype),
         ("ZeRO stage", f"{config.zero.stage}"),
     ]
+    text = config.model.text
+    if text.pretrained:
+        layers = text.trained_layers
+        what = "trained" if layers is None else f"last {layers} layers trained" if layers else "not trained"
+        rate = "" if layers == 0 else f", learning rate {config.train.text_lr:g}"
+        rows.append(("text encoder", f"{text.pretrained}, {what}{rate}"))
     if parameters is None:
         return rows
     rows.append(("parameters", format_count(parameters).strip()))

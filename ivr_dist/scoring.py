@@ -55,7 +55,8 @@ def _score(checkpoint: str, split_url: str) -> evaluate.Metrics:
     state = store.read_state(checkpoint)
     config = from_dict(state["config"], where=checkpoint)
     manifest = Manifest.load(split_url)
-    spec = weights.batch_spec(state)
+    with weights.stored_text(checkpoint, state) as text:
+        spec = weights.batch_spec(state, text)
     spec.check_split(manifest)
     where = device.training_device(collectives.rank())
     model = weights.load_model(checkpoint).to(where).eval()

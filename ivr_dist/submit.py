@@ -21,6 +21,7 @@ from ivr_dist.config import Config
 from ivr_dist.config_file import load_config
 from ivr_dist.environment import storage_variables
 from ivr_dist.errors import ConfigError, IvrError, UserError
+from ivr_dist.pretrained import local_folder
 from ivr_dist.units import format_bytes
 
 if TYPE_CHECKING:
@@ -122,6 +123,9 @@ def absolute_paths(config: Config, address: str) -> list[str]:
         "data.valid": config.data.valid,
         "data.test": config.data.test,
     }
+    # A name on the hub is no path.
+    if local_folder(config.model.text.pretrained):
+        paths["model.text.pretrained"] = config.model.text.pretrained
     relative = {key: path for key, path in paths.items() if path and _is_relative(path)}
     if relative and not is_this_machine(address):
         key, path = next(iter(relative.items()))

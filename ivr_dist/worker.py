@@ -28,6 +28,7 @@ from ivr_dist.ledger import AUDIT, HISTORY, LedgerWriter
 from ivr_dist.loop import Ending, Split, Trainer
 from ivr_dist.model import ModelSpec, build_model
 from ivr_dist.plan import Plan, make_plan
+from ivr_dist.pretrained import TextEncoder
 from ivr_dist.sinks import TensorBoard
 from ivr_dist.units import parse_bytes
 
@@ -90,22 +91,26 @@ def train(config: Config, console: Console, local_rank: int, attempts_before: in
     run_url = storage.absolute(config.run.dir)
     manifests = {name: Manifest.load(url) for name, url in _split_urls(config).items()}
     plan = make_plan(config, manifests["train"].samples, world)
+    text = TextEncoder(config.model.text.pretrained) if config.model.text.pretrained else None
     spec = BatchSpec.from_manifest(
         manifests["train"],
         config.data.modalities,
         config.data.standardize,
         common_length=config.model.preset == "release",
+        text=text,
+        note=lambda said: console.emit({"kind": "note", "text": said}),
     )
 
     torch.manual_seed(config.run.seed)
     engine = Engine(
-        build_model(config.model, ModelSpec(spec.modalities, spec.tasks), config.loss.adversary.reverse),
+        build_model(config.model, ModelSpec(spec.modalities, spec.tasks, text), config.loss.adversary.reverse),
         plan.deepspeed,
         weight_decay=config.train.weight_decay,
         device=device.training_device(local_rank),
     )
     state = weights.describe_model(config, spec) | {"world": world, "stage": engine.stage}
     source = collectives.on_rank_zero(lambda: resume.find(config, run_url, state, attempts_before))
+    files = weights.text_files(text) if collectives.rank() == 0 else {}
     with _splits(config, plan, manifests, spec) as splits:
         counters, cursor = resume.restore(splits["train"].loader.start, engine, source)
         attempt = _start_attempt(config, run_url, source.parent, counters.step, plan, engine)
@@ -116,7 +121,7 @@ def train(config: Config, console: Console, local_rank: int, attempts_before: in
             engine=engine,
             loader=splits["train"].loader,
             valid=splits.get("valid"),
-            saver=Saver(run_url, attempt.number, spans, config.checkpoint.keep_last, engine),
+            saver=Saver(run_url, attempt.number, spans, config.checkpoint.keep_last, engine, files),
             state=state,
             counters=counters,
             cursor=cursor,

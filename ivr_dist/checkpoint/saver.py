@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,24 @@ class Saver:
         spans: The run's lineage up to this attempt, for retention.
         keep_last: Newest complete checkpoints kept.
         engine: What is saved.
+        files: What else every checkpoint holds, by name.
     """
 
-    def __init__(self, run_url: str, attempt: int, spans: Sequence[Span], keep_last: int, engine: Engine) -> None:
+    def __init__(
+        self,
+        run_url: str,
+        attempt: int,
+        spans: Sequence[Span],
+        keep_last: int,
+        engine: Engine,
+        files: Mapping[str, bytes] | None = None,
+    ) -> None:
         self._run_url = run_url
         self._attempt = attempt
         self._spans = spans
         self._keep_last = keep_last
         self._engine = engine
+        self._files = dict(files or {})
 
     def name(self, step: int) -> CheckpointName:
         """The name of this attempt's checkpoint after `step` steps."""
@@ -65,6 +75,9 @@ class Saver:
             weights = self._engine.full_weights()
             if collectives.rank() == 0:
                 save_file(weights, str(staged / store.WEIGHTS))
+                for file, content in self._files.items():
+                    (staged / file).parent.mkdir(exist_ok=True)
+                    (staged / file).write_bytes(content)
                 (staged / store.STATE).write_text(json.dumps({"format": store.FORMAT, **state}, indent=1))
             store.write_part(name.url(self._run_url), collectives.rank(), collectives.world_size(), staged)
         except IvrError as error:

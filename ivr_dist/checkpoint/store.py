@@ -4,6 +4,7 @@
         engine/...              what DeepSpeed wrote, each rank its own files
         model.safetensors       the full float32 weights, readable without DeepSpeed
         state.json              cursor, counters, metrics, config, feature statistics
+        text_encoder/...        config and tokenizer of a pretrained text encoder, if the model has one
         part-00000.json ...     one a rank, written last: names, sizes and sha256 of that rank's files
 
 A checkpoint is complete when the parts of all ranks are there and every file has the size and hash its part names.
@@ -27,6 +28,7 @@ from ivr_dist.errors import CheckpointError, IvrError
 FORMAT = 1
 STATE = "state.json"
 WEIGHTS = "model.safetensors"
+TEXT_ENCODER = "text_encoder"
 _FOLDER = "checkpoints"
 _NAME = re.compile(r"step-(\d{8,})\.a(\d{2,})")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,11 @@ from ivr_dist import storage
 from ivr_dist.checkpoint import store
 from ivr_dist.config import Config
 from ivr_dist.config_file import from_dict, to_dict
-from ivr_dist.data.collate import BatchSpec
+from ivr_dist.data.collate import WORDS, BatchSpec
 from ivr_dist.data.manifest import TaskSpec
 from ivr_dist.errors import CheckpointMismatchError
 from ivr_dist.model import ModelSpec, build_model
+from ivr_dist.pretrained import TextEncoder
 
 
 def read_weights(url: str) -> dict[str, Tensor]:
@@ -59,8 +62,31 @@ def describe_model(config: Config, spec: BatchSpec) -> dict[str, Any]:
     }
 
 
-def batch_spec(state: dict[str, Any]) -> BatchSpec:
-    """The layout and feature statistics a checkpoint was trained with."""
+def text_files(text: TextEncoder | None) -> Mapping[str, bytes]:
+    """What a checkpoint must hold of a pretrained text encoder besides its weights, by name; nothing without one."""
+    return {} if text is None else {f"{store.TEXT_ENCODER}/{name}": data for name, data in text.files().items()}
+
+
+@contextmanager
+def stored_text(url: str, state: dict[str, Any]) -> Iterator[TextEncoder | None]:
+    """The text encoder of a checkpoint, from its own files: no hub and no folder is needed; None if it has none."""
+    if state["features"].get("text", ("",))[0] != WORDS:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="ivr-text-") as scratch:
+        place = storage.join(url, store.TEXT_ENCODER)
+        for name in storage.list_dir(place):
+            storage.download(storage.join(place, name), str(Path(scratch) / name))
+        yield TextEncoder(scratch, weights=False)
+
+
+def batch_spec(state: dict[str, Any], text: TextEncoder | None = None) -> BatchSpec:
+    """The layout and feature statistics a checkpoint was trained with.
+
+    Args:
+        state: Its `state.json`.
+        text: Its text encoder, if batches are to be made.
+    """
     return BatchSpec(
         modalities={name: (kind, dim) for name, (kind, dim) in state["features"].items()},
         tasks={name: TaskSpec(**task) for name, task in state["tasks"].items()},
@@ -69,6 +95,7 @@ def batch_spec(state: dict[str, Any]) -> BatchSpec:
             for name, (mean, std) in state["statistics"].items()
         },
         common_length=state["model"]["preset"] == "release",
+        tokenizer=None if text is None else text.tokenizer(),
     )
 
 
@@ -77,7 +104,8 @@ def load_model(url: str) -> nn.Module:
     state = store.read_state(url)
     spec = batch_spec(state)
     config = from_dict(state["config"], where=url)
-    model = build_model(config.model, ModelSpec(spec.modalities, spec.tasks), config.loss.adversary.reverse)
+    with stored_text(url, state) as text:
+        model = build_model(config.model, ModelSpec(spec.modalities, spec.tasks, text), config.loss.adversary.reverse)
     load_weights(model, url)
     return model
 

@@ -1,8 +1,9 @@
-"""Format `arrays`: a corpus as flat arrays in .npz files, put together by its card."""
+"""Format `arrays`: a corpus as flat arrays in .npz files or records in .json files, put together by its card."""
 
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -190,7 +191,7 @@ class _View:
 
 
 class _ArrayFiles:
-    """The card's .npz files; each array is read once."""
+    """The card's .npz and .json files; each array is read once."""
 
     def __init__(self, root: str, card: Card) -> None:
         self._root = root
@@ -206,7 +207,7 @@ class _ArrayFiles:
         """One array of one file.
 
         Raises:
-            DataError: The file is not an .npz, holds no such array, or the array holds Python objects.
+            DataError: The file is not what its name says, holds no such array, or the array holds Python objects.
         """
         if (file, name) not in self._arrays:
             if file not in self._archives:
@@ -225,6 +226,8 @@ class _ArrayFiles:
 
     def _open(self, file: str) -> Any:
         data = read_source_file(self._root, self._card.files[file])
+        if self._card.files[file].path.endswith(".json"):
+            return _Records(data, self.place(file))
         try:
             # Object arrays would be unpickled, and a pickle can run any code.
             archive = np.load(io.BytesIO(data), allow_pickle=False)
@@ -233,6 +236,30 @@ class _ArrayFiles:
         if not hasattr(archive, "files"):
             raise DataError("a single .npy array, not an .npz file", where=self.place(file))
         return archive
+
+
+class _Records:
+    """A JSON list of objects that all have the same keys, seen as an array for each key."""
+
+    def __init__(self, data: bytes, where: str) -> None:
+        try:
+            rows = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"not a JSON file: {error}", where=where, remedy="check files in the card") from None
+        if not (isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows)):
+            raise DataError("not a JSON list of objects", where=where, remedy="check files in the card")
+        if any(row.keys() != rows[0].keys() for row in rows):
+            raise DataError("the objects of the list do not all have the same keys", where=where)
+        self._rows: list[dict[str, Any]] = rows
+        self.files = list(rows[0])
+
+    def __getitem__(self, name: str) -> Array:
+        values = [row[name] for row in self._rows]
+        # JSON writes 3.0 as 3: numbers may be of both types.
+        kinds = ((str,), (int,), (int, float))
+        if not any(all(type(value) in kind for value in values) for kind in kinds):
+            raise ValueError("it holds neither texts alone nor numbers alone")
+        return np.array(values)
 
 
 def _check_offset(offset: Array, entries: int, where: str) -> None:

@@ -9,6 +9,7 @@ of one product of two, plus a little noise, rounded to fifths and cut to [-3, 3]
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,10 @@ _MAX_WORDS = 30
 _FRAMES_PER_WORD = {"audio": 3, "vision": 2}
 _GROUP = 10
 _NEUTRAL = ("the", "film", "was", "so", "it", "and", "they", "there", "then", "with")
+_VERDICTS = ("bad", "good")
+_TOKENS = {word: number for number, word in enumerate(_NEUTRAL + _VERDICTS)}
+
+TextKind = Literal["features", "tokens"]
 
 
 class SynthSource:
@@ -47,6 +52,7 @@ class SynthSource:
         dims: Features of a step, by modality.
         aligned: Every modality has one step a word; otherwise audio has about three and vision about two.
         missing: Probability with which a modality of a sample is missing.
+        text: Text as vectors, or as the numbers of the transcript's words, which tell the sign of its latent only.
 
     Raises:
         ConfigError: Too few samples to fill three splits, or a number out of range.
@@ -60,13 +66,17 @@ class SynthSource:
         dims: Mapping[str, int] = DEFAULT_DIMS,
         aligned: bool = True,
         missing: float = 0.03,
+        text: TextKind = "features",
     ) -> None:
         train, valid = round(0.7 * samples), round(0.15 * samples)
         if min(train, valid, samples - train - valid) < 1:
             raise ConfigError(f"{samples} samples do not fill train, valid and test", remedy="make 10 or more")
         if not 0 <= missing <= 1 or seed < 0:
             raise ConfigError("a synthetic corpus needs a seed of 0 or more and a missing share of 0..1")
+        if text not in get_args(TextKind):
+            raise ConfigError(f"a synthetic corpus has no text as {text}", remedy="choose features or tokens")
         self._seed = seed
+        self._text = text
         self._dims = dict(dims)
         self._aligned = aligned
         self._missing = missing
@@ -83,10 +93,13 @@ class SynthSource:
     @property
     def features(self) -> Mapping[str, FeatureSpec]:
         """By modality."""
-        return {
+        specs = {
             name: FeatureSpec(set=f"synth{dim}", dim=dim, dtype="float32", kind="features")
             for name, dim in self._dims.items()
         }
+        if self._text == "tokens":
+            specs["text"] = FeatureSpec(set="synth_words", dim=1, dtype="int32", kind="tokens")
+        return specs
 
     @property
     def tasks(self) -> Mapping[str, TaskSpec]:
@@ -105,7 +118,7 @@ class SynthSource:
         truth += INTERACTION * latents["text"] * latents["audio"]
         label = float(np.clip(round(5 * (truth + LABEL_NOISE * random.standard_normal())) / 5, -3, 3)) + 0.0
         words = int(min(_MAX_WORDS, 3 + random.geometric(0.12)))
-        arrays: dict[str, npt.NDArray[np.float32]] = {}
+        arrays: dict[str, npt.NDArray[np.float32] | npt.NDArray[np.int32]] = {}
         spoken: npt.NDArray[np.bool_] = np.zeros(words, bool)
         for name, direction in self._directions.items():
             steps = words
@@ -119,12 +132,15 @@ class SynthSource:
                 spoken = salient
             if not absent:
                 arrays[name] = (latents[name] * strength * direction + noise).astype(np.float32)
+        transcript = _transcript(spoken, latents["text"])
+        if self._text == "tokens" and "text" in arrays:
+            arrays["text"] = np.array([_TOKENS[word] for word in transcript.split()], np.int32)
         return SourceSample(
             id=ref.id,
             split=split,
             group=ref.group,
             labels={"sentiment": label},
-            transcript=_transcript(spoken, latents["text"]),
+            transcript=transcript,
             provenance={"group": ref.group, "latents": latents, "truth": float(truth)},
             arrays=arrays,
         )
@@ -152,5 +168,5 @@ def _unit(direction: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 def _transcript(spoken: npt.NDArray[np.bool_], latent: float) -> str:
     """Words whose salient ones say what the text's latent says."""
-    verdict = "good" if latent >= 0 else "bad"
+    verdict = _VERDICTS[latent >= 0]
     return " ".join(verdict if said else _NEUTRAL[step % len(_NEUTRAL)] for step, said in enumerate(spoken))

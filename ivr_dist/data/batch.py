@@ -18,6 +18,25 @@ MODALITIES = ("text", "audio", "vision")
 
 
 @dataclass(frozen=True)
+class Pieces:
+    """The word pieces of a batch of texts. S places, M pieces that belong to a word."""
+
+    ids: Tensor
+    """[B, S] int64, ids of a pretrained encoder's vocabulary."""
+    mask: Tensor
+    """[B, S] bool, true where there is a piece, special ones included."""
+    place: Tensor
+    """[M] int64, places of the words' pieces in the flattened [B * S], ascending."""
+    step: Tensor
+    """[M] int64, the step (0..N-1) of the word of each."""
+
+    def to(self, device: torch.device) -> Pieces:
+        """Copy to `device`, without blocking where the host memory is pinned."""
+        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in ("ids", "mask", "place", "step")}
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True)
 class ModalityBatch:
     """One modality of a batch.
 
@@ -26,7 +45,7 @@ class ModalityBatch:
     """
 
     features: Tensor
-    """[B, T, D] float32, 0 in the padding; or [B, T] int64 token ids."""
+    """[B, T, D] float32, 0 in the padding; [B, T] int64 token ids; or [B, T] int64 numbers of pieces of each word."""
     mask: Tensor
     """[B, T] bool, true where a step is valid; a row without a true is a missing modality."""
     flat: Tensor
@@ -35,6 +54,8 @@ class ModalityBatch:
     """[N] int64, the sample (0..B-1) of each valid step."""
     pairs: Tensor
     """[P] int64, positions n in 0..N-1 such that valid steps n and n + 1 are neighbours in one sample."""
+    pieces: Pieces | None = None
+    """What a pretrained text encoder reads, where the steps are words."""
 
     @property
     def present(self) -> Tensor:
@@ -43,7 +64,8 @@ class ModalityBatch:
 
     def to(self, device: torch.device) -> ModalityBatch:
         """Copy to `device`, without blocking where the host memory is pinned."""
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in _MODALITY_TENSORS})
+        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in _MODALITY_TENSORS}
+        return replace(self, **moved, pieces=None if self.pieces is None else self.pieces.to(device))
 
 
 _MODALITY_TENSORS = ("features", "mask", "flat", "sample", "pairs")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,14 @@ from torch import Tensor
 from ivr_dist.data.batch import MODALITIES, Batch, ModalityBatch, modality_batch
 from ivr_dist.data.decode import RawSample
 from ivr_dist.data.manifest import Manifest, TaskSpec
+from ivr_dist.data.words import Tokenizer, word_batch
 from ivr_dist.errors import CorruptDataError, DataError
+
+if TYPE_CHECKING:
+    from ivr_dist.pretrained import TextEncoder
+
+WORDS = "words"
+"""Kind of text that is the words of the transcript, for a pretrained encoder."""
 
 Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]
@@ -25,31 +32,48 @@ class BatchSpec:
     """What every batch of a run holds, whichever split it comes from."""
 
     modalities: Mapping[str, tuple[str, int]]
-    """By modality, in the order of MODALITIES: kind (`features` or `tokens`) and width D."""
+    """By modality, in the order of MODALITIES: kind and width: D of `features`, size of the vocabulary of `tokens`,
+    width of the pretrained encoder of `words`."""
     tasks: Mapping[str, TaskSpec]
     statistics: Mapping[str, tuple[Float32Array, Float32Array]]
     """By standardised modality: mean [D] and standard deviation [D] over the valid steps of the training split."""
     common_length: bool = False
     """Whether every modality of every sample is as long as the longest of the global batch, and padding counts as
     steps: what the released model was trained on. No modality is ever missing then."""
+    tokenizer: Tokenizer | None = field(default=None, compare=False)
+    """Cuts words into the pieces of the pretrained encoder, where text is of kind `words`."""
 
     @classmethod
     def from_manifest(
-        cls, train: Manifest, modalities: Collection[str], standardize: Collection[str], common_length: bool = False
+        cls,
+        train: Manifest,
+        modalities: Collection[str],
+        standardize: Collection[str],
+        *,
+        common_length: bool = False,
+        text: TextEncoder | None = None,
+        note: Callable[[str], None] = lambda text: None,
     ) -> BatchSpec:
         """Take the layout and the statistics from the training split.
 
         Args:
             train: Manifest of the training split.
             modalities: Modalities to use, of those the data set has.
-            standardize: Modalities to standardise, of those used; tokens are left as they are.
+            standardize: Modalities to standardise, of those used; tokens and words are left as they are.
             common_length: See the field.
+            text: The pretrained encoder that reads the transcript in place of the packed text, if there is one.
+            note: Told what its tokenizer has to say.
 
         Raises:
-            DataError: None of the modalities is there, or the manifest lacks the statistics of one.
+            DataError: None of the modalities is there, the manifest lacks the statistics of one, or there is no
+                transcript to read.
         """
-        used = {m: (train.features[m].kind, train.features[m].dim) for m in MODALITIES if m in train.features}
-        used = {m: part for m, part in used.items() if m in modalities}
+        reads = text if "text" in modalities else None
+        used = {m: _layout(train, m) for m in train.features if m in modalities and not (reads and m == "text")}
+        if reads is not None:
+            train.check_transcripts()
+            used["text"] = (WORDS, reads.width)
+        used = {m: used[m] for m in MODALITIES if m in used}
         if not used:
             raise DataError(
                 f"the data set has {', '.join(train.features)}, the run uses {', '.join(modalities)}",
@@ -66,7 +90,13 @@ class BatchSpec:
                 )
             found = train.statistics[name]
             statistics[name] = (np.array(found.mean, np.float32), np.array(found.std, np.float32))
-        return cls(modalities=used, tasks=train.tasks, statistics=statistics, common_length=common_length)
+        return cls(
+            modalities=used,
+            tasks=train.tasks,
+            statistics=statistics,
+            common_length=common_length,
+            tokenizer=None if reads is None else reads.tokenizer(note),
+        )
 
     def check_split(self, split: Manifest) -> None:
         """Make sure that a split holds what the training split does.
@@ -75,8 +105,13 @@ class BatchSpec:
             DataError: It lacks a modality or task, or has one of another width or type.
         """
         found = {name: (spec.kind, spec.dim) for name, spec in split.features.items()}
+        # Every split has a vocabulary of its own; the model knows that of the training split.
+        known = {m: (kind, 1 if kind == "tokens" else width) for m, (kind, width) in self.modalities.items()}
         remedy = "pack all splits from one source with one card"
-        for name, layout in self.modalities.items():
+        if known.get("text", ("",))[0] == WORDS:
+            del known["text"]
+            split.check_transcripts()
+        for name, layout in known.items():
             if found.get(name) != layout:
                 have = f"{name} {found[name][0]} of width {found[name][1]}" if name in found else f"no {name}"
                 raise DataError(
@@ -91,6 +126,19 @@ class BatchSpec:
                     where=f"{split.corpus}, split {split.split}",
                     remedy=remedy,
                 )
+
+
+def _layout(train: Manifest, name: str) -> tuple[str, int]:
+    spec = train.features[name]
+    if spec.kind == "features":
+        return spec.kind, spec.dim
+    if name not in train.vocabulary:
+        raise DataError(
+            f"the training split does not say how many token ids of {name} there are",
+            where=f"{train.corpus}, split {train.split}",
+            remedy="pack all splits again with this version",
+        )
+    return spec.kind, train.vocabulary[name]
 
 
 def collate(
@@ -125,6 +173,9 @@ def collate(
 def _modality(samples: Sequence[RawSample], name: str, spec: BatchSpec, common: int | None) -> ModalityBatch:
     """Pad to the longest sample of the batch, or to the common length; the padding is 0 after standardisation too."""
     kind, dim = spec.modalities[name]
+    if kind == WORDS:
+        assert spec.tokenizer is not None
+        return word_batch([sample.words for sample in samples], spec.tokenizer)
     arrays = [sample.arrays.get(name) for sample in samples]
     lengths = np.array([0 if array is None else len(array) for array in arrays], np.int64)
     steps = int(lengths.max(initial=0)) if common is None else common
@@ -138,6 +189,9 @@ def _modality(samples: Sequence[RawSample], name: str, spec: BatchSpec, common: 
             _check_layout(sample, name, array, kind, dim)
             valid = padded[row, : len(array)]
             valid[:] = array
+            if kind == "tokens":
+                # Ids that the training split does not have are one and the same to the model: the first unknown one.
+                np.minimum(valid, dim, out=valid)
             if name in spec.statistics:
                 mean, deviation = spec.statistics[name]
                 valid -= mean

@@ -30,6 +30,8 @@ class RawSample:
     """By modality: [T, D] features or [T] token ids, read-only; a missing modality is absent."""
     shard: str = ""
     """Name of the shard it came from."""
+    words: tuple[str, ...] = ()
+    """What was said: the transcript cut at white space, or its list of words as it stands; empty if there is none."""
 
     @property
     def where(self) -> str:
@@ -63,7 +65,7 @@ def decode_sample(data: bytes | memoryview, shard: str, key: str, modalities: Co
     for name, array in arrays.items():
         if array.ndim == 0:
             raise _refused(f"{name} is a single number, not a sequence of steps", where)
-    return RawSample(key, str(about.get("id", key)), _labels(about, where), arrays, shard)
+    return RawSample(key, str(about.get("id", key)), _labels(about, where), arrays, shard, _words(about, where))
 
 
 def _members(data: bytes | memoryview, where: str, key: str) -> dict[str, Member]:
@@ -96,6 +98,17 @@ def _labels(about: Mapping[str, Any], where: str) -> dict[str, float | None]:
     if not isinstance(labels, dict):
         raise _refused("the sample's labels are not an object of numbers by task", where)
     return {task: None if value is None else _number(task, value, where) for task, value in labels.items()}
+
+
+def _words(about: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    transcript = about.get("transcript")
+    if transcript is None:
+        return ()
+    if isinstance(transcript, str):
+        return tuple(transcript.split())
+    if isinstance(transcript, list) and all(isinstance(word, str) for word in transcript):
+        return tuple(word for word in transcript if word.strip())
+    raise _refused("the sample's transcript is neither a text nor a list of words", where)
 
 
 def _number(task: str, value: object, where: str) -> float:

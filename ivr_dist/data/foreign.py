@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,11 +40,14 @@ class _Survey:
     features: dict[str, FeatureSpec] = field(default_factory=dict)
     statistics: dict[str, RunningStatistics] = field(default_factory=dict)
     tasks: set[str] = field(default_factory=set)
+    vocabulary: dict[str, int] = field(default_factory=dict)
+    transcripts: int = 0
 
     def add(self, sample: RawSample) -> None:
         for modality, array in sample.arrays.items():
             self._add_array(modality, array, sample.where)
         self.tasks.update(sample.labels)
+        self.transcripts += bool(sample.words)
 
     def _add_array(self, modality: str, array: npt.NDArray[np.generic], where: str) -> None:
         kind: FeatureKind = "tokens" if array.ndim == 1 and array.dtype.kind in "iu" else "features"
@@ -62,6 +66,8 @@ class _Survey:
                 where=where,
                 remedy="index only tars of one feature set together",
             )
+        if kind == "tokens" and len(array):
+            self._add_tokens(modality, array, where)
         if kind == "features":
             with np.errstate(over="ignore"):
                 finite = np.isfinite(array.astype(np.float32, copy=False)).all()
@@ -72,6 +78,11 @@ class _Survey:
                     remedy="replace them, or pack the corpus with `ivr-dist pack`, which does",
                 )
             self.statistics.setdefault(modality, RunningStatistics(dim)).add(array)
+
+    def _add_tokens(self, modality: str, ids: npt.NDArray[Any], where: str) -> None:
+        if int(ids.min()) < 0:
+            raise DataError(f"{modality} has a token id below 0", where=where, remedy=_REMEDY)
+        self.vocabulary[modality] = max(self.vocabulary.get(modality, 0), int(ids.max()) + 1)
 
 
 def index_tars(
@@ -124,6 +135,8 @@ def index_tars(
             for name, found in survey.statistics.items()
             if split == _TRAIN
         },
+        vocabulary=survey.vocabulary,
+        transcripts=survey.transcripts,
     )
     manifest.save(split_url)
     return manifest

@@ -28,6 +28,7 @@ Scale = Literal["mosi", "sims", "humor", "emotion", "none"]
 T = TypeVar("T")
 
 _REMEDY = "pack the split again"
+_COUNTED = ("vocabulary", "transcripts")
 _MAX_SAMPLES = 1 << 62
 
 
@@ -105,6 +106,10 @@ class Manifest:
     shards: list[ShardEntry]
     statistics: dict[str, Statistics] = field(default_factory=dict)
     """By modality; in the training split only."""
+    vocabulary: dict[str, int] = field(default_factory=dict)
+    """By modality of token ids: one more than the largest id in this split."""
+    transcripts: int = 0
+    """Samples whose transcript has a word; 0 also where the split was packed before this was counted."""
 
     @classmethod
     def create(
@@ -117,6 +122,8 @@ class Manifest:
         tasks: Mapping[str, TaskSpec],
         shards: Sequence[ShardEntry],
         statistics: Mapping[str, Statistics] | None = None,
+        vocabulary: Mapping[str, int] | None = None,
+        transcripts: int = 0,
     ) -> Manifest:
         """A manifest of shards that have been written."""
         return cls(
@@ -128,19 +135,27 @@ class Manifest:
             tasks=dict(tasks),
             shards=list(shards),
             statistics=dict(statistics or {}),
+            vocabulary=dict(vocabulary or {}),
+            transcripts=transcripts,
         )
 
     @cached_property
     def id(self) -> str:
-        """SHA-256 of everything else; checkpoints name the data they were trained on by it."""
-        return _identity(self._content())
+        """SHA-256 of everything but what was counted; checkpoints name the data they were trained on by it.
+
+        The counts follow from the shards, whose hashes are in it: data that was packed before something was counted
+        stays the same data.
+        """
+        return _identity({name: value for name, value in self._content().items() if name not in _COUNTED})
 
     def save(self, split_url: str) -> None:
         """Write `manifest.json`, after the shards and indexes it names."""
         storage.write_json(storage.join(split_url, MANIFEST_NAME), {**self._content(), "id": self.id})
 
     def _content(self) -> dict[str, Any]:
-        return {"format": FORMAT, "version": VERSION, **asdict(self)}
+        content = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        # Absent where there is nothing to count, as in manifests that were written before they were counted.
+        return {name: value for name, value in content.items() if value or name not in _COUNTED}
 
     @classmethod
     def load(cls, split_url: str) -> Manifest:
@@ -159,6 +174,19 @@ class Manifest:
                 remedy="give the directory of one split (such as .../train) that `ivr-dist pack` or `synth` wrote",
             ) from error
         return _parse(text, storage.display(url))
+
+    def check_transcripts(self) -> None:
+        """Make sure that there is a text to read.
+
+        Raises:
+            DataError: No sample has a transcript, as far as the manifest knows.
+        """
+        if not self.transcripts:
+            raise DataError(
+                "no sample of the split has a transcript, which model.text.pretrained reads",
+                where=f"{self.corpus}, split {self.split}",
+                remedy="pack the corpus with a card that maps its transcript (again, if an older version did)",
+            )
 
     def check_shards(self, split_url: str) -> None:
         """Make sure that every shard and index is there with its size, without reading them.
@@ -245,6 +273,12 @@ def _check(manifest: Manifest) -> None:
         described = manifest.features.get(name)
         if described is None or not len(statistics.mean) == len(statistics.std) == described.dim:
             raise ValueError(f"statistics.{name} does not fit features.{name}")
+    for name, size in manifest.vocabulary.items():
+        described = manifest.features.get(name)
+        if described is None or described.kind != "tokens" or size < 1:
+            raise ValueError(f"vocabulary.{name} does not fit features.{name}")
+    if not 0 <= manifest.transcripts <= manifest.samples:
+        raise ValueError(f"transcripts is {manifest.transcripts} of {manifest.samples} samples")
 
 
 def _record(kind: type[T], value: Any, path: str) -> T:

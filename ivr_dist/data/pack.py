@@ -142,12 +142,18 @@ class _Tally:
     unlabelled: Counter[str] = field(default_factory=Counter)
     empty: int = 0
     statistics: dict[str, RunningStatistics] = field(default_factory=dict)
+    vocabulary: Counter[str] = field(default_factory=Counter)
+    transcripts: int = 0
 
     def add(self, sample: SourceSample, prepared: Prepared, features: Mapping[str, FeatureSpec]) -> None:
         self.missing.update(name for name in features if name not in prepared.arrays)
         self.replaced.update(prepared.replaced)
         self.unlabelled.update(task for task, label in sample.labels.items() if label is None)
         self.empty += not prepared.arrays
+        self.transcripts += bool(sample.transcript.split())
+        for name, array in prepared.arrays.items():
+            if features[name].kind == "tokens":
+                self.vocabulary[name] = max(self.vocabulary[name], int(array.max()) + 1)
         for name, running in self.statistics.items():
             if name in prepared.arrays:
                 running.add(prepared.arrays[name][prepared.clean[name]])
@@ -192,6 +198,9 @@ class _Packer:
                 where=storage.display(place),
                 remedy="pack to another place, or overwrite it with --overwrite",
             )
+        if manifest != found:
+            # The same data, packed before something was counted that the manifest holds now.
+            return None
         try:
             found.check_shards(place)
         except DataError:
@@ -247,6 +256,8 @@ class _Packer:
                 name: Statistics(mean=found.mean.tolist(), std=found.deviation().tolist(), steps=found.steps)
                 for name, found in tally.statistics.items()
             },
+            vocabulary=tally.vocabulary,
+            transcripts=tally.transcripts,
         )
         return manifest, tally
 

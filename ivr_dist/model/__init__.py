@@ -15,7 +15,7 @@ __all__ = ["IVRModel", "IVROutput", "ModelSpec", "ReleaseModel", "build_model"]
 def build_model(
     config: ModelConfig, spec: ModelSpec, reverse: Literal["shared", "both"] = "shared"
 ) -> IVRModel | ReleaseModel:
-    """A model with fresh weights, drawn from torch's global generator.
+    """A model with fresh weights, drawn from torch's global generator, but for a pretrained text encoder's.
 
     Args:
         config: The preset and its sizes.
@@ -23,6 +23,6 @@ def build_model(
         reverse: `loss.adversary.reverse`, which decides a gradient inside the model.
 
     Raises:
-        ConfigError: The model cannot take one of the modalities.
+        ConfigError: The pretrained text encoder cannot be used.
     """
     return (ReleaseModel if config.preset == "release" else IVRModel)(config, spec, reverse)

@@ -48,11 +48,20 @@ class TransformerContext(nn.Module):
 
 
 class ModalityEncoder(nn.Module):
-    """Input features to U = LayerNorm(ReLU(Linear(context(Linear(X)))))."""
+    """Input features to U = LayerNorm(ReLU(Linear(context(Linear(X))))); token ids take an embedding for the inner one.
+
+    Args:
+        layout: Kind and width of the input, as in `ModelSpec.features`.
+        width: Width H of the encoding.
+        config: The context encoder.
+        dropout: Rate after the projection and in the context encoder.
+        input_dropout: Share of steps whose input is set to 0 while training.
+        feature_dropout: Share of single input values that are.
+    """
 
     def __init__(
         self,
-        features: int,
+        layout: tuple[str, int],
         width: int,
         config: EncoderConfig,
         *,
@@ -61,9 +70,12 @@ class ModalityEncoder(nn.Module):
         feature_dropout: float,
     ) -> None:
         super().__init__()
+        kind, features = layout
         self.input_dropout = input_dropout
         self.feature_dropout = nn.Dropout(feature_dropout)
-        self.project = nn.Linear(features, width)
+        # One row more than the training split has ids, for those it does not have.
+        self.embed = nn.Embedding(features + 1, width) if kind == "tokens" else None
+        self.project = None if kind == "tokens" else nn.Linear(features, width)
         self.context: nn.Module | None = None
         if config.kind == "gru":
             self.context = GruContext(width, config.layers, dropout)
@@ -74,11 +86,12 @@ class ModalityEncoder(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, features: Tensor, layout: Steps) -> Tensor:
-        """Features of the valid steps [N, D] to their encoding [N, H]."""
-        steps = features.to(self.project.weight.dtype)
+        """Features [N, D] or token ids [N] of the valid steps to their encoding [N, H]."""
+        steps = features.to(self.encode.weight.dtype) if self.embed is None else self.embed(features)
         if self.training and self.input_dropout > 0:
             steps = steps * (torch.rand(len(steps), 1, device=steps.device) >= self.input_dropout)
-        steps = self.dropout(self.project(self.feature_dropout(steps)))
+        steps = self.feature_dropout(steps)
+        steps = self.dropout(steps if self.project is None else self.project(steps))
         if self.context is not None:
             steps = self.context(steps, layout)
         out: Tensor = self.norm(torch.relu(self.encode(steps)))

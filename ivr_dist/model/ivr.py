@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from ivr_dist.config import ModelConfig
 from ivr_dist.data.batch import MODALITIES, Batch
-from ivr_dist.errors import ConfigError
 from ivr_dist.model.codes import Code, Discriminator, discriminate
 from ivr_dist.model.encoder import ModalityEncoder
 from ivr_dist.model.fusion import Fusion
 from ivr_dist.model.heads import TaskHeads
 from ivr_dist.model.layers import Steps, dropout_rates, query_steps
 from ivr_dist.model.spec import IVROutput, ModelSpec
+from ivr_dist.model.words import WordEncoder
 
 
 class IVRModel(nn.Module):
@@ -30,18 +30,11 @@ class IVRModel(nn.Module):
         reverse: Codes whose gradient the discriminator's input reverses, `shared` or `both`.
 
     Raises:
-        ConfigError: A modality is given as tokens.
+        ConfigError: The pretrained text encoder cannot be loaded, or has fewer layers than are to be trained.
     """
 
     def __init__(self, config: ModelConfig, spec: ModelSpec, reverse: str) -> None:
         super().__init__()
-        for name, (kind, _) in spec.features.items():
-            if kind != "features":
-                raise ConfigError(
-                    f"preset ivr takes {name} as feature vectors, the data set has {kind}",
-                    where="model.preset",
-                    remedy=f"pack the corpus with {name} features, or leave {name} out of data.modalities",
-                )
         rates = dropout_rates(config)
         width = config.hidden
         self.reverse = reverse
@@ -50,7 +43,7 @@ class IVRModel(nn.Module):
         self.encoders = nn.ModuleDict(
             {
                 name: ModalityEncoder(
-                    spec.features[name][1],
+                    spec.features[name],
                     width,
                     getattr(config, name),
                     dropout=rates["encoder"],
@@ -66,11 +59,14 @@ class IVRModel(nn.Module):
         self.reconstruct = nn.ModuleDict({name: nn.Linear(width, width) for name in self.modalities})
         self.fusion = Fusion(width, [m for m in self.modalities if m != "text"], config.fusion, rates)
         self.heads = TaskHeads(width, spec.tasks)
+        self.words: WordEncoder | None = None
+        if spec.text is not None:
+            self.words = WordEncoder(spec.text.module(config.text.dropout), config.text.trained_layers)
 
     def forward(self, batch: Batch) -> IVROutput:
         """Encode, split, fuse and predict one batch; B and every T may be 0."""
         layouts = {name: Steps.of(batch.modalities[name]) for name in self.modalities}
-        encoded = {name: self.encoders[name](_features(batch, name), layouts[name]) for name in self.modalities}
+        encoded = {name: self.encoders[name](self._input(batch, name), layouts[name]) for name in self.modalities}
         shared = {name: self.shared(steps) for name, steps in encoded.items()}
         private = {name: self.private[name](steps) for name, steps in encoded.items()}
         branch = {name: (shared[name].view_as(shared[name]), private[name].view_as(private[name])) for name in encoded}
@@ -96,6 +92,14 @@ class IVRModel(nn.Module):
             query_mask=asking.mask,
         )
 
+    def _input(self, batch: Batch, name: str) -> Tensor:
+        """Features [N, D] or token ids [N] of the valid steps."""
+        part = batch.modalities[name]
+        if name == "text" and self.words is not None:
+            words: Tensor = self.words(part)
+            return words
+        return part.features.flatten(0, 1).index_select(0, part.flat)
+
     def _hidden(self, layouts: dict[str, Steps]) -> dict[str, Steps]:
         """While training, hide modalities other than text of some samples from the fusion, as if they were missing."""
         if not self.training or self.modality_dropout == 0:
@@ -106,9 +110,3 @@ class IVRModel(nn.Module):
             keep = torch.rand(len(mask), 1, device=mask.device) >= self.modality_dropout
             shown[name] = replace(layouts[name], mask=mask & keep)
         return shown
-
-
-def _features(batch: Batch, name: str) -> Tensor:
-    """Features of the valid steps, [N, D]."""
-    part = batch.modalities[name]
-    return part.features.flatten(0, 1).index_select(0, part.flat)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ivr_dist.data.manifest import TaskSpec
+from ivr_dist.pretrained import TextEncoder
 
 
 @dataclass(frozen=True)
@@ -15,9 +16,12 @@ class ModelSpec:
     """The data a model is built for."""
 
     features: Mapping[str, tuple[str, int]]
-    """By modality, in the order of MODALITIES: kind (`features` or `tokens`) and width."""
+    """By modality, in the order of MODALITIES: kind and width: D of `features`, size of the vocabulary of `tokens`,
+    width of the pretrained encoder of `words`."""
     tasks: Mapping[str, TaskSpec]
     """By task name."""
+    text: TextEncoder | None = None
+    """The pretrained encoder, where text is of kind `words`."""
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,6 @@ from ivr_dist.checkpoint import store
 from ivr_dist.config import Config
 from ivr_dist.config_file import load_config
 from ivr_dist.console import Event
-from ivr_dist.corpora.synth import SynthSource
-from ivr_dist.data.pack import pack
 from ivr_dist.driver import loss_curve
 from ivr_dist.errors import CheckpointMismatchError
 from tests.ranks import run_ranks
@@ -36,14 +34,6 @@ class Recorder:
     def stop_requested(self) -> bool:
         done = max((event["step"] for event in self.events if event["kind"] == "progress"), default=0)
         return self._stop_after is not None and done >= self._stop_after
-
-
-@pytest.fixture(scope="session")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """234 training samples: 7 full batches of 32 and a short one an epoch."""
-    place = str(tmp_path_factory.mktemp("corpus"))
-    pack(SynthSource(samples=334, seed=1), place)
-    return place
 
 
 def config(corpus: str, run: Path, *overrides: str) -> Config:

@@ -77,6 +77,17 @@ def test_words(tmp_path: Path, segments: dict[str, dict[str, Any]]) -> None:
     assert not found["test"][0].statistics
 
 
+def test_transcripts(tmp_path: Path, segments: dict[str, dict[str, Any]]) -> None:
+    assert counts(pack_card("mosi_transcripts", tmp_path)) == {"train": 1284, "valid": 229, "test": 686}
+    for split, (manifest, samples) in splits(tmp_path).items():
+        assert list(manifest.features) == ["audio"] and manifest.transcripts == manifest.samples
+        assert set(samples) == {id_ for id_, segment in segments.items() if segment["split"] == split}
+        for id_, sample in samples.items():
+            assert sample.words == tuple(segments[id_]["text"].split())
+            assert sample.labels["sentiment"] == pytest.approx(segments[id_]["label"], abs=1e-6)
+            assert sample.arrays["audio"].shape == (1, 73)
+
+
 def test_word_level(tmp_path: Path, segments: dict[str, dict[str, Any]]) -> None:
     assert counts(pack_card("mosi_wordlevel", tmp_path)) == {"train": 128, "valid": 52, "test": 49}
     videos: dict[str, set[str]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -209,3 +210,70 @@ def test_missing_and_foreign_files(tmp_path: Path) -> None:
     (tmp_path / "glove.npz").unlink()
     with pytest.raises(DataError, match=r"missing.*glove.npz"):
         ArraysSource(str(tmp_path), card)
+
+
+RECORDS_CARD = """
+name: tiny
+description: Three utterances as JSON records, without features of text.
+citation: none
+licence: none
+format: arrays
+files:
+  main: {path: segments.json}
+  other: {path: other.npz}
+features:
+  audio: {set: a3, dim: 3}
+tasks:
+  sentiment: {type: regression, low: -3, high: 3}
+splits:
+  train: {samples: 2}
+  test: {samples: 1}
+arrays:
+  file: main
+  id: id
+  group: video
+  split: split
+  labels:
+    sentiment: {array: label}
+  transcript: {array: text}
+  audio: {file: other, join: ids, array: vector}
+"""
+
+
+def records(tmp_path: Path, rows: Any) -> ArraysSource:
+    np.savez(tmp_path / "other.npz", ids=np.array(["b", "a"]), vector=np.arange(6.0).reshape(2, 3))
+    (tmp_path / "segments.json").write_text(rows if isinstance(rows, str) else json.dumps(rows))
+    (tmp_path / "card.yaml").write_text(RECORDS_CARD)
+    return ArraysSource(str(tmp_path), load_card(str(tmp_path / "card.yaml")))
+
+
+def record(id_: str, **changes: Any) -> dict[str, Any]:
+    split = "test" if id_ == "c" else "train"
+    return {"id": id_, "video": f"v{id_}", "split": split, "label": 2.4, "text": f"it IS  {id_}", "start": 1} | changes
+
+
+def test_records_of_a_json_file_are_arrays(tmp_path: Path) -> None:
+    found = samples(records(tmp_path, [record("a"), record("b", label=-3), record("c", text="")]))
+    assert {id_: sample.transcript for id_, sample in found.items()} == {"a": "it IS  a", "b": "it IS  b", "c": ""}
+    assert [sample.labels["sentiment"] for sample in found.values()] == [2.4, -3.0, 2.4]
+    assert found["a"].arrays["audio"].tolist() == [[3.0, 4.0, 5.0]]
+    assert len(found["c"].arrays["audio"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("[{", "not a JSON file"),
+        ({"id": "a"}, "not a JSON list of objects"),
+        ([], "not a JSON list of objects"),
+        ([record("a"), record("b") | {"more": 1}], "do not all have the same keys"),
+        (
+            [record("a"), record("b"), record("c", text=None)],
+            "cannot read array text: it holds neither texts alone nor numbers",
+        ),
+        ([{"id": "a"}], "no array video"),
+    ],
+)
+def test_json_files_that_are_no_records_are_refused(tmp_path: Path, rows: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        records(tmp_path, rows)

@@ -118,6 +118,9 @@ def test_synth_packs_a_corpus_and_plan_reads_it(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout.splitlines()[-1])
     assert sum(split["samples"] for split in summary["splits"]) == 300
+    again = run("synth", "--out", "tokens", "--samples", "20", "--text", "tokens", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert json.loads((tmp_path / "tokens/train/manifest.json").read_text())["features"]["text"]["kind"] == "tokens"
     (tmp_path / "run.yaml").write_text(
         "data: {train: data/train, valid: data/valid}\ntrain: {global_batch: 64}\nrun: {num_workers: 2}\n"
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ TASKS = {
     "humor": TaskSpec(type="classification", classes=3),
 }
 SPEC = BatchSpec(
-    modalities={"text": ("tokens", 1), "audio": ("features", 2), "vision": ("features", 3)},
+    modalities={"text": ("tokens", 10), "audio": ("features", 2), "vision": ("features", 3)},
     tasks=TASKS,
     statistics={"audio": (MEAN, DEVIATION)},
 )
@@ -170,6 +172,7 @@ def manifest(**changes: object) -> Manifest:
         tasks=TASKS,
         shards=[],
         statistics={"audio": Statistics(mean=[1.0, -2.0], std=[2.0, 0.5], steps=9)},
+        vocabulary={"text": 10},
     )
     return replace(whole, **changes)
 
@@ -183,6 +186,15 @@ def test_spec_from_a_manifest() -> None:
         assert found.dtype == np.float32
         np.testing.assert_array_equal(found, expected)
     assert list(BatchSpec.from_manifest(manifest(), ["audio"], []).modalities) == ["audio"]
+
+
+def test_ids_that_training_does_not_have_are_one_unknown_id() -> None:
+    batch = batch_of(sample("a", text=np.array([9, 10, 200], np.uint8)), sample("b", text=np.array([2**40])))
+    assert batch.modalities["text"].features.tolist() == [[9, 10, 10], [10, 0, 0]]
+    spec = BatchSpec.from_manifest(manifest(), ["text"], [])
+    spec.check_split(manifest(split="valid", vocabulary={"text": 99}))
+    with pytest.raises(DataError, match=r"not say how many token ids of text there are \(mosi, split train\); pack"):
+        BatchSpec.from_manifest(manifest(vocabulary={}), ["text"], [])
 
 
 def test_spec_without_statistics_or_modalities_is_refused() -> None:
@@ -219,3 +231,42 @@ def test_a_common_length_counts_every_step_and_misses_no_modality() -> None:
     assert audio[0, 0].tolist() == [1.0, 10.0]
     assert not audio[0, 2:].any() and not audio[1].any(), "the padding is 0 after standardisation too"
     assert collate([], np.arange(0), np.arange(0), spec, steps=5).modalities["audio"].mask.shape == (0, 5)
+
+
+class Encoder:
+    """Stands for a pretrained encoder of width 6 whose tokenizer makes one piece of a word."""
+
+    width = 6
+    padding = 0
+
+    def tokenizer(self, note: object = None) -> Encoder:
+        return self
+
+    def encode(self, words: Sequence[str]) -> tuple[list[int], list[int | None]]:
+        return [len(word) for word in words], list(range(len(words)))
+
+
+def test_transcripts_in_place_of_the_packed_text() -> None:
+    told = manifest(transcripts=3)
+    encoder: Any = Encoder()
+    for train in (told, manifest(transcripts=3, features={"audio": told.features["audio"]}, vocabulary={})):
+        spec = BatchSpec.from_manifest(train, ["text", "audio"], ["audio", "text"], text=encoder)
+        assert list(spec.modalities.items()) == [("text", ("words", 6)), ("audio", ("features", 2))]
+    spec.check_split(manifest(split="valid", transcripts=1, features={"audio": told.features["audio"]}))
+    with pytest.raises(DataError, match=r"no sample of the split has a transcript.*split valid\); pack the corpus"):
+        spec.check_split(manifest(split="valid"))
+    with pytest.raises(DataError, match="no sample of the split has a transcript"):
+        BatchSpec.from_manifest(manifest(), ["text", "audio"], [], text=encoder)
+    assert "text" not in BatchSpec.from_manifest(told, ["audio"], [], text=encoder).modalities
+
+    samples = [replace(sample("a", text=[3]), words=("so", "good")), sample("b"), replace(sample("c"), words=("it",))]
+    text = batch_of(*samples, spec=spec).modalities["text"]
+    assert text.mask.tolist() == [[True, True], [False, False], [True, False]]
+    assert text.pieces is not None
+    assert text.pieces.ids.tolist() == [[2, 4], [0, 0], [2, 0]]
+    # A text without pieces shows the encoder one of padding, since attention to nothing is not defined.
+    assert text.pieces.mask.tolist() == [[True, True], [True, False], [True, False]]
+    moved = text.to(torch.device("cpu"))
+    assert moved.pieces is not None and torch.equal(moved.pieces.step, text.pieces.step)
+    empty = batch_of(spec=spec).modalities["text"]
+    assert empty.pieces is not None and empty.pieces.ids.shape == (0, 0) and empty.mask.shape == (0, 0)

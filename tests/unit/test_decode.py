@@ -52,6 +52,25 @@ def test_labels_arrays_and_names() -> None:
     assert sample.where == "mosi-train-000001.tar, sample k1"
 
 
+@pytest.mark.parametrize(
+    ("transcript", "words"),
+    [
+        ("  so\tgood, it's\n", ("so", "good,", "it's")),
+        ("", ()),
+        (None, ()),
+        (["New York", " ", "fine"], ("New York", "fine")),
+    ],
+)
+def test_words_are_the_transcript_cut_at_white_space_or_its_list(transcript: object, words: tuple[str, ...]) -> None:
+    assert decode([("k1.json", as_json(transcript=transcript))]).words == words
+
+
+@pytest.mark.parametrize("transcript", [3, ["a", 1], {"a": "b"}])
+def test_a_transcript_of_another_type_is_refused(transcript: object) -> None:
+    with pytest.raises(CorruptDataError, match="transcript is neither a text nor a list of words"):
+        decode([("k1.json", as_json(transcript=transcript))])
+
+
 def test_only_the_modalities_asked_for() -> None:
     data = tar([("k1.audio.npy", npy(AUDIO)), ("k1.json", as_json()), ("k1.vision.npy", b"not an array")])
     assert set(decode_sample(data, "s", "k1", ["audio"]).arrays) == {"audio"}

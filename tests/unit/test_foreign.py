@@ -125,6 +125,17 @@ def test_the_manifest_says_what_is_there(tmp_path: Path) -> None:
     assert {name: (task.type, task.scale) for name, task in manifest.tasks.items()} == {
         "sentiment": ("regression", "mosi")
     }
+    assert manifest.vocabulary == {"text": 1 + max(int(s["text.npy"].max(initial=0)) for s in corpus())}
+    assert manifest.transcripts == 0
+
+
+def test_transcripts_are_counted_and_ids_below_0_refused(tmp_path: Path) -> None:
+    samples = corpus(5)
+    for number, text in enumerate(["so good", "", ["a", "list"]]):
+        samples[number]["json"]["transcript"] = text
+    assert index(write(tmp_path / "train", samples)).transcripts == 2
+    samples[4]["text.npy"][2] = -1
+    assert "text has a token id below 0" in failure(write(tmp_path / "bad", samples))
 
 
 def test_statistics_of_train_are_those_of_all_steps(tmp_path: Path) -> None:

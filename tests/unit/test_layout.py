@@ -30,6 +30,7 @@ LEVELS = {
     "ivr_dist.optim": 1,
     "ivr_dist.schedule": 1,
     "ivr_dist.plan": 1,
+    "ivr_dist.pretrained": 1,
     "ivr_dist.deepspeed_config": 1,
     "ivr_dist.config_file": 1,
     "ivr_dist.config_schema": 1,
@@ -73,6 +74,7 @@ OWNERS = {
     "fsspec": {"ivr_dist.storage"},
     "s3fs": {"ivr_dist.storage"},
     "boto3": {"ivr_dist.storage"},
+    "transformers": {"ivr_dist.pretrained"},
 }
 
 # Modules that must be importable without torch, ray and deepspeed: what runs before a cluster does, and quick commands.
@@ -93,6 +95,7 @@ LIGHT = (
     "ivr_dist.corpora.card",
     "ivr_dist.corpora.synth",
     "ivr_dist.plan",
+    "ivr_dist.pretrained",
     "ivr_dist.schedule",
     "ivr_dist.metrics",
     "ivr_dist.audit",
@@ -168,7 +171,7 @@ def test_the_rule_catches_an_arrow_up_and_an_unknown_module() -> None:
 def test_light_modules_do_not_import_the_heavy_ones() -> None:
     missing = [name for name in LIGHT if name not in MODULES]
     assert missing == [], "the list names modules that do not exist"
-    heavy = ("torch", "ray", "deepspeed")
+    heavy = ("torch", "ray", "deepspeed", "transformers")
     code = f"import sys, {', '.join(LIGHT)}\nprint([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -60,7 +60,7 @@ class LoaderFactory:
         url = str(place or self.place)
         manifest = Manifest.load(url)
         common = bool(options.pop("common_length", False))
-        spec = BatchSpec.from_manifest(manifest, ["text", "audio", "vision"], ["audio", "vision"], common)
+        spec = BatchSpec.from_manifest(manifest, ["text", "audio", "vision"], ["audio", "vision"], common_length=common)
         order = {"global_batch": GLOBAL_BATCH, "lanes": LANES, "delay": DELAY, "seed": SEED}
         loader = Loader(ShardReader(url, manifest, 1 << 24), spec, **{**order, **options})
         self._made.append(loader)

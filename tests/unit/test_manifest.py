@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import FrozenInstanceError, asdict
+from dataclasses import FrozenInstanceError, asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,7 @@ def refusal(place: Path) -> str:
 def saved_as(place: Path, change: Change, forge: bool = True) -> Path:
     """Save the example changed by hand; forged, its id fits the change, so that only what it says can be refused."""
     content = {"format": "ivr-shards", "version": 1, **asdict(example())}
+    del content["vocabulary"], content["transcripts"]  # nothing was counted
     change(content)
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     identity = hashlib.sha256(canonical.encode()).hexdigest() if forge else example().id
@@ -294,3 +295,26 @@ def check_harmless(text: str) -> None:
         assert "\n" not in str(error)
     else:
         assert found.samples == sum(entry.samples for entry in found.shards) > 0
+
+
+def test_counts_of_tokens_and_transcripts_are_kept(tmp_path: Path) -> None:
+    counted = replace(example(), vocabulary={"text": 30}, transcripts=9)
+    counted.save(str(tmp_path))
+    assert Manifest.load(str(tmp_path)) == counted
+    assert counted.id == example().id, "the counts follow from the shards"
+    assert "transcripts" not in json.loads(
+        saved_as(tmp_path, lambda content: None).joinpath("manifest.json").read_text()
+    )
+    assert Manifest.load(str(tmp_path)) == example()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"vocabulary": {"audio": 3}}, "vocabulary.audio does not fit features.audio"),
+        ({"vocabulary": {"text": 0}}, "vocabulary.text does not fit"),
+        ({"transcripts": 12}, "transcripts is 12 of 11 samples"),
+    ],
+)
+def test_counts_that_cannot_be_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    assert message in refusal(saved_as(tmp_path, lambda content: content.update(change)))

@@ -214,7 +214,8 @@ def test_tokens(tmp_path: Path) -> None:
     pack(ListSource([sample(text=np.array([5, 2**31 - 1], np.uint32))], spec), str(tmp_path))
     (raw,) = read(str(tmp_path / "train"))
     assert raw.arrays["text"].dtype == np.int32 and raw.arrays["text"].tolist() == [5, 2**31 - 1]
-    assert not Manifest.load(str(tmp_path / "train")).statistics
+    manifest = Manifest.load(str(tmp_path / "train"))
+    assert not manifest.statistics and manifest.vocabulary == {"text": 2**31}
     for bad in ([2**31], [-1], [0.5], [[1]]):
         with pytest.raises(DataError, match="token"):
             pack(ListSource([sample(text=bad)], spec), str(tmp_path / "bad"))
@@ -353,3 +354,15 @@ def test_impossible_options_are_refused(wrong: dict[str, int]) -> None:
 def test_a_corpus_without_samples_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no samples"):
         pack(ListSource([], features(audio=(2, "float32"))), str(tmp_path))
+
+
+def test_counts_are_added_to_what_was_packed_before_them(tmp_path: Path) -> None:
+    source = SynthSource(20, text="tokens")
+    pack(source, str(tmp_path))
+    place = tmp_path / "train"
+    counted = Manifest.load(str(place))
+    assert (counted.transcripts, counted.vocabulary) == (14, {"text": 12})
+    replace(counted, transcripts=0, vocabulary={}).save(str(place))
+    again = pack(source, str(tmp_path))
+    assert [split.status for split in again.splits] == ["packed", "already packed", "already packed"]
+    assert Manifest.load(str(place)) == counted

@@ -95,6 +95,9 @@ def test_relative_paths_become_absolute_for_a_cluster_on_this_machine(
     ]
     never = load_config("configs/run.yaml", ["run.dir=s3://b/r", "run.resume=never"])
     assert not [line for line in submit.absolute_paths(never, HERE) if line.startswith("run.")]
+    for name, found in (("roberta-base", []), ("configs", [f"model.text.pretrained={checkout}/configs"])):
+        text = load_config("configs/run.yaml", [f"model.text.pretrained={name}"])
+        assert [line for line in submit.absolute_paths(text, HERE) if line.startswith("model.")] == found
 
 
 def test_relative_paths_are_refused_for_a_cluster_elsewhere(checkout: Path) -> None:
@@ -132,6 +135,7 @@ def test_other_kinds_of_address_are_refused(address: str) -> None:
 def test_only_storage_variables_travel() -> None:
     environment = {"AWS_SECRET_ACCESS_KEY": "s", "AWS_ENDPOINT_URL": "http://x", "HOME": "/root", "RAY_ADDRESS": "auto"}
     assert storage_variables(environment) == {"AWS_SECRET_ACCESS_KEY": "s", "AWS_ENDPOINT_URL": "http://x"}
+    assert storage_variables({"HF_HUB_OFFLINE": "1", "HF_HOME": "/home/me/hub"}) == {"HF_HUB_OFFLINE": "1"}
     assert set(submit.job_environment(environment)) == {
         "AWS_SECRET_ACCESS_KEY",
         "AWS_ENDPOINT_URL",

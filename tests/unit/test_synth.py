@@ -107,6 +107,23 @@ def test_unaligned_modalities_have_their_own_rates() -> None:
     assert steps.min() >= 1
 
 
+def test_tokens_are_the_words_of_the_transcript_and_change_nothing_else() -> None:
+    vectors, tokens = SynthSource(60, seed=1, missing=0.2), SynthSource(60, seed=1, missing=0.2, text="tokens")
+    assert tokens.features["text"].kind == "tokens"
+    word_of: dict[int, str] = {}
+    for one, other in zip(split_samples(vectors, "train"), split_samples(tokens, "train"), strict=True):
+        assert one.labels == other.labels and one.transcript == other.transcript
+        assert one.arrays.keys() == other.arrays.keys()
+        assert all(np.array_equal(one.arrays[name], other.arrays[name]) for name in one.arrays if name != "text")
+        ids = prepare(other, tokens.features).arrays.get("text")
+        if ids is not None:
+            assert [word_of.setdefault(i, word) for i, word in zip(ids.tolist(), other.transcript.split(), strict=True)]
+            assert [word_of[i] for i in ids.tolist()] == other.transcript.split()
+    assert {"good", "bad"} < set(word_of.values())
+    with pytest.raises(ConfigError, match="no text as words; choose features or tokens"):
+        SynthSource(60, text="words")  # type: ignore[arg-type]
+
+
 def test_too_few_samples_are_refused() -> None:
     with pytest.raises(ConfigError, match="3 samples do not fill"):
         SynthSource(3)

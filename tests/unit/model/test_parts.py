@@ -9,13 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ivr_dist.config import EncoderConfig, FusionConfig
-from ivr_dist.errors import ConfigError
-from ivr_dist.model import ModelSpec, build_model
 from ivr_dist.model.codes import Discriminator
 from ivr_dist.model.encoder import GruContext, ModalityEncoder
 from ivr_dist.model.fusion import Gate
 from ivr_dist.model.layers import Attention, Steps, TransformerLayer, query_steps, unit_norm, with_positions
-from tests.batches import DIMS, TASKS, batch_of, make_model, make_samples, mixed_samples, model_config, terms_of
+from tests.batches import batch_of, make_model, make_samples, mixed_samples, model_config, terms_of
 
 LENGTHS = (3, 5, 0, 1)
 
@@ -192,7 +190,8 @@ def test_the_branches_alone_feed_the_fusion() -> None:
 
 def test_input_dropout_takes_whole_steps_and_only_in_training() -> None:
     torch.manual_seed(0)
-    encoder = ModalityEncoder(5, 8, EncoderConfig(kind="none"), dropout=0.0, input_dropout=0.5, feature_dropout=0.0)
+    config = EncoderConfig(kind="none")
+    encoder = ModalityEncoder(("features", 5), 8, config, dropout=0.0, input_dropout=0.5, feature_dropout=0.0)
     features, steps = torch.randn(1, 5).expand(400, 5), layout(400)
     whole, zeroed = encoder.eval()(torch.stack([features[0], torch.zeros(5)]), layout(2))
     found = encoder.train()(features, steps)
@@ -205,7 +204,9 @@ def test_input_dropout_takes_whole_steps_and_only_in_training() -> None:
 
 def test_feature_dropout_takes_single_values_and_only_in_training() -> None:
     torch.manual_seed(0)
-    encoder = ModalityEncoder(64, 64, EncoderConfig(kind="none"), dropout=0.0, input_dropout=0.0, feature_dropout=0.25)
+    encoder = ModalityEncoder(
+        ("features", 64), 64, EncoderConfig(kind="none"), dropout=0.0, input_dropout=0.0, feature_dropout=0.25
+    )
     seen: list[torch.Tensor] = []
     encoder.project.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     ones = torch.ones(100, 64)
@@ -231,11 +232,6 @@ def test_predictions_have_the_shape_of_their_task() -> None:
     assert output.predictions["type"].shape == (5, 3)
     single = make_model()(batch_of(mixed_samples(1)))
     assert single.predictions["sentiment"].shape == (1,)
-
-
-def test_token_ids_are_refused() -> None:
-    with pytest.raises(ConfigError, match="tokens"):
-        build_model(model_config(), ModelSpec({"text": ("tokens", 1), "audio": ("features", DIMS["audio"])}, TASKS))
 
 
 def test_the_forward_pass_keeps_nothing_on_the_module() -> None:

@@ -1,0 +1,162 @@
+"""Runs whose text is token ids or goes through a pretrained encoder: they learn, and are the same at every stage."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from ivr_dist import storage
+from ivr_dist.checkpoint import store, weights
+from ivr_dist.config import Config
+from ivr_dist.config_file import load_config
+from ivr_dist.corpora.synth import SynthSource
+from ivr_dist.data.collate import BatchSpec
+from ivr_dist.data.manifest import Manifest
+from ivr_dist.data.pack import pack
+from ivr_dist.driver import loss_curve, preflight
+from ivr_dist.errors import ConfigError, DataError
+from ivr_dist.pretrained import TextEncoder
+from ivr_dist.scoring import score_checkpoint
+from tests.distributed.test_training import config, train
+from tests.encoders import tiny_bert
+from tests.ranks import run_ranks
+
+pytestmark = pytest.mark.distributed
+
+
+@pytest.fixture(scope="session")
+def token_corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
+    place = str(tmp_path_factory.mktemp("tokens"))
+    pack(SynthSource(samples=334, seed=1, text="tokens"), place)
+    return place
+
+
+def on_tokens(corpus: str, run: Path, *overrides: str) -> Config:
+    return load_config(
+        None,
+        [
+            f"data.train={corpus}/train",
+            f"data.valid={corpus}/valid",
+            f"run.dir={run}",
+            "data.modalities=[text]",
+            "model.hidden=16",
+            "model.dropout=0",
+            "train.global_batch=32",
+            "loss.consistency={weight: 0, group: 16}",
+            "loss.adversary.weight=0",
+            "train.max_steps=80",
+            "loss.reconstruction.weight=0",
+            "loss.svr.weight=0",
+            "train.lr=3e-3",
+            "train.eval_every=10steps",
+            *overrides,
+        ],
+    )
+
+
+def test_a_run_on_token_ids_learns_what_the_words_say(token_corpus: str, tmp_path: Path) -> None:
+    """Only the sign of the text's latent is in the words, which correlates with the label by about 0.6."""
+    cases = [on_tokens(token_corpus, tmp_path / f"run-{stage}", f"zero.stage={stage}") for stage in (0, 3)]
+    run_ranks(train, 2, [(case, None) for case in cases])
+    metrics = storage.read_json(f"{cases[0].run.dir}/result.json")["metrics"]["valid"]
+    assert metrics["synth/corr"] > 0.5
+    curves = [loss_curve(case.run.dir) for case in cases]
+    for (_, expected), (step, value) in zip(*curves, strict=True):
+        assert value == pytest.approx(expected, rel=1e-5), f"step {step}"
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return tiny_bert(tmp_path_factory.mktemp("bert"), layers=2)
+
+
+def on_words(corpus: str, run: Path, bert: str, *overrides: str) -> Config:
+    """The run of `test_training` with text from the transcripts."""
+    text = (f"model.text.pretrained={bert}", "model.text.dropout=0", "train.text_lr=1e-3")
+    return config(corpus, run, *text, *overrides)
+
+
+def encoder_weights(checkpoint: str) -> dict[str, torch.Tensor]:
+    own = {name: part for name, part in weights.read_weights(checkpoint).items() if name.startswith("words.")}
+    return {name.removeprefix("words.encoder."): part for name, part in own.items()}
+
+
+@pytest.mark.parametrize("layers", ["null", "1", "0"])
+def test_the_same_run_on_1_and_2_workers_at_every_stage(corpus: str, bert: str, tmp_path: Path, layers: str) -> None:
+    """Also with parameters that are not trained, which must stay bitwise what they were."""
+    curves, last = {}, {}
+    part = f"model.text.trained_layers={layers}"
+    for world in (1, 2):
+        cases = {
+            stage: on_words(corpus, tmp_path / f"{world}-{stage}", bert, f"zero.stage={stage}", part)
+            for stage in ((0,) if world == 1 else (0, 1, 2, 3))
+        }
+        run_ranks(train, world, [(case, None) for case in cases.values()])
+        for stage, case in cases.items():
+            curves[world, stage] = loss_curve(case.run.dir)
+            last[world, stage] = encoder_weights(store.names(case.run.dir)[0].url(case.run.dir))
+    reference = curves[1, 0]
+    assert reference[-1][1] < 0.9 * reference[0][1], "nothing was learnt, so nothing was compared"
+    for case, curve in curves.items():
+        for (step, expected), (other, value) in zip(reference, curve, strict=True):
+            assert step == other
+            assert abs(value - expected) <= 5e-6 * abs(expected), f"{case} differs at step {step}"
+    given = TextEncoder(bert).module(None).state_dict()
+    for found in last.values():
+        moved = {name for name, tensor in found.items() if not torch.equal(tensor, given[name])}
+        first, final = ({n for n in given if n.startswith(f"encoder.layer.{k}.")} for k in (0, 1))
+        assert found.keys() == given.keys()
+        assert bool(moved & final) == (layers != "0")
+        assert bool(moved & (given.keys() - final)) == bool(moved & first) == (layers == "null")
+
+
+def test_pieces_of_a_run_continue_bitwise_and_need_no_folder(corpus: str, bert: str, tmp_path: Path) -> None:
+    """With dropout, half of the encoder trained; then the checkpoint is scored where the encoder's folder is gone."""
+    mine = tmp_path / "encoder"
+    shutil.copytree(bert, mine)
+    dropout = ("model.dropout=0.2", "model.text.dropout=0.2", "model.text.trained_layers=1")
+    cases: list[tuple[Config, int | None]] = []
+    for stage in (0, 2, 3):
+        whole = on_words(corpus, tmp_path / f"whole-{stage}", str(mine), f"zero.stage={stage}", *dropout)
+        pieces = on_words(corpus, tmp_path / f"pieces-{stage}", str(mine), f"zero.stage={stage}", *dropout)
+        cases += [(whole, None), (pieces, 7), (pieces, 13), (pieces, None)]
+    run_ranks(train, 2, cases)
+    shutil.rmtree(mine)
+    for (whole, _), (pieces, _) in zip(cases[::4], cases[1::4], strict=True):
+        assert loss_curve(pieces.run.dir) == loss_curve(whole.run.dir)
+        result = storage.read_json(f"{pieces.run.dir}/result.json")
+        scored = score_checkpoint(result["checkpoint"], pieces.data.valid, 1)
+        assert scored == pytest.approx(result["metrics"]["valid"], rel=1e-6)
+
+
+def test_each_group_has_its_own_rate_and_one_schedule(corpus: str, bert: str, tmp_path: Path) -> None:
+    """A rate of nothing for the encoder alone leaves it, though not the rest, all but where it was."""
+    still = on_words(corpus, tmp_path / "still", bert, "train.text_lr=1e-12", "train.weight_decay=0")
+    moving = on_words(corpus, tmp_path / "moving", bert, "train.lr=1e-12", "train.weight_decay=0")
+    run_ranks(train, 1, [(still, None), (moving, None)])
+    given = TextEncoder(bert).module(None).state_dict()
+    change = {}
+    for case in (still, moving):
+        newest = store.names(case.run.dir)[0].url(case.run.dir)
+        change[case.run.dir] = max(float((part - given[n]).abs().max()) for n, part in encoder_weights(newest).items())
+    assert change[still.run.dir] < 1e-7
+    assert 1e-3 < change[moving.run.dir] < 20 * 1e-3, "20 steps of at most the peak rate each"
+
+
+def test_a_corpus_without_transcripts_is_refused(token_corpus: str, bert: str, tmp_path: Path) -> None:
+    silent = tmp_path / "silent"
+    for split in ("train", "valid"):
+        manifest = Manifest.load(f"{token_corpus}/{split}")
+        shutil.copytree(f"{token_corpus}/{split}", silent / split)
+        replace(manifest, transcripts=0).save(str(silent / split))
+    settings = on_tokens(str(silent), tmp_path / "run", f"model.text.pretrained={bert}")
+    with pytest.raises(DataError, match=r"no sample of the split has a transcript, .*; pack the corpus with a card"):
+        preflight(settings, 1)
+    with pytest.raises(DataError, match="no sample of the split has a transcript"):
+        BatchSpec.from_manifest(Manifest.load(f"{silent}/train"), ["text"], [], TextEncoder(bert))
+    with pytest.raises(ConfigError, match="no folder of a text encoder"):
+        preflight(on_tokens(token_corpus, tmp_path / "run", "model.text.pretrained=./nowhere"), 1)
