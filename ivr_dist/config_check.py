@@ -196,7 +196,7 @@ def _release(config: Config) -> Iterator[_Fault]:
         if value != fixed:
             yield _Fault(
                 (path, "model.preset"),
-                f"{path} = {value} is not the released model, which has {fixed}",
+                f"{path} = {value} is not the released model, which has {fixed or 'none'}",
                 f"leave {path} unset, or use model.preset=ivr",
             )
     for path in ("model.audio.feedforward", "model.vision.feedforward"):

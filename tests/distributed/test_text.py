@@ -65,8 +65,8 @@ def test_a_run_on_token_ids_learns_what_the_words_say(token_corpus: str, tmp_pat
     metrics = storage.read_json(f"{cases[0].run.dir}/result.json")["metrics"]["valid"]
     assert metrics["synth/corr"] > 0.5
     curves = [loss_curve(case.run.dir) for case in cases]
-    for (_, expected), (step, value) in zip(*curves, strict=True):
-        assert value == pytest.approx(expected, rel=1e-5), f"step {step}"
+    for (_, expected), (step, value) in list(zip(*curves, strict=True))[:20]:
+        assert value == pytest.approx(expected, rel=1e-6), f"step {step}"
 
 
 @pytest.fixture(scope="session")
@@ -104,7 +104,7 @@ def test_the_same_run_on_1_and_2_workers_at_every_stage(corpus: str, bert: str, 
     for case, curve in curves.items():
         for (step, expected), (other, value) in zip(reference, curve, strict=True):
             assert step == other
-            assert abs(value - expected) <= 5e-6 * abs(expected), f"{case} differs at step {step}"
+            assert abs(value - expected) <= 1e-6 * abs(expected), f"{case} differs at step {step}"
     given = TextEncoder(bert).module(None).state_dict()
     for found in last.values():
         moved = {name for name, tensor in found.items() if not torch.equal(tensor, given[name])}
