@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ivr_dist.data.batch import MODALITIES
+from ivr_dist.model.dropout import Dropout
 from ivr_dist.model.layers import reverse_gradient, unit_norm, wide
 
 
@@ -29,7 +30,7 @@ class Discriminator(nn.Module):
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
         self.hidden = nn.Linear(width, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.classes = nn.Parameter(torch.empty(len(MODALITIES), width))
         nn.init.xavier_uniform_(self.classes)
 

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ivr_dist.config import EncoderConfig
+from ivr_dist.model.dropout import Dropout
 from ivr_dist.model.layers import Steps, TransformerLayer, with_positions
 
 
@@ -72,7 +73,7 @@ class ModalityEncoder(nn.Module):
         super().__init__()
         kind, features = layout
         self.input_dropout = input_dropout
-        self.feature_dropout = nn.Dropout(feature_dropout)
+        self.feature_dropout = Dropout(feature_dropout)
         # One row more than the training split has ids, for those it does not have.
         self.embed = nn.Embedding(features + 1, width) if kind == "tokens" else None
         self.project = None if kind == "tokens" else nn.Linear(features, width)
@@ -81,7 +82,7 @@ class ModalityEncoder(nn.Module):
             self.context = GruContext(width, config.layers, dropout)
         elif config.kind == "transformer":
             self.context = TransformerContext(width, config, dropout)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.encode = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ivr_dist.config import FusionConfig
+from ivr_dist.model.dropout import Dropout
 from ivr_dist.model.layers import Attention, Steps, TransformerLayer, unit_norm, wide, with_positions
 
 _FACTORS = 2
@@ -32,7 +33,7 @@ class Gate(nn.Module):
         self.kind = kind
         self.other = nn.Linear(width, _FACTORS * _POOLED, bias=False)
         self.text = nn.Linear(width, _FACTORS * _POOLED, bias=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.score = nn.Linear(_POOLED, 1)
         nn.init.zeros_(self.score.bias)
 
@@ -110,7 +111,7 @@ class Fusion(nn.Module):
         # Without a bias, which the softmax over the steps would cancel.
         self.pool = nn.Linear(fused, 1, bias=False) if config.pooling == "attention" else None
         self.reduce = nn.Linear(fused, width)
-        self.dropout = nn.Dropout(rates["head"])
+        self.dropout = Dropout(rates["head"])
 
     def forward(
         self, codes: Mapping[str, tuple[Tensor, Tensor]], layouts: Mapping[str, Steps], asking: Steps

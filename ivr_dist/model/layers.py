@@ -17,6 +17,8 @@ from torch.nn import functional as F
 
 from ivr_dist.config import ModelConfig
 from ivr_dist.data.batch import ModalityBatch
+from ivr_dist.model.dropout import Dropout
+from ivr_dist.model.feedforward import FeedForward
 
 _DROPOUT = {"encoder": 0.1, "cross": 0.2, "gate": 0.4, "head": 0.6, "discriminator": 0.6}
 
@@ -171,7 +173,7 @@ class Attention(nn.Module):
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width, bias=False)
         self.output = nn.Linear(width, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self, query: Tensor, asking: Steps, source: Tensor, answering: Steps, carried: Tensor
@@ -211,15 +213,13 @@ class TransformerLayer(nn.Module):
         super().__init__()
         self.attention = Attention(width, heads, dropout)
         self.norm_attention = nn.LayerNorm(width)
-        self.widen = nn.Linear(width, feedforward)
-        self.narrow = nn.Linear(feedforward, width)
+        self.feedforward = FeedForward(width, feedforward, dropout)
         self.norm_feedforward = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, steps: Tensor, layout: Steps) -> Tensor:
         """[N, H] to [N, H]."""
         attended, _ = self.attention(steps, layout, steps, layout, steps[:, :0])
         steps = self.norm_attention(steps + attended)
-        hidden = self.dropout(torch.relu(self.widen(steps)))
-        out: Tensor = self.norm_feedforward(steps + self.dropout(self.narrow(hidden)))
+        out: Tensor = self.norm_feedforward(steps + self.dropout(self.feedforward(steps)))
         return out

@@ -14,6 +14,8 @@ from ivr_dist.config import ModelConfig
 from ivr_dist.data.batch import MODALITIES, Batch
 from ivr_dist.errors import ConfigError
 from ivr_dist.model.codes import Code, Discriminator, discriminate
+from ivr_dist.model.dropout import Dropout
+from ivr_dist.model.feedforward import FeedForward
 from ivr_dist.model.heads import TaskHeads
 from ivr_dist.model.layers import Attention, Steps, dropout_rates, wide, with_positions
 from ivr_dist.model.spec import IVROutput, ModelSpec
@@ -39,10 +41,9 @@ class EncoderLayer(nn.Module):
         self.project = nn.Linear(width, 3 * width)
         self.output = nn.Linear(width, width)
         self.norm_attention = nn.LayerNorm(width)
-        self.widen = nn.Linear(width, _FEEDFORWARD)
-        self.narrow = nn.Linear(_FEEDFORWARD, width)
+        self.feedforward = FeedForward(width, _FEEDFORWARD, dropout)
         self.norm_feedforward = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         nn.init.xavier_uniform_(self.project.weight)
         nn.init.zeros_(self.project.bias)
         nn.init.zeros_(self.output.bias)
@@ -50,8 +51,7 @@ class EncoderLayer(nn.Module):
     def forward(self, steps: Tensor) -> Tensor:
         """[B, T, D] to [B, T, D]."""
         steps = self.norm_attention(steps + self.dropout(self.output(self._attend(steps))))
-        hidden = self.dropout(torch.relu(self.widen(steps)))
-        out: Tensor = self.norm_feedforward(steps + self.dropout(self.narrow(hidden)))
+        out: Tensor = self.norm_feedforward(steps + self.dropout(self.feedforward(steps)))
         return out
 
     def _attend(self, steps: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ class Bilinear(nn.Module):
         super().__init__()
         self.other = nn.Linear(width, _FACTORS * _POOLED, bias=False)
         self.text = nn.Linear(width, _FACTORS * _POOLED, bias=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, other: Tensor, text: Tensor) -> Tensor:
         """Two codes [N, H] to [N, 32]; 0 stays 0."""
@@ -109,7 +109,7 @@ class ReleaseFusion(nn.Module):
         self.norm = nn.ModuleDict({name: nn.LayerNorm(width) for name in _OTHERS})
         self.layer = EncoderLayer(2 * width, 1, rates["encoder"])
         self.reduce = nn.Linear(2 * width, width)
-        self.dropout = nn.Dropout(rates["head"])
+        self.dropout = Dropout(rates["head"])
 
     def forward(self, codes: dict[str, tuple[Tensor, Tensor]], layout: Steps) -> tuple[Tensor, dict[str, Tensor]]:
         """Fuse.

@@ -12,8 +12,10 @@ _LAYER = {
     "project.weight": "self_attn.in_proj_weight",
     "project.bias": "self_attn.in_proj_bias",
     "output": "self_attn.out_proj",
-    "widen": "linear1",
-    "narrow": "linear2",
+    "feedforward.widen_weight": "linear1.weight",
+    "feedforward.widen_bias": "linear1.bias",
+    "feedforward.narrow_weight": "linear2.weight",
+    "feedforward.narrow_bias": "linear2.bias",
     "norm_attention": "norm1",
     "norm_feedforward": "norm2",
 }

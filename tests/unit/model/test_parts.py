@@ -35,13 +35,14 @@ def test_a_transformer_layer_is_pytorchs() -> None:
         theirs.self_attn.in_proj_bias.zero_()
     pairs = [
         (theirs.self_attn.out_proj, attention.output),
-        (theirs.linear1, ours.widen),
-        (theirs.linear2, ours.narrow),
         (theirs.norm1, ours.norm_attention),
         (theirs.norm2, ours.norm_feedforward),
     ]
     for target, source in pairs:
         target.load_state_dict(source.state_dict())
+    inner = ours.feedforward
+    theirs.linear1.load_state_dict({"weight": inner.widen_weight, "bias": inner.widen_bias})
+    theirs.linear2.load_state_dict({"weight": inner.narrow_weight, "bias": inner.narrow_bias})
     values = torch.randn(9, 8)
     expected = theirs(steps.pad(values), src_key_padding_mask=~steps.mask)
     torch.testing.assert_close(ours(values, steps), steps.unpad(expected), rtol=1e-5, atol=1e-5)

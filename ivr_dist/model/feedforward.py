@@ -1,0 +1,92 @@
+"""The feed-forward part of a transformer layer: Linear, ReLU, dropout, Linear.
+
+On a CPU the memory traffic between these four costs more than their matrix products do, stock dropout alone as much as
+two of them. There the layer runs over blocks of rows that stay in cache and draws its dropout mask as raw random bits.
+Elsewhere, in other precisions and under `torch.compile` it is the four operations, which a compiler fuses.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from ivr_dist.model.dropout import drawn_as_bits, drop_threshold, random_bits, zero_below
+
+_ROWS = 512
+"""Rows of a block: 4 MB of hidden values at the widest layers in use (2,048)."""
+
+
+class FeedForward(nn.Module):
+    """narrow(dropout(ReLU(widen(x)))), on [..., D].
+
+    The parameters are its own, not those of two `nn.Linear`: ZeRO-3 gathers by the module whose forward runs.
+
+    Args:
+        width: D.
+        hidden: Width of the layer in between.
+        dropout: Rate p of the hidden values.
+    """
+
+    def __init__(self, width: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        widen, narrow = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.widen_weight, self.widen_bias = widen.weight, widen.bias
+        self.narrow_weight, self.narrow_bias = narrow.weight, narrow.bias
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] to [..., D]."""
+        rate = self.dropout if self.training else 0.0
+        weights = (self.widen_weight, self.widen_bias, self.narrow_weight, self.narrow_bias)
+        if drawn_as_bits(x, rate) and self.widen_weight.dtype == x.dtype and not torch.is_autocast_enabled("cpu"):
+            out: Tensor = _Blocks.apply(x.flatten(0, -2), *weights, rate)  # type: ignore[no-untyped-call]
+            return out.view(x.shape)
+        hidden = F.dropout(torch.relu(F.linear(x, self.widen_weight, self.widen_bias)), rate)
+        return F.linear(hidden, self.narrow_weight, self.narrow_bias)
+
+
+class _Blocks(torch.autograd.Function):
+    """The layer over blocks of rows. Saved for backward: its input, and the hidden values after dropout.
+
+    Dropout only zeroes here; its factor 1 / (1 - p) goes into the products, where it costs nothing.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, widen: Tensor, widen_bias: Tensor, narrow: Tensor, narrow_bias: Tensor, rate: float
+    ) -> Tensor:
+        out = x.new_empty(len(x), len(narrow))
+        hidden = x.new_empty(len(x), len(widen))
+        scale = 1.0 / (1.0 - rate)
+        space = torch.empty((min(len(x), _ROWS) * len(widen) + 1) // 2, dtype=torch.int64)
+        for rows, block, result in zip(*(torch.split(part, _ROWS) for part in (x, hidden, out)), strict=True):
+            torch.addmm(widen_bias, rows, widen.t(), out=block).relu_()
+            if rate > 0:
+                zero_below(block, random_bits(block.numel(), space).view_as(block), drop_threshold(rate))
+            torch.addmm(narrow_bias, block, narrow.t(), alpha=scale, out=result)
+        ctx.save_for_backward(x, widen, narrow, hidden)
+        ctx.scale = scale
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, widen, narrow, hidden = ctx.saved_tensors
+        to_x, to_widen, to_narrow = torch.empty_like(x), torch.zeros_like(widen), torch.zeros_like(narrow)
+        to_widen_bias = widen.new_zeros(len(widen))
+        space = x.new_empty(min(len(x), _ROWS), len(widen))
+        blocks = zip(*(torch.split(part, _ROWS) for part in (x, hidden, gradient, to_x)), strict=True)
+        for rows, block, upper, lower in blocks:
+            to_narrow.addmm_(upper.t(), block, alpha=ctx.scale)
+            inner = space[: len(rows)]
+            torch.addmm(inner, upper, narrow, beta=0, alpha=ctx.scale, out=inner)
+            # Where a hidden value is 0, whether by ReLU or by dropout, nothing comes back.
+            zero_below(inner, block, 0.0)
+            to_widen.addmm_(inner.t(), rows)
+            to_widen_bias += inner.sum(dim=0)
+            torch.mm(inner, widen, out=lower)
+        return to_x, to_widen, to_widen_bias, to_narrow, gradient.sum(dim=0), None
