@@ -81,8 +81,9 @@ def _derived(config: Config, micro_batch: int, accumulation: int) -> dict[str, A
         "optimizer": {
             "type": "AdamW",
             "params": {
-                # PyTorch's own AdamW: DeepSpeed's fused ones are compiled at start-up, which takes minutes on a CPU.
+                # PyTorch's own fused AdamW: DeepSpeed's are compiled at start-up, which takes minutes on a CPU.
                 "torch_adam": True,
+                "fused": True,
                 "lr": train.lr,
                 "betas": list(train.betas),
                 "eps": ADAM_EPSILON,
