@@ -1,7 +1,7 @@
 """Dropout whose masks cost little on a CPU.
 
 Stock dropout draws a Bernoulli number for each value there, which takes longer than the matrix products around it. Here
-a value is dropped where 32 random bits, read as a float32, lie at or below a threshold: the bits come eight bytes at a
+a value is dropped where random bits, read as a float32, lie at or below a threshold: the bits come eight bytes at a
 time, and one comparison both decides and zeroes. Elsewhere, in other precisions and under `torch.compile` it is
 `F.dropout`.
 """
@@ -48,20 +48,19 @@ def drawn_as_bits(x: Tensor, rate: float) -> bool:
     return x.device.type == "cpu" and x.dtype == torch.float32 and rate <= _MOST and not torch.compiler.is_compiling()
 
 
-def random_bits(count: int, space: Tensor | None = None) -> Tensor:
+def random_bits(count: int) -> Tensor:
     """[count] float32 of random bit patterns, from torch's global generator.
 
-    Args:
-        count: How many.
-        space: int64 memory of at least count / 2 to put them in.
+    The generator gives 64 bits at a time, and no faster for fewer. 16 decide about a value: the first half of the
+    numbers are drawn patterns, the second half the same ones moved by 16 bits, so that none of the deciding bits are
+    shared.
     """
-    words = (count + 1) // 2
-    space = torch.empty(words, dtype=torch.int64) if space is None else space[:words]
-    return space.random_(-(2**63), None).view(torch.float32)[:count]
+    drawn = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int32)
+    return torch.cat([drawn, drawn << 16])[:count].view(torch.float32)
 
 
 def drop_threshold(rate: float) -> float:
-    """The float32 at or below which random bits lie with probability `rate`, 2^-32 to 0.49, exact to 2^-33.
+    """The float32 at or below which random bits lie with probability `rate`, up to 0.49; exact to 2^-16.
 
     In the order of the numbers, the bit patterns from that of -infinity on come first.
     """

@@ -62,11 +62,10 @@ class _Blocks(torch.autograd.Function):
         out = x.new_empty(len(x), len(narrow))
         hidden = x.new_empty(len(x), len(widen))
         scale = 1.0 / (1.0 - rate)
-        space = torch.empty((min(len(x), _ROWS) * len(widen) + 1) // 2, dtype=torch.int64)
         for rows, block, result in zip(*(torch.split(part, _ROWS) for part in (x, hidden, out)), strict=True):
             torch.addmm(widen_bias, rows, widen.t(), out=block).relu_()
             if rate > 0:
-                zero_below(block, random_bits(block.numel(), space).view_as(block), drop_threshold(rate))
+                zero_below(block, random_bits(block.numel()).view_as(block), drop_threshold(rate))
             torch.addmm(narrow_bias, block, narrow.t(), alpha=scale, out=result)
         ctx.save_for_backward(x, widen, narrow, hidden)
         ctx.scale = scale

@@ -73,10 +73,17 @@ def test_patterns_that_are_no_numbers_are_kept_wherever_they_stand() -> None:
         assert zero_below(torch.ones(37), bits, threshold).all()
 
 
-def test_bits_of_an_odd_count_and_in_given_space() -> None:
-    space = torch.zeros(10, dtype=torch.int64)
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 1000])
+def test_bits_of_any_count(count: int) -> None:
     torch.manual_seed(0)
-    drawn = random_bits(7, space)
+    drawn = random_bits(count)
     torch.manual_seed(0)
-    assert torch.equal(random_bits(7).view(torch.int32), drawn.view(torch.int32))
-    assert drawn.shape == (7,) and drawn.data_ptr() == space.data_ptr()
+    assert torch.equal(random_bits(count).view(torch.int32), drawn.view(torch.int32))
+    assert drawn.shape == (count,)
+
+
+def test_halves_that_share_drawn_words_decide_independently() -> None:
+    torch.manual_seed(0)
+    count, rate = 4_000_000, 0.1
+    first, second = (random_bits(count) <= drop_threshold(rate)).view(2, -1).double() - rate
+    assert abs((first * second).mean()) / (rate * (1 - rate)) < 4 / math.sqrt(count / 2)
