@@ -1,15 +1,17 @@
 """Dropout whose masks cost little on a CPU.
 
 Stock dropout draws a Bernoulli number for each value there, which takes longer than the matrix products around it. Here
-a value is dropped where random bits, read as a float32, lie at or below a threshold: the bits come eight bytes at a
-time, and one comparison both decides and zeroes. Elsewhere, in other precisions and under `torch.compile` it is
+a value is dropped where random bits, read as a float32, lie at or below a threshold: one word decides about two values,
+and one comparison both decides and zeroes. Elsewhere, in other precisions and under `torch.compile` it is
 `F.dropout`.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -49,16 +51,18 @@ def drawn_as_bits(x: Tensor, rate: float) -> bool:
 
 
 def random_bits(count: int) -> Tensor:
-    """[count] float32 of random bit patterns, from torch's global generator.
+    """Bits that decide about `count` values: int32, one word for two values.
 
-    The generator gives 64 bits at a time, and no faster for fewer. 16 decide about a value: the first half of the
-    numbers are drawn patterns, the second half the same ones moved by 16 bits, so that none of the deciding bits are
-    shared.
+    16 bits decide about a value: the words as they are about the first half of the values, the words moved by 16 bits
+    about the second half, so that no deciding bits are shared. Torch's global generator gives the seed and numpy's
+    SFC64 the words, in half of the time that the former would take.
     """
-    drawn = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int32)
-    return torch.cat([drawn, drawn << 16])[:count].view(torch.float32)
+    seed = int(torch.empty((), dtype=torch.int64).random_())
+    words = np.random.SFC64(seed).random_raw((count + 3) // 4)
+    return torch.from_numpy(words.view(np.int32))
 
 
+@cache
 def drop_threshold(rate: float) -> float:
     """The float32 at or below which random bits lie with probability `rate`, up to 0.49; exact to 2^-16.
 
@@ -68,22 +72,29 @@ def drop_threshold(rate: float) -> float:
     return float(torch.tensor([pattern - _DRAWS], dtype=torch.int64).to(torch.int32).view(torch.float32))
 
 
-def zero_below(x: Tensor, bits: Tensor, threshold: float) -> Tensor:
+def zero_below(x: Tensor, bits: Tensor, threshold: float) -> None:
     """Set `x` to 0, in place, where `bits` of the same shape are at or below `threshold`."""
     torch.ops.aten.threshold_backward.grad_input(x, bits, threshold, grad_input=x)
+
+
+def drop(x: Tensor, bits: Tensor, rate: float) -> Tensor:
+    """Set the values of contiguous `x` that `random_bits` decides against to 0, in place."""
+    values, threshold, half = x.view(-1), drop_threshold(rate), (x.numel() + 1) // 2
+    zero_below(values[:half], bits.view(torch.float32)[:half], threshold)
+    zero_below(values[half:], (bits << 16).view(torch.float32)[: x.numel() - half], threshold)
     return x
 
 
 class _Dropped(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, rate: float) -> Tensor:
-        bits = random_bits(x.numel()).view(x.shape)
+        bits = random_bits(x.numel())
         ctx.save_for_backward(bits)
         ctx.rate = rate
-        return zero_below(x / (1 - rate), bits, drop_threshold(rate))
+        return drop((x / (1 - rate)).contiguous(), bits, rate)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (bits,) = ctx.saved_tensors
-        return zero_below(gradient / (1 - ctx.rate), bits, drop_threshold(ctx.rate)), None
+        return drop((gradient / (1 - ctx.rate)).contiguous(), bits, ctx.rate), None

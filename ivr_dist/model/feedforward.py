@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from ivr_dist.model.dropout import drawn_as_bits, drop_threshold, random_bits, zero_below
+from ivr_dist.model.dropout import drawn_as_bits, drop, random_bits, zero_below
 
 _ROWS = 512
 """Rows of a block: 4 MB of hidden values at the widest layers in use (2,048)."""
@@ -52,40 +52,45 @@ class FeedForward(nn.Module):
 class _Blocks(torch.autograd.Function):
     """The layer over blocks of rows. Saved for backward: its input, and the hidden values after dropout.
 
-    Dropout only zeroes here; its factor 1 / (1 - p) goes into the products, where it costs nothing.
+    Dropout only zeroes here; its factor 1 / (1 - p) goes into the products, where it costs nothing. Products that give
+    or take few columns are written such that the many hidden ones are their columns: twice as fast where D is 35.
     """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, widen: Tensor, widen_bias: Tensor, narrow: Tensor, narrow_bias: Tensor, rate: float
     ) -> Tensor:
-        out = x.new_empty(len(x), len(narrow))
-        hidden = x.new_empty(len(x), len(widen))
+        hidden, turned = x.new_empty(len(x), len(widen)), x.new_empty(len(narrow), len(x))
         scale = 1.0 / (1.0 - rate)
-        for rows, block, result in zip(*(torch.split(part, _ROWS) for part in (x, hidden, out)), strict=True):
+        blocks = zip(torch.split(x, _ROWS), torch.split(hidden, _ROWS), torch.split(turned, _ROWS, dim=1), strict=True)
+        for rows, block, result in blocks:
             torch.addmm(widen_bias, rows, widen.t(), out=block).relu_()
             if rate > 0:
-                zero_below(block, random_bits(block.numel()).view_as(block), drop_threshold(rate))
-            torch.addmm(narrow_bias, block, narrow.t(), alpha=scale, out=result)
+                drop(block, random_bits(block.numel()), rate)
+            torch.addmm(result, narrow, block.t(), beta=0, alpha=scale, out=result)
         ctx.save_for_backward(x, widen, narrow, hidden)
         ctx.scale = scale
-        return out
+        return torch.add(turned.t(), narrow_bias, out=x.new_empty(len(x), len(narrow)))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, widen, narrow, hidden = ctx.saved_tensors
-        to_x, to_widen, to_narrow = torch.empty_like(x), torch.zeros_like(widen), torch.zeros_like(narrow)
-        to_widen_bias = widen.new_zeros(len(widen))
+        turned, to_widen = x.new_empty(x.shape[::-1]), widen.new_zeros(widen.shape[::-1])
+        to_narrow, to_widen_bias = torch.zeros_like(narrow), widen.new_zeros(len(widen))
         space = x.new_empty(min(len(x), _ROWS), len(widen))
-        blocks = zip(*(torch.split(part, _ROWS) for part in (x, hidden, gradient, to_x)), strict=True)
+        blocks = zip(
+            *(torch.split(part, _ROWS) for part in (x, hidden, gradient)),
+            torch.split(turned, _ROWS, dim=1),
+            strict=True,
+        )
         for rows, block, upper, lower in blocks:
             to_narrow.addmm_(upper.t(), block, alpha=ctx.scale)
             inner = space[: len(rows)]
             torch.addmm(inner, upper, narrow, beta=0, alpha=ctx.scale, out=inner)
             # Where a hidden value is 0, whether by ReLU or by dropout, nothing comes back.
             zero_below(inner, block, 0.0)
-            to_widen.addmm_(inner.t(), rows)
+            to_widen.addmm_(rows.t(), inner)
             to_widen_bias += inner.sum(dim=0)
-            torch.mm(inner, widen, out=lower)
-        return to_x, to_widen, to_widen_bias, to_narrow, gradient.sum(dim=0), None
+            torch.mm(widen.t(), inner.t(), out=lower)
+        return turned.t().contiguous(), to_widen.t().contiguous(), to_widen_bias, to_narrow, gradient.sum(dim=0), None

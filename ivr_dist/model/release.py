@@ -56,7 +56,9 @@ class EncoderLayer(nn.Module):
 
     def _attend(self, steps: Tensor) -> Tensor:
         part = steps.shape[-1] // self.heads
-        query, key, value = self.project(steps).unflatten(-1, (3, self.heads, part)).permute(2, 0, 3, 1, 4)
+        query, key, value = (
+            each.unflatten(-1, (self.heads, part)).transpose(1, 2) for each in self.project(steps).chunk(3, dim=-1)
+        )
         weights = torch.softmax(query @ key.transpose(-1, -2) * part**-0.5, dim=-1)
         mixed: Tensor = self.dropout(weights).to(value.dtype) @ value
         return mixed.transpose(1, 2).flatten(2)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ivr_dist.model.dropout import Dropout, drop_threshold, random_bits, zero_below
+from ivr_dist.model.dropout import Dropout, drop, drop_threshold, random_bits, zero_below
 
 
 def assert_dropped(mask: torch.Tensor, rate: float) -> None:
@@ -70,20 +70,25 @@ def test_patterns_that_are_no_numbers_are_kept_wherever_they_stand() -> None:
     for pattern in (0x7FC00000, -0x400000, 0x7F800001):
         bits = torch.full((37,), pattern, dtype=torch.int32).view(torch.float32)
         assert bits.isnan().all()
-        assert zero_below(torch.ones(37), bits, threshold).all()
+        kept = torch.ones(37)
+        zero_below(kept, bits, threshold)
+        assert kept.all()
 
 
-@pytest.mark.parametrize("count", [0, 1, 7, 8, 1000])
-def test_bits_of_any_count(count: int) -> None:
-    torch.manual_seed(0)
-    drawn = random_bits(count)
-    torch.manual_seed(0)
-    assert torch.equal(random_bits(count).view(torch.int32), drawn.view(torch.int32))
-    assert drawn.shape == (count,)
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 7, 8, 1001])
+def test_any_count_is_drawn_and_repeats_with_the_seed(count: int) -> None:
+    drawn = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        drawn.append(drop(torch.ones(count), random_bits(count), 0.3))
+    assert torch.equal(*drawn)
+    if count > 1000:
+        assert not torch.equal(drop(torch.ones(count), random_bits(count), 0.3), drawn[0]), "the next draw is another"
 
 
 def test_halves_that_share_drawn_words_decide_independently() -> None:
     torch.manual_seed(0)
     count, rate = 4_000_000, 0.1
-    first, second = (random_bits(count) <= drop_threshold(rate)).view(2, -1).double() - rate
+    kept = drop(torch.ones(count), random_bits(count), rate).double()
+    first, second = (1 - kept).view(2, -1) - rate
     assert abs((first * second).mean()) / (rate * (1 - rate)) < 4 / math.sqrt(count / 2)
