@@ -57,7 +57,7 @@ train: install $(QUICKSTART_DATA)/test/manifest.json
 	@$(BIN)/ivr-dist train configs/quickstart.yaml
 
 test: dev
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 check: dev
 	@$(BIN)/ruff check .

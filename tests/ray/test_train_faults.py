@@ -24,7 +24,8 @@ from ivr_dist.data.pack import pack
 from ivr_dist.driver import loss_curve
 from tests.ranks import run_ranks
 
-pytestmark = pytest.mark.ray
+# One after the other, however many processes run the suite: clusters are heavy, and they share one.
+pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
 
 STEPS = 60
 DEADLINE_S = 180.0
