@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from ivr_dist.data.blocks import Blocks, blocks_of, one_block
+
 MODALITIES = ("text", "audio", "vision")
 """All modalities in the order of their discriminator labels (0, 1, 2)."""
 
@@ -54,6 +56,8 @@ class ModalityBatch:
     """[N] int64, the sample (0..B-1) of each valid step."""
     pairs: Tensor
     """[P] int64, positions n in 0..N-1 such that valid steps n and n + 1 are neighbours in one sample."""
+    blocks: Blocks
+    """Samples of similar length together; the same for all modalities of a batch but for the places."""
     pieces: Pieces | None = None
     """What a pretrained text encoder reads, where the steps are words."""
 
@@ -65,7 +69,8 @@ class ModalityBatch:
     def to(self, device: torch.device) -> ModalityBatch:
         """Copy to `device`, without blocking where the host memory is pinned."""
         moved = {name: getattr(self, name).to(device, non_blocking=True) for name in _MODALITY_TENSORS}
-        return replace(self, **moved, pieces=None if self.pieces is None else self.pieces.to(device))
+        pieces = None if self.pieces is None else self.pieces.to(device)
+        return replace(self, **moved, blocks=self.blocks.to(device), pieces=pieces)
 
 
 _MODALITY_TENSORS = ("features", "mask", "flat", "sample", "pairs")
@@ -105,7 +110,7 @@ class Batch:
 
 
 def modality_batch(features: Tensor, mask: Tensor) -> ModalityBatch:
-    """Derive the flat indices of a padded modality.
+    """Derive the flat indices of a padded modality, whose samples are in one block.
 
     Args:
         features: [B, T, D] or [B, T]; what stands in the padding is replaced by 0.
@@ -117,5 +122,16 @@ def modality_batch(features: Tensor, mask: Tensor) -> ModalityBatch:
     pairs = (sample[1:] == sample[:-1]).nonzero().squeeze(1)
     keep = mask if features.dim() == 2 else mask[..., None]
     return ModalityBatch(
-        features=torch.where(keep, features, features.new_zeros(())), mask=mask, flat=flat, sample=sample, pairs=pairs
+        features=torch.where(keep, features, features.new_zeros(())),
+        mask=mask,
+        flat=flat,
+        sample=sample,
+        pairs=pairs,
+        blocks=one_block(*mask.shape),
     )
+
+
+def in_blocks(modalities: Mapping[str, ModalityBatch]) -> dict[str, ModalityBatch]:
+    """The modalities of one batch with its samples in blocks of similar length."""
+    blocks = blocks_of([part.mask.sum(dim=1) for part in modalities.values()])
+    return {name: replace(part, blocks=own) for (name, part), own in zip(modalities.items(), blocks, strict=True)}

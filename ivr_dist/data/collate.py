@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ivr_dist.data.batch import MODALITIES, Batch, ModalityBatch, modality_batch
+from ivr_dist.data.batch import MODALITIES, Batch, ModalityBatch, in_blocks, modality_batch
 from ivr_dist.data.decode import RawSample
 from ivr_dist.data.manifest import Manifest, TaskSpec
 from ivr_dist.data.words import Tokenizer, word_batch
@@ -163,7 +163,7 @@ def collate(
     return Batch(
         keys=tuple(sample.id for sample in samples),
         slots=torch.from_numpy(np.asarray(slots, np.int64)),
-        modalities={name: _modality(samples, name, spec, steps) for name in spec.modalities},
+        modalities=in_blocks({name: _modality(samples, name, spec, steps) for name in spec.modalities}),
         labels=labels,
         label_mask=label_mask,
         positions=torch.from_numpy(np.asarray(positions, np.int64)),

@@ -13,6 +13,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+from ivr_dist.losses.layout import over
 from ivr_dist.model.layers import wide
 
 
@@ -52,9 +53,9 @@ def consistency(
 
     first, second = _pairs(len(pooled), pooled.device)
     weights = _pair_weights(micro_counts, first.cpu(), second.cpu()).to(pooled.device, pooled.dtype)
-    total = float(_pair_weights(step_counts, first.cpu(), second.cpu()).sum())
+    total = _pair_weights(step_counts, first.cpu(), second.cpu()).sum()
     distance = _norm(mean[first] - mean[second]) + _norm(central[:, first] - central[:, second]).sum(dim=0)
-    return (weights * distance).sum() / max(total, 1.0)
+    return over((weights * distance).sum(), total)
 
 
 def _group_sum(values: Tensor, group: Tensor, groups: int) -> Tensor:

@@ -39,24 +39,28 @@ class StepLayout:
 
 @dataclass(frozen=True)
 class StepCounts:
-    """Counts over the global batch of one step, equal on all ranks; whole numbers kept as floats."""
+    """Counts over the global batch of one step, equal on all ranks; whole numbers.
+
+    Those that terms are divided by are float64 scalars on the host: numbers of Python would be constants of a compiled
+    loss, which would be compiled anew at every step.
+    """
 
     samples: float
     nonfinite: float
     """Input features that are not finite."""
-    steps: dict[str, float]
+    steps: dict[str, Tensor]
     """Valid steps by modality."""
-    pairs: dict[str, float]
+    pairs: dict[str, Tensor]
     """Neighbouring valid steps by modality."""
-    labels: dict[str, float]
+    labels: dict[str, Tensor]
     """Labelled samples by task."""
     group_codes: Tensor
     """[groups, modalities] float64, samples with at least one valid step."""
 
     @property
-    def codes(self) -> float:
+    def codes(self) -> Tensor:
         """Pairs of a sample and a modality it has."""
-        return float(self.group_codes.sum())
+        return self.group_codes.sum()
 
     @classmethod
     def from_vector(
@@ -68,11 +72,16 @@ class StepCounts:
         return cls(
             samples=float(head[0]),
             nonfinite=float(head[1]),
-            steps=dict(zip(modalities, steps.tolist(), strict=True)),
-            pairs=dict(zip(modalities, pairs.tolist(), strict=True)),
-            labels=dict(zip(tasks, labels.tolist(), strict=True)),
+            steps=dict(zip(modalities, steps.unbind(), strict=True)),
+            pairs=dict(zip(modalities, pairs.unbind(), strict=True)),
+            labels=dict(zip(tasks, labels.unbind(), strict=True)),
             group_codes=codes.view(layout.groups, m),
         )
+
+
+def over(total: Tensor, count: Tensor) -> Tensor:
+    """A sum divided by a count of the step in the sum's precision; counts of 0 divide as 1."""
+    return total / count.clamp(min=1).to(total.dtype)
 
 
 def local_counts(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ivr_dist.losses.layout import over
 from ivr_dist.model.layers import wide
 
 _EPSILON = 1e-10
@@ -36,7 +37,7 @@ def divergence_of_groups(
     codes: Sequence[Tensor],
     group: Tensor,
     micro_counts: Tensor,
-    total: float,
+    total: Tensor,
     temperature: float,
     all_reduce: Callable[[Tensor], Tensor],
 ) -> Tensor:
@@ -46,7 +47,7 @@ def divergence_of_groups(
         codes: One or more codes, [B, T, H] each; T is the same on every rank, and every step counts.
         group: [B] each sample's group within the micro-step.
         micro_counts: [g] samples by group of this micro-step, over all ranks.
-        total: Samples of the whole step, over all ranks.
+        total: Samples of the whole step, over all ranks; a scalar.
         temperature: Of the softmax over all codes side by side.
         all_reduce: Differentiable sum over ranks.
 
@@ -59,7 +60,7 @@ def divergence_of_groups(
     sums = joined.new_zeros(len(counts), *joined.shape[1:]).index_add(0, group, joined)
     mean = all_reduce(sums) / counts.clamp(min=1)[:, None, None]
     by_group = _divergence(mean[:, :-1], mean[:, 1:]).sum(dim=1) / max(mean.shape[1] - 1, 1)
-    return (by_group * counts).sum() / max(total, 1.0)
+    return over((by_group * counts).sum(), total)
 
 
 def _divergence(p: Tensor, q: Tensor) -> Tensor:

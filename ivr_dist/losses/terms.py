@@ -7,7 +7,7 @@ global count is multiplied by R * A, and one that every rank computes alike from
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,7 @@ from ivr_dist.config import Config, LossConfig
 from ivr_dist.data.batch import Batch
 from ivr_dist.losses.adversary import PENALTY, adversary
 from ivr_dist.losses.consistency import consistency
-from ivr_dist.losses.layout import StepCounts, StepLayout
+from ivr_dist.losses.layout import StepCounts, StepLayout, over
 from ivr_dist.losses.svr import divergence_of_groups, variation
 from ivr_dist.model.layers import Steps, wide
 from ivr_dist.model.spec import IVROutput
@@ -107,7 +107,7 @@ def _task(task: str, output: IVROutput, batch: Batch, counts: StepCounts, loss: 
         errors = (predicted - truth).abs()
     else:
         errors = F.huber_loss(predicted, truth.to(predicted.dtype), reduction="none")
-    return (errors * mask).sum() / max(counts.labels[task], 1.0)
+    return over((errors * mask).sum(), counts.labels[task])
 
 
 def _consistency(
@@ -142,7 +142,7 @@ def _adversary(
     ]
     # The penalty does not depend on the batch: each rank and micro-step brings an equal share, empty ones too.
     penalty = 2 * PENALTY * output.class_penalty / (world * layout.accumulation)
-    return (both[0] + both[1]) / max(counts.codes, 1.0) + penalty
+    return over(both[0] + both[1], counts.codes) + penalty
 
 
 def _reconstruction(output: IVROutput, batch: Batch, counts: StepCounts, loss: LossConfig) -> Tensor:
@@ -154,8 +154,8 @@ def _reconstruction(output: IVROutput, batch: Batch, counts: StepCounts, loss: L
             # The reconstruction is linear, so that of the mean code is the mean of the steps' reconstructions.
             part = batch.modalities[name]
             made = Steps.of(part).mean(made).index_select(0, part.sample)
-        errors.append((made - wide(target)).square().mean(dim=-1).sum() / max(counts.steps[name], 1.0))
-    return torch.stack(errors).sum() / max(sum(count > 0 for count in counts.steps.values()), 1)
+        errors.append(over((made - wide(target)).square().mean(dim=-1).sum(), counts.steps[name]))
+    return over(torch.stack(errors).sum(), _nonzero(counts.steps.values()))
 
 
 def _svr(output: IVROutput, batch: Batch, counts: StepCounts, config: Config) -> dict[str, Tensor]:
@@ -164,7 +164,7 @@ def _svr(output: IVROutput, batch: Batch, counts: StepCounts, config: Config) ->
     terms = {}
     for name, codes in chosen.items():
         total = variation(codes, batch.modalities[name].pairs, config.svr.kind, config.svr.temperature)
-        terms[f"svr/{name}"] = total / max(counts.pairs[name], 1.0) / varying
+        terms[f"svr/{name}"] = over(over(total, counts.pairs[name]), varying)
     return terms
 
 
@@ -182,24 +182,31 @@ def _svr_of_groups(
     first = micro * layout.micro_groups
     samples = {name: counts.group_codes[:, column] for column, name in enumerate(batch.modalities)}
     return {
-        f"svr/{name}": divergence_of_groups(
-            [code.view(*batch.modalities[name].mask.shape, code.shape[-1]) for code in codes],
-            batch.slots // layout.group - first,
-            samples[name][first : first + layout.micro_groups],
-            float(samples[name].sum()),
-            config.svr.temperature,
-            all_reduce,
+        f"svr/{name}": over(
+            divergence_of_groups(
+                [code.view(*batch.modalities[name].mask.shape, code.shape[-1]) for code in codes],
+                batch.slots // layout.group - first,
+                samples[name][first : first + layout.micro_groups],
+                samples[name].sum(),
+                config.svr.temperature,
+                all_reduce,
+            ),
+            varying,
         )
-        / varying
         for name, codes in chosen.items()
     }
 
 
-def _regularized(output: IVROutput, counts: StepCounts, config: Config) -> tuple[dict[str, list[Tensor]], int]:
-    """Codes by modality that SVR acts on, and how many of these modalities have neighbouring steps (at least 1)."""
+def _regularized(output: IVROutput, counts: StepCounts, config: Config) -> tuple[dict[str, list[Tensor]], Tensor]:
+    """Codes by modality that SVR acts on, and how many of these modalities have neighbouring steps."""
     codes: dict[str, list[Tensor]] = {
         name: [getattr(output, code)[name] for code in config.svr.codes]
         for name in output.shared
         if name in config.svr.modalities
     }
-    return codes, max(sum(counts.pairs[name] > 0 for name in codes), 1)
+    return codes, _nonzero(counts.pairs[name] for name in codes)
+
+
+def _nonzero(counts: Iterable[Tensor]) -> Tensor:
+    """How many of some counts are not 0, a scalar."""
+    return torch.stack(list(counts)).count_nonzero()

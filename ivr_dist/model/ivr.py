@@ -70,7 +70,7 @@ class IVRModel(nn.Module):
         shared = {name: self.shared(steps) for name, steps in encoded.items()}
         private = {name: self.private[name](steps) for name, steps in encoded.items()}
         branch = {name: (shared[name].view_as(shared[name]), private[name].view_as(private[name])) for name in encoded}
-        asking = query_steps(layouts.get("text"), len(batch), batch.slots.device)
+        asking = query_steps(layouts)
         fused, gates = self.fusion(branch, self._hidden(layouts), asking)
         pooled_shared = {name: layouts[name].mean(code) for name, code in shared.items()}
         pooled_private = {name: layouts[name].mean(code) for name, code in private.items()}

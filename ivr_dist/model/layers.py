@@ -7,8 +7,8 @@ shapes follow from those of the batch, never from its values.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from ivr_dist.config import ModelConfig
 from ivr_dist.data.batch import ModalityBatch
+from ivr_dist.data.blocks import Blocks
 from ivr_dist.model.dropout import Dropout
 from ivr_dist.model.feedforward import FeedForward
 
@@ -56,6 +57,24 @@ class Steps:
     """[N] bool, false for a placeholder that stands in for nothing (see `query_steps`)."""
     mask: Tensor
     """[B, T] bool, places of the counted steps."""
+    blocks: Blocks
+    """Samples of similar length together, for attention."""
+    block_place: Tensor
+    """[N] int64, the place of each step when block follows block."""
+    lengths: Tensor = field(init=False)
+    """[B] int64, counted steps of each sample."""
+    present: Tensor = field(init=False)
+    """[B] bool, samples with at least one counted step."""
+    visible: tuple[Tensor, ...] = field(init=False)
+    """By block: [b, 1, 1, t] bool, keys that attention may use; all, rather than none, where no step is counted."""
+
+    def __post_init__(self) -> None:
+        # Set here, since a cached property takes a lock, which breaks the graph of torch.compile.
+        lengths = self.mask.sum(dim=1)
+        seen = self.to_blocks(self.mask.flatten().index_select(0, self.place))
+        object.__setattr__(self, "lengths", lengths)
+        object.__setattr__(self, "present", lengths > 0)
+        object.__setattr__(self, "visible", tuple((m | ~m.any(dim=1, keepdim=True))[:, None, None] for m in seen))
 
     @classmethod
     def of(cls, part: ModalityBatch) -> Steps:
@@ -71,22 +90,9 @@ class Steps:
             place=part.sample * width + position,
             counted=torch.ones_like(part.sample, dtype=torch.bool),
             mask=torch.arange(width, device=rows.device) < part.mask.sum(dim=1, keepdim=True),
+            blocks=part.blocks,
+            block_place=part.blocks.start.index_select(0, part.sample) + 1 + position,
         )
-
-    @cached_property
-    def lengths(self) -> Tensor:
-        """[B] int64, counted steps of each sample."""
-        return self.mask.sum(dim=1)
-
-    @cached_property
-    def present(self) -> Tensor:
-        """[B] bool, samples with at least one counted step."""
-        return self.mask.any(dim=1)
-
-    @cached_property
-    def visible(self) -> Tensor:
-        """[B, 1, 1, T] bool, keys that attention may use; all of them, rather than none, where no step is counted."""
-        return (self.mask | ~self.present[:, None])[:, None, None]
 
     def pad(self, steps: Tensor) -> Tensor:
         """[N, ...] to [B, T, ...], zeros in the padding."""
@@ -98,6 +104,17 @@ class Steps:
         """[B, T, ...] to [N, ...]."""
         return padded.flatten(0, 1).index_select(0, self.place)
 
+    def to_blocks(self, steps: Tensor) -> list[Tensor]:
+        """[N, ...] to [b, t, ...] by block, zeros in the padding."""
+        sizes = [samples * places for samples, places in self.blocks.shapes]
+        padded = steps.new_zeros(sum(sizes), *steps.shape[1:]).index_copy(0, self.block_place, steps)
+        parts = zip(torch.split(padded, sizes), self.blocks.shapes, strict=True)
+        return [part.view(*shape, *steps.shape[1:]) for part, shape in parts]
+
+    def from_blocks(self, padded: Sequence[Tensor]) -> Tensor:
+        """[b, t, ...] by block to [N, ...]."""
+        return torch.cat([part.flatten(0, 1) for part in padded]).index_select(0, self.block_place)
+
     def total(self, steps: Tensor) -> Tensor:
         """Sum over each sample's counted steps, in float32 at least: [N, H] to [B, H]."""
         kept = wide(steps) * self.counted[:, None]
@@ -108,21 +125,29 @@ class Steps:
         return self.total(steps) / self.lengths.clamp(min=1)[:, None]
 
 
-def query_steps(text: Steps | None, batch: int, device: torch.device) -> Steps:
+def query_steps(layouts: Mapping[str, Steps]) -> Steps:
     """The steps of text followed by one placeholder for each sample, which counts only where the sample has no text.
 
     So every sample has a step that can ask the other modalities, whoever lacks text, at fixed shapes.
 
     Args:
-        text: The steps of text; None if the data set has none.
-        batch: Samples B.
-        device: Where the batch is.
+        layouts: By modality; text may be absent.
     """
-    rows = torch.arange(batch, device=device)
+    text, like = layouts.get("text"), next(iter(layouts.values()))
+    rows = torch.arange(len(like.mask), device=like.mask.device)
     zeros = torch.zeros_like(rows)
     if text is None:
-        all_rows = torch.ones_like(rows, dtype=torch.bool)
-        return Steps(sample=rows, position=zeros, place=rows, counted=all_rows, mask=all_rows[:, None])
+        every = torch.ones_like(rows, dtype=torch.bool)
+        shapes = tuple((samples, 1) for samples, _ in like.blocks.shapes)
+        return Steps(
+            sample=rows,
+            position=zeros,
+            place=rows,
+            counted=every,
+            mask=every[:, None],
+            blocks=replace(like.blocks, start=like.blocks.row, shapes=shapes),
+            block_place=like.blocks.row,
+        )
     width = text.mask.shape[1]
     missing = ~text.present
     return Steps(
@@ -131,6 +156,8 @@ def query_steps(text: Steps | None, batch: int, device: torch.device) -> Steps:
         place=torch.cat([text.sample * (width + 1) + text.position, rows * (width + 1) + width]),
         counted=torch.cat([text.counted, missing]),
         mask=torch.cat([text.mask, missing[:, None]], dim=1),
+        blocks=text.blocks,
+        block_place=torch.cat([text.block_place, text.blocks.start]),
     )
 
 
@@ -193,13 +220,15 @@ class Attention(nn.Module):
         """
         value = self._split(self.value(source))
         value = torch.cat([value, self._split(carried.to(value.dtype))], dim=-1)
-        mixed = F.scaled_dot_product_attention(
-            asking.pad(self._split(self.query(query))).transpose(1, 2),
-            answering.pad(self._split(self.key(source))).transpose(1, 2),
-            answering.pad(value).transpose(1, 2),
-            attn_mask=answering.visible,
+        queries = asking.to_blocks(self._split(self.query(query)))
+        keys, values = answering.to_blocks(self._split(self.key(source))), answering.to_blocks(value)
+        mixed = [
+            F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=seen)
+            for q, k, v, seen in zip(queries, keys, values, answering.visible, strict=True)
+        ]
+        own, along = asking.from_blocks([part.transpose(1, 2) for part in mixed]).tensor_split(
+            [query.shape[1] // self.heads], dim=-1
         )
-        own, along = asking.unpad(mixed.transpose(1, 2)).tensor_split([query.shape[1] // self.heads], dim=-1)
         return self.dropout(self.output(own.flatten(1))), along.flatten(1)
 
     def _split(self, steps: Tensor) -> Tensor:

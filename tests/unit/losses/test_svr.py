@@ -110,9 +110,9 @@ def test_the_variation_of_groups_is_that_of_their_means_weighted_by_samples() ->
             divergence = ((one * np.log(one / middle)).sum() + (two * np.log(two / middle)).sum()) / 2
             expected += divergence / 3 * size / 5
     counts = torch.tensor([2.0, 3.0, 0.0])
-    found = divergence_of_groups([codes[..., :2], codes[..., 2:]], group, counts, 5.0, 0.5, no_reduce)
+    found = divergence_of_groups([codes[..., :2], codes[..., 2:]], group, counts, torch.tensor(5.0), 0.5, no_reduce)
     assert float(found) == pytest.approx(expected, rel=1e-6)
-    alone = divergence_of_groups([codes[:, :1].requires_grad_()], group, counts, 5.0, 0.5, no_reduce)
+    alone = divergence_of_groups([codes[:, :1].requires_grad_()], group, counts, torch.tensor(5.0), 0.5, no_reduce)
     assert float(alone.detach()) == 0, "one step has no neighbour"
     alone.backward()
 

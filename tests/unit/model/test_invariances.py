@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ivr_dist.config import Config, EncoderConfig, FusionConfig, ModelConfig, ReconstructionConfig, SvrConfig
-from ivr_dist.data.batch import MODALITIES, Batch, modality_batch
+from ivr_dist.data.batch import MODALITIES, Batch, in_blocks, modality_batch
 from ivr_dist.losses import StepLayout, loss_terms
 from tests.batches import (
     TASKS,
@@ -148,3 +148,18 @@ def test_a_modality_that_all_samples_lack_has_no_part_in_any_loss(missing: str) 
     assert actual.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(actual[name], value, rtol=1e-6, atol=0, msg=name)
+
+
+@pytest.mark.parametrize("modalities", [MODALITIES, ("audio", "vision"), ("text",)])
+def test_blocks_of_similar_length_change_nothing(modalities: tuple[str, ...]) -> None:
+    """Samples of very different lengths, of which some miss a modality, in one block and in several."""
+    lengths = [(90, 3, 120), (2, 0, 1), (0, 40, 7), (70, 70, 70), (1, 1, 1), (5, 90, 0), (0, 0, 0), (12, 80, 9)]
+    samples = make_samples([dict(zip(MODALITIES, own, strict=True)) for own in lengths], seed=5)
+    one = batch_of(samples, modalities=modalities)
+    several = replace(one, modalities=in_blocks(one.modalities))
+    assert all(len(part.blocks.shapes) > 1 for part in several.modalities.values())
+    model = make_model(modalities=modalities).double()
+    outputs = [model(batch) for batch in (one, several)]
+    for task in TASKS:
+        torch.testing.assert_close(outputs[1].predictions[task], outputs[0].predictions[task], rtol=1e-10, atol=1e-10)
+    assert_close_gradients(gradients(model, several), gradients(model, one), 1e-9)

@@ -71,7 +71,7 @@ def test_steps_go_to_their_places_and_back() -> None:
 
 
 def test_each_sample_has_exactly_one_query_step_more_and_it_counts_only_without_text() -> None:
-    asking = query_steps(layout(*LENGTHS), 4, torch.device("cpu"))
+    asking = query_steps({"text": layout(*LENGTHS)})
     assert asking.mask.sum(dim=1).tolist() == [3, 5, 1, 1]
     assert asking.mask[2].tolist() == [False] * 5 + [True]
     assert len(asking.place.unique()) == len(asking.place) == 9 + 4
