@@ -364,16 +364,17 @@ def _show_plans(config: Config, worlds: Sequence[int], as_json: bool) -> int:
     """Print one column a world size."""
     from dataclasses import asdict
 
-    from ivr_dist.driver import preflight
+    from ivr_dist.driver import count_parameters, preflight
     from ivr_dist.plan import describe, make_plan
     from ivr_dist.report import print_rows, print_table
 
     first, manifests = preflight(config, worlds[0])
     plans = [first, *(make_plan(config, manifests["train"].samples, world) for world in worlds[1:])]
+    parameters = count_parameters(config, manifests["train"])
     if as_json:
-        print(json.dumps([asdict(made) for made in plans]))
+        print(json.dumps([{**asdict(made), "parameters": parameters} for made in plans]))
         return 0
-    columns = [describe(made, config, None) for made in plans]
+    columns = [describe(made, config, parameters) for made in plans]
     if len(plans) == 1:
         print_rows(columns[0], sys.stdout)
     else:

@@ -94,6 +94,9 @@ class ModelConfig:
     preset: Literal["ivr", "release"] = key(
         "ivr", "Which model: ivr, the corrected method; release, the authors' released one, and its other defaults."
     )
+    size: Literal["base", "large", "xl"] = key(
+        "base", "Width, layers and heads of preset ivr, where their own keys are unset: h = 128, 512 or 1024."
+    )
     hidden: int = key(128, "Width h of codes and fusion.")
     dropout: float | None = key(None, "One rate for every dropout; unset: each its own (see docs/method.md).")
     input_dropout: float = key(0.0, "Probability with which a whole input step is set to 0 while training.")

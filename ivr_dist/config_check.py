@@ -184,6 +184,12 @@ def _batch(config: Config) -> Iterator[_Fault]:
 def _release(config: Config) -> Iterator[_Fault]:
     if config.model.preset != "release":
         return
+    if config.model.size != "base":
+        yield _Fault(
+            ("model.size", "model.preset"),
+            f"model.size = {config.model.size} is a size of model.preset = ivr, the released model has one depth",
+            "leave model.size unset and choose its width with model.hidden, or use model.preset=ivr",
+        )
     missing = [name for name in get_args(Modality) if name not in config.data.modalities]
     if missing:
         yield _Fault(

@@ -1,15 +1,16 @@
-"""What a preset sets where the user says nothing, and what a model cannot do otherwise.
+"""What a preset and a size set where the user says nothing, and what a model cannot do otherwise.
 
-A preset's values lie between the defaults of `config.py` and the user's own: `model.preset: release` alone in a config
-gives the authors' released model, its losses and its optimiser (docs/method.md).
+Their values lie between the defaults of `config.py` and the user's own: `model.preset: release` alone in a config
+gives the authors' released model, its losses and its optimiser, `model.size: large` a wider and deeper preset `ivr`
+(docs/method.md).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
-from ivr_dist.config import TrainConfig
+from ivr_dist.config import Modality, TrainConfig
 
 RELEASE_FIXED: Mapping[str, Any] = {
     "model.input_dropout": 0.0,
@@ -48,13 +49,22 @@ _RELEASE: Mapping[str, Any] = {
 }
 
 
+def _size(hidden: int, layers: int, heads: int) -> Mapping[str, Any]:
+    parts = [*get_args(Modality), "fusion"]
+    depth = {f"model.{part}.layers": layers for part in parts} | {f"model.{part}.heads": heads for part in parts}
+    return {"model.hidden": hidden, **depth}
+
+
+_SIZES: Mapping[str, Mapping[str, Any]] = {"large": _size(512, 2, 8), "xl": _size(1024, 4, 16)}
+
+
 def preset_values(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by dotted key that the preset puts in place of the defaults.
+    """Values by dotted key that preset and size put in place of the defaults.
 
     Args:
-        given: The user's own values by dotted key, `model.preset` among them if they chose one.
+        given: The user's own values by dotted key, `model.preset` and `model.size` among them if they chose one.
     """
     if given.get("model.preset") != "release":
-        return {}
+        return dict(_SIZES.get(given.get("model.size", "base"), {}))
     # The release takes its batch statistics over the batch, whatever its size.
     return {**_RELEASE, "loss.consistency.group": given.get("train.global_batch", TrainConfig().global_batch)}

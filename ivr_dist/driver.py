@@ -23,7 +23,7 @@ from ivr_dist.data.manifest import Manifest
 from ivr_dist.errors import ConfigError, DataError, IvrError, StorageError, UserError
 from ivr_dist.ledger import HISTORY, read_counting
 from ivr_dist.plan import Plan, describe, make_plan
-from ivr_dist.pretrained import check_source, local_folder
+from ivr_dist.pretrained import TextEncoder, check_source, local_folder
 from ivr_dist.report import print_metrics, print_result, print_rows
 
 EXIT_INTERRUPTED = 130
@@ -74,6 +74,26 @@ def _check_monitor(config: Config, valid: Manifest | None) -> None:
             where=config.data.valid,
             remedy=f"use one of {', '.join(known)}",
         )
+
+
+def count_parameters(config: Config, train: Manifest) -> int:
+    """Trainable parameters of the model for a training split; no memory is taken for them.
+
+    Raises:
+        DataError: The split does not hold what the config asks for.
+        ConfigError: The pretrained text encoder cannot be described.
+    """
+    import torch
+
+    from ivr_dist.data.collate import BatchSpec
+    from ivr_dist.model import ModelSpec, build_model
+
+    source = config.model.text.pretrained
+    text = TextEncoder(source, weights=False) if source else None
+    spec = BatchSpec.from_manifest(train, config.data.modalities, [], text=text)
+    with torch.device("meta"):
+        model = build_model(config.model, ModelSpec(spec.modalities, spec.tasks, text))
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def train(config: Config, *, json_output: bool = False, debug: bool = False) -> int:

@@ -192,7 +192,9 @@ def describe(plan: Plan, config: Config, parameters: int | None) -> list[tuple[s
         ("forward pass", config.train.dtype),
         ("ZeRO stage", f"{config.zero.stage}"),
     ]
-    text = config.model.text
+    model, text = config.model, config.model.text
+    size = f", size {model.size}" if model.preset == "ivr" else ""
+    rows.append(("model", f"{model.preset}{size}, hidden {model.hidden}"))
     if text.pretrained:
         layers = text.trained_layers
         what = "trained" if layers is None else f"last {layers} layers trained" if layers else "not trained"

@@ -53,9 +53,11 @@ def load_weights(model: nn.Module, url: str) -> None:
 
 def describe_model(config: Config, spec: BatchSpec) -> dict[str, Any]:
     """What `state.json` must hold so that the model can be built and fed again."""
+    # Not the size: it only says what other keys were where they were unset, and two sizes can be the same model.
+    model = {name: value for name, value in to_dict(config)["model"].items() if name != "size"}
     return {
         "config": to_dict(config),
-        "model": to_dict(config)["model"],
+        "model": model,
         "features": {name: list(part) for name, part in spec.modalities.items()},
         "tasks": {name: asdict(task) for name, task in spec.tasks.items()},
         "statistics": {name: [part.tolist() for part in parts] for name, parts in spec.statistics.items()},
