@@ -28,9 +28,11 @@ def open_corpus(folder: Path, card: str) -> Source:
     return open_source(str(folder), load_card(str(folder / "card.yaml")))
 
 
-def round_trip(source: Source, out: Path) -> tuple[PackSummary, dict[str, dict[str, RawSample]]]:
-    """Pack a corpus in small shards; the summary, and every sample by split and id."""
-    summary = pack(source, str(out), PackOptions(shard_samples=3))
+def round_trip(
+    source: Source, out: Path, shard_samples: int = 3
+) -> tuple[PackSummary, dict[str, dict[str, RawSample]]]:
+    """Pack a corpus and read it back; the summary, and every sample by split and id."""
+    summary = pack(source, str(out), PackOptions(shard_samples=shard_samples))
     found = {}
     for split in summary.splits:
         manifest = Manifest.load(split.url)

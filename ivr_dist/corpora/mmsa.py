@@ -108,21 +108,14 @@ class _Part:
         self._ids = part.texts("id")
         self.transcripts = part.texts("raw_text") if part.has("raw_text") else [""] * len(part)
         # A split without labels is packed: it can be predicted.
-        self.labels = {
-            task: part.numbers(name).reshape(len(part), -1)[:, 0]
-            for task, name in mapping.labels.items()
-            if part.has(name)
-        }
+        self.labels = {task: part.single_numbers(name) for task, name in mapping.labels.items() if part.has(name)}
         self._steps = {name: part.steps(name) for name in card.features if name != "text" or mapping.text == "text"}
         self._tokens = "text" in card.features and mapping.text == _BERT
         self._bert = part.steps(_BERT) if self._tokens or part.has(_BERT) else None
         if self._bert is not None and self._bert.shape[1] != 3:
             raise DataError(f"{_BERT} is {list(self._bert.shape)}, not [samples, 3, steps]", where=part.where)
-        self._lengths = {
-            name: part.numbers(f"{name}_lengths").reshape(-1)
-            for name in ("audio", "vision")
-            if part.has(f"{name}_lengths")
-        }
+        lengths = {name: f"{name}_lengths" for name in ("audio", "vision")}
+        self._lengths = {name: part.single_numbers(array) for name, array in lengths.items() if part.has(array)}
         unknown = [name for name in ("audio", "vision") if name in self._steps and name not in self._lengths]
         if self._lengths and unknown:
             raise DataError(f"lengths are given, but not {unknown[0]}_lengths", where=part.where)

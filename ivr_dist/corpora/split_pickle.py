@@ -75,6 +75,13 @@ class SplitPart:
             raise self._wrong(name, "not numbers")
         return self._counted(name, found)  # type: ignore[no-any-return]
 
+    def single_numbers(self, name: str) -> Array:
+        """[N] a list or an array of one number a sample."""
+        found = self.numbers(name)
+        if found.size != len(found):
+            raise self._wrong(name, f"{list(found.shape)}, not one number a sample")
+        return found.reshape(-1)
+
     def steps(self, name: str) -> PickledArray:
         """[N, T, D] an array of numbers, read a sample at a time."""
         values = self._get(name)

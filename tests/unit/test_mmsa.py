@@ -224,6 +224,7 @@ def test_samples_without_labels_are_packed(tmp_path: Path) -> None:
         (lambda c: c["test"].update(id=["a$_$1"] * 2), r"array id: 2 entries for 3 samples"),
         (lambda c: c["test"].update(id=[1.5, None, 2]), r"array id: not a list of texts"),
         (lambda c: c["test"].update(regression_labels=["a"] * 3), r"regression_labels: not a list of numbers"),
+        (lambda c: c["test"].update(regression_labels=np.ones((3, 2))), r"regression_labels: \[3, 2\], not one number"),
         (lambda c: c["test"].update(text_bert=c["test"]["text_bert"][:, :2]), r"text_bert is \[3, 2, 6\]"),
         (lambda c: c.update(test=[]), r"not a dictionary of splits"),
     ],
