@@ -7,7 +7,7 @@ the folder `shards/` of a checkout and travel in the wheel as `ivr_dist/cards/`;
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -310,9 +310,7 @@ def _check_arrays(card: Card, mapping: ArraysMapping, place: str) -> None:
         raise ConfigError("context and splits by group need arrays.group", where=place, remedy="set it")
     if mapping.context is not None and mapping.context.before < 1:
         raise ConfigError("must be 1 or more", where=f"{place}, key arrays.context.before")
-    for task in mapping.labels:
-        if task not in card.tasks:
-            raise ConfigError(f"unknown key arrays.labels.{task}", where=place, remedy=suggest(task, card.tasks))
+    _check_labels(card, mapping.labels, "arrays.labels", place)
     columns = {f"labels.{task}": column for task, column in mapping.labels.items()} | mapping.modalities()
     if mapping.transcript is not None:
         columns["transcript"] = mapping.transcript
@@ -322,13 +320,15 @@ def _check_arrays(card: Card, mapping: ArraysMapping, place: str) -> None:
 
 def _check_toolkit(card: Card, place: str) -> None:
     """What the formats of the field's toolkits need besides their files."""
-    labels = card.mmsa or card.mult
-    named = labels.labels if labels is not None else card.csd.labels.tasks if card.csd is not None else {}
-    for task in named:
-        if task not in card.tasks:
-            key = "csd.labels.tasks" if card.csd is not None else f"{card.format}.labels"
-            raise ConfigError(f"unknown key {key}.{task}", where=place, remedy=suggest(task, card.tasks))
+    if card.mmsa is not None:
+        _check_labels(card, card.mmsa.labels, "mmsa.labels", place)
+        _check_text(card, card.mmsa.text == "text_bert", place)
+    if card.mult is not None:
+        _check_labels(card, card.mult.labels, "mult.labels", place)
+        _check_text(card, False, place)
     if card.csd is not None:
+        _check_labels(card, card.csd.labels.tasks, "csd.labels.tasks", place)
+        _check_text(card, False, place)
         if card.csd.vocabulary is not None and card.csd.text is not None:
             raise ConfigError("text comes from a vocabulary and a file", where=place, remedy="remove one of the two")
         if not card.splits_by_group():
@@ -338,18 +338,23 @@ def _check_toolkit(card: Card, place: str) -> None:
         if len(card.tasks) != 1:
             raise ConfigError("format ur_funny has one task", where=f"{place}, key tasks", remedy="describe that one")
         mapping = card.ur_funny
+        _check_text(card, mapping.vectors is None, place)
         given = {"text": "text" in card.features or mapping.vectors, "audio": mapping.audio, "vision": mapping.vision}
         _check_mapped(card, {name for name, file in given.items() if file}, place)
+
+
+def _check_labels(card: Card, labels: Iterable[str], key: str, place: str) -> None:
+    for task in labels:
+        if task not in card.tasks:
+            raise ConfigError(f"unknown key {key}.{task}", where=place, remedy=suggest(task, card.tasks))
+
+
+def _check_text(card: Card, tokens: bool, place: str) -> None:
     text = card.features.get("text")
-    if text is not None:
-        tokens = (card.mmsa is not None and card.mmsa.text == "text_bert") or (
-            card.ur_funny is not None and card.ur_funny.vectors is None
-        )
-        if card.format not in ("arrays", "table") and tokens != (text.kind == "tokens"):
-            wanted = "tokens" if tokens else "features"
-            raise ConfigError(
-                f"the text is {wanted}", where=f"{place}, key features.text", remedy=f"set kind: {wanted}"
-            )
+    wanted = "tokens" if tokens else "features"
+    if text is not None and text.kind != wanted:
+        where, remedy = f"{place}, key features.text", f"set kind: {wanted}"
+        raise ConfigError(f"the text is {wanted}", where=where, remedy=remedy)
 
 
 def _check_mapped(card: Card, mapped: set[str], place: str) -> None:

@@ -67,8 +67,8 @@ class CsdFile:
         """What the file's description calls the features of a row; None where it does not say."""
         try:
             described = self._dataset(self._group(self._sequence, "metadata"), "dimension names")
-            names = json.loads(described[0]) if described.shape == (1,) else None
-        except (DataError, ValueError, RecursionError):
+            names = json.loads(self._read(described, slice(None))[0])
+        except (DataError, IndexError, TypeError, ValueError, RecursionError):
             return None
         return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
 

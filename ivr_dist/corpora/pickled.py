@@ -23,8 +23,8 @@ _ORDERS = ("<", ">", "=", "|")
 _MAX_DIMENSIONS = 8
 _MAX_ELEMENTS = 1 << 48
 _MAX_BYTES_IN_ERROR = 40
-_MAX_ROWS = 1 << 20
-"""Of a list, which may hold one row many times."""
+_MAX_LISTED = 1 << 28
+"""Numbers of a list of lists, which may hold one row many times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,16 +208,22 @@ def as_rows(values: Any, width: int | None = None) -> Array:
                 )
             return rows
         values = values.items
-    if not isinstance(values, list | tuple) or len(values) > _MAX_ROWS:
+    if not isinstance(values, list | tuple):
         raise ValueError("not a list of steps")
-    vectors = [as_numbers(row) if isinstance(row, list | tuple) else _vector(row) for row in values]
-    width = width if width is not None or not vectors else len(vectors[0])
+    if not values:
+        return np.zeros((0, width or 0))
+    width = len(_vector(values[0])) if width is None else width
+    if len(values) * width > _MAX_LISTED:
+        raise ValueError(f"{len(values)} steps of {width} features in lists")
+    vectors = [_vector(row) for row in values]
     if any(len(vector) != width for vector in vectors):
         raise ValueError(f"the steps are not of {width} features each")
-    return np.stack(vectors) if vectors else np.zeros((0, width or 0))
+    return np.stack(vectors)
 
 
 def _vector(row: Any) -> Array:
+    if isinstance(row, list | tuple):
+        return as_numbers(row)
     vector = row.load() if isinstance(row, PickledArray) else None
     if vector is None or vector.ndim != 1 or vector.dtype.kind not in "fiub":
         raise ValueError("a step is not a list of numbers")

@@ -15,6 +15,9 @@ from ivr_dist.corpora.pickles import load_pickle
 from ivr_dist.corpora.source import Array
 from ivr_dist.errors import DataError
 
+_MAX_PARTS = 8
+"""Of an id."""
+
 
 class SplitPart:
     """The arrays of one split; the entries of each are its samples."""
@@ -33,13 +36,11 @@ class SplitPart:
         return self._values.get(name) is not None
 
     def __len__(self) -> int:
-        lengths = {str(name): len(value) for name, value in self._values.items() if isinstance(value, PickledArray)}
-        if not lengths:
+        arrays = [value for value in self._values.values() if isinstance(value, PickledArray)]
+        if not arrays:
             raise DataError("the split has no arrays", where=self.where)
-        if len(set(lengths.values())) > 1:
-            listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
-            raise DataError(f"the arrays of the split differ in length: {listed}", where=self.where)
-        return next(iter(lengths.values()))
+        # The arrays of steps say how many samples there are; some files keep other things beside them.
+        return len(next((array for array in arrays if len(array.shape) == 3), arrays[0]))
 
     def texts(self, name: str) -> list[str]:
         """A list or an array of texts, one a sample."""
@@ -56,8 +57,9 @@ class SplitPart:
             if isinstance(values, PickledArray):
                 flat, width = as_texts(values), len(values) and math.prod(values.shape) // len(values)
                 return [flat[row * width : (row + 1) * width] for row in range(len(values))]
-            alone = (str, bytes, int)
-            rows = [as_texts([value] if isinstance(value, alone) else value) for value in values]
+            if any(isinstance(value, list | tuple) and len(value) > _MAX_PARTS for value in values):
+                raise ValueError(f"more than {_MAX_PARTS} texts a sample")
+            rows = [as_texts([value] if isinstance(value, str | bytes | int) else value) for value in values]
         except (TypeError, ValueError) as error:
             raise self._wrong(name, str(error)) from None
         return self._counted(name, rows)  # type: ignore[no-any-return]
@@ -88,7 +90,7 @@ class SplitPart:
         if not isinstance(values, PickledArray) or values.items is not None or len(values.shape) != 3:
             shape = f" of shape {list(values.shape)}" if isinstance(values, PickledArray) else ""
             raise self._wrong(name, f"not an array [samples, steps, features] of numbers{shape}")
-        return values
+        return self._counted(name, values)  # type: ignore[no-any-return]
 
     def _get(self, name: str) -> Any:
         if not self.has(name):

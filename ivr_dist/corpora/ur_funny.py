@@ -22,6 +22,10 @@ from ivr_dist.corpora.split_pickle import by_split
 from ivr_dist.data.manifest import FeatureSpec, TaskSpec
 from ivr_dist.errors import DataError
 
+_MAX_SENTENCES = 1000
+"""Of a context; a list in a pickle may hold one sentence many times, and so with words."""
+_MAX_CHARACTERS = 100_000
+
 
 class UrFunnySource:
     """A corpus in UR-FUNNY's pickles.
@@ -126,8 +130,9 @@ class UrFunnySource:
                 ids = as_texts(fold)
             except ValueError as error:
                 raise DataError(f"split {name}: {error}", where=where) from None
-            keys = fold if not isinstance(fold, PickledArray) else fold.items or fold.load().tolist()
-            self._keys[name] = list(keys)
+            if isinstance(fold, PickledArray):
+                fold = fold.load().tolist() if fold.items is None else fold.items
+            self._keys[name] = list(fold)
             splits[name] = [SampleRef(number, id_) for number, id_ in enumerate(ids)]
         return splits
 
@@ -148,7 +153,10 @@ class UrFunnySource:
             raise ValueError(f"an entry without {punchline}")
         if self._mapping.context == "steps":
             sentences = entry.get(context) or []
-            yield from (sentences.items or []) if isinstance(sentences, PickledArray) else sentences
+            sentences = (sentences.items or []) if isinstance(sentences, PickledArray) else sentences
+            if len(sentences) > _MAX_SENTENCES:
+                raise ValueError(f"a context of {len(sentences)} sentences")
+            yield from sentences
         yield entry[punchline]
 
     def _rows(self, name: str, entry: Any) -> Array:
@@ -194,9 +202,15 @@ def _sentences(entry: Any) -> tuple[str, list[str]]:
     """The punchline and the sentences before it; empty in version 1, which has no text."""
     if not isinstance(entry, dict):
         raise ValueError("an entry that is not a dictionary")
-    return _sentence(entry.get("punchline_sentence", "")), [_sentence(s) for s in entry.get("context_sentences", [])]
+    context = entry.get("context_sentences", [])
+    if len(context) > _MAX_SENTENCES:
+        raise ValueError(f"a context of {len(context)} sentences")
+    return _sentence(entry.get("punchline_sentence", "")), [_sentence(sentence) for sentence in context]
 
 
 def _sentence(value: Any) -> str:
     """A sentence, whether the file has it as text, as a list of one text, or as a list of words."""
-    return value if isinstance(value, str) else " ".join(as_texts(value))
+    words = [value] if isinstance(value, str) else as_texts(value)
+    if sum(map(len, words)) > _MAX_CHARACTERS:
+        raise ValueError(f"a sentence of more than {_MAX_CHARACTERS} characters")
+    return " ".join(words)

@@ -87,7 +87,8 @@ def corpus(aligned: bool) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
                 del content[split][name]
         labels = random.uniform(-1, 1, (2, count)).astype(np.float32)
         content[split] |= {"regression_labels": labels[0], "regression_labels_T": labels[1][:, None]}
-        content[split]["annotations"] = np.array(["Neutral"] * count)
+        # Files hold more than is read, also of other lengths.
+        content[split] |= {"annotations": np.array(["Neutral"] * count), "seed": np.array([1, 2, 3, 4])}
         for number, id_ in enumerate(content[split]["id"].tolist()):
             expected[id_]["labels"] = {"sentiment": labels[0][number], "sentiment_text": labels[1][number]}
     return content, expected
@@ -210,7 +211,10 @@ def test_samples_without_labels_are_packed(tmp_path: Path) -> None:
             lambda c: [part.pop("regression_labels_T") for part in c.values()],
             r"no split has an array regression_labels_T",
         ),
-        (lambda c: c["test"].update(vision=c["test"]["vision"][:2]), r"differ in length: .*vision 2.*split test"),
+        (
+            lambda c: c["test"].update(vision=c["test"]["vision"][:2]),
+            r"array vision: 2 entries for 3 samples.*split test",
+        ),
         (
             lambda c: c["test"].update(vision=c["test"]["vision"][:, :, :1]),
             r"array vision has 2 features elsewhere and 1",

@@ -155,6 +155,15 @@ def test_entries_that_are_not_there_are_missing(tmp_path: Path) -> None:
     assert set(found["test"]["31"].arrays) == {"text", "vision"} and set(found["test"]["32"].arrays) == {"audio"}
 
 
+@pytest.mark.parametrize("dtype", [int, object])
+def test_folds_may_be_arrays(tmp_path: Path, dtype: Any) -> None:
+    content, _ = corpus(2)
+    content["data_folds"] = {split: np.array(ids, dtype) for split, ids in FOLDS.items()}
+    source = opened(tmp_path, content)
+    assert [ref.id for ref in source.splits()["test"]] == ["31", "32"]
+    assert source.load("test", source.splits()["test"][0]).labels["humor"] is not None
+
+
 def test_sentences_may_be_lists_of_words(tmp_path: Path) -> None:
     content, _ = corpus(2)
     content["language_sdk"][31] |= {"punchline_sentence": ["so", "good"], "context_sentences": [["one"], "two words"]}
@@ -196,12 +205,15 @@ def test_pickles_that_do_not_fit_are_refused(tmp_path: Path, change: Any, messag
         ("language_sdk", {"punchline_embedding_indexes": [0, -1]}, r"a word index is not in the table"),
         ("language_sdk", {"punchline_embedding_indexes": [0.5]}, r"not whole numbers"),
         ("language_sdk", {"words": []}, r"an entry without punchline_embedding_indexes"),
+        ("language_sdk", {"punchline_sentence": ["word " * 999] * 999}, r"a sentence of more than 100000 characters"),
+        ("language_sdk", {"context_sentences": ["so"] * 1001}, r"a context of 1001 sentences"),
         ("language_sdk", [1], r"an entry that is not a dictionary"),
         (
             "covarep_features_sdk",
             {"punchline_features": [[1.0, 2.0, 3.0], [1.0]]},
             r"audio: the steps are not of 3 feat",
         ),
+        ("covarep_features_sdk", {"punchline_features": [[1.0] * 3000] * 100000}, r"100000 steps of 3000 features"),
         ("covarep_features_sdk", {"punchline_features": "abc"}, r"audio: not a list of steps"),
         ("humor_label_sdk", 2, r"humor is 2, not a class 0..1.*sample 31"),
         ("humor_label_sdk", "yes", r"the label is 'yes'"),
