@@ -10,6 +10,9 @@ import h5py
 import numpy as np
 import pytest
 
+from ivr_dist import storage
+from ivr_dist.corpora import open_source
+from ivr_dist.corpora.card import load_card
 from ivr_dist.corpora.source import Dropped, Source
 from ivr_dist.errors import ConfigError, DataError
 from tests.corpora import open_corpus, round_trip, same_bits
@@ -381,6 +384,17 @@ def test_links_further_up_are_refused(tmp_path: Path) -> None:
             file[place] = h5py.ExternalLink("secret.csd", place)
         with pytest.raises(DataError, match=f"{message} is a link to another file"):
             open_corpus(tmp_path, CARD)
+
+
+def test_files_may_be_anywhere(tmp_path: Path) -> None:
+    local = opened(tmp_path, corpus())
+    for path in tmp_path.iterdir():
+        storage.write_bytes(f"memory://csd/{path.name}", path.read_bytes())
+    remote = open_source("memory://csd", load_card(str(tmp_path / "card.yaml")))
+    assert remote.splits() == local.splits()
+    for ref in local.splits()["train"]:
+        here, there = (source.load("train", ref).arrays for source in (local, remote))
+        assert {name: rows.tobytes() for name, rows in here.items()} == {n: rows.tobytes() for n, rows in there.items()}
 
 
 def test_what_is_no_hdf5_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ivr_dist import storage
+from ivr_dist.corpora import open_source
+from ivr_dist.corpora.card import load_card
 from ivr_dist.corpora.source import Source
 from ivr_dist.errors import DataError
 from tests.corpora import open_corpus, round_trip, same_bits, write_pickle
@@ -284,10 +288,24 @@ def test_opening_reads_the_names_and_not_the_features(tmp_path: Path) -> None:
     assert np.array_equal(sixth, content["train"]["audio"][5]) and np.array_equal(seventh, np.ones((20000, 3)))
 
 
-def test_cards_survive_a_process_and_open_to_the_same_samples(tmp_path: Path) -> None:
-    from ivr_dist.corpora import open_source
-    from ivr_dist.corpora.card import load_card
+def test_checksums_are_compared_and_files_may_be_anywhere(tmp_path: Path) -> None:
+    content, _ = corpus(aligned=False)
+    local = opened(tmp_path, content)
+    data = (tmp_path / "data.pkl").read_bytes()
+    storage.write_bytes("memory://mmsa/data.pkl", data)
+    digest = hashlib.sha256(data).hexdigest()
+    (tmp_path / "card.yaml").write_text(CARD.replace("{path: data.pkl}", f"{{path: data.pkl, sha256: {digest}}}"))
+    card = load_card(str(tmp_path / "card.yaml"))
+    remote = open_source("memory://mmsa", card)
+    assert remote.splits() == local.splits()
+    ref = local.splits()["test"][2]
+    assert same_bits(remote.load("test", ref).arrays, local.load("test", ref).arrays)
+    storage.write_bytes("memory://mmsa/data.pkl", data[:-1] + b"!")
+    with pytest.raises(DataError, match="not the one that the card describes"):
+        open_source("memory://mmsa", card)
 
+
+def test_cards_survive_a_process_and_open_to_the_same_samples(tmp_path: Path) -> None:
     content, _ = corpus(aligned=False)
     source = opened(tmp_path, content)
     card = pickle.loads(pickle.dumps(load_card(str(tmp_path / "card.yaml"))))
