@@ -342,6 +342,7 @@ def _pack(source: Source, out: str, options: PackOptions, as_json: bool, *, show
     if show_gaps:
         for split in summary.splits:
             print("".join(f"{split.split}: {warning}\n" for warning in split.warnings), end="", file=sys.stderr)
+        print("".join(f"{warning}\n" for warning in summary.warnings), end="", file=sys.stderr)
     return 0
 
 

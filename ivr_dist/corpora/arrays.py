@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from ivr_dist import storage
 from ivr_dist.corpora.card import ArraysMapping, Card, Column, Context
-from ivr_dist.corpora.files import read_source_file
-from ivr_dist.corpora.source import Array, SampleRef, SourceSample, check_hygiene, checked_labels
+from ivr_dist.corpora.files import read_source_file, split_of_group
+from ivr_dist.corpora.source import Array, SampleRef, SourceSample, as_label, check_hygiene, checked_labels
 from ivr_dist.data.manifest import FeatureSpec, TaskSpec
 from ivr_dist.errors import DataError
 
@@ -39,14 +39,17 @@ class ArraysSource:
     def __init__(self, root: str, card: Card) -> None:
         if card.arrays is None:
             raise ValueError(f"card {card.name} is not of format arrays")
+        self._root = root
         self._card = card
         self._mapping: ArraysMapping = card.arrays
-        self._files = _ArrayFiles(root, card)
+        self._files = ArrayFiles(root, card)
         self._ids = self._strings(self._mapping.id)
         self._groups = self._strings(self._mapping.group) if self._mapping.group else None
         self._splits = check_hygiene(self._read_splits(), card.expected_counts(), f"corpus {card.name}")
         self._labels = {task: self._view(column) for task, column in self._mapping.labels.items()}
         self._steps = {name: self._view(column) for name, column in self._mapping.modalities().items()}
+        dims = {name: view.width for name, view in self._steps.items() if view.width is not None}
+        self._features = card.feature_specs(dims)
         self._transcript = self._view(self._mapping.transcript) if self._mapping.transcript else None
         self._context: list[list[int]] | None = None
         if self._mapping.context is not None and self._groups is not None:
@@ -60,7 +63,7 @@ class ArraysSource:
     @property
     def features(self) -> Mapping[str, FeatureSpec]:
         """By modality, as the card says."""
-        return self._card.feature_specs()
+        return self._features
 
     @property
     def tasks(self) -> Mapping[str, TaskSpec]:
@@ -103,7 +106,7 @@ class ArraysSource:
         if self._mapping.split is not None:
             names = self._strings(self._mapping.split)
         else:
-            by_group = self._card.split_of_group() or {}
+            by_group = split_of_group(self._root, self._card) or {}
             names = [by_group.get(str(group)) for group in groups]
         where = self._files.place(self._mapping.file)
         if not len(names) == len(groups) == len(self._ids):
@@ -178,6 +181,12 @@ class _View:
     """[samples] row of each sample in `values` (or in `offset`), or _ABSENT."""
     table: Array | None = None
 
+    @property
+    def width(self) -> int | None:
+        """Features of a step; None where a step is not a vector."""
+        steps = self.values if self.table is None else self.table
+        return steps.shape[1] if steps.ndim == 2 else None
+
     def entries(self, number: int) -> Array:
         """What a sample has, [entries, ...]; no entries where its file does not know it."""
         row = int(self.rows[number])
@@ -190,7 +199,7 @@ class _View:
         return self.values[start:end] if self.table is None else self.table[self.values[start:end]]
 
 
-class _ArrayFiles:
+class ArrayFiles:
     """The card's .npz and .json files; each array is read once."""
 
     def __init__(self, root: str, card: Card) -> None:
@@ -270,9 +279,8 @@ def _check_offset(offset: Array, entries: int, where: str) -> None:
 
 
 def _scalar(entries: Array) -> float | None:
-    """A label; the decimal number that was meant, so that 2.4 kept as float32 is 2.4 again."""
     if entries.size == 0:
         return None
     if entries.size > 1:
         raise DataError(f"a label of {entries.size} values", remedy="map an array with one value a sample")
-    return float(str(entries.reshape(-1)[0]))
+    return as_label(entries.reshape(-1)[0])

@@ -7,18 +7,21 @@ the folder `shards/` of a checkout and travel in the wheel as `ivr_dist/cards/`;
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from ivr_dist.config_yaml import read_yaml
+from ivr_dist.corpora.mappings import CsdMapping, MmsaMapping, MultMapping, UrFunnyMapping
 from ivr_dist.corpora.strict import build, suggest
 from ivr_dist.data.manifest import FeatureKind, FeatureSpec, TaskSpec
-from ivr_dist.errors import ConfigError
+from ivr_dist.errors import ConfigError, DataError
 
 MODALITIES = ("text", "audio", "vision")
 
+_FORMATS = ("arrays", "table", "mmsa", "mult", "csd", "ur_funny")
+_SPLIT_BY_FILE = ("mmsa", "mult", "ur_funny")
 _NAME = re.compile(r"[A-Za-z0-9_]+")
 _FOLDERS = (Path(__file__).parents[1] / "cards", Path(__file__).parents[2] / "shards")
 
@@ -32,7 +35,7 @@ class SourceFile:
     sha256: str | None = None
     """Where given, a file with other content is refused."""
     origin: str = ""
-    """Where it is from, for people."""
+    """Where it is from, for people; without a checksum, also why there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +44,8 @@ class FeatureSet:
 
     set: str
     """Name of the feature set; the same name in another corpus means the same features."""
-    dim: int
-    """Features of a step; 1 for tokens."""
+    dim: int | None = None
+    """Features of a step, 1 for tokens; unset: as the files have it."""
     kind: FeatureKind = "features"
     dtype: Literal["float32", "float16"] = "float32"
     """Type of features in the shards; tokens are always int32."""
@@ -55,9 +58,13 @@ class Split:
     """One split of the corpus."""
 
     samples: int | None = None
-    """How many it must have."""
+    """How many it must have; unset: any number."""
+    called: str | None = None
+    """Its name in the files, where that is another (formats mmsa, mult, ur_funny)."""
     groups: list[str] | None = None
-    """The groups (videos) in it, where the files themselves do not say."""
+    """The groups (videos) in it, where the files themselves do not say (formats arrays, table, csd)."""
+    groups_file: str | None = None
+    """Or the key of a text file that lists them, one a line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,9 +147,11 @@ class Card:
     description: str
     citation: str
     licence: str
+    access: str = ""
+    """Where to ask for the data, for people."""
     cautions: list[str] = field(default_factory=list)
     """What a user of this data must know before trusting a result."""
-    format: Literal["arrays", "table"]
+    format: Literal["arrays", "table", "mmsa", "mult", "csd", "ur_funny"]
     files: dict[str, SourceFile]
     """By a key that the mapping refers to."""
     features: dict[str, FeatureSet]
@@ -152,13 +161,24 @@ class Card:
     splits: dict[str, Split]
     arrays: ArraysMapping | None = None
     table: TableMapping | None = None
+    mmsa: MmsaMapping | None = None
+    mult: MultMapping | None = None
+    csd: CsdMapping | None = None
+    ur_funny: UrFunnyMapping | None = None
 
-    def feature_specs(self) -> dict[str, FeatureSpec]:
-        """The feature sets as a manifest states them, in the order text, audio, vision."""
+    def feature_specs(self, dims: Mapping[str, int] | None = None) -> dict[str, FeatureSpec]:
+        """The feature sets as a manifest states them, in the order text, audio, vision.
+
+        Args:
+            dims: By modality: features of a step in the files, where they are known.
+
+        Raises:
+            DataError: The card states another number, or neither it nor the files say one.
+        """
         return {
             name: FeatureSpec(
                 set=found.set,
-                dim=found.dim,
+                dim=self._dim(name, found, (dims or {}).get(name)),
                 dtype="int32" if found.kind == "tokens" else found.dtype,
                 kind=found.kind,
             )
@@ -166,10 +186,30 @@ class Card:
             if (found := self.features.get(name)) is not None
         }
 
-    def split_of_group(self) -> Mapping[str, str] | None:
-        """The split of each group where the card lists them, else None."""
-        listed = {group: name for name, split in self.splits.items() for group in split.groups or ()}
-        return listed or None
+    def _dim(self, modality: str, described: FeatureSet, found: int | None) -> int:
+        stated = 1 if described.kind == "tokens" else described.dim
+        if stated is not None and found is not None and stated != found:
+            raise DataError(
+                f"{modality} has {found} features a step, the card says {stated}",
+                where=f"card {self.name}",
+                remedy="use the files that the card describes, or give the card another set and dim",
+            )
+        dim = found if stated is None else stated
+        if dim is None:
+            raise DataError(
+                f"no sample has {modality}, and the card does not say how many features a step has",
+                where=f"card {self.name}",
+                remedy=f"set features.{modality}.dim, or remove features.{modality}",
+            )
+        return dim
+
+    def splits_by_group(self) -> bool:
+        """Whether the card says which groups a split has, rather than the files which split a sample is in."""
+        return any(split.groups is not None or split.groups_file is not None for split in self.splits.values())
+
+    def verified(self) -> Card:
+        """This card without checksums: to open files again that were compared with it."""
+        return replace(self, files={name: replace(file, sha256=None) for name, file in self.files.items()})
 
     def expected_counts(self) -> dict[str, int | None]:
         """Samples that each split must have; None: not stated."""
@@ -185,14 +225,17 @@ def load_card(path: str) -> Card:
     card = build(Card, read_yaml(path), path)
     _check_names(card, path)
     _check_splits(card, path)
-    sections = {"arrays": card.arrays, "table": card.table}
-    if [name for name, section in sections.items() if section is not None] != [card.format]:
+    if [name for name in _FORMATS if getattr(card, name) is not None] != [card.format]:
         remedy = f"give the section {card.format} and no other"
         raise ConfigError(f"the sections do not fit format {card.format}", where=path, remedy=remedy)
     if card.arrays is not None:
         _check_arrays(card, card.arrays, path)
     if card.table is not None:
         _check_file(card, card.table.file, "table.file", path)
+    for mapping in (card.mmsa, card.mult, card.csd, card.ur_funny):
+        for key, file in () if mapping is None else mapping.files().items():
+            _check_file(card, file, key, path)
+    _check_toolkit(card, path)
     return card
 
 
@@ -227,7 +270,7 @@ def _check_names(card: Card, place: str) -> None:
     for name, features in card.features.items():
         if name not in MODALITIES:
             raise ConfigError(f"unknown key features.{name}", where=place, remedy=suggest(name, MODALITIES))
-        if features.dim < 1 or (features.kind == "tokens" and features.dim != 1):
+        if features.dim is not None and (features.dim < 1 or (features.kind == "tokens" and features.dim != 1)):
             remedy = "it is the number of features of a step, and 1 for tokens"
             raise ConfigError(f"{features.dim} cannot be", where=f"{place}, key features.{name}.dim", remedy=remedy)
     for name, task in card.tasks.items():
@@ -243,30 +286,81 @@ def _check_splits(card: Card, place: str) -> None:
         for group in split.groups or ():
             if split_of.setdefault(group, name) != name:
                 raise ConfigError(f"group {group} is in the splits {split_of[group]} and {name}", where=place)
-    if split_of and any(split.groups is None for split in card.splits.values()):
+    listed = [split.groups is not None or split.groups_file is not None for split in card.splits.values()]
+    if any(listed) and not all(listed):
         raise ConfigError("some splits list groups, others do not", where=place, remedy="list them for all or none")
+    for name, split in card.splits.items():
+        if split.groups_file is not None:
+            _check_file(card, split.groups_file, f"splits.{name}.groups_file", place)
+    if card.format in _SPLIT_BY_FILE and any(listed):
+        raise ConfigError(
+            f"the files of format {card.format} say what is in a split", where=place, remedy="remove groups"
+        )
+    if card.format not in _SPLIT_BY_FILE and any(split.called is not None for split in card.splits.values()):
+        raise ConfigError(f"called is not for format {card.format}", where=place, remedy="remove it")
 
 
 def _check_arrays(card: Card, mapping: ArraysMapping, place: str) -> None:
     _check_file(card, mapping.file, "arrays.file", place)
-    if set(mapping.modalities()) != set(card.features):
-        described, mapped = ", ".join(card.features), ", ".join(mapping.modalities())
-        raise ConfigError(f"features are described for {described} and mapped for {mapped}", where=place)
-    if (mapping.split is None) == (card.split_of_group() is None):
+    _check_mapped(card, set(mapping.modalities()), place)
+    if (mapping.split is not None) == card.splits_by_group():
         remedy = "set arrays.split, or list the groups of every split"
         raise ConfigError("the split of a sample must be said in one way", where=place, remedy=remedy)
-    if mapping.group is None and (mapping.context is not None or card.split_of_group() is not None):
+    if mapping.group is None and (mapping.context is not None or card.splits_by_group()):
         raise ConfigError("context and splits by group need arrays.group", where=place, remedy="set it")
     if mapping.context is not None and mapping.context.before < 1:
         raise ConfigError("must be 1 or more", where=f"{place}, key arrays.context.before")
-    for task in mapping.labels:
-        if task not in card.tasks:
-            raise ConfigError(f"unknown key arrays.labels.{task}", where=place, remedy=suggest(task, card.tasks))
+    _check_labels(card, mapping.labels, "arrays.labels", place)
     columns = {f"labels.{task}": column for task, column in mapping.labels.items()} | mapping.modalities()
     if mapping.transcript is not None:
         columns["transcript"] = mapping.transcript
     for name, column in columns.items():
         _check_column(card, mapping, column, f"arrays.{name}", place)
+
+
+def _check_toolkit(card: Card, place: str) -> None:
+    """What the formats of the field's toolkits need besides their files."""
+    if card.mmsa is not None:
+        _check_labels(card, card.mmsa.labels, "mmsa.labels", place)
+        _check_text(card, card.mmsa.text == "text_bert", place)
+    if card.mult is not None:
+        _check_labels(card, card.mult.labels, "mult.labels", place)
+        _check_text(card, False, place)
+    if card.csd is not None:
+        _check_labels(card, card.csd.labels.tasks, "csd.labels.tasks", place)
+        _check_text(card, False, place)
+        if card.csd.vocabulary is not None and card.csd.text is not None:
+            raise ConfigError("text comes from a vocabulary and a file", where=place, remedy="remove one of the two")
+        if not card.splits_by_group():
+            raise ConfigError("no split lists its videos", where=place, remedy="give splits groups or a groups_file")
+        _check_mapped(card, card.csd.modalities(), place)
+    if card.ur_funny is not None:
+        if len(card.tasks) != 1:
+            raise ConfigError("format ur_funny has one task", where=f"{place}, key tasks", remedy="describe that one")
+        mapping = card.ur_funny
+        _check_text(card, mapping.vectors is None, place)
+        given = {"text": "text" in card.features or mapping.vectors, "audio": mapping.audio, "vision": mapping.vision}
+        _check_mapped(card, {name for name, file in given.items() if file}, place)
+
+
+def _check_labels(card: Card, labels: Iterable[str], key: str, place: str) -> None:
+    for task in labels:
+        if task not in card.tasks:
+            raise ConfigError(f"unknown key {key}.{task}", where=place, remedy=suggest(task, card.tasks))
+
+
+def _check_text(card: Card, tokens: bool, place: str) -> None:
+    text = card.features.get("text")
+    wanted = "tokens" if tokens else "features"
+    if text is not None and text.kind != wanted:
+        where, remedy = f"{place}, key features.text", f"set kind: {wanted}"
+        raise ConfigError(f"the text is {wanted}", where=where, remedy=remedy)
+
+
+def _check_mapped(card: Card, mapped: set[str], place: str) -> None:
+    if mapped != set(card.features):
+        what = f"features are described for {', '.join(card.features)} and mapped for {', '.join(sorted(mapped))}"
+        raise ConfigError(what, where=place, remedy="describe and map the same")
 
 
 def _check_column(card: Card, mapping: ArraysMapping, column: Column, key: str, place: str) -> None:

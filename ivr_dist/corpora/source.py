@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +41,17 @@ class SourceSample:
     """Where the sample comes from, in JSON values."""
     arrays: Mapping[str, Array] = field(default_factory=dict)
     """By modality: [T, D] features or [T] token ids. Absent, or T = 0: the modality is missing."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """By modality: values that were not finite and have no part in the arrays, such as in an average."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A sample of the files that is not packed."""
+
+    id: str
+    reason: str
+    """Such as `no words`; the same for all that were dropped for it."""
 
 
 class Source(Protocol):
@@ -65,6 +76,19 @@ class Source(Protocol):
         """Load one sample of a split."""
 
 
+@runtime_checkable
+class DropsSamples(Protocol):
+    """A source that leaves samples out."""
+
+    def dropped(self) -> Sequence[Dropped]:
+        """Every sample of the files that is in no split, in their order."""
+
+
+def dropped_by(source: Source) -> Sequence[Dropped]:
+    """What a source leaves out; nothing for one that never does."""
+    return source.dropped() if isinstance(source, DropsSamples) else ()
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A sample's arrays as they go into a shard."""
@@ -72,7 +96,7 @@ class Prepared:
     arrays: Mapping[str, Array]
     """By modality, in the feature set's stored type; a modality without steps is absent."""
     replaced: Mapping[str, int]
-    """By modality: values that were not finite, or too large for the stored type, and are 0 now."""
+    """By modality: values that were not finite, or too large for the stored type, and are 0 now or were left out."""
     clean: Mapping[str, npt.NDArray[np.bool_]]
     """By modality: [T], true where nothing in the step was replaced."""
 
@@ -87,7 +111,7 @@ def prepare(sample: SourceSample, features: Mapping[str, FeatureSpec]) -> Prepar
         if modality not in features:
             raise DataError(f"sample {sample.id} has {modality}, for which no feature set is described")
     arrays: dict[str, Array] = {}
-    replaced: dict[str, int] = {}
+    replaced = dict(sample.left_out)
     clean: dict[str, npt.NDArray[np.bool_]] = {}
     for modality, spec in features.items():
         values = sample.arrays.get(modality)
@@ -104,10 +128,15 @@ def prepare(sample: SourceSample, features: Mapping[str, FeatureSpec]) -> Prepar
         finite = np.isfinite(stored)
         clean[modality] = finite.all(axis=1)
         if not clean[modality].all():
-            replaced[modality] = int(finite.size - np.count_nonzero(finite))
+            replaced[modality] = replaced.get(modality, 0) + int(finite.size - np.count_nonzero(finite))
             stored[~finite] = 0
         arrays[modality] = stored
     return Prepared(arrays=arrays, replaced=replaced, clean=clean)
+
+
+def as_label(value: Any) -> float:
+    """A label as the decimal number that was meant: 2.4 kept as float32 is 2.4 again."""
+    return float(str(value)) if isinstance(value, np.floating) else float(value)
 
 
 def checked_labels(labels: Mapping[str, float | None], tasks: Mapping[str, TaskSpec], where: str) -> dict[str, Any]:

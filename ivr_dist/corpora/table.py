@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ivr_dist import storage
-from ivr_dist.corpora.card import MODALITIES, Card
-from ivr_dist.corpora.files import read_source_file
+from ivr_dist.corpora.card import MODALITIES, Card, FeatureSet
+from ivr_dist.corpora.files import read_source_file, split_of_group
 from ivr_dist.corpora.source import Array, SampleRef, SourceSample, check_hygiene, checked_labels
 from ivr_dist.corpora.strict import suggest
 from ivr_dist.data.manifest import FeatureSpec, TaskSpec
@@ -40,11 +40,11 @@ class TableSource:
             raise ValueError(f"card {card.name} is not of format table")
         self._root = root
         self._card = card
-        self._features = card.feature_specs()
         self._file = card.files[card.table.file]
         self._rows: list[dict[str, Any]] = []
         self._lines: list[int] = []
         self._read_rows()
+        self._features = card.feature_specs(self._read_dims())
         self._splits = check_hygiene(self._read_splits(), card.expected_counts(), f"corpus {card.name}")
 
     @property
@@ -95,10 +95,21 @@ class TableSource:
         for line, row_text in enumerate(text.split("\n"), start=1):
             if row_text.strip():
                 self._lines.append(line)
-                self._rows.append(_parse_row(row_text, self._where(len(self._rows)), self._features))
+                self._rows.append(_parse_row(row_text, self._where(len(self._rows)), self._card.features))
+
+    def _read_dims(self) -> dict[str, int]:
+        """Widths that the card leaves open, as the first sample that has the modality gives them."""
+        dims = {}
+        for name, described in self._card.features.items():
+            number = next((number for number, row in enumerate(self._rows) if row.get(name) is not None), None)
+            if described.dim is None and described.kind == "features" and number is not None:
+                array = self._array(self._rows[number][name], number)
+                if array.ndim == 2:
+                    dims[name] = array.shape[1]
+        return dims
 
     def _read_splits(self) -> dict[str, list[SampleRef]]:
-        by_group = self._card.split_of_group()
+        by_group = split_of_group(self._root, self._card)
         splits: dict[str, list[SampleRef]] = {name: [] for name in self._card.splits}
         for number, row in enumerate(self._rows):
             group = row.get("group")
@@ -125,7 +136,7 @@ class TableSource:
         return array
 
 
-def _parse_row(text: str, where: str, features: Mapping[str, FeatureSpec]) -> dict[str, Any]:
+def _parse_row(text: str, where: str, features: Mapping[str, FeatureSet]) -> dict[str, Any]:
     try:
         row = json.loads(text)
     except ValueError as error:

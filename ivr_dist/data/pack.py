@@ -20,7 +20,7 @@ import numpy as np
 import xxhash
 
 from ivr_dist import storage
-from ivr_dist.corpora.source import Prepared, SampleRef, Source, SourceSample, prepare
+from ivr_dist.corpora.source import Dropped, Prepared, SampleRef, Source, SourceSample, dropped_by, prepare
 from ivr_dist.data.index import build_index
 from ivr_dist.data.manifest import MANIFEST_NAME, FeatureSpec, IndexEntry, Manifest, ShardEntry, Statistics
 from ivr_dist.data.statistics import RunningStatistics
@@ -93,6 +93,16 @@ class PackSummary:
 
     corpus: str
     splits: tuple[SplitSummary, ...]
+    dropped: tuple[Dropped, ...] = ()
+    """Samples of the files that are in no split, with the reason."""
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was dropped, a sentence for each reason with the ids."""
+        ids: dict[str, list[str]] = {}
+        for sample in self.dropped:
+            ids.setdefault(sample.reason, []).append(sample.id)
+        return [f"{len(found)} dropped, {reason}: {', '.join(found)}" for reason, found in ids.items()]
 
 
 def pack(source: Source, url: str, options: PackOptions | None = None, progress: Progress | None = None) -> PackSummary:
@@ -117,7 +127,8 @@ def pack(source: Source, url: str, options: PackOptions | None = None, progress:
         raise DataError("the corpus has no samples", where=f"corpus {source.corpus}")
     packer.check_place(splits)
     present = {split: packer.present(split) for split in splits}
-    return PackSummary(source.corpus, tuple(present[split] or packer.write(split) for split in splits))
+    written = tuple(present[split] or packer.write(split) for split in splits)
+    return PackSummary(source.corpus, written, tuple(dropped_by(source)))
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,12 @@ def test_lines_become_samples(tmp_path: Path) -> None:
     assert list(third.arrays) == ["audio"]
 
 
+def test_a_width_that_the_card_leaves_open_is_read(tmp_path: Path) -> None:
+    assert source(tmp_path, ROWS, CARD.replace("a3, dim: 3", "a3")).features["audio"].dim == 3
+    with pytest.raises(DataError, match=r"no sample has audio.*remove features\.audio"):
+        source(tmp_path, changed(0, audio=None)[:2], CARD.replace("a3, dim: 3", "a3"))
+
+
 def test_splits_listed_by_group(tmp_path: Path) -> None:
     card = CARD.replace("train: {samples: 2}", "train: {groups: [a]}").replace("test: {}", "test: {groups: [b]}")
     opened = source(tmp_path, [{"id": "1", "group": "b"}, {"id": "2", "group": "a"}], card)

@@ -1,0 +1,137 @@
+"""The sections of a card that say how the files of the field's toolkits become samples, one for each format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class MmsaMapping:
+    """A pickle of MMSA (format `mmsa`); modalities are those that the card describes."""
+
+    file: str
+    """Key of the pickle."""
+    labels: dict[str, str]
+    """By task: name of its array, such as regression_labels."""
+    text: Literal["text", "text_bert"] = "text"
+    """Array of the text: vectors, or the ids of BERT's word pieces."""
+    padding: Literal["end", "front"] = "end"
+    """Where audio and vision are padded."""
+    separator: str = "$_$"
+    """What divides an id into its video and the clip's number; empty: ids do not name a video."""
+
+    def files(self) -> dict[str, str]:
+        """Keys of files, by the key of the card that names them."""
+        return {"mmsa.file": self.file}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultMapping:
+    """A pickle of MulT or MultiBench (format `mult`); modalities are those that the card describes."""
+
+    file: str
+    """Key of the pickle."""
+    labels: dict[str, int]
+    """By task: its column in `labels` [N, columns, 1]; of [N, columns, 2] in one-hot form, the number of the 1."""
+    aligned: bool
+    """Whether step t of every modality is the same word: then padding is cut from all alike."""
+    separator: str = ""
+    """What divides an id of one part into its video and the rest; empty: such ids do not name a video."""
+
+    def files(self) -> dict[str, str]:
+        """Keys of files, by the key of the card that names them."""
+        return {"mult.file": self.file}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CsdLabels:
+    """The labelled segments."""
+
+    file: str
+    """Key of the .csd file of labels; its rows are the segments."""
+    tasks: dict[str, str]
+    """By task: name of its column."""
+    columns: list[str] | None = None
+    """Names of all columns in their order; unset: as the file's own description says."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CsdVocabulary:
+    """Text as one vector a word, from a table."""
+
+    file: str
+    """Key of the .npz file."""
+    words: str
+    """Name of its array of words."""
+    vectors: str
+    """Name of its [words, D] array."""
+    unknown: int
+    """Row for a word that is not in it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CsdMapping:
+    """Files of the CMU Multimodal SDK (format `csd`); every step is a word."""
+
+    words: str
+    """Key of the .csd file of words, one a row with its interval."""
+    labels: CsdLabels
+    vocabulary: CsdVocabulary | None = None
+    """Text by table; or `text`, or neither."""
+    text: str | None = None
+    """Key of a .csd file whose rows are averaged over each word; so with the next two."""
+    audio: str | None = None
+    vision: str | None = None
+    pauses: list[str] = field(default_factory=lambda: ["sp"])
+    """Words that are none."""
+    first: int = 0
+    """Number in its id of the first segment of a video."""
+    unlisted: Literal["refuse", "drop"] = "refuse"
+    """What becomes of videos that are in no split."""
+    fixes: list[Literal["words_one_row_late"]] = field(default_factory=list)
+    """Known faults of the files. words_one_row_late: the interval of row i is that of the word in row i + 1."""
+
+    def averaged(self) -> dict[str, str]:
+        """Keys of the files that are averaged, by modality."""
+        named = {"text": self.text, "audio": self.audio, "vision": self.vision}
+        return {name: file for name, file in named.items() if file is not None}
+
+    def files(self) -> dict[str, str]:
+        """Keys of files, by the key of the card that names them."""
+        found = {"csd.words": self.words, "csd.labels.file": self.labels.file}
+        if self.vocabulary is not None:
+            found["csd.vocabulary.file"] = self.vocabulary.file
+        return found | {f"csd.{name}": file for name, file in self.averaged().items()}
+
+    def modalities(self) -> set[str]:
+        """Those that are mapped."""
+        return set(self.averaged()) | ({"text"} if self.vocabulary is not None else set())
+
+
+@dataclass(frozen=True, kw_only=True)
+class UrFunnyMapping:
+    """Pickles of UR-FUNNY, version 1 or 2 (format `ur_funny`); every step is a word."""
+
+    folds: str
+    """Key of data_folds: ids by split."""
+    labels: str
+    """Key of humor_label_sdk: 0 or 1 by id; it is the card's one task."""
+    language: str
+    """Key of language_sdk, or of word_embedding_indexes_sdk in version 1: word indexes, and in version 2 sentences."""
+    vectors: str | None = None
+    """Key of word_embedding_list, for text as vectors; unset: text is the word indexes, where the card has it."""
+    audio: str | None = None
+    """Key of covarep_features_sdk."""
+    vision: str | None = None
+    """Key of openface_features_sdk."""
+    context: Literal["drop", "steps"] = "drop"
+    """steps: the words of the sentences before the punchline come before its own, in every modality and the transcript.
+    In both cases the provenance holds the context sentences."""
+
+    def files(self) -> dict[str, str]:
+        """Keys of files, by the key of the card that names them."""
+        optional = {"vectors": self.vectors, "audio": self.audio, "vision": self.vision}
+        found = {"folds": self.folds, "labels": self.labels, "language": self.language}
+        found |= {name: file for name, file in optional.items() if file is not None}
+        return {f"ur_funny.{name}": file for name, file in found.items()}
