@@ -169,9 +169,7 @@ def with_encoders(config: Config, changed: Mapping[str, Any]) -> Config:
     """The config with other encoders in all modalities."""
     encoder = {name: value for name, value in changed.items() if name != "hidden"}
     parts = {name: replace(getattr(config.model, name), **encoder) for name in get_args(Modality)}
-    found = replace(
-        config, model=replace(config.model, hidden=changed.get("hidden", config.model.hidden), **parts)
-    )
+    found = replace(config, model=replace(config.model, hidden=changed.get("hidden", config.model.hidden), **parts))
     check(found)
     return found
 

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 
@@ -26,7 +26,7 @@ from ivr_dist.data.loader import Loader, StepBatches
 from ivr_dist.data.manifest import Manifest
 from ivr_dist.data.order import hash64
 from ivr_dist.engine import Engine
-from ivr_dist.errors import DivergedError
+from ivr_dist.errors import CorruptDataError, DivergedError
 from ivr_dist.losses import StepCounts, StepLayout, local_counts, loss_terms, weight_of
 from ivr_dist.plan import Plan
 from ivr_dist.probe import SvrProbe
@@ -156,7 +156,8 @@ class Trainer:
     def _train_step(self, fetched: StepBatches, counts: StepCounts, started: float) -> StepReport:
         step = self.counters.step
         keys = [key for batch in fetched.micro_batches for key in batch.keys]
-        self._check_finite(-math.inf if counts.nonfinite else 0.0, "input", keys)
+        if counts.nonfinite:
+            self._refuse_input(fetched.micro_batches)
         torch.manual_seed(step_seed(self.config.run.seed, step, collectives.rank()))
         weights = self._weights(step)
         every = self.config.log.svr_every
@@ -228,6 +229,16 @@ class Trainer:
             for name, peak in (("main", train.lr), ("text", train.text_lr))
         }
 
+    def _refuse_input(self, batches: Sequence[Batch]) -> NoReturn:
+        """End the run at features that are not finite, naming the first of them on all ranks alike."""
+        found = [name for name in collectives.gather(_nonfinite_input(batches)) if name is not None]
+        manifest = self.loader.reader.manifest
+        raise CorruptDataError(
+            f"{found[0]} holds values that are not finite",
+            where=f"corpus {manifest.corpus}, split {manifest.split}, step {self.counters.step + 1}",
+            remedy="pack the split with `ivr-dist pack`, which makes them 0 and reports them, or correct the sample",
+        )
+
     def _check_finite(self, value: float, what: str, keys: Sequence[str]) -> None:
         """End the run, on all ranks alike, rather than train on with numbers that mean nothing."""
         if not math.isfinite(value):
@@ -285,6 +296,16 @@ class Trainer:
         self._saved_step, self.saved = step, str(name)
         for callback in self.callbacks:
             callback.on_checkpoint(str(name), time.monotonic() - started)
+
+
+def _nonfinite_input(batches: Sequence[Batch]) -> str | None:
+    """The first features that are not finite, as `audio of sample ID`."""
+    for batch in batches:
+        for name, part in batch.modalities.items():
+            sound = torch.isfinite(part.features).flatten(1).all(dim=1)
+            if not sound.all():
+                return f"{name} of sample {batch.keys[int(sound.long().argmin())]}"
+    return None
 
 
 def monitored_metric(config: Config, valid: Manifest) -> str:

@@ -217,6 +217,13 @@ def _labels(samples: Sequence[RawSample], name: str, task: TaskSpec) -> tuple[Te
     mask = torch.tensor([value is not None for value in found], dtype=torch.bool)
     values = [0.0 if value is None else float(value) for value in found]
     if task.type == "regression":
+        for sample, value in zip(samples, found, strict=True):
+            if value is not None and not _inside(value, task):
+                raise CorruptDataError(
+                    f"label {name} is {value:g}, outside {task.low:g}..{task.high:g}",
+                    where=sample.where,
+                    remedy="correct the label, or the task's range, and pack the split again",
+                )
         return torch.tensor(values, dtype=torch.float32), mask
     classes = task.classes or 0
     for sample, value in zip(samples, values, strict=True):
@@ -227,3 +234,7 @@ def _labels(samples: Sequence[RawSample], name: str, task: TaskSpec) -> tuple[Te
                 remedy="correct the label, or the task's classes, and pack the split again",
             )
     return torch.tensor(values, dtype=torch.float32).long(), mask
+
+
+def _inside(value: float, task: TaskSpec) -> bool:
+    return (task.low is None or value >= task.low) and (task.high is None or value <= task.high)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from ivr_dist import storage
@@ -12,8 +15,10 @@ from ivr_dist.checkpoint import store
 from ivr_dist.config import Config
 from ivr_dist.config_file import load_config
 from ivr_dist.console import Event
+from ivr_dist.data.batch import Batch
+from ivr_dist.data.decode import RawSample
 from ivr_dist.driver import loss_curve
-from ivr_dist.errors import CheckpointMismatchError
+from ivr_dist.errors import CheckpointMismatchError, CorruptDataError
 from tests.ranks import run_ranks
 
 pytestmark = pytest.mark.distributed
@@ -200,3 +205,25 @@ def test_a_run_that_trains_again_has_no_result_until_it_ends(corpus: str, tmp_pa
     anew = config(corpus, tmp_path / "run", "run.resume=never")
     run_ranks(train, 1, [(settings, None), (anew, 5)])
     assert not (tmp_path / "run" / "result.json").exists()
+
+
+def meet_nan(rank: int, world: int, settings: Config) -> None:
+    """Train where the second rank's samples got a value that is not a number after they were packed."""
+    from ivr_dist import worker
+    from ivr_dist.data import loader
+
+    plain = loader.collate
+
+    def spoilt(samples: Sequence[RawSample], *rest: Any) -> Batch:
+        for sample in samples:
+            if rank == 1 and "vision" in sample.arrays:
+                sample.arrays["vision"] = sample.arrays["vision"] * np.float32("nan")
+        return plain(samples, *rest)
+
+    loader.collate = spoilt
+    with pytest.raises(CorruptDataError, match=r"vision of sample synth_\d+ holds .*corpus synth, split train, step 1"):
+        worker.train(settings, Recorder(), rank, 0)
+
+
+def test_input_that_is_not_finite_ends_the_run_by_name_on_all_ranks(corpus: str, tmp_path: Path) -> None:
+    run_ranks(meet_nan, 2, config(corpus, tmp_path / "run"))

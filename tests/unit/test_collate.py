@@ -152,6 +152,14 @@ def test_another_layout_is_refused(arrays: dict, message: str) -> None:
         batch_of(sample("a", **arrays))
 
 
+@pytest.mark.parametrize("label", [3.1, -9.0])
+def test_a_label_outside_its_range_is_refused(label: float) -> None:
+    expected = rf"label sentiment is {label:g}, outside -3\.\.3 \(s\.tar, sample a\); correct the label"
+    with pytest.raises(CorruptDataError, match=expected):
+        batch_of(sample("a", {"sentiment": label}))
+    batch_of(sample("a", {"sentiment": 3.0}), sample("b", {"sentiment": -3.0}))
+
+
 @pytest.mark.parametrize("label", [3.0, -1.0, 0.5])
 def test_a_label_that_is_no_class_is_refused(label: float) -> None:
     with pytest.raises(CorruptDataError, match=r"label humor is .*, not a class 0..2 \(s\.tar, sample a\)"):
