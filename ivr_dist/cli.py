@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ivr_dist import __version__
+from ivr_dist import __version__, cli_shards
+from ivr_dist.cli_options import EXIT_FAILED, AsJson, Debug
+from ivr_dist.cli_options import examples as _examples
 from ivr_dist.errors import IvrError, UserError
 
 if TYPE_CHECKING:
@@ -19,14 +21,7 @@ if TYPE_CHECKING:
     from ivr_dist.corpora.source import Source
     from ivr_dist.data.pack import PackOptions
 
-EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
-
-
-def _examples(*lines: str) -> str:
-    # \b keeps the lines of a paragraph apart.
-    return "\n".join(("\b", "Example:" if len(lines) == 1 else "Examples:", *(f"  {line}" for line in lines)))
-
 
 app = typer.Typer(
     name="ivr-dist",
@@ -37,6 +32,8 @@ app = typer.Typer(
         "ivr-dist train configs/quickstart.yaml train.lr=3e-4 --num-workers 4",
         "ivr-dist plan configs/quickstart.yaml --world-sizes 1,2,8,64",
         "ivr-dist pack corpora/mosi --card mosi_words --out s3://bucket/mosi",
+        "ivr-dist verify s3://bucket/mosi --card mosi_words",
+        "ivr-dist inspect s3://bucket/mosi --html mosi.html",
         "ivr-dist evaluate runs/quickstart/checkpoints/step-00000310.a01",
         "ivr-dist audit runs/quickstart",
         "ivr-dist parity golden.npz",
@@ -52,8 +49,6 @@ app = typer.Typer(
 ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file; configs/ has examples.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Config keys set here.")]
 NumWorkers = Annotated[int | None, typer.Option("--num-workers", min=0, help="Same as run.num_workers=N.")]
-AsJson = Annotated[bool, typer.Option("--json", help="End stdout with one JSON object; all else goes to stderr.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the workers' logs.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -179,6 +174,10 @@ def index(
             manifest = index_tars(url, corpus=corpus, split=split, scale=cast(Scale, scale), progress=report)
         print(f"{storage.display(url)}: {manifest.samples} samples in {len(manifest.shards)} shards")
     return 0
+
+
+app.command(epilog=cli_shards.VERIFY_EXAMPLES)(cli_shards.verify)
+app.command(epilog=cli_shards.INSPECT_EXAMPLES)(cli_shards.inspect)
 
 
 @app.command(epilog=_examples("ivr-dist synth --out data/quickstart --samples 2000"))

@@ -17,12 +17,18 @@ def bars() -> Iterator[Callable[[str, int, int], None]]:
         A function to call with the part's name, its units done and its units in all.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        tasks: dict[str, TaskID] = {}
+    progress = Progress(*columns, console=Console(stderr=True))
+    tasks: dict[str, TaskID] = {}
 
-        def report(part: str, done: int, total: int) -> None:
-            if part not in tasks:
-                tasks[part] = progress.add_task(part, total=total)
-            progress.update(tasks[part], completed=done, total=total)
+    def report(part: str, done: int, total: int) -> None:
+        # Not before there is work: even an empty bar leaves a line, and a user's mistake is reported in one.
+        progress.start()
+        if part not in tasks:
+            tasks[part] = progress.add_task(part, total=total)
+        progress.update(tasks[part], completed=done, total=total)
 
+    try:
         yield report
+    finally:
+        if tasks:
+            progress.stop()

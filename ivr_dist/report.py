@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, TextIO
 
 from rich.box import SIMPLE_HEAD
@@ -24,15 +24,18 @@ def print_rows(rows: Iterable[tuple[str, str]], stream: TextIO) -> None:
         print(f"{label:<{width}}  {value}", file=stream)
 
 
-def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], stream: TextIO) -> None:
-    """A table whose first column is text and whose other columns are numbers."""
+def print_table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], stream: TextIO, text: Collection[str] = ()
+) -> None:
+    """A table whose first column is text, as are those in `text`, and whose other columns are numbers."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for number, name in enumerate(header):
-        table.add_column(name, justify="right" if number else "left", no_wrap=True)
+        table.add_column(name, justify="right" if number and name not in text else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     # As wide as it needs: a terminal wraps a long row, but an ellipsis would hide what it says.
-    Console(file=stream, highlight=False, width=240).print(table)
+    # What stands in data is no markup.
+    Console(file=stream, highlight=False, markup=False, emoji=False, width=240).print(table)
 
 
 def print_metrics(metrics: dict[str, dict[str, float | None]], stream: TextIO) -> None:

@@ -51,6 +51,13 @@ def decode_sample(data: bytes | memoryview, shard: str, key: str, modalities: Co
     Raises:
         CorruptDataError: These are not the members of this sample, or one of them cannot be read.
     """
+    return decode_with_json(data, shard, key, modalities)[0]
+
+
+def decode_with_json(
+    data: bytes | memoryview, shard: str, key: str, modalities: Collection[str]
+) -> tuple[RawSample, dict[str, Any]]:
+    """Like `decode_sample`, with all that the sample's JSON holds."""
     where = f"{shard}, sample {key}"
     members = _members(data, where, key)
     if "json" not in members:
@@ -65,7 +72,8 @@ def decode_sample(data: bytes | memoryview, shard: str, key: str, modalities: Co
     for name, array in arrays.items():
         if array.ndim == 0:
             raise _refused(f"{name} is a single number, not a sequence of steps", where)
-    return RawSample(key, str(about.get("id", key)), _labels(about, where), arrays, shard, _words(about, where))
+    id_ = str(about.get("id", key))
+    return RawSample(key, id_, _labels(about, where), arrays, shard, _words(about, where)), about
 
 
 def _members(data: bytes | memoryview, where: str, key: str) -> dict[str, Member]:

@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import xxhash
@@ -27,6 +28,16 @@ Segment = tuple[int, int]
 
 _THREADS = 8
 _REMEDY = "copy the file again from where the split was packed, or pack the split again"
+
+
+@dataclass(frozen=True)
+class StoredSample:
+    """A sample that was read and checked, but not decoded."""
+
+    key: str
+    shard: str
+    content: memoryview
+    """Its tar members."""
 
 
 class ShardReader:
@@ -55,12 +66,17 @@ class ShardReader:
             CorruptDataError: Bytes do not match their checksum, index or layout; names shard and sample.
             StorageError: Storage failed.
         """
+        features = self.manifest.features
+        return [decode_sample(stored.content, stored.shard, stored.key, features) for stored in self.stored(numbers)]
+
+    def stored(self, numbers: Int64Array) -> list[StoredSample]:
+        """Like `read`, the samples as they stand in the shards."""
         shards, places = self._table.locate(numbers)
         self._load_indexes(np.unique(shards).tolist())
         wanted = [self._segment_of(int(shard), int(place)) for shard, place in zip(shards, places, strict=True)]
         segments = self._segments(list(dict.fromkeys(wanted)))
         return [
-            self._decode(int(shard), int(place), segment, segments[shard, segment])
+            self._stored(int(shard), int(place), segment, segments[shard, segment])
             for (shard, segment), place in zip(wanted, places, strict=True)
         ]
 
@@ -135,11 +151,11 @@ class ShardReader:
         except storage.NotFoundError as error:
             raise DataError(f"{what} file is missing", where=storage.display(url), remedy=_REMEDY) from error
 
-    def _decode(self, shard: int, place: int, segment: int, data: bytes) -> RawSample:
+    def _stored(self, shard: int, place: int, segment: int, data: bytes) -> StoredSample:
         index, entry = self._indexes[shard], self.manifest.shards[shard]
         start = int(index.offset[place] - index.offset[index.segment[segment]])
         content = memoryview(data)[start : start + int(index.size[place])]
-        return decode_sample(content, entry.name, str(index.keys[place]), self.manifest.features)
+        return StoredSample(index.keys[place], entry.name, content)
 
 
 class _SegmentCache:

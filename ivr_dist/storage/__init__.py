@@ -30,6 +30,7 @@ __all__ = [
     "ATTEMPTS",
     "NotFoundError",
     "absolute",
+    "can_list",
     "create_exclusive",
     "delete_tree",
     "display",
@@ -210,6 +211,11 @@ def size(url: str) -> int:
     return found
 
 
+def can_list(url: str) -> bool:
+    """Whether listings tell all that is there; a web server shows what it likes."""
+    return scheme(url) not in _CANNOT_LIST
+
+
 def list_dir(url: str) -> list[str]:
     """The names of the files and directories directly below `url`, sorted; none if it is absent or a file."""
     return sorted(_run("list", url, lambda store: store.entries(url)))
@@ -225,7 +231,7 @@ def file_sizes(url: str, names: Sequence[str]) -> dict[str, int]:
 
     One listing, or one request each where the storage cannot list (HTTP).
     """
-    if scheme(url) not in _CANNOT_LIST:
+    if can_list(url):
         found = _run("list", url, lambda store: store.entries(url))
         return {name: found[name] or 0 for name in names if found.get(name) is not None}
 

@@ -73,7 +73,11 @@ class Disk:
 
     def info(self, url: str) -> int | None:
         path = local_path(url)
-        found = os.stat(path)
+        try:
+            found = os.stat(path)
+        except NotADirectoryError as error:
+            # There is nothing below a file, as on an object store.
+            raise FileNotFoundError(path) from error
         return None if os.path.isdir(path) else found.st_size
 
     def entries(self, url: str) -> dict[str, int | None]:

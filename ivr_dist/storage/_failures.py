@@ -44,6 +44,12 @@ class NotFoundError(StorageError):
     """The file asked for does not exist."""
 
 
+class UnknownSchemeError(StorageError):
+    """A URL that no storage answers to."""
+
+    exit_code = 2
+
+
 def is_transient(error: Exception) -> bool:
     """Whether trying again may help: timeouts, cut connections, busy or failing servers."""
     status = getattr(error, "status", None)

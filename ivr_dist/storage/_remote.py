@@ -8,8 +8,8 @@ from contextlib import nullcontext, suppress
 from typing import Any
 
 from ivr_dist.storage._disk import publish, staged
-from ivr_dist.storage._failures import answer_code, refuse_root
-from ivr_dist.storage._places import scheme
+from ivr_dist.storage._failures import UnknownSchemeError, answer_code, refuse_root
+from ivr_dist.storage._places import display, scheme
 
 _OBJECT_STORES = frozenset(("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oci", "oss"))
 _NO_DIRECTORIES = _OBJECT_STORES | {"memory", "http", "https"}
@@ -24,7 +24,10 @@ class Remote:
 
         self.scheme = scheme(url)
         # No caches: other processes write what we read, and clients must not outlive a fork.
-        self.fs: Any = fsspec.core.url_to_fs(url, skip_instance_cache=True, use_listings_cache=False)[0]
+        try:
+            self.fs: Any = fsspec.core.url_to_fs(url, skip_instance_cache=True, use_listings_cache=False)[0]
+        except ValueError as error:
+            raise UnknownSchemeError(f"not a place: {error}", where=display(url), remedy="correct the URL") from error
         if hasattr(self.fs, "retries"):
             # s3fs and botocore under it repeat five times each, without jitter; the attempts here would multiply
             # with those.
