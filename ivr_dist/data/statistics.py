@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -34,8 +35,11 @@ class RunningStatistics:
         if len(features):
             part = RunningStatistics(features.shape[1])
             part.steps = len(features)
-            part.mean = features.mean(axis=0, dtype=np.float64)
-            part._squares = np.square(features - part.mean).sum(axis=0)
+            # In place: memory for each intermediate result would cost more than the arithmetic.
+            centred = features.astype(np.float64)
+            part.mean = centred.sum(axis=0) / len(features)
+            centred -= part.mean
+            part._squares = np.square(centred, out=centred).sum(axis=0)
             self.merge(part)
 
     def merge(self, other: RunningStatistics) -> None:
@@ -46,6 +50,19 @@ class RunningStatistics:
             self.mean = self.mean + apart * (other.steps / steps)
             self._squares = self._squares + other._squares + np.square(apart) * (self.steps * other.steps / steps)
             self.steps = steps
+
+    def to_json(self) -> dict[str, Any]:
+        """All that was seen, in JSON values; no digit is lost."""
+        return {"steps": self.steps, "mean": self.mean.tolist(), "squares": self._squares.tolist()}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> RunningStatistics:
+        """What `to_json` gave."""
+        found = cls(len(value["mean"]))
+        found.steps = value["steps"]
+        found.mean = np.array(value["mean"], np.float64)
+        found._squares = np.array(value["squares"], np.float64)
+        return found
 
     def deviation(self) -> Float64Array:
         """[D] population standard deviation; 1 for a constant feature, so that dividing by it changes nothing.

@@ -31,6 +31,7 @@ __all__ = [
     "NotFoundError",
     "absolute",
     "create_exclusive",
+    "delete_staged",
     "delete_tree",
     "display",
     "download",
@@ -47,6 +48,7 @@ __all__ = [
     "read_range",
     "read_text",
     "size",
+    "stamps",
     "upload",
     "write_bytes",
     "write_json",
@@ -190,6 +192,15 @@ def delete_tree(url: str) -> None:
     _run("delete", url, lambda store: store.delete(url))
 
 
+def delete_staged(url: str) -> None:
+    """Delete what writers that were killed have left directly below `url`: files that never got their name.
+
+    Nothing else may be writing there. Only local disks have such files.
+    """
+    if is_local(url):
+        _run("delete", url, lambda store: _disk.delete_staged(url))
+
+
 # Asking
 
 
@@ -208,6 +219,22 @@ def size(url: str) -> int:
     if found is None:
         raise StorageError("its size is not known", where=display(url), remedy="it must be a file, not a directory")
     return found
+
+
+def stamps(urls: Sequence[str]) -> list[str]:
+    """For each file a text that becomes another when the file is written again; empty where there is no file.
+
+    It is made of size and times on local disk, elsewhere of what the server tells: an ETag, a time, or the size alone.
+    """
+
+    def look_up(url: str) -> str:
+        try:
+            return _run("look up", url, lambda store: store.stamp(url))
+        except NotFoundError:
+            return ""
+
+    with ThreadPoolExecutor(16) as pool:
+        return list(pool.map(look_up, urls))
 
 
 def list_dir(url: str) -> list[str]:
@@ -263,6 +290,8 @@ class Store(Protocol):
 
     def info(self, url: str) -> int | None:
         """Size of a file, None for a directory; FileNotFoundError if absent."""
+
+    def stamp(self, url: str) -> str: ...
 
     def entries(self, url: str) -> dict[str, int | None]:
         """What is directly below, each with its size, None for a directory."""

@@ -22,8 +22,9 @@ from ivr_dist.corpora.synth import SynthSource
 from ivr_dist.data.decode import RawSample
 from ivr_dist.data.index import load as load_index
 from ivr_dist.data.manifest import FeatureSpec, Manifest, TaskSpec
-from ivr_dist.data.pack import PackOptions, pack, shuffled, tar_key
+from ivr_dist.data.pack import PackOptions, pack
 from ivr_dist.data.reader import ShardReader
+from ivr_dist.data.shard import shuffled, tar_key
 from ivr_dist.errors import ConfigError, DataError
 
 ROOT = Path(__file__).parents[2]
