@@ -38,7 +38,7 @@ class Crew(Protocol):
     """Something that runs jobs."""
 
     start_s: float
-    """Work that takes one process less than this, in seconds, is not worth spreading."""
+    """Seconds before it begins: work that takes this process less is better done here."""
 
     def run(
         self, function: Callable[[J, Tick], R], jobs: Sequence[J], watch: Watch, take: Callable[[int, R], None]
@@ -58,8 +58,6 @@ class Crew(Protocol):
 
 class Here:
     """Runs jobs in this process, one after the other."""
-
-    start_s = 0.0
 
     def run(
         self, function: Callable[[J, Tick], R], jobs: Sequence[J], watch: Watch, take: Callable[[int, R], None]

@@ -142,8 +142,8 @@ def index_tars(
         progress(len(found), len(names))
 
     seconds = sum(storage.file_sizes(split_url, names).values()) / _BYTES_PER_S
-    chosen = Here() if crew is None or seconds < crew.start_s else crew
-    chosen.run(partial(_index_one, storage.absolute(split_url)), names, lambda number, done: None, take)
+    run = Here().run if crew is None or seconds < crew.start_s else crew.run
+    run(partial(_index_one, storage.absolute(split_url)), names, lambda number, done: None, take)
     shards, survey = [], _Survey()
     for number, name in enumerate(names):
         entry, part = found[number]

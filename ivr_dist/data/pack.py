@@ -33,6 +33,7 @@ Progress = Callable[[str, int, int], None]
 """Called with the split, the samples done and the samples in all."""
 
 _THREADS = 16
+_TIMED = 8
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def pack(
         StorageError: Reading or writing failed.
         WorkerError: A process of the crew was killed.
     """
-    packer = _Packer(source, url, options or PackOptions(), progress or _silent, opener, crew or Here())
+    packer = _Packer(source, url, options or PackOptions(), progress or _silent, opener, crew)
     splits = [split for split, refs in source.splits().items() if refs]
     if not splits:
         raise DataError("the corpus has no samples", where=f"corpus {source.corpus}")
@@ -160,7 +161,13 @@ class _Split:
 
 class _Packer:
     def __init__(
-        self, source: Source, url: str, options: PackOptions, progress: Progress, opener: Opener | None, crew: Crew
+        self,
+        source: Source,
+        url: str,
+        options: PackOptions,
+        progress: Progress,
+        opener: Opener | None,
+        crew: Crew | None,
     ) -> None:
         self._source = source
         self._corpus = OpenCorpus(source, options.seed)
@@ -287,20 +294,22 @@ class _Packer:
             split, shard = shards[number]
             split.records[shard] = record
 
-        if self._opener is not None and self._is_worth_it(jobs):
-            function = partial(make_elsewhere, pickle.dumps(self._opener), self._options.seed)
-            self._crew.run(function, jobs, watch, take)
-        else:
+        crew = self._crew_for(jobs)
+        if crew is None:
             Here().run(partial(make, self._corpus), jobs, watch, take)
+        else:
+            crew.run(partial(make_elsewhere, pickle.dumps(self._opener), self._options.seed), jobs, watch, take)
 
-    def _is_worth_it(self, jobs: Sequence[ShardJob]) -> bool:
-        """Whether the crew would be done before this process, by the time that a few samples take here."""
-        samples = sum(job.end - job.first for job in jobs)
-        if not samples or not self._crew.start_s:
-            return samples > 0
+    def _crew_for(self, jobs: Sequence[ShardJob]) -> Crew | None:
+        """The crew; None if there is none, or this process would be done before it has begun."""
+        if not jobs or self._crew is None or self._opener is None:
+            return None
+        first = range(jobs[0].first, jobs[0].end)[:_TIMED]
         started = time.perf_counter()
-        tried = [self._corpus.encoded_bytes(jobs[0].split, number) for number in range(jobs[0].first, jobs[0].end)[:8]]
-        return (time.perf_counter() - started) / len(tried) * samples > self._crew.start_s
+        for number in first:
+            self._corpus.encoded_bytes(jobs[0].split, number)
+        one = (time.perf_counter() - started) / len(first)
+        return self._crew if one * sum(job.end - job.first for job in jobs) >= self._crew.start_s else None
 
     def _complete(self, split: _Split) -> SplitSummary:
         """Write the manifest of a split whose shards are all there, unless it is there."""

@@ -174,7 +174,6 @@ def make(corpus: OpenCorpus, job: ShardJob, tick: Tick) -> ShardRecord:
         steps = [len(prepared.arrays[name]) if name in prepared.arrays else -1 for name in MODALITIES]
         rows.append((key, start, out.tell(), steps))
         tick(done)
-    tally.finish()
     writer.close()
     # Not a copy: a BytesIO gives its bytes away.
     tar = out.getvalue()

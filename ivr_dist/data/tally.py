@@ -7,16 +7,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from ivr_dist.corpora.source import Array, Prepared, SourceSample
+from ivr_dist.corpora.source import Prepared, SourceSample
 from ivr_dist.data.manifest import FeatureSpec, Statistics
 from ivr_dist.data.statistics import RunningStatistics
 
 _COUNTERS = ("missing", "replaced", "unlabelled", "vocabulary")
 _NUMBERS = ("empty", "transcripts")
 _TRAIN = "train"
-_BLOCK_BYTES = 1 << 19
 
 
 @dataclass
@@ -38,8 +35,6 @@ class Tally:
     """Samples whose transcript has a word."""
     statistics: dict[str, RunningStatistics] = field(default_factory=dict)
     """By modality of features, in the training split: over the steps in which nothing was replaced."""
-    _block: dict[str, list[Array]] = field(default_factory=dict)
-    _block_bytes: int = 0
 
     @classmethod
     def of(cls, features: Mapping[str, FeatureSpec], split: str) -> Tally:
@@ -48,7 +43,7 @@ class Tally:
         return cls(features, statistics={name: RunningStatistics(dim) for name, dim in dims.items()})
 
     def add(self, sample: SourceSample, prepared: Prepared) -> None:
-        """Count a sample; statistics have it after `finish`."""
+        """Count a sample."""
         if len(prepared.arrays) < len(self.features):
             self.missing.update(name for name in self.features if name not in prepared.arrays)
         if prepared.replaced:
@@ -62,17 +57,7 @@ class Tally:
                 self.vocabulary[name] = max(self.vocabulary[name], int(array.max()) + 1)
             if name in self.statistics:
                 steps = array[prepared.clean[name]] if name in prepared.replaced else array
-                self._block.setdefault(name, []).append(steps)
-                self._block_bytes += steps.nbytes
-        # By blocks: a sample alone is too short for numpy to be quick.
-        if self._block_bytes > _BLOCK_BYTES:
-            self.finish()
-
-    def finish(self) -> None:
-        """Bring the statistics up to date."""
-        for name, arrays in self._block.items():
-            self.statistics[name].add(np.concatenate(arrays))
-        self._block, self._block_bytes = {}, 0
+                self.statistics[name].add(steps)
 
     @classmethod
     def merged(cls, features: Mapping[str, FeatureSpec], split: str, parts: Iterable[Tally]) -> Tally:

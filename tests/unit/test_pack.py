@@ -166,12 +166,30 @@ def test_statistics_are_those_of_the_training_steps(tmp_path: Path) -> None:
     assert not Manifest.load(str(tmp_path / "test")).statistics
 
 
-def test_shards_are_cut_by_bytes(tmp_path: Path) -> None:
-    (train, *_) = pack(SynthSource(100), str(tmp_path), PackOptions(shard_bytes=40_000)).splits
-    sizes = [shard.bytes for shard in Manifest.load(str(tmp_path / "train")).shards]
-    assert train.shards == len(sizes) > 2
-    assert all(40_000 <= size < 60_000 for size in sizes[:-1])
-    assert train.bytes == sum(sizes)
+def test_shards_have_about_the_bytes_asked_for(tmp_path: Path) -> None:
+    (train, valid, _) = pack(SynthSource(1000), str(tmp_path), PackOptions(shard_bytes=200_000)).splits
+    shards = Manifest.load(str(tmp_path / "train")).shards
+    assert train.shards == len(shards) > 10 and valid.shards > 1
+    # As many samples in each, to within what the last one lacks.
+    assert len({shard.samples for shard in shards[:-1]}) == 1
+    assert shards[0].samples - len(shards) < shards[-1].samples <= shards[0].samples
+    assert all(150_000 < shard.bytes < 250_000 for shard in shards[:-1])
+    assert train.bytes == sum(shard.bytes for shard in shards)
+
+
+def test_a_sample_larger_than_a_shard_has_one_to_itself(tmp_path: Path) -> None:
+    (train, *_) = pack(SynthSource(20), str(tmp_path), PackOptions(shard_bytes=1000)).splits
+    assert (train.samples, train.shards) == (14, 14)
+
+
+def test_the_bytes_of_a_packing_are_pinned(tmp_path: Path) -> None:
+    # Another value here would make every corpus another one, trained on in another order.
+    arrays = [np.arange(6, dtype=np.float32).reshape(3, 2) + number for number in range(4)]
+    source = ListSource(
+        [sample(f"s{n}", audio=array) for n, array in enumerate(arrays)], features(audio=(2, "float32"))
+    )
+    (train,) = pack(source, str(tmp_path)).splits
+    assert train.manifest_id == "548c4e4052570ac52b50ecaeb40067a14fbdc885cb3c100c357e6bd5bee4934d"
 
 
 def test_values_that_are_not_finite_become_zero_and_are_reported(tmp_path: Path) -> None:
