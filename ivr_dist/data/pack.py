@@ -281,6 +281,8 @@ class _Packer:
         for job in jobs:
             done[job.split] -= job.end - job.first
         seen = [0] * len(jobs)
+        for split, samples in done.items():
+            self._progress(split, samples, totals[split])
 
         def watch(number: int, samples: int) -> None:
             if samples != seen[number]:

@@ -84,10 +84,16 @@ class Stream:
         read: Gives the bytes [start, end) of the file.
         size: Bytes of the file.
         where: Its name, for errors.
+        chunk: Bytes that are read at a time, at least.
+        most: Bytes that are held at most.
     """
 
-    def __init__(self, read: Callable[[int, int], bytes], size: int, where: str) -> None:
+    def __init__(
+        self, read: Callable[[int, int], bytes], size: int, where: str, chunk: int = _CHUNK, most: int = _MAX_HELD
+    ) -> None:
         self.size = size
+        self._chunk = chunk
+        self._most = most
         self._read = read
         self._where = where
         self._sha256 = hashlib.sha256()
@@ -99,13 +105,14 @@ class Stream:
         """See `Readable`.
 
         Raises:
-            CorruptDataError: More than 1 GiB would have to be held.
+            CorruptDataError: More would have to be held than may be.
         """
-        if end - self._needed > _MAX_HELD:
-            raise _refused(f"more than {_MAX_HELD} bytes from byte {self._needed} on are not one sample's", self._where)
+        if end - self._needed > self._most:
+            what = f"a sample, or what lies between two, takes more than {self._most} bytes from byte {self._needed} on"
+            raise _refused(what, self._where)
         while self._end < end:
             # What nobody needs passes by in chunks, the rest comes in one piece.
-            stop = self._end + _CHUNK
+            stop = self._end + self._chunk
             self._advance(stop if self._end < self._needed else max(stop, end))
         first = self._end - len(self._data)
         return memoryview(self._data)[start - first : end - first]
@@ -118,7 +125,7 @@ class Stream:
         """The checksum of the whole file, the rest of which is read for it."""
         self._needed = self.size
         while self._end < self.size:
-            self._advance(self._end + _CHUNK)
+            self._advance(self._end + self._chunk)
         return self._sha256.hexdigest()
 
     def _advance(self, stop: int) -> None:

@@ -329,9 +329,9 @@ def test_any_fsspec_url(tmp_path: Path) -> None:
 def test_progress_counts_every_sample(tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     pack(SynthSource(20), str(tmp_path), progress=lambda *call: seen.append(call))
-    assert seen == [
-        (split, done + 1, n) for split, n in (("train", 14), ("valid", 3), ("test", 3)) for done in range(n)
-    ]
+    counts = {"train": 14, "valid": 3, "test": 3}
+    begun = [(split, 0, count) for split, count in counts.items()]
+    assert seen == begun + [(split, done + 1, count) for split, count in counts.items() for done in range(count)]
 
 
 def test_order_depends_on_ids_and_seed_alone() -> None:
