@@ -6,7 +6,6 @@ import json
 import sys
 import traceback
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,8 +17,7 @@ from ivr_dist.errors import IvrError, UserError
 
 if TYPE_CHECKING:
     from ivr_dist.config import Config
-    from ivr_dist.corpora.source import Source
-    from ivr_dist.data.pack import PackOptions
+    from ivr_dist.data.pack import PackSummary
 
 EXIT_INTERRUPTED = 130
 
@@ -49,6 +47,8 @@ app = typer.Typer(
 ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file; configs/ has examples.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Config keys set here.")]
 NumWorkers = Annotated[int | None, typer.Option("--num-workers", min=0, help="Same as run.num_workers=N.")]
+Jobs = Annotated[int | None, typer.Option(min=1, help="Processes at a time; default: one a processor.")]
+OnRay = Annotated[bool, typer.Option("--ray", help="Use the cluster that RAY_ADDRESS names instead.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -130,18 +130,25 @@ def pack(
     card: Annotated[str, typer.Option(help="Name of a known corpus, or path of a card; see shards/.")],
     out: Annotated[str, typer.Option(help="Folder or URL to pack into; each split gets a folder below it.")],
     seed: Annotated[int, typer.Option(help="Seed of the order in the shards.")] = 0,
-    shard_samples: Annotated[int | None, typer.Option(min=1, help="Most samples of a shard; default: by size.")] = None,
+    shard_samples: Annotated[
+        int | None, typer.Option(min=1, help="Samples of a shard; default: those of about 64 MiB.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is packed there already.")] = False,
+    jobs: Jobs = None,
+    ray: OnRay = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> int:
-    """Pack a corpus into shards for training."""
-    from ivr_dist.corpora import open_source
+    """Pack a corpus into shards for training.
+
+    A command that was broken off goes on from what it has written when it is given again.
+    """
     from ivr_dist.corpora.card import find_card
     from ivr_dist.data.pack import PackOptions
+    from ivr_dist.packing import Where, pack_card
 
     options = PackOptions(shard_samples=shard_samples, seed=seed, overwrite=overwrite)
-    return _pack(open_source(source, find_card(card)), out, options, as_json)
+    return _show_packed(pack_card(source, find_card(card), out, options, Where(jobs, ray, debug)), as_json)
 
 
 @app.command(
@@ -151,6 +158,8 @@ def index(
     splits: Annotated[list[str], typer.Argument(metavar="URL", help="Folders of tars, one for each split.")],
     corpus: Annotated[str, typer.Option(help="Name of the corpus, in metrics and logs.")],
     scale: Annotated[str, typer.Option(help="Metric conventions: mosi, sims, humor, emotion or none.")] = "none",
+    jobs: Jobs = None,
+    ray: OnRay = False,
     debug: Debug = False,
 ) -> int:
     """Index WebDataset tars made elsewhere.
@@ -160,18 +169,13 @@ def index(
     from typing import cast, get_args
 
     from ivr_dist import storage
-    from ivr_dist.data.foreign import index_tars
     from ivr_dist.data.manifest import Scale
-    from ivr_dist.progress import bars
+    from ivr_dist.packing import Where, index_splits
 
     known = get_args(Scale)
     if scale not in known:
         raise UserError(f"--scale {scale} is not known", remedy=f"use one of {', '.join(known)}")
-    for url in splits:
-        split = url.rstrip("/").rpartition("/")[2]
-        with bars() as progress:
-            report = partial(progress, split)
-            manifest = index_tars(url, corpus=corpus, split=split, scale=cast(Scale, scale), progress=report)
+    for url, manifest in index_splits(splits, corpus, cast(Scale, scale), Where(jobs, ray, debug)).items():
         print(f"{storage.display(url)}: {manifest.samples} samples in {len(manifest.shards)} shards")
     return 0
 
@@ -187,17 +191,21 @@ def synth(
     seed: Annotated[int, typer.Option(help="Another seed makes another corpus.")] = 0,
     text: Annotated[str, typer.Option(help="Text as features (vectors) or tokens (word numbers).")] = "features",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is packed there already.")] = False,
+    jobs: Jobs = None,
+    ray: OnRay = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> int:
     """Make and pack a synthetic corpus."""
     from typing import cast
 
-    from ivr_dist.corpora.synth import SynthSource, TextKind
+    from ivr_dist.corpora.synth import TextKind
     from ivr_dist.data.pack import PackOptions
+    from ivr_dist.packing import Where, pack_synth
 
     options = PackOptions(seed=seed, overwrite=overwrite)
-    return _pack(SynthSource(samples, seed, text=cast(TextKind, text)), out, options, as_json, show_gaps=False)
+    summary = pack_synth(samples, seed, cast(TextKind, text), out, options, Where(jobs, ray, debug))
+    return _show_packed(summary, as_json, show_gaps=False)
 
 
 @app.command(
@@ -323,16 +331,12 @@ def import_release(
     return 0
 
 
-def _pack(source: Source, out: str, options: PackOptions, as_json: bool, *, show_gaps: bool = True) -> int:
+def _show_packed(summary: PackSummary, as_json: bool, *, show_gaps: bool = True) -> int:
     from dataclasses import asdict
 
-    from ivr_dist.data.pack import pack as pack_source
-    from ivr_dist.progress import bars
     from ivr_dist.report import print_table
     from ivr_dist.units import format_bytes
 
-    with bars() as progress:
-        summary = pack_source(source, out, options, progress)
     if as_json:
         print(json.dumps(asdict(summary)))
         return 0

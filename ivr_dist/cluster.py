@@ -48,7 +48,7 @@ def run_on_ray(config: Config, console: LocalConsole, debug: bool) -> None:
         IvrError: The error that ended the run.
     """
     os.environ.update({name: os.environ.get(name, value) for name, value in _TRAIN_SETTINGS.items()})
-    with _connected(config, debug):
+    with connected(config.run.num_workers, debug):
         import ray
 
         from ivr_dist import channel
@@ -127,7 +127,16 @@ def _check_resources(config: Config, resources: dict[str, float], kind: str) -> 
 
 
 @contextmanager
-def _connected(config: Config, debug: bool) -> Iterator[None]:
+def connected(workers: int, debug: bool) -> Iterator[None]:
+    """Connect to the cluster that `RAY_ADDRESS` names, or to one started here that ends with the context.
+
+    Args:
+        workers: How many processors a cluster of our own has at least.
+        debug: Let Ray print worker logs.
+
+    Raises:
+        UserError: No cluster could be reached or started.
+    """
     address = os.environ.get("RAY_ADDRESS", "")
     scratch = ""
     options: dict[str, Any] = {"log_to_driver": debug, "logging_level": "INFO" if debug else "ERROR"}
@@ -142,7 +151,7 @@ def _connected(config: Config, debug: bool) -> Iterator[None]:
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(16), RAY_USAGE_STATS_ENABLED="0")
         address = "local"
         options.update(
-            num_cpus=max(config.run.num_workers, os.cpu_count() or 1),
+            num_cpus=max(workers, os.cpu_count() or 1),
             include_dashboard=False,
             object_store_memory=100 * 1024**2,
             _temp_dir=scratch,

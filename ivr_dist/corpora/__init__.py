@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from functools import partial
 
+from ivr_dist import storage
 from ivr_dist.corpora.arrays import ArraysSource
 from ivr_dist.corpora.card import Card
 from ivr_dist.corpora.mmsa import MmsaSource
 from ivr_dist.corpora.mult import MultSource
-from ivr_dist.corpora.source import Source
+from ivr_dist.corpora.source import Opener, Source
 from ivr_dist.corpora.table import TableSource
 from ivr_dist.corpora.ur_funny import UrFunnySource
 
@@ -41,3 +44,24 @@ _FORMATS: dict[str, Callable[[str, Card], Source]] = {
     "csd": _csd,
     "ur_funny": UrFunnySource,
 }
+
+
+def opener(root: str, card: Card, source: Source) -> Opener:
+    """How other processes open a corpus that is open here.
+
+    Its fingerprint is of the card and of the sizes and times of all files: those that the card lists, and those that a
+    table names.
+
+    Args:
+        root: Folder or URL that the card's paths are relative to.
+        card: What the corpus is.
+        source: What `open_source` made of them.
+    """
+    root = storage.absolute(root)
+    paths = [file.path for file in card.files.values()]
+    if isinstance(source, TableSource):
+        paths += source.paths()
+    found = hashlib.sha256(repr(card).encode())
+    for path, stamp in zip(paths, storage.stamps([storage.join(root, path) for path in paths]), strict=True):
+        found.update(f"{path}\n{stamp}\n".encode())
+    return Opener(partial(open_source, root, card.verified()), found.hexdigest())

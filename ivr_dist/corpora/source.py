@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -90,6 +90,19 @@ def dropped_by(source: Source) -> Sequence[Dropped]:
 
 
 @dataclass(frozen=True)
+class Opener:
+    """How another process opens the same corpus; it can be pickled."""
+
+    open: Callable[[], Source]
+    fingerprint: str
+    """Of everything that the samples are made from: where it is equal, they are equal."""
+
+    def __call__(self) -> Source:
+        """Open it."""
+        return self.open()
+
+
+@dataclass(frozen=True)
 class Prepared:
     """A sample's arrays as they go into a shard."""
 
@@ -126,8 +139,9 @@ def prepare(sample: SourceSample, features: Mapping[str, FeatureSpec]) -> Prepar
         with np.errstate(over="ignore"):
             stored = np.array(values, dtype=spec.dtype, order="C")
         finite = np.isfinite(stored)
-        clean[modality] = finite.all(axis=1)
-        if not clean[modality].all():
+        clean[modality] = np.ones(len(stored), bool)
+        if not finite.all():
+            clean[modality] = finite.all(axis=1)
             replaced[modality] = replaced.get(modality, 0) + int(finite.size - np.count_nonzero(finite))
             stored[~finite] = 0
         arrays[modality] = stored

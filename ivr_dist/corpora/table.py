@@ -66,6 +66,10 @@ class TableSource:
         """All samples by split, in the order of the table."""
         return self._splits
 
+    def paths(self) -> list[str]:
+        """The .npy files of all samples, relative to the folder that is packed."""
+        return [row[name] for row in self._rows for name in MODALITIES if row.get(name) is not None]
+
     def load(self, split: str, ref: SampleRef) -> SourceSample:
         """Read the arrays of one sample.
 

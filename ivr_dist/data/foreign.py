@@ -6,12 +6,14 @@ import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ivr_dist import storage
+from ivr_dist.data.crew import Crew, Here, Tick
 from ivr_dist.data.decode import RawSample, decode_sample
 from ivr_dist.data.index import build_index
 from ivr_dist.data.manifest import (
@@ -26,6 +28,7 @@ from ivr_dist.data.manifest import (
     TaskSpec,
 )
 from ivr_dist.data.statistics import RunningStatistics
+from ivr_dist.data.tar import Stream
 from ivr_dist.errors import DataError
 
 _REMEDY = "give the tars the layout of shards/README.md, or pack the corpus with `ivr-dist pack`"
@@ -33,9 +36,13 @@ _TAR = re.compile(r"[^.].*\.tar")
 _TRAIN = "train"
 
 
+_BYTES_PER_S = 100e6
+"""About how fast one process indexes."""
+
+
 @dataclass
 class _Survey:
-    """What the samples of all shards have in common."""
+    """What the samples of a shard, then of all shards, have in common."""
 
     features: dict[str, FeatureSpec] = field(default_factory=dict)
     statistics: dict[str, RunningStatistics] = field(default_factory=dict)
@@ -58,14 +65,7 @@ class _Survey:
                 remedy=_REMEDY,
             )
         dim = 1 if kind == "tokens" else array.shape[1]
-        spec = FeatureSpec(set=f"{modality}{dim}", dim=dim, dtype=str(array.dtype), kind=kind)
-        known = self.features.setdefault(modality, spec)
-        if known != spec:
-            raise DataError(
-                f"{modality} is {spec.dtype} of width {spec.dim} here and {known.dtype} of width {known.dim} before",
-                where=where,
-                remedy="index only tars of one feature set together",
-            )
+        self._add_spec(modality, FeatureSpec(set=f"{modality}{dim}", dim=dim, dtype=str(array.dtype), kind=kind), where)
         if kind == "tokens" and len(array):
             self._add_tokens(modality, array, where)
         if kind == "features":
@@ -78,6 +78,26 @@ class _Survey:
                     remedy="replace them, or pack the corpus with `ivr-dist pack`, which does",
                 )
             self.statistics.setdefault(modality, RunningStatistics(dim)).add(array)
+
+    def _add_spec(self, modality: str, spec: FeatureSpec, where: str) -> None:
+        known = self.features.setdefault(modality, spec)
+        if known != spec:
+            raise DataError(
+                f"{modality} is {spec.dtype} of width {spec.dim} here and {known.dtype} of width {known.dim} before",
+                where=where,
+                remedy="index only tars of one feature set together",
+            )
+
+    def merge(self, shard: _Survey, where: str) -> None:
+        """Add the samples of the next shard."""
+        for modality, spec in shard.features.items():
+            self._add_spec(modality, spec, where)
+        for modality, found in shard.statistics.items():
+            self.statistics.setdefault(modality, RunningStatistics(len(found.mean))).merge(found)
+        for modality, size in shard.vocabulary.items():
+            self.vocabulary[modality] = max(self.vocabulary.get(modality, 0), size)
+        self.tasks |= shard.tasks
+        self.transcripts += shard.transcripts
 
     def _add_tokens(self, modality: str, ids: npt.NDArray[Any], where: str) -> None:
         if int(ids.min()) < 0:
@@ -92,8 +112,11 @@ def index_tars(
     split: str,
     scale: Scale = "none",
     progress: Callable[[int, int], None] = lambda done, total: None,
+    crew: Crew | None = None,
 ) -> Manifest:
     """Index the tars of a directory in place: NAME.idx beside each NAME.tar, then manifest.json.
+
+    Every tar is read once, a few MiB at a time.
 
     Args:
         split_url: Directory or URL that holds the tars of one split, and gets the indexes.
@@ -101,6 +124,7 @@ def index_tars(
         split: Name of the split; `train` gets feature statistics.
         scale: Metric conventions of the labels, all of which are taken for regressions.
         progress: Called with tars done and tars in all.
+        crew: Indexes several tars at a time; by default this process does, one after the other.
 
     Raises:
         DataError: There is no tar, or one does not have the layout of a sample.
@@ -111,11 +135,20 @@ def index_tars(
         raise DataError(
             "no tar files here", where=storage.display(split_url), remedy="give the directory that holds them"
         )
-    survey = _Survey()
-    shards = []
-    for done, name in enumerate(names, 1):
-        shards.append(_index_one(split_url, name, survey))
-        progress(done, len(names))
+    found: dict[int, tuple[ShardEntry, _Survey]] = {}
+
+    def take(number: int, result: tuple[ShardEntry, _Survey]) -> None:
+        found[number] = result
+        progress(len(found), len(names))
+
+    seconds = sum(storage.file_sizes(split_url, names).values()) / _BYTES_PER_S
+    run = Here().run if crew is None or seconds < crew.start_s else crew.run
+    run(partial(_index_one, storage.absolute(split_url)), names, lambda number, done: None, take)
+    shards, survey = [], _Survey()
+    for number, name in enumerate(names):
+        entry, part = found[number]
+        shards.append(entry)
+        survey.merge(part, name)
     if not survey.features:
         raise DataError(
             "no sample has a member KEY.text.npy, KEY.audio.npy or KEY.vision.npy",
@@ -142,20 +175,23 @@ def index_tars(
     return manifest
 
 
-def _index_one(split_url: str, name: str, survey: _Survey) -> ShardEntry:
+def _index_one(split_url: str, name: str, tick: Tick) -> tuple[ShardEntry, _Survey]:
     url = storage.join(split_url, name)
-    data = storage.read_bytes(url)
-    index = build_index(data, storage.display(url))
-    view = memoryview(data)
-    for key, start, size in zip(index.keys, index.offset.tolist(), index.size.tolist(), strict=True):
-        survey.add(decode_sample(view[start : start + size], name, key, MODALITIES))
+    stream = Stream(partial(storage.read_range, url), storage.size(url), storage.display(url))
+    survey = _Survey()
+    index = build_index(
+        stream,
+        storage.display(url),
+        lambda key, content: survey.add(decode_sample(content, name, key, MODALITIES)),
+    )
     content = index.to_bytes()
     index_name = f"{name.removesuffix('.tar')}.idx"
     storage.write_bytes(storage.join(split_url, index_name), content)
-    return ShardEntry(
+    entry = ShardEntry(
         name=name,
         samples=len(index.keys),
-        bytes=len(data),
-        sha256=hashlib.sha256(data).hexdigest(),
+        bytes=stream.size,
+        sha256=stream.sha256(),
         index=IndexEntry(name=index_name, bytes=len(content), sha256=hashlib.sha256(content).hexdigest()),
     )
+    return entry, survey

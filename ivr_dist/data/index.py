@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -80,62 +80,94 @@ def load(url: str) -> ShardIndex:
     return ShardIndex.from_bytes(storage.read_bytes(url), storage.display(url))
 
 
-def build_index(data: bytes | memoryview, where: str = "tar") -> ShardIndex:
+class IndexBuilder:
+    """Makes the index of a tar, sample by sample; bytes before the current segment are given up.
+
+    Args:
+        content: The tar.
+        where: Its name, for errors.
+    """
+
+    def __init__(self, content: tar.Readable, where: str) -> None:
+        self._content = content
+        self._where = where
+        self._keys: dict[str, None] = {}
+        self._offset: list[int] = []
+        self._size: list[int] = []
+        self._lengths: list[Sequence[int]] = []
+        self._segment: list[int] = []
+        self._xxh3: list[int] = []
+
+    def add(self, key: str, start: int, end: int, lengths: Sequence[int]) -> None:
+        """Add the next sample: its bytes [start, end), and its steps of text, audio and vision, -1 where missing.
+
+        Raises:
+            CorruptDataError: There was a sample of this key before.
+        """
+        if key in self._keys:
+            raise _refused(f"sample {key} is in the tar twice, or its members are not adjacent", self._where)
+        # By places, not sizes: members that belong to no sample may lie between samples.
+        if not self._segment or end - self._offset[self._segment[-1]] > SEGMENT_BYTES:
+            self._close_segment()
+            self._segment.append(len(self._keys))
+            self._content.forget(start)
+        self._keys[key] = None
+        self._offset.append(start)
+        self._size.append(end - start)
+        self._lengths.append(lengths)
+
+    def finish(self) -> ShardIndex:
+        """The index of all samples that were added."""
+        self._close_segment()
+        return ShardIndex(
+            keys=list(self._keys),
+            offset=np.array(self._offset, np.int64),
+            size=np.array(self._size, np.int64),
+            lengths=np.array(self._lengths, np.int32).reshape(len(self._keys), len(MODALITIES)),
+            segment=np.array([*self._segment, len(self._keys)], np.int64),
+            xxh3=np.array(self._xxh3, np.uint64),
+        )
+
+    def _close_segment(self) -> None:
+        if self._segment:
+            start, end = self._offset[self._segment[-1]], self._offset[-1] + self._size[-1]
+            self._xxh3.append(xxhash.xxh3_64_intdigest(self._content.take(start, end)))
+
+
+def build_index(
+    data: bytes | memoryview | tar.Readable,
+    where: str = "tar",
+    look: Callable[[str, memoryview], None] = lambda key, content: None,
+) -> ShardIndex:
     """Index a whole tar.
 
     Args:
         data: Its bytes.
         where: Its name, for errors.
+        look: Is shown each sample on the way: its key, and its bytes in the tar.
 
     Raises:
         CorruptDataError: It is damaged, or the samples are not in it one after the other.
     """
-    view = memoryview(data)
-    keys: dict[str, None] = {}
-    offset, size, lengths = [], [], []
-    for group in tar.samples(view, where, whole=True):
-        key = group[0].key
-        if key in keys:
-            raise _refused(f"sample {key} is in the tar twice, or its members are not adjacent", where)
-        keys[key] = None
-        offset.append(group[0].start)
-        size.append(group[-1].end - group[0].start)
-        lengths.append(sample_lengths(view, group, where))
-    segment = _segments(offset, size)
-    hashes = [
-        xxhash.xxh3_64_intdigest(view[offset[first] : offset[last - 1] + size[last - 1]])
-        for first, last in pairwise(segment)
-    ]
-    return ShardIndex(
-        keys=list(keys),
-        offset=np.array(offset, np.int64),
-        size=np.array(size, np.int64),
-        lengths=np.array(lengths, np.int32).reshape(len(keys), len(MODALITIES)),
-        segment=np.array(segment, np.int64),
-        xxh3=np.array(hashes, np.uint64),
-    )
+    content = tar.readable(data)
+    builder = IndexBuilder(content, where)
+    for group in tar.samples(content, where, whole=True):
+        key, start, end = group[0].key, group[0].start, group[-1].end
+        builder.add(key, start, end, _lengths(content, group, where))
+        look(key, content.take(start, end))
+    return builder.finish()
 
 
-def sample_lengths(view: memoryview, group: list[tar.Member], where: str) -> list[int]:
+def _lengths(content: tar.Readable, group: list[tar.Member], where: str) -> list[int]:
     """Steps of text, audio and vision of one sample; -1 where it has no such member."""
     found = dict.fromkeys(MODALITIES, -1)
     for member in group:
         modality, dot, rest = member.suffix.partition(".")
         if modality in found and dot and rest == "npy":
-            content = view[member.payload : member.payload + member.size]
-            shape = npy.parse_header(content, f"{where}, {member.name}")[0]
+            array = content.take(member.payload, member.payload + member.size)
+            shape = npy.parse_header(array, f"{where}, {member.name}")[0]
             found[modality] = shape[0] if shape else 1
     return list(found.values())
-
-
-def _segments(offsets: list[int], sizes: list[int]) -> list[int]:
-    """First sample of each segment of about SEGMENT_BYTES, and the number of samples; [0] for an empty shard."""
-    starts = [0]
-    for number, (offset, size) in enumerate(zip(offsets, sizes, strict=True)):
-        # By places, not sizes: members that belong to no sample may lie between samples.
-        if number > starts[-1] and offset + size - offsets[starts[-1]] > SEGMENT_BYTES:
-            starts.append(number)
-    return [*starts, len(sizes)] if sizes else [0]
 
 
 def _column(archive: zipfile.ZipFile, name: str, kind: str, where: str) -> npt.NDArray[Any]:

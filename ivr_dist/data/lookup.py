@@ -15,8 +15,8 @@ from ivr_dist import storage
 from ivr_dist.data.decode import RawSample, decode_with_json
 from ivr_dist.data.index import load as load_index
 from ivr_dist.data.manifest import Manifest
-from ivr_dist.data.pack import tar_key
 from ivr_dist.data.reader import ShardReader
+from ivr_dist.data.shard import tar_key
 from ivr_dist.errors import DataError
 
 _THREADS = 8

@@ -1,30 +1,30 @@
 """Packing: a corpus becomes shards, their indexes and a manifest for each split.
 
-The samples of a split are put in a random order once, by a hash of seed and id, and written to USTAR tars. The same
-corpus, seed and shard size give the same bytes on any machine. Shards and their indexes are written first, the manifest
-last: what has a manifest is complete.
+The samples of a split are put in a random order once, by a hash of seed and id, and cut into ranges that are known
+before anything is encoded. So any process can make any shard, and the same corpus, seed and shard size give the same
+bytes on any machine and on any number of processes.
+
+Shards and their indexes are written first, the manifest last: what has a manifest is complete. Until all splits are
+complete, a record of each shard is kept in the folder `.pack` of its split; a run that was killed goes on from those.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
+import pickle
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
-
-import numpy as np
-import xxhash
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
 
 from ivr_dist import storage
-from ivr_dist.corpora.source import Dropped, Prepared, SampleRef, Source, SourceSample, dropped_by, prepare
-from ivr_dist.data.index import build_index
-from ivr_dist.data.manifest import MANIFEST_NAME, FeatureSpec, IndexEntry, Manifest, ShardEntry, Statistics
-from ivr_dist.data.statistics import RunningStatistics
-from ivr_dist.data.tar import BLOCK, TarWriter
+from ivr_dist.corpora.source import Dropped, Opener, Source, dropped_by
+from ivr_dist.data.crew import Crew, Here
+from ivr_dist.data.manifest import MANIFEST_NAME, Manifest
+from ivr_dist.data.shard import RECORDS, OpenCorpus, ShardJob, ShardRecord, make, make_elsewhere, plan, record_url
+from ivr_dist.data.tally import Tally
 from ivr_dist.errors import ConfigError, DataError
 
 DEFAULT_SHARD_BYTES = 64 << 20
@@ -32,9 +32,8 @@ DEFAULT_SHARD_BYTES = 64 << 20
 Progress = Callable[[str, int, int], None]
 """Called with the split, the samples done and the samples in all."""
 
-_UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
-_MAX_KEY = 80
-_TRAIN = "train"
+_THREADS = 16
+_TIMED = 8
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,10 @@ class PackOptions:
     """How shards are cut."""
 
     shard_samples: int | None = None
-    """Most samples of a shard; None: no limit but the bytes."""
+    """Samples of a shard; None: as many as have about `shard_bytes`."""
     shard_bytes: int = DEFAULT_SHARD_BYTES
-    """A shard is closed once it has this many bytes."""
+    """About how many bytes a shard has, as the first samples in packing order tell; every shard of a split has as many
+    samples."""
     seed: int = 0
     """Seed of the order in which samples are packed."""
     overwrite: bool = False
@@ -105,78 +105,87 @@ class PackSummary:
         return [f"{len(found)} dropped, {reason}: {', '.join(found)}" for reason, found in ids.items()]
 
 
-def pack(source: Source, url: str, options: PackOptions | None = None, progress: Progress | None = None) -> PackSummary:
+def pack(
+    source: Source,
+    url: str,
+    options: PackOptions | None = None,
+    progress: Progress | None = None,
+    *,
+    opener: Opener | None = None,
+    crew: Crew | None = None,
+) -> PackSummary:
     """Pack every split of a corpus into `url`/SPLIT.
 
     A split that is there already with the same content is left as it is; nothing is written before every split that
-    is there has been compared.
+    is there has been compared. One packing at a time may write to a place.
 
     Args:
         source: The corpus.
         url: Directory or fsspec URL.
         options: How to cut shards.
         progress: Called now and then.
+        opener: How the same corpus is opened elsewhere. With it, a run that was broken off is continued.
+        crew: Makes the shards, with an opener; by default this process does.
 
     Raises:
         DataError: A sample does not fit the corpus' description, or other data is packed there already.
         StorageError: Reading or writing failed.
+        WorkerError: A process of the crew was killed.
     """
-    packer = _Packer(source, url, options or PackOptions(), progress or _silent)
+    packer = _Packer(source, url, options or PackOptions(), progress or _silent, opener, crew)
     splits = [split for split, refs in source.splits().items() if refs]
     if not splits:
         raise DataError("the corpus has no samples", where=f"corpus {source.corpus}")
     packer.check_place(splits)
-    present = {split: packer.present(split) for split in splits}
-    written = tuple(present[split] or packer.write(split) for split in splits)
-    return PackSummary(source.corpus, written, tuple(dropped_by(source)))
-
-
-@dataclass(frozen=True)
-class _Encoded:
-    """A sample as tar members."""
-
-    members: list[tuple[str, bytes]]
-    """Name and content, in the order in which they are written."""
-
-    @property
-    def size(self) -> int:
-        """Bytes in a tar: a header block and the content in whole blocks, for each member."""
-        return sum(BLOCK + -(-len(content) // BLOCK) * BLOCK for _, content in self.members)
+    return PackSummary(source.corpus, packer.pack(splits), tuple(dropped_by(source)))
 
 
 @dataclass
-class _Tally:
-    """What was seen while a split was encoded."""
+class _Split:
+    """One split on its way."""
 
-    missing: Counter[str] = field(default_factory=Counter)
-    replaced: Counter[str] = field(default_factory=Counter)
-    unlabelled: Counter[str] = field(default_factory=Counter)
-    empty: int = 0
-    statistics: dict[str, RunningStatistics] = field(default_factory=dict)
-    vocabulary: Counter[str] = field(default_factory=Counter)
-    transcripts: int = 0
+    name: str
+    place: str
+    jobs: list[ShardJob]
+    """Its shards, by number."""
+    fingerprint: str | None
+    """Of all that its shards follow from; None: nothing is recorded."""
+    found: Manifest | None
+    """The manifest that is there."""
+    records: dict[int, ShardRecord]
+    """By number: shards that are known."""
+    doomed: Sequence[str] = ()
+    """Files of another packing, to be deleted."""
 
-    def add(self, sample: SourceSample, prepared: Prepared, features: Mapping[str, FeatureSpec]) -> None:
-        self.missing.update(name for name in features if name not in prepared.arrays)
-        self.replaced.update(prepared.replaced)
-        self.unlabelled.update(task for task, label in sample.labels.items() if label is None)
-        self.empty += not prepared.arrays
-        self.transcripts += bool(sample.transcript.split())
-        for name, array in prepared.arrays.items():
-            if features[name].kind == "tokens":
-                self.vocabulary[name] = max(self.vocabulary[name], int(array.max()) + 1)
-        for name, running in self.statistics.items():
-            if name in prepared.arrays:
-                running.add(prepared.arrays[name][prepared.clean[name]])
+    def unknown(self) -> list[int]:
+        """Numbers of shards that are not known."""
+        return [number for number in range(len(self.jobs)) if number not in self.records]
+
+    def unwritten(self) -> list[int]:
+        """Numbers of shards that are not there, or not known, or have another size."""
+        entries = {n: (record.entry, record.entry.index) for n, record in self.records.items()}
+        sizes = storage.file_sizes(self.place, [entry.name for both in entries.values() for entry in both])
+        there = {n for n, both in entries.items() if all(sizes.get(entry.name) == entry.bytes for entry in both)}
+        return [number for number in range(len(self.jobs)) if number not in there]
 
 
 class _Packer:
-    def __init__(self, source: Source, url: str, options: PackOptions, progress: Progress) -> None:
+    def __init__(
+        self,
+        source: Source,
+        url: str,
+        options: PackOptions,
+        progress: Progress,
+        opener: Opener | None,
+        crew: Crew | None,
+    ) -> None:
         self._source = source
+        self._corpus = OpenCorpus(source, options.seed)
         self._url = url
         self._options = options
         self._progress = progress
-        self._replaced_files: dict[str, list[str]] = {}
+        self._opener = opener
+        self._crew = crew
 
     def check_place(self, splits: Sequence[str]) -> None:
         """Refuse a place that holds splits of another corpus: they would be taken for this one's."""
@@ -188,106 +197,148 @@ class _Packer:
                     remedy="pack to another place, or delete it",
                 )
 
-    def present(self, split: str) -> SplitSummary | None:
-        """The summary of a split that is packed already with this content; None if it has to be written."""
-        place = storage.join(self._url, split)
-        if not storage.exists(storage.join(place, MANIFEST_NAME)):
-            return None
-        try:
-            found = Manifest.load(place)
-        except DataError:
-            if not self._options.overwrite:
-                raise
-            return None
-        manifest, tally = self._build(split, _discard)
-        if manifest.id != found.id:
-            if self._options.overwrite:
-                self._replaced_files[split] = [name for s in found.shards for name in (s.name, s.index.name)]
+    def pack(self, names: Sequence[str]) -> tuple[SplitSummary, ...]:
+        """Compare what is there, make what is not, and tell of each split."""
+        splits = [self._look(name) for name in names]
+        present = [split for split in splits if split.found is not None]
+        self._run([(split, number) for split in present for number in split.unknown()], write=False)
+        for split in present:
+            self._compare(split)
+        self._run([(split, number) for split in splits for number in self._clear(split)], write=True)
+        summaries = tuple(self._complete(split) for split in splits)
+        # Not before all are complete: a run that is killed in between finds every shard recorded.
+        for split in splits:
+            storage.delete_tree(storage.join(split.place, RECORDS))
+        return summaries
+
+    def _look(self, name: str) -> _Split:
+        """What has to be there of a split, and what is known of it."""
+        place = storage.join(self._url, name)
+        jobs = plan(self._corpus, name, self._options.shard_samples, self._options.shard_bytes)
+        found, fingerprint, records = None, None, {}
+        if storage.exists(storage.join(place, MANIFEST_NAME)):
+            try:
+                found = Manifest.load(place)
+            except DataError:
+                if not self._options.overwrite:
+                    raise
+        if self._opener is not None:
+            fingerprint = self._corpus.fingerprint(self._opener, jobs)
+            records = self._recorded(place, jobs, fingerprint)
+        return _Split(name, place, jobs, fingerprint, found, records)
+
+    def _recorded(self, place: str, jobs: Sequence[ShardJob], fingerprint: str) -> dict[int, ShardRecord]:
+        """What an earlier run that was broken off has written, by number."""
+        there = set(storage.list_dir(storage.join(place, RECORDS)))
+
+        def read(job: ShardJob) -> ShardRecord | None:
+            url = record_url(place, job.name)
+            if url.rpartition("/")[2] not in there:
                 return None
+            return ShardRecord.from_bytes(storage.read_bytes(url), fingerprint, self._corpus.features)
+
+        with ThreadPoolExecutor(_THREADS) as pool:
+            return {n: record for n, record in enumerate(pool.map(read, jobs)) if record is not None}
+
+    def _compare(self, split: _Split) -> None:
+        """Refuse to replace another packing, unless that is asked for."""
+        found = split.found
+        if found is None or self._manifest(split, self._tally(split)).id == found.id:
+            return
+        if not self._options.overwrite:
             raise DataError(
                 "another packing is there already (its data, seed or shard size differs)",
-                where=storage.display(place),
+                where=storage.display(split.place),
                 remedy="pack to another place, or overwrite it with --overwrite",
             )
-        if manifest != found:
-            # The same data, packed before something was counted that the manifest holds now.
+        split.doomed = [name for shard in found.shards for name in (shard.name, shard.index.name)]
+        split.records = {}
+
+    def _clear(self, split: _Split) -> list[int]:
+        """Numbers of the shards that have to be written; what else is in their place, whole or broken off, goes first.
+
+        In this order: the manifest before the files that it promises, and records before the shards they describe.
+        """
+        missing = split.unwritten()
+        if not missing:
+            return []
+        split.found = None
+        storage.delete_tree(storage.join(split.place, MANIFEST_NAME))
+        for number in missing:
+            split.records.pop(number, None)
+        kept = {split.jobs[number].name for number in split.records}
+        records = storage.join(split.place, RECORDS)
+        for name in storage.list_dir(records):
+            if name.removesuffix(".json") not in kept:
+                storage.delete_tree(storage.join(records, name))
+        ours = re.compile(rf"({re.escape(self._source.corpus)}-{re.escape(split.name)}-\d{{6,}})\.(tar|idx)")
+        found = [(name, ours.fullmatch(name)) for name in storage.list_dir(split.place)]
+        leftover = [name for name, match in found if match and match[1] not in kept]
+        for name in (*split.doomed, *leftover):
+            storage.delete_tree(storage.join(split.place, name))
+        storage.delete_staged(split.place)
+        return missing
+
+    def _run(self, shards: Sequence[tuple[_Split, int]], *, write: bool) -> None:
+        """Make shards, and write them if they are to be written."""
+        jobs = [split.jobs[number] for split, number in shards]
+        if write:
+            jobs = [
+                replace(j, place=s.place, fingerprint=s.fingerprint) for j, (s, _) in zip(jobs, shards, strict=True)
+            ]
+        totals = {split.name: split.jobs[-1].end for split, _ in shards}
+        done = dict(totals)
+        for job in jobs:
+            done[job.split] -= job.end - job.first
+        seen = [0] * len(jobs)
+        for split, samples in done.items():
+            self._progress(split, samples, totals[split])
+
+        def watch(number: int, samples: int) -> None:
+            if samples != seen[number]:
+                split = jobs[number].split
+                done[split] += samples - seen[number]
+                seen[number] = samples
+                self._progress(split, done[split], totals[split])
+
+        def take(number: int, record: ShardRecord) -> None:
+            watch(number, record.entry.samples)
+            split, shard = shards[number]
+            split.records[shard] = record
+
+        crew = self._crew_for(jobs)
+        if crew is None:
+            Here().run(partial(make, self._corpus), jobs, watch, take)
+        else:
+            crew.run(partial(make_elsewhere, pickle.dumps(self._opener), self._options.seed), jobs, watch, take)
+
+    def _crew_for(self, jobs: Sequence[ShardJob]) -> Crew | None:
+        """The crew; None if there is none, or this process would be done before it has begun."""
+        if not jobs or self._crew is None or self._opener is None:
             return None
-        try:
-            found.check_shards(place)
-        except DataError:
-            return None
-        return self._summary(split, "already packed", manifest, tally)
+        first = range(jobs[0].first, jobs[0].end)[:_TIMED]
+        started = time.perf_counter()
+        for number in first:
+            self._corpus.encoded_bytes(jobs[0].split, number)
+        one = (time.perf_counter() - started) / len(first)
+        return self._crew if one * sum(job.end - job.first for job in jobs) >= self._crew.start_s else None
 
-    def write(self, split: str) -> SplitSummary:
-        """Write a split; the files of an earlier packing, whole or broken off, go first."""
-        place = storage.join(self._url, split)
-        ours = re.compile(re.escape(self._name(split)) + r"-\d{6}\.(tar|idx)")
-        leftover = [name for name in storage.list_dir(place) if ours.fullmatch(name)]
-        # The manifest before the files that it promises.
-        for name in (MANIFEST_NAME, *self._replaced_files.get(split, ()), *leftover):
-            storage.delete_tree(storage.join(place, name))
-        manifest, tally = self._build(split, lambda name, data: storage.write_bytes(storage.join(place, name), data))
-        manifest.save(place)
-        return self._summary(split, "packed", manifest, tally)
-
-    def _name(self, split: str) -> str:
-        return f"{self._source.corpus}-{split}"
-
-    def _build(self, split: str, write: Callable[[str, bytes], None]) -> tuple[Manifest, _Tally]:
-        """Encode a split, hand each shard and index to `write`, and return the manifest that describes them."""
-        features = self._source.features
-        tally = _Tally()
-        if split == _TRAIN:
-            dims = {name: spec.dim for name, spec in features.items() if spec.kind == "features"}
-            tally.statistics = {name: RunningStatistics(dim) for name, dim in dims.items()}
-        shards: list[ShardEntry] = []
-        for samples in _cut(self._encoded(split, tally), self._options):
-            name = f"{self._name(split)}-{len(shards):06d}"
-            tar = _tar(samples)
-            index = build_index(tar).to_bytes()
-            write(f"{name}.tar", tar)
-            write(f"{name}.idx", index)
-            shards.append(
-                ShardEntry(
-                    name=f"{name}.tar",
-                    samples=len(samples),
-                    bytes=len(tar),
-                    sha256=hashlib.sha256(tar).hexdigest(),
-                    index=IndexEntry(name=f"{name}.idx", bytes=len(index), sha256=hashlib.sha256(index).hexdigest()),
-                )
+    def _complete(self, split: _Split) -> SplitSummary:
+        """Write the manifest of a split whose shards are all there, unless it is there."""
+        if missing := split.unwritten():
+            raise DataError(
+                f"{split.jobs[missing[0]].name} was written, but is not there",
+                where=storage.display(split.place),
+                remedy="pack to a place that all processes and machines reach alike",
             )
-        manifest = Manifest.create(
-            corpus=self._source.corpus,
-            split=split,
-            seed=self._options.seed,
-            features=features,
-            tasks=self._source.tasks,
-            shards=shards,
-            statistics={
-                name: Statistics(mean=found.mean.tolist(), std=found.deviation().tolist(), steps=found.steps)
-                for name, found in tally.statistics.items()
-            },
-            vocabulary=tally.vocabulary,
-            transcripts=tally.transcripts,
-        )
-        return manifest, tally
-
-    def _encoded(self, split: str, tally: _Tally) -> Iterator[_Encoded]:
-        refs = shuffled(self._source.splits()[split], self._options.seed)
-        for done, ref in enumerate(refs, start=1):
-            sample = self._source.load(split, ref)
-            prepared = prepare(sample, self._source.features)
-            tally.add(sample, prepared, self._source.features)
-            yield encode(sample, prepared, self._source.corpus)
-            self._progress(split, done, len(refs))
-
-    def _summary(
-        self, split: str, status: Literal["packed", "already packed"], manifest: Manifest, tally: _Tally
-    ) -> SplitSummary:
+        tally = self._tally(split)
+        manifest = self._manifest(split, tally)
+        if manifest != split.found:
+            manifest.save(split.place)
         return SplitSummary(
-            split=split,
-            url=storage.join(self._url, split),
-            status=status,
+            split=split.name,
+            url=split.place,
+            status="already packed" if manifest == split.found else "packed",
             manifest_id=manifest.id,
             samples=manifest.samples,
             shards=len(manifest.shards),
@@ -298,79 +349,22 @@ class _Packer:
             unlabelled={name: tally.unlabelled[name] for name in manifest.tasks if tally.unlabelled[name]},
         )
 
+    def _tally(self, split: _Split) -> Tally:
+        parts = (split.records[number].tally for number in range(len(split.jobs)))
+        return Tally.merged(self._corpus.features, split.name, parts)
 
-def shuffled(refs: Sequence[SampleRef], seed: int) -> list[SampleRef]:
-    """Samples in packing order: by xxh3-64 of the id, whatever order the corpus lists them in."""
-    return sorted(refs, key=lambda ref: (xxhash.xxh3_64_intdigest(_utf8(ref.id), seed), ref.id))
-
-
-def tar_key(id_: str) -> str:
-    """A sample id as the name of tar members: letters, digits, underscore and minus, at most 80.
-
-    WebDataset cuts names at the first dot, and USTAR has room for 100 bytes. An id that is not such a name gets a
-    hash of itself at its end, so that two ids do not become one.
-    """
-    safe = _UNSAFE.sub("_", id_)
-    # Members named __...__ are meta data of a tar, which readers pass over.
-    meta = id_.startswith("__") and id_.endswith("__")
-    if safe == id_ and len(id_) <= _MAX_KEY and not meta:
-        return id_
-    return f"{safe[:60]}-{xxhash.xxh3_64_hexdigest(_utf8(id_))}"
-
-
-def _utf8(id_: str) -> bytes:
-    # JSON can smuggle half of a surrogate pair into an id; it must not stop the packing.
-    return id_.encode("utf-8", "surrogatepass")
-
-
-def encode(sample: SourceSample, prepared: Prepared, corpus: str) -> _Encoded:
-    """A sample as tar members: KEY.json and KEY.MODALITY.npy, sorted by suffix."""
-    key = tar_key(sample.id)
-    about = {
-        "id": sample.id,
-        "corpus": corpus,
-        "split": sample.split,
-        "labels": dict(sample.labels),
-        "transcript": sample.transcript,
-        "provenance": dict(sample.provenance),
-    }
-    contents = {f"{name}.npy": _npy(array) for name, array in prepared.arrays.items()}
-    contents["json"] = json.dumps(about, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-    return _Encoded([(f"{key}.{suffix}", contents[suffix]) for suffix in sorted(contents)])
-
-
-def _cut(samples: Iterator[_Encoded], options: PackOptions) -> Iterator[list[_Encoded]]:
-    """Samples by shard; one shard is in memory at a time."""
-    shard: list[_Encoded] = []
-    size = 0
-    for sample in samples:
-        shard.append(sample)
-        size += sample.size
-        if len(shard) == options.shard_samples or size >= options.shard_bytes:
-            yield shard
-            shard, size = [], 0
-    if shard:
-        yield shard
-
-
-def _tar(samples: Sequence[_Encoded]) -> bytes:
-    buffer = io.BytesIO()
-    writer = TarWriter(buffer)
-    for sample in samples:
-        for name, content in sample.members:
-            writer.add(name, content)
-    writer.close()
-    return buffer.getvalue()
-
-
-def _npy(array: np.ndarray[Any, Any]) -> bytes:
-    buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, array, version=(1, 0), allow_pickle=False)
-    return buffer.getvalue()
-
-
-def _discard(name: str, data: bytes) -> None:
-    """Write nothing: the content is only compared."""
+    def _manifest(self, split: _Split, tally: Tally) -> Manifest:
+        return Manifest.create(
+            corpus=self._source.corpus,
+            split=split.name,
+            seed=self._options.seed,
+            features=self._corpus.features,
+            tasks=self._source.tasks,
+            shards=[split.records[number].entry for number in range(len(split.jobs))],
+            statistics=tally.manifest_statistics(),
+            vocabulary=tally.vocabulary,
+            transcripts=tally.transcripts,
+        )
 
 
 def _silent(split: str, done: int, total: int) -> None:

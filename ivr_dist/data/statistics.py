@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -31,21 +32,42 @@ class RunningStatistics:
 
     def add(self, features: npt.NDArray[Any]) -> None:
         """Add steps, [T, D]; T may be 0."""
-        if len(features):
-            part = RunningStatistics(features.shape[1])
-            part.steps = len(features)
-            part.mean = features.mean(axis=0, dtype=np.float64)
-            part._squares = np.square(features - part.mean).sum(axis=0)
-            self.merge(part)
+        steps = len(features)
+        if steps:
+            # In place: samples are short, so that making arrays costs more than the arithmetic.
+            centred = features.astype(np.float64)
+            mean = centred.sum(axis=0)
+            mean /= steps
+            centred -= mean
+            self._merge(steps, mean, np.square(centred, out=centred).sum(axis=0))
 
     def merge(self, other: RunningStatistics) -> None:
         """Add all steps that `other` has seen."""
-        steps = self.steps + other.steps
-        if steps:
-            apart = other.mean - self.mean
-            self.mean = self.mean + apart * (other.steps / steps)
-            self._squares = self._squares + other._squares + np.square(apart) * (self.steps * other.steps / steps)
-            self.steps = steps
+        if other.steps:
+            self._merge(other.steps, other.mean, other._squares)
+
+    def _merge(self, steps: int, mean: Float64Array, squares: Float64Array) -> None:
+        total = self.steps + steps
+        apart = mean - self.mean
+        self._squares += squares
+        self.mean += apart * (steps / total)
+        apart *= apart
+        apart *= self.steps * steps / total
+        self._squares += apart
+        self.steps = total
+
+    def to_json(self) -> dict[str, Any]:
+        """All that was seen, in JSON values; no digit is lost."""
+        return {"steps": self.steps, "mean": self.mean.tolist(), "squares": self._squares.tolist()}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> RunningStatistics:
+        """What `to_json` gave."""
+        found = cls(len(value["mean"]))
+        found.steps = value["steps"]
+        found.mean = np.array(value["mean"], np.float64)
+        found._squares = np.array(value["squares"], np.float64)
+        return found
 
     def deviation(self) -> Float64Array:
         """[D] population standard deviation; 1 for a constant feature, so that dividing by it changes nothing.

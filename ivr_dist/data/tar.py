@@ -5,21 +5,29 @@ A sample is a run of adjacent members whose names share a key: the name up to th
 
 from __future__ import annotations
 
+import hashlib
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Protocol
 
 from ivr_dist.errors import CorruptDataError, DataError
 
 BLOCK = 512
 _ZEROS = b"\0" * BLOCK
+_CHUNK = 8 << 20
+_MAX_HELD = 1 << 30
+_MAX_MEMBERS = 1000
 _MAX_META = 1024 * 1024
 _MAX_NAME = 1024
 _GNU_LONG_NAME, _GNU_LONG_LINK, _PAX, _PAX_GLOBAL = b"L", b"K", b"x", b"g"
 _META = (_GNU_LONG_NAME, _GNU_LONG_LINK, _PAX, _PAX_GLOBAL)
 _FILES = (b"0", b"\0", b"7")
 _DIRECTORY = b"5"
+_TEMPLATE = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)
+"""A member's header without a name, of size 0."""
+_TEMPLATE_SUM = sum(_TEMPLATE) - sum(_TEMPLATE[124:135]) - sum(_TEMPLATE[148:156]) + 8 * ord(" ")
+"""Checksum of all but name and size; the checksum's own field counts as blanks."""
 
 
 class TarWriter:
@@ -28,25 +36,105 @@ class TarWriter:
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
 
-    def add(self, name: str, content: bytes) -> None:
-        """Append one member.
+    def add(self, name: str, *content: bytes | memoryview) -> None:
+        """Append one member, whose content may come in parts.
 
         Raises:
             DataError: The name does not fit USTAR.
         """
-        info = tarfile.TarInfo(name)
-        info.size = len(content)
-        try:
-            header = info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")
-        except (ValueError, UnicodeError) as error:
-            raise DataError(f"a tar member cannot be named {name!r}", remedy="use shorter, plain ids") from error
-        self._file.write(header)
-        self._file.write(content)
-        self._file.write(b"\0" * (_padded(len(content)) - len(content)))
+        size = sum(map(len, content))
+        self._file.writelines((_written_header(name, size), *content, _ZEROS[: padded(size) - size]))
 
     def close(self) -> None:
         """Write the end mark; the file object stays open."""
         self._file.write(2 * _ZEROS)
+
+
+class Readable(Protocol):
+    """The bytes of a tar, read from front to back."""
+
+    size: int
+
+    def take(self, start: int, end: int) -> memoryview:
+        """The bytes [start, end), none of which was given up."""
+
+    def forget(self, before: int) -> None:
+        """Give up all bytes before a position."""
+
+
+class InMemory:
+    """A tar that is in memory."""
+
+    def __init__(self, data: bytes | memoryview) -> None:
+        self._view = memoryview(data)
+        self.size = len(self._view)
+
+    def take(self, start: int, end: int) -> memoryview:
+        """See `Readable`."""
+        return self._view[start:end]
+
+    def forget(self, before: int) -> None:
+        """Nothing to do."""
+
+
+class Stream:
+    """A tar that is read once, a chunk at a time; what was given up does not stay in memory.
+
+    Args:
+        read: Gives the bytes [start, end) of the file.
+        size: Bytes of the file.
+        where: Its name, for errors.
+        chunk: Bytes that are read at a time, at least.
+        most: Bytes that are held at most.
+    """
+
+    def __init__(
+        self, read: Callable[[int, int], bytes], size: int, where: str, chunk: int = _CHUNK, most: int = _MAX_HELD
+    ) -> None:
+        self.size = size
+        self._chunk = chunk
+        self._most = most
+        self._read = read
+        self._where = where
+        self._sha256 = hashlib.sha256()
+        self._data = b""
+        self._end = 0
+        self._needed = 0
+
+    def take(self, start: int, end: int) -> memoryview:
+        """See `Readable`.
+
+        Raises:
+            CorruptDataError: More would have to be held than may be.
+        """
+        if end - self._needed > self._most:
+            what = f"a sample, or what lies between two, takes more than {self._most} bytes from byte {self._needed} on"
+            raise _refused(what, self._where)
+        while self._end < end:
+            # What nobody needs passes by in chunks, the rest comes in one piece.
+            stop = self._end + self._chunk
+            self._advance(stop if self._end < self._needed else max(stop, end))
+        first = self._end - len(self._data)
+        return memoryview(self._data)[start - first : end - first]
+
+    def forget(self, before: int) -> None:
+        """See `Readable`."""
+        self._needed = before
+
+    def sha256(self) -> str:
+        """The checksum of the whole file, the rest of which is read for it."""
+        self._needed = self.size
+        while self._end < self.size:
+            self._advance(self._end + self._chunk)
+        return self._sha256.hexdigest()
+
+    def _advance(self, stop: int) -> None:
+        stop = min(stop, self.size)
+        fresh = self._read(self._end, stop)
+        self._sha256.update(fresh)
+        kept = max(self._end - self._needed, 0)
+        self._data = self._data[len(self._data) - kept :] + fresh
+        self._end = stop
 
 
 @dataclass(frozen=True)
@@ -64,7 +152,7 @@ class Member:
     @property
     def end(self) -> int:
         """Where the next member's headers start."""
-        return self.payload + _padded(self.size)
+        return self.payload + padded(self.size)
 
     @property
     def key(self) -> str:
@@ -78,7 +166,7 @@ class Member:
         return self.name.rpartition("/")[2].partition(".")[2].lower()
 
 
-def members(data: bytes | memoryview, where: str, whole: bool = False) -> Iterator[Member]:
+def members(data: bytes | memoryview | Readable, where: str, whole: bool = False) -> Iterator[Member]:
     """The files in a tar, or in any run of whole members of one.
 
     Directories are passed over. Reads USTAR, GNU long names and PAX headers.
@@ -91,11 +179,11 @@ def members(data: bytes | memoryview, where: str, whole: bool = False) -> Iterat
     Raises:
         CorruptDataError: Damaged, cut off, or holding what no shard may hold: links, devices, paths that lead out.
     """
-    view = memoryview(data)
+    content = readable(data)
     position = start = 0
     ahead = _Ahead()
-    while position + BLOCK <= len(view):
-        block = bytes(view[position : position + BLOCK])
+    while position + BLOCK <= content.size:
+        block = bytes(content.take(position, position + BLOCK))
         if block == _ZEROS:
             break
         header = _header(block, position, where)
@@ -104,11 +192,11 @@ def members(data: bytes | memoryview, where: str, whole: bool = False) -> Iterat
         if header.type == _DIRECTORY:
             size = 0  # whatever it says, nothing of it is there
         payload = position + BLOCK
-        end = payload + _padded(size)
-        if end > len(view):
+        end = payload + padded(size)
+        if end > content.size:
             raise _refused(f"the tar is cut off: a member at byte {position} has {size} bytes", where)
         if meta:
-            ahead.read(header.type, view[payload : payload + size], where)
+            ahead.read(header.type, content, payload, size, where)
             position = end
             continue
         name = ahead.name or header.name
@@ -120,20 +208,29 @@ def members(data: bytes | memoryview, where: str, whole: bool = False) -> Iterat
         ahead = _Ahead()
     if position != start:
         raise _refused(f"the tar is cut off after the long header at byte {start}", where)
-    _check_end(view, position, where, whole)
+    _check_end(content, position, where, whole)
 
 
-def _check_end(view: memoryview, position: int, where: str, whole: bool) -> None:
-    if bytes(view[position:]).strip(b"\0"):
-        raise _refused(f"the tar is cut off, or goes on after its end mark, at byte {position}", where)
-    if whole and position + BLOCK > len(view):
+def readable(data: bytes | memoryview | Readable) -> Readable:
+    """Bytes in memory as something that is read from front to back."""
+    return InMemory(data) if isinstance(data, bytes | memoryview) else data
+
+
+def _check_end(content: Readable, position: int, where: str, whole: bool) -> None:
+    for start in range(position, content.size, _CHUNK):
+        if bytes(content.take(start, min(start + _CHUNK, content.size))).strip(b"\0"):
+            raise _refused(f"the tar is cut off, or goes on after its end mark, at byte {position}", where)
+    if whole and position + BLOCK > content.size:
         raise _refused("the tar has no end mark: it was cut off, or its writer was not closed", where)
 
 
-def samples(data: bytes | memoryview, where: str, whole: bool = False) -> Iterator[list[Member]]:
+def samples(data: bytes | memoryview | Readable, where: str, whole: bool = False) -> Iterator[list[Member]]:
     """Members grouped into samples.
 
     As in WebDataset, members belong to no sample if they have no suffix, are hidden, or are named `__...__`.
+
+    Raises:
+        CorruptDataError: As for `members`, or a sample has more than 1000 of them.
     """
     group: list[Member] = []
     for member in members(data, where, whole):
@@ -143,6 +240,8 @@ def samples(data: bytes | memoryview, where: str, whole: bool = False) -> Iterat
         if group and group[0].key != member.key:
             yield group
             group = []
+        if len(group) == _MAX_MEMBERS:
+            raise _refused(f"sample {member.key} has more than {_MAX_MEMBERS} members", where)
         group.append(member)
     if group:
         yield group
@@ -155,10 +254,11 @@ class _Ahead:
     name: str | None = None
     size: int | None = None
 
-    def read(self, kind: bytes, content: memoryview, where: str) -> None:
+    def read(self, kind: bytes, tar: Readable, start: int, size: int, where: str) -> None:
         """Take over what a GNU or PAX header holds."""
-        if len(content) > _MAX_META:
-            raise _refused(f"a tar header of {len(content)} bytes", where)
+        if size > _MAX_META:
+            raise _refused(f"a tar header of {size} bytes", where)
+        content = tar.take(start, start + size)
         if kind == _GNU_LONG_NAME:
             self.name = bytes(content).rstrip(b"\0").decode("utf-8", "replace")
         elif kind == _PAX:
@@ -187,7 +287,24 @@ def _header(block: bytes, position: int, where: str) -> _Header:
     return _Header(name, _size(block[124:136], where), block[156:157])
 
 
-def _padded(size: int) -> int:
+def _written_header(name: str, size: int) -> bytes:
+    """What tarfile writes, in a tenth of its time for names and sizes that need nothing special."""
+    try:
+        stem = name.encode("ascii")
+        if len(stem) > 100 or size >= 8**11:
+            info = tarfile.TarInfo(name)
+            info.size = size
+            return info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")
+    except (ValueError, UnicodeError) as error:
+        raise DataError(f"a tar member cannot be named {name!r}", remedy="use shorter, plain ids") from error
+    digits = b"%011o" % size
+    head = stem.ljust(100, b"\0") + _TEMPLATE[100:124] + digits + _TEMPLATE[135:148]
+    checksum = b"%06o\0 " % (sum(stem) + sum(digits) + _TEMPLATE_SUM)
+    return head + checksum + _TEMPLATE[156:]
+
+
+def padded(size: int) -> int:
+    """Bytes that content of this size takes in a tar: whole blocks."""
     return -(-size // BLOCK) * BLOCK
 
 

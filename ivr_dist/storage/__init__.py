@@ -32,6 +32,7 @@ __all__ = [
     "absolute",
     "can_list",
     "create_exclusive",
+    "delete_staged",
     "delete_tree",
     "display",
     "download",
@@ -48,6 +49,7 @@ __all__ = [
     "read_range",
     "read_text",
     "size",
+    "stamps",
     "upload",
     "write_bytes",
     "write_json",
@@ -191,6 +193,15 @@ def delete_tree(url: str) -> None:
     _run("delete", url, lambda store: store.delete(url))
 
 
+def delete_staged(url: str) -> None:
+    """Delete what writers that were killed have left directly below `url`: files that never got their name.
+
+    Nothing else may be writing there. Only local disks have such files.
+    """
+    if is_local(url):
+        _run("delete", url, lambda store: _disk.delete_staged(url))
+
+
 # Asking
 
 
@@ -214,6 +225,22 @@ def size(url: str) -> int:
 def can_list(url: str) -> bool:
     """Whether listings tell all that is there; a web server shows what it likes."""
     return scheme(url) not in _CANNOT_LIST
+
+
+def stamps(urls: Sequence[str]) -> list[str]:
+    """For each file a text that becomes another when the file is written again; empty where there is no file.
+
+    It is made of size and times on local disk, elsewhere of what the server tells: an ETag, a time, or the size alone.
+    """
+
+    def look_up(url: str) -> str:
+        try:
+            return _run("look up", url, lambda store: store.stamp(url))
+        except NotFoundError:
+            return ""
+
+    with ThreadPoolExecutor(16) as pool:
+        return list(pool.map(look_up, urls))
 
 
 def list_dir(url: str) -> list[str]:
@@ -269,6 +296,8 @@ class Store(Protocol):
 
     def info(self, url: str) -> int | None:
         """Size of a file, None for a directory; FileNotFoundError if absent."""
+
+    def stamp(self, url: str) -> str: ...
 
     def entries(self, url: str) -> dict[str, int | None]:
         """What is directly below, each with its size, None for a directory."""

@@ -80,6 +80,16 @@ class Disk:
             raise FileNotFoundError(path) from error
         return None if os.path.isdir(path) else found.st_size
 
+    def stamp(self, url: str) -> str:
+        found = os.stat(local_path(url))
+        # The time of the last change of any kind cannot be set back, as that of the content can.
+        return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
+
+    def delete_staged(self, url: str) -> None:
+        with suppress(FileNotFoundError), os.scandir(local_path(url)) as listing:
+            for path in [entry.path for entry in listing if entry.name.endswith(_STAGED_SUFFIX)]:
+                os.unlink(path)
+
     def entries(self, url: str) -> dict[str, int | None]:
         found: dict[str, int | None] = {}
         with suppress(FileNotFoundError, NotADirectoryError), os.scandir(local_path(url)) as listing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from contextlib import nullcontext, suppress
@@ -100,6 +101,11 @@ class Remote:
     def info(self, url: str) -> int | None:
         with self.guard:
             return _file_size(self.fs.info(self._path(url)))
+
+    def stamp(self, url: str) -> str:
+        with self.guard:
+            found = self.fs.info(self._path(url))
+        return json.dumps(found, sort_keys=True, default=str)
 
     def entries(self, url: str) -> dict[str, int | None]:
         path = self._path(url).rstrip("/") + "/"

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = ("train", "plan", "pack", "index", "synth", "evaluate", "audit", "submit", "parity", "import-release")
 
 
-def run(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+def run(*arguments: str, cwd: Path = ROOT, env: Mapping[str, str] = os.environ) -> subprocess.CompletedProcess[str]:
+    environment = {**env, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
     command = [sys.executable, "-m", "ivr_dist", *arguments]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
@@ -149,3 +150,13 @@ def test_index_makes_foreign_tars_a_split(tmp_path: Path) -> None:
     assert (manifest["corpus"], manifest["split"], manifest["samples"]) == ("mine", "train", 42)
     refused = run("index", "data/train", "--corpus", "mine", "--scale", "likert", cwd=tmp_path)
     assert refused.returncode == 2 and "use one of mosi" in refused.stderr
+
+
+def test_jobs_and_ray_are_for_different_places(tmp_path: Path) -> None:
+    done = run("synth", "--out", "data", "--samples", "30", "--jobs", "2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    refused = run("synth", "--out", "data", "--ray", cwd=tmp_path, env=environment)
+    assert refused.returncode == 2 and "set RAY_ADDRESS" in refused.stderr
+    refused = run("index", "data/train", "--corpus", "c", "--ray", "--jobs", "2", cwd=tmp_path)
+    assert refused.returncode == 2 and "give one of them" in refused.stderr

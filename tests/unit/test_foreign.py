@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import shutil
+import subprocess
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ import numpy as np
 import pytest
 import webdataset
 
+from ivr_dist import storage
+from ivr_dist.data.crew import Processes
 from ivr_dist.data.foreign import index_tars
 from ivr_dist.data.manifest import Manifest
 from ivr_dist.data.reader import ShardReader
@@ -162,6 +166,57 @@ def test_indexing_again_gives_the_same_bytes(tmp_path: Path) -> None:
     before = {path.name: path.read_bytes() for path in place.iterdir()}
     index(place)
     assert {path.name: path.read_bytes() for path in place.iterdir()} == before
+
+
+def test_processes_give_the_same_manifest_and_the_same_errors(tmp_path: Path) -> None:
+    places = [write(tmp_path / "here", corpus()), tmp_path / "processes"]
+    shutil.copytree(*places)
+    here = index(places[0])
+    calls: list[tuple[int, int]] = []
+    crew = Processes(2, start_s=0)
+    found = index_tars(
+        str(places[1]),
+        corpus="clips",
+        split="train",
+        scale="mosi",
+        progress=lambda done, total: calls.append((done, total)),
+        crew=crew,
+    )
+    assert found == here and calls == [(1, 3), (2, 3), (3, 3)]
+    assert [path.read_bytes() for path in sorted(places[0].glob("*.idx"))] == [
+        path.read_bytes() for path in sorted(places[1].glob("*.idx"))
+    ]
+    (places[1] / "part-1.tar").write_bytes((places[1] / "part-1.tar").read_bytes()[:-20_000])
+    with pytest.raises(CorruptDataError, match=r"part-1\.tar"):
+        index_tars(str(places[1]), corpus="clips", split="train", crew=crew)
+
+
+def test_tars_of_other_features_are_refused_wherever_they_stand(tmp_path: Path) -> None:
+    samples = [{**about(), "__key__": name, "text.npy": ARRAY[:, :width]} for name, width in (("a", 2), ("b", 1))]
+    said = failure(write(tmp_path / "train", samples, shards=2))
+    assert "text is float32 of width 1 here and float32 of width 2 before" in said and "part-1.tar" in said
+
+
+def test_remote_tars(tmp_path: Path) -> None:
+    place = write(tmp_path / "train", corpus())
+    url = f"memory://{tmp_path.name}/remote/train"
+    for path in place.iterdir():
+        storage.write_bytes(storage.join(url, path.name), path.read_bytes())
+    assert index_tars(url, corpus="clips", split="train", scale="mosi") == index(place)
+
+
+def test_what_tar_wrote_is_read_back(tmp_path: Path) -> None:
+    place = write(tmp_path / "train", corpus(), shards=1)
+    folder = tmp_path / "files"
+    folder.mkdir()
+    with tarfile.open(place / "part-0.tar") as archive:
+        archive.extractall(folder, filter="data")
+    for kind in ("ustar", "gnu", "pax"):
+        made = tmp_path / kind
+        made.mkdir()
+        names = sorted(path.name for path in folder.iterdir())
+        subprocess.run(["tar", f"--format={kind}", "-cf", made / "part-0.tar", "-C", folder, *names], check=True)
+        check(made, index(made), corpus())
 
 
 def test_progress_and_what_is_no_tar(tmp_path: Path) -> None:

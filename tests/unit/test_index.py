@@ -134,6 +134,17 @@ def test_checksums_are_xxh3_of_the_bytes_of_each_segment() -> None:
 
 
 @pytest.mark.parametrize("data", [SMALL, large(), made([])], ids=["small", "large", "empty"])
+@pytest.mark.parametrize("chunk", [512, 700_000])
+def test_a_stream_has_the_same_index(data: bytes, chunk: int) -> None:
+    stream = tar.Stream(lambda start, end: data[start:end], len(data), "s.tar", chunk, most=3 << 20)
+    shown: list[tuple[str, bytes]] = []
+    index = build_index(stream, "s.tar", lambda key, content: shown.append((key, bytes(content))))
+    assert equal(index, build_index(data))
+    ends = index.offset + index.size
+    assert shown == [(key, data[a:b]) for key, a, b in zip(index.keys, index.offset, ends, strict=True)]
+
+
+@pytest.mark.parametrize("data", [SMALL, large(), made([])], ids=["small", "large", "empty"])
 def test_round_trip(data: bytes, tmp_path: Path) -> None:
     index = build_index(data)
     (tmp_path / "s.idx").write_bytes(index.to_bytes())

@@ -23,8 +23,9 @@ from ivr_dist.data.cursor import DataCursor
 from ivr_dist.data.loader import Loader, StepBatches
 from ivr_dist.data.manifest import Manifest
 from ivr_dist.data.order import EMPTY, EpochOrder, default_lanes
-from ivr_dist.data.pack import PackOptions, pack, shuffled
+from ivr_dist.data.pack import PackOptions, pack
 from ivr_dist.data.reader import ShardReader
+from ivr_dist.data.shard import shuffled
 from ivr_dist.errors import CheckpointMismatchError, ConfigError, CorruptDataError, DataError
 
 SOURCE = SynthSource(150, missing=0.2)

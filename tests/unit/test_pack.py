@@ -22,8 +22,9 @@ from ivr_dist.corpora.synth import SynthSource
 from ivr_dist.data.decode import RawSample
 from ivr_dist.data.index import load as load_index
 from ivr_dist.data.manifest import FeatureSpec, Manifest, TaskSpec
-from ivr_dist.data.pack import PackOptions, pack, shuffled, tar_key
+from ivr_dist.data.pack import PackOptions, pack
 from ivr_dist.data.reader import ShardReader
+from ivr_dist.data.shard import shuffled, tar_key
 from ivr_dist.errors import ConfigError, DataError
 
 ROOT = Path(__file__).parents[2]
@@ -165,12 +166,30 @@ def test_statistics_are_those_of_the_training_steps(tmp_path: Path) -> None:
     assert not Manifest.load(str(tmp_path / "test")).statistics
 
 
-def test_shards_are_cut_by_bytes(tmp_path: Path) -> None:
-    (train, *_) = pack(SynthSource(100), str(tmp_path), PackOptions(shard_bytes=40_000)).splits
-    sizes = [shard.bytes for shard in Manifest.load(str(tmp_path / "train")).shards]
-    assert train.shards == len(sizes) > 2
-    assert all(40_000 <= size < 60_000 for size in sizes[:-1])
-    assert train.bytes == sum(sizes)
+def test_shards_have_about_the_bytes_asked_for(tmp_path: Path) -> None:
+    (train, valid, _) = pack(SynthSource(1000), str(tmp_path), PackOptions(shard_bytes=200_000)).splits
+    shards = Manifest.load(str(tmp_path / "train")).shards
+    assert train.shards == len(shards) > 10 and valid.shards > 1
+    # As many samples in each, to within what the last one lacks.
+    assert len({shard.samples for shard in shards[:-1]}) == 1
+    assert shards[0].samples - len(shards) < shards[-1].samples <= shards[0].samples
+    assert all(150_000 < shard.bytes < 250_000 for shard in shards[:-1])
+    assert train.bytes == sum(shard.bytes for shard in shards)
+
+
+def test_a_sample_larger_than_a_shard_has_one_to_itself(tmp_path: Path) -> None:
+    (train, *_) = pack(SynthSource(20), str(tmp_path), PackOptions(shard_bytes=1000)).splits
+    assert (train.samples, train.shards) == (14, 14)
+
+
+def test_the_bytes_of_a_packing_are_pinned(tmp_path: Path) -> None:
+    # Another value here would make every corpus another one, trained on in another order.
+    arrays = [np.arange(6, dtype=np.float32).reshape(3, 2) + number for number in range(4)]
+    source = ListSource(
+        [sample(f"s{n}", audio=array) for n, array in enumerate(arrays)], features(audio=(2, "float32"))
+    )
+    (train,) = pack(source, str(tmp_path)).splits
+    assert train.manifest_id == "548c4e4052570ac52b50ecaeb40067a14fbdc885cb3c100c357e6bd5bee4934d"
 
 
 def test_values_that_are_not_finite_become_zero_and_are_reported(tmp_path: Path) -> None:
@@ -310,9 +329,9 @@ def test_any_fsspec_url(tmp_path: Path) -> None:
 def test_progress_counts_every_sample(tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     pack(SynthSource(20), str(tmp_path), progress=lambda *call: seen.append(call))
-    assert seen == [
-        (split, done + 1, n) for split, n in (("train", 14), ("valid", 3), ("test", 3)) for done in range(n)
-    ]
+    counts = {"train": 14, "valid": 3, "test": 3}
+    begun = [(split, 0, count) for split, count in counts.items()]
+    assert seen == begun + [(split, done + 1, count) for split, count in counts.items() for done in range(count)]
 
 
 def test_order_depends_on_ids_and_seed_alone() -> None:

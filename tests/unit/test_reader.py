@@ -12,8 +12,9 @@ import pytest
 from ivr_dist.corpora.synth import SynthSource
 from ivr_dist.data.index import load
 from ivr_dist.data.manifest import Manifest
-from ivr_dist.data.pack import PackOptions, pack, shuffled
+from ivr_dist.data.pack import PackOptions, pack
 from ivr_dist.data.reader import ShardReader
+from ivr_dist.data.shard import shuffled
 from ivr_dist.errors import CorruptDataError, DataError, IvrError
 
 SOURCE = SynthSource(260, dims={"text": 300, "audio": 74, "vision": 35})

@@ -8,6 +8,7 @@ import os
 import pickle
 import subprocess
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -123,6 +124,17 @@ class TestAlikeEverywhere:
         with pytest.raises(StorageError):
             storage.size(storage.join(place, "d"))
 
+    def test_stamps_change_with_the_file(self, place: str) -> None:
+        urls = [storage.join(place, name) for name in ("a", "b", "c")]
+        for url in urls[:2]:
+            storage.write_bytes(url, b"12345")
+        before = storage.stamps(urls)
+        assert before == storage.stamps(urls) and all(before[:2]) and before[2] == ""
+        time.sleep(0.02)
+        storage.write_bytes(urls[1], b"54321")
+        after = storage.stamps(urls)
+        assert [old == new for old, new in zip(before, after, strict=True)] == [True, False, True]
+
     def test_make_dirs_can_be_repeated(self, place: str) -> None:
         url = storage.join(place, "p", "q")
         storage.make_dirs(url)
@@ -169,10 +181,14 @@ class TestDisk:
             storage.write_bytes(str(tmp_path / "taken"), b"x")
         assert os.listdir(tmp_path) == ["taken"]
 
-    def test_leavings_of_a_killed_writer_are_not_listed(self, tmp_path: Path) -> None:
+    def test_leavings_of_a_killed_writer_are_not_listed_and_can_be_deleted(self, tmp_path: Path) -> None:
         (tmp_path / f".{uuid.uuid4().hex}.ivr-staged").write_bytes(b"half")
         assert storage.list_dir(str(tmp_path)) == []
         assert storage.list_files(str(tmp_path)) == []
+        (tmp_path / "whole").write_bytes(b"whole")
+        storage.delete_staged(str(tmp_path))
+        storage.delete_staged(str(tmp_path / "absent"))
+        assert os.listdir(tmp_path) == ["whole"]
 
     def test_full_disk_is_named(self, tmp_path: Path) -> None:
         folder = tmp_path / "small"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from ivr_dist.corpora import open_source
+from ivr_dist.corpora import open_source, opener
 from ivr_dist.corpora.card import load_card
 from ivr_dist.corpora.source import Source
 from ivr_dist.errors import DataError
@@ -135,3 +137,18 @@ def test_samples_that_do_not_fit_are_refused(tmp_path: Path, change: dict[str, A
     opened = source(tmp_path, changed(0, **change))
     with pytest.raises(DataError, match=message):
         opened.load("train", opened.splits()["train"][0])
+
+
+def test_another_process_opens_the_same_corpus_as_long_as_its_files_are_the_same(tmp_path: Path) -> None:
+    opened = source(tmp_path, ROWS)
+    card = load_card(str(tmp_path / "card.yaml"))
+    first = opener(str(tmp_path), card, opened)
+    again = pickle.loads(pickle.dumps(first))
+    assert again().splits() == opened.splits()
+    assert again.fingerprint == first.fingerprint == opener(str(tmp_path), card, opened).fingerprint
+    seen = {first.fingerprint}
+    for name in ("text/1.npy", "audio/1.npy", "samples.jsonl"):
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes())
+        seen.add(opener(str(tmp_path), card, opened).fingerprint)
+    seen.add(opener(str(tmp_path), replace(card, licence="another"), opened).fingerprint)
+    assert len(seen) == 5

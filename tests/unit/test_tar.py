@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import tarfile
 import tracemalloc
@@ -223,6 +224,18 @@ def test_a_run_of_members_needs_no_end_mark() -> None:
                 read(run[:length], whole=False)
 
 
+def test_a_sample_of_very_many_members_is_refused() -> None:
+    files = [(f"a.{number}", b"") for number in range(1001)]
+    assert len(next(tar.samples(ours(files[:1000]), "s.tar"))) == 1000
+    with pytest.raises(CorruptDataError, match="sample a has more than 1000 members"):
+        list(tar.samples(ours(files), "s.tar"))
+
+
+def test_any_number_of_headers_ahead_of_a_file_is_read_in_linear_time() -> None:
+    ahead = entry("x", b"L", b"n.json\0") + entry("y", b"x", record("comment", "z"))
+    assert read(ahead * 20_000 + entry("m.json") + ours(FILES)) == [("n.json", b""), *FILES]
+
+
 def test_samples_are_runs_of_one_key() -> None:
     groups = list(tar.samples(ours(FILES), "s.tar", whole=True))
     assert [(group[0].key, [item.suffix for item in group]) for group in groups] == [
@@ -274,6 +287,19 @@ def test_webdataset_writes_what_we_read(tmp_path: Path) -> None:
     assert all([item.suffix for item in group] == ["json", "text.npy"] for group in groups)
 
 
+@given(st.text("abcXYZ019_-./ ", min_size=1, max_size=140), st.integers(0, 8**11 + 8**10))
+def test_headers_are_those_of_tarfile(name: str, size: int) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = size
+    try:
+        expected = info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")
+    except ValueError:
+        with pytest.raises(DataError):
+            tar._written_header(name, size)
+    else:
+        assert tar._written_header(name, size) == expected
+
+
 @pytest.mark.parametrize("name", ["x" * 101, "\u00e9.json", "d/" * 200 + "x"])
 def test_a_name_that_does_not_fit_is_refused(name: str) -> None:
     with pytest.raises(DataError, match="cannot be named"):
@@ -313,6 +339,53 @@ def test_mutated_tars_are_read_or_refused(data: bytes, changes: list[tuple[int, 
 @given(st.binary(max_size=3000))
 def test_random_bytes_are_read_or_refused(data: bytes) -> None:
     check_harmless(data)
+
+
+@given(st.sampled_from(VALID), st.integers(1, 3000))
+def test_a_stream_gives_what_memory_gives(data: bytes, chunk: int) -> None:
+    stream = tar.Stream(lambda start, end: data[start:end], len(data), "s.tar", chunk)
+    found = []
+    for item in tar.members(stream, "s.tar", whole=True):
+        found.append((item.name, bytes(stream.take(item.payload, item.payload + item.size))))
+        stream.forget(item.end)
+    assert found == read(data)
+    assert stream.sha256() == hashlib.sha256(data).hexdigest()
+
+
+def test_a_stream_is_read_once_and_holds_little() -> None:
+    data = ours([(f"{number}.json", bytes(1000)) for number in range(5000)])
+    ranges: list[tuple[int, int]] = []
+
+    def from_file(start: int, end: int) -> bytes:
+        ranges.append((start, end))
+        return data[start:end]
+
+    stream = tar.Stream(from_file, len(data), "s.tar", chunk=10_000, most=20_000)
+    tracemalloc.start()
+    for item in tar.members(stream, "s.tar", whole=True):
+        stream.forget(item.end)
+    stream.sha256()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 200_000 < len(data)
+    assert [start for start, _ in ranges] == [0, *(end for _, end in ranges[:-1])] and ranges[-1][1] == len(data)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        [("a.json", b"1"), ("README", bytes(30_000)), ("b.json", b"2")],
+        [("a.json", bytes(30_000)), ("b.json", b"2")],
+        [("a.json", b"1")] + [("a.json", b"")] * 60,
+    ],
+    ids=["between", "one member", "many members"],
+)
+def test_a_stream_does_not_hold_more_than_it_may(files: Files) -> None:
+    data = ours(files)
+    stream = tar.Stream(lambda start, end: data[start:end], len(data), "s.tar", chunk=1000, most=20_000)
+    with pytest.raises(CorruptDataError, match="takes more than 20000 bytes from byte 0 on"):
+        for group in tar.samples(stream, "s.tar", whole=True):
+            stream.take(group[0].start, group[-1].end)
 
 
 def check_harmless(data: bytes) -> None:

@@ -1,0 +1,44 @@
+"""Packing and indexing as tasks of a Ray cluster: the same bytes, and a task's error as it was."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from ivr_dist.cluster import connected
+from ivr_dist.corpora.source import Opener
+from ivr_dist.corpora.synth import SynthSource
+from ivr_dist.data.foreign import index_tars
+from ivr_dist.data.pack import PackOptions, pack
+from ivr_dist.errors import CorruptDataError
+from ivr_dist.packing import RayTasks
+
+pytestmark = pytest.mark.ray
+
+OPENER = Opener(partial(SynthSource, 120), "synth 120")
+OPTIONS = PackOptions(shard_samples=10)
+
+
+def tree(place: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(place)): path.read_bytes() for path in sorted(place.rglob("*")) if path.is_file()}
+
+
+def test_tasks_write_what_this_process_writes(tmp_path: Path) -> None:
+    pack(OPENER(), str(tmp_path / "here"), OPTIONS)
+    with connected(2, debug=False):
+        crew = RayTasks()
+        pack(OPENER(), str(tmp_path / "ray"), OPTIONS, opener=OPENER, crew=crew)
+        assert tree(tmp_path / "ray") == tree(tmp_path / "here")
+        for name in ("here", "ray"):
+            for path in (tmp_path / name / "train").glob("*.idx"):
+                path.unlink()
+        here = index_tars(str(tmp_path / "here" / "train"), corpus="c", split="train")
+        assert index_tars(str(tmp_path / "ray" / "train"), corpus="c", split="train", crew=crew) == here
+        assert tree(tmp_path / "ray") == tree(tmp_path / "here")
+        damaged = tmp_path / "ray" / "train" / "synth-train-000002.tar"
+        damaged.write_bytes(damaged.read_bytes()[:-2000])
+        with pytest.raises(CorruptDataError, match=r"synth-train-000002\.tar") as caught:
+            index_tars(str(tmp_path / "ray" / "train"), corpus="c", split="train", crew=crew)
+        assert caught.value.remedy
