@@ -51,6 +51,7 @@ LEVELS = {
     "ivr_dist.probe": 3,
     "ivr_dist.progress": 3,
     "ivr_dist.report": 3,
+    "ivr_dist.view": 3,
     "ivr_dist.loop": 4,
     "ivr_dist.evaluate": 4,
     "ivr_dist.resume": 4,
