@@ -85,8 +85,8 @@ class _IdTable:
     def repeated(self) -> npt.NDArray[np.int64]:
         """Positions of hashes that are there more than once."""
         order = np.argsort(self.hashes, kind="stable")
-        same = self.hashes[order][1:] == self.hashes[order][:-1]
-        return np.sort(order[np.append(same, False) | np.append(False, same)])
+        same = np.flatnonzero(self.hashes[order][1:] == self.hashes[order][:-1])
+        return np.sort(order[np.union1d(same, same + 1)])
 
     def named(self, positions: npt.NDArray[np.int64]) -> Iterator[tuple[str, CheckedSplit, str]]:
         """Id, split and shard of the samples at these positions."""

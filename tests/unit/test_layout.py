@@ -66,6 +66,8 @@ LEVELS = {
     "ivr_dist.submit": 6,
     "ivr_dist.seeds": 6,
     "ivr_dist.cli": 7,
+    "ivr_dist.cli_options": 7,
+    "ivr_dist.cli_shards": 7,
     "ivr_dist.__main__": 8,
 }
 
