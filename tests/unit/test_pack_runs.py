@@ -153,7 +153,7 @@ def test_what_followed_from_something_else_is_made_again(place: Path) -> None:
         assert tree(place / name / "resumed") == tree(place / name / "whole")
 
 
-@pytest.mark.parametrize("damage", ["cut shard", "no index", "torn record"])
+@pytest.mark.parametrize("damage", ["cut shard", "no index", "torn record", "half a file"])
 def test_what_is_not_whole_is_made_again(place: Path, damage: str) -> None:
     run(place / "whole")
     packed = place / "resumed"
@@ -163,11 +163,13 @@ def test_what_is_not_whole_is_made_again(place: Path, damage: str) -> None:
         stem.with_suffix(".tar").write_bytes(stem.with_suffix(".tar").read_bytes()[:-1])
     elif damage == "no index":
         stem.with_suffix(".idx").unlink()
+    elif damage == "half a file":
+        (stem.parent / ".0123.ivr-staged").write_bytes(b"what a killed write leaves")
     else:
         record = packed / "train" / ".pack" / f"{stem.name}.json"
         record.write_bytes(record.read_bytes()[:-5])
     _, loaded = resumed(packed)
-    assert len(loaded) == 160 - 40
+    assert len(loaded) == 160 - (60 if damage == "half a file" else 40)
     assert tree(packed) == tree(place / "whole")
 
 
