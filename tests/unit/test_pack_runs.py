@@ -261,7 +261,7 @@ from ivr_dist.data.foreign import index_tars
 from ivr_dist.data.manifest import FeatureSpec
 from ivr_dist.data.pack import PackOptions, pack
 
-COUNT, STEPS, WIDTH = 60, 1024, 1024  # 4 MiB each
+COUNT, STEPS, WIDTH = 100, 1024, 1024  # 4 MiB each
 place = sys.argv[1]
 
 
