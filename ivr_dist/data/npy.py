@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import re
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,7 @@ def parse_header(
         raise _refused("the .npy header is cut off or too long", where)
     try:
         text = bytes(data[start : start + length]).decode("utf-8" if head[6] == 3 else "latin1")
-        header = ast.literal_eval(text.strip())
+        header = _literal(text)
         shape, fortran, descr = header["shape"], header["fortran_order"], header["descr"]
     except (ValueError, SyntaxError, KeyError, TypeError, MemoryError, RecursionError) as error:
         raise _refused("the .npy header cannot be read", where) from error
@@ -69,6 +70,12 @@ def parse_header(
     if math.prod(extent or 1 for extent in shape) > _MAX_ELEMENTS:
         raise _refused(f"the .npy header has a shape of more than {_MAX_ELEMENTS} elements", where)
     return shape, _dtype(descr, kinds, where), fortran, start + length
+
+
+@lru_cache(maxsize=1024)
+def _literal(text: str) -> Any:
+    """The value of a header; most arrays share theirs, and parsing it takes longer than all else."""
+    return ast.literal_eval(text.strip())
 
 
 def _dtype(descr: object, kinds: str, where: str) -> np.dtype[Any]:

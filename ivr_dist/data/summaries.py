@@ -150,7 +150,7 @@ def label_edges(task: TaskSpec, values: npt.NDArray[np.float64]) -> list[float] 
     low, high = min(ends), max(ends)
     step = _nice_step(high - low, _LABEL_BINS) if high > low else 1.0
     first, last = math.floor(low / step + 0.5), math.floor(high / step + 0.5)
-    return [round((number - 0.5) * step, 12) for number in range(first, last + 2)]
+    return [float(f"{(number - 0.5) * step:.12g}") for number in range(first, last + 2)]
 
 
 def summarize_labels(

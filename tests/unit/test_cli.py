@@ -16,7 +16,20 @@ from ivr_dist import cli
 from ivr_dist.errors import DataError, StorageError
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ("train", "plan", "pack", "index", "synth", "evaluate", "audit", "submit", "parity", "import-release")
+COMMANDS = (
+    "train",
+    "plan",
+    "pack",
+    "index",
+    "verify",
+    "inspect",
+    "synth",
+    "evaluate",
+    "audit",
+    "submit",
+    "parity",
+    "import-release",
+)
 
 
 def run(*arguments: str, cwd: Path = ROOT, env: Mapping[str, str] = os.environ) -> subprocess.CompletedProcess[str]:

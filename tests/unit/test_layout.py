@@ -65,9 +65,9 @@ LEVELS = {
     "ivr_dist.driver": 6,
     "ivr_dist.submit": 6,
     "ivr_dist.seeds": 6,
-    "ivr_dist.cli": 7,
     "ivr_dist.cli_options": 7,
     "ivr_dist.cli_shards": 7,
+    "ivr_dist.cli": 7,
     "ivr_dist.__main__": 8,
 }
 
@@ -104,6 +104,9 @@ LIGHT = (
     "ivr_dist.data.tar",
     "ivr_dist.data.pack",
     "ivr_dist.data.foreign",
+    "ivr_dist.data.verify",
+    "ivr_dist.data.survey",
+    "ivr_dist.data.lookup",
     "ivr_dist.corpora.card",
     "ivr_dist.corpora.synth",
     "ivr_dist.packing",
@@ -114,6 +117,8 @@ LIGHT = (
     "ivr_dist.audit",
     "ivr_dist.driver",
     "ivr_dist.submit",
+    "ivr_dist.view.page",
+    "ivr_dist.view.terminal",
 )
 
 

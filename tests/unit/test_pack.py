@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +26,6 @@ from ivr_dist.data.reader import ShardReader
 from ivr_dist.data.shard import shuffled, tar_key
 from ivr_dist.errors import ConfigError, DataError
 
-ROOT = Path(__file__).parents[2]
 SMALL = PackOptions(shard_samples=25, seed=5)
 
 
@@ -98,34 +96,6 @@ def test_every_sample_comes_back_bit_for_bit(tmp_path: Path) -> None:
             assert set(raw.arrays) == set(want.arrays)
             for name, array in raw.arrays.items():
                 assert array.dtype == np.float32 and np.array_equal(array, want.arrays[name])
-
-
-def test_plain_webdataset_reads_the_same_samples_in_the_same_order(tmp_path: Path) -> None:
-    source = SynthSource(150, seed=4, missing=0.2)
-    pack(source, str(tmp_path), SMALL)
-    place = tmp_path / "train"
-    manifest = Manifest.load(str(place))
-    urls = [str(place / shard.name) for shard in manifest.shards]
-    plain = list(webdataset.WebDataset(urls, shardshuffle=False).decode())
-    ours = read(str(place))
-    assert [item["__key__"] for item in plain] == [raw.key for raw in ours]
-    for item, raw in zip(plain, ours, strict=True):
-        assert item["json"]["labels"] == raw.labels
-        assert (item["json"]["id"], item["json"]["corpus"], item["json"]["split"]) == (raw.id, "synth", "train")
-        assert item["json"]["provenance"]["latents"].keys() == {"text", "audio", "vision"}
-        assert {name for name in item if name.endswith(".npy")} == {f"{name}.npy" for name in raw.arrays}
-        assert all(np.array_equal(item[f"{name}.npy"], array) for name, array in raw.arrays.items())
-
-
-def test_the_snippet_of_the_format_page_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pack(SynthSource(20), str(tmp_path / "out"))
-    (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / "shards" / "README.md").read_text(), re.S)
-    monkeypatch.chdir(tmp_path)
-    exec(snippet, {})
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 14 and all("'sentiment'" in line for line in lines)
 
 
 def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:

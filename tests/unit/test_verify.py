@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -38,8 +39,11 @@ CARD = Card(
     licence="none",
     format="table",
     files={"samples": SourceFile(path="samples.jsonl")},
+    # The width of vision is left to the files.
     features={
-        name: FeatureSet(set=f"synth{dim}", dim=dim) for name, dim in (("text", 32), ("audio", 12), ("vision", 8))
+        "text": FeatureSet(set="synth32", dim=32),
+        "audio": FeatureSet(set="synth12", dim=12),
+        "vision": FeatureSet(set="synth8"),
     },
     tasks=dict(SynthSource(10).tasks),
     splits={"train": Split(samples=42), "valid": Split(samples=9), "test": Split()},
@@ -155,6 +159,19 @@ def test_what_corpora_share_is_worth_a_notice(packed: Path) -> None:
     assert videos.what == f"7 groups (videos) are in both {who}: test_000000, train_000000, train_000001, ..."
     assert len(videos.names) == 7
     assert re.fullmatch(rf"60 sample ids are in both {re.escape(who)}: (synth_\d{{7}}, ){{3}}\.\.\.", ids.what)
+
+
+def test_only_a_few_shards_are_in_memory(tmp_path: Path) -> None:
+    source = SynthSource(150, dims={"text": 300, "audio": 74, "vision": 35}, aligned=False, missing=0)
+    pack(source, str(tmp_path), PackOptions(shard_samples=5))
+    shards = Manifest.load(str(tmp_path / "train")).shards
+    largest = max(shard.bytes for shard in shards)
+    verify([str(tmp_path / "test")])  # what is imported or cached on the way does not count
+    tracemalloc.start()
+    assert verify([str(tmp_path / "train")]).ok
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 6 * largest < sum(shard.bytes for shard in shards) / 2
 
 
 def test_tars_made_elsewhere(packed: Path, tmp_path: Path) -> None:
