@@ -11,6 +11,7 @@ from plain import WIDTHS, PlainRelease
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ivr_dist import compiling
 from ivr_dist.config import Config
 from ivr_dist.config_file import load_config
 from ivr_dist.data.batch import MODALITIES, Batch, in_blocks, modality_batch
@@ -90,12 +91,12 @@ class Plain(Contestant):
 
     modes = ("whole",)
 
-    def __init__(self, batch: Batch, dtype: torch.dtype, clock: Callable[[], float], *, compiled: bool) -> None:
+    def __init__(self, batch: Batch, dtype: torch.dtype, clock: Callable[[], float], *, backend: str) -> None:
         model = PlainRelease()
         super().__init__(model, torch.optim.AdamW(model.parameters(), lr=1e-5), dtype, clock)
         self.features = {name: part.features for name, part in batch.modalities.items()}
         self.labels = batch.labels[TASK]
-        self.run = torch.compile(model) if compiled else model
+        self.run = compiling.compiled(model, backend)
 
     def forward(self) -> None:
         """One pass, losses included."""
@@ -117,11 +118,11 @@ class Ours(Contestant):
         batch: What every step trains on.
         dtype: Type of the forward pass.
         clock: Tells the time in seconds.
-        compiled: `torch.compile` model and losses.
+        backend: Compiles model and losses, or `none`.
     """
 
     def __init__(
-        self, preset: str, batch: Batch, dtype: torch.dtype, clock: Callable[[], float], *, compiled: bool
+        self, preset: str, batch: Batch, dtype: torch.dtype, clock: Callable[[], float], *, backend: str
     ) -> None:
         self.config = settings(preset, len(batch))
         spec = ModelSpec(
@@ -138,8 +139,8 @@ class Ours(Contestant):
         loss = self.config.loss
         names = ("consistency", "adversary", "reconstruction", "svr")
         self.weights = {"task": 1.0, **{name: getattr(loss, name).weight for name in names}}
-        self.run = torch.compile(model) if compiled else model
-        self.terms = torch.compile(loss_terms) if compiled else loss_terms
+        self.run = compiling.compiled(model, backend)
+        self.terms = compiling.compiled(loss_terms, backend)
         self._probe: tuple[SvrProbe, IVROutput] | None = None
 
     def forward(self) -> None:
@@ -195,11 +196,11 @@ def make_batch(lengths: Tensor) -> Batch:
     )
 
 
-def made(name: str, lengths: Tensor, dtype: torch.dtype, clock: Callable[[], float], *, compiled: bool) -> Contestant:
+def made(name: str, lengths: Tensor, dtype: torch.dtype, clock: Callable[[], float], *, backend: str) -> Contestant:
     """A contestant by name; `lengths` [B] are the steps of its samples."""
     torch.manual_seed(0)
     # The release counts padding as steps.
     batch = make_batch(lengths.max().expand_as(lengths) if name == "release" else lengths)
     if name == "plain":
-        return Plain(batch, dtype, clock, compiled=compiled)
-    return Ours(name, batch, dtype, clock, compiled=compiled)
+        return Plain(batch, dtype, clock, backend=backend)
+    return Ours(name, batch, dtype, clock, backend=backend)

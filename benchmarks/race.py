@@ -39,7 +39,8 @@ class Racer:
     """A contestant and what was measured of it."""
 
     name: str
-    compiled: bool
+    backend: str
+    """That compiles it, or `none`."""
     lengths: Tensor
     setting: Setting
     flops: float = 0.0
@@ -54,7 +55,7 @@ class Racer:
     def round(self) -> None:
         """Measure for a while more."""
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            flops, steps, products, peak = pool.apply(_measure, (self.name, self.compiled, self.lengths, self.setting))
+            flops, steps, products, peak = pool.apply(_measure, (self.name, self.backend, self.lengths, self.setting))
         self.flops, self.peak = flops, max(peak, self.peak)
         self.products += products
         for mode, found in steps.items():
@@ -78,7 +79,7 @@ def race(racers: Sequence[Racer]) -> float:
 
 
 def _measure(
-    name: str, compiled: bool, lengths: Tensor, setting: Setting
+    name: str, backend: str, lengths: Tensor, setting: Setting
 ) -> tuple[float, dict[str, list[Mapping[str, float]]], list[float], float]:
     torch.set_num_threads(setting.threads)
     clock, dtype = CLOCKS[setting.clock], getattr(torch, setting.dtype)
@@ -87,7 +88,7 @@ def _measure(
     before = _memory("VmRSS")
     # From here on the peak is the model's.
     Path("/proc/self/clear_refs").write_text("5")
-    contestant = made(name, lengths, dtype, clock, compiled=compiled)
+    contestant = made(name, lengths, dtype, clock, backend=backend)
     steps: dict[str, list[Mapping[str, float]]] = {mode: [] for mode in contestant.modes}
     products: list[float] = []
     # Two steps that do not count: compilation, and memory that is touched for the first time.

@@ -34,6 +34,8 @@ from plain import WIDTHS
 from race import CLOCKS, Racer, Setting, race
 from torch import Tensor
 
+from ivr_dist.compiling import NONE
+
 _PROBE_EVERY = 50
 
 
@@ -75,17 +77,17 @@ def rows(size: int, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """One row of figures for each model at one batch size."""
     lengths = drawn_lengths(size, options)
     setting = Setting(options.dtype, options.threads, options.clock, options.seconds)
-    compiled = (False, True) if options.compile else (False,)
-    racing = [Racer(name, each, lengths, setting) for name in options.models for each in compiled]
+    backends = (NONE, "inductor") if options.compile else (NONE,)
+    racing = [Racer(name, each, lengths, setting) for name in options.models for each in backends]
     even = torch.full_like(lengths, -(-int(lengths.sum()) // size))
     ours = [name for name in options.models if name != "plain"]
-    level = {name: Racer(name, False, even, setting) for name in ours} if options.lengths else {}
+    level = {name: Racer(name, NONE, even, setting) for name in ours} if options.lengths else {}
     best = race([*racing, *level.values()])
-    plain = next((racer for racer in racing if racer.name == "plain" and not racer.compiled), None)
+    plain = next((racer for racer in racing if racer.name == "plain" and racer.backend == NONE), None)
     for racer in racing:
         seconds = racer.seconds()
         row: dict[str, Any] = {
-            "model": f"{racer.name}+compile" if racer.compiled else racer.name,
+            "model": racer.name if racer.backend == NONE else f"{racer.name}+compile",
             "batch": size,
             "ms/step": 1e3 * seconds,
             "samples/s": size / seconds,
@@ -103,7 +105,7 @@ def rows(size: int, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         if racer.name != "plain":
             extra = (racer.seconds("probed") - seconds) / _PROBE_EVERY
             row |= {"auxiliary": 1 - racer.seconds("task") / seconds, "probe": extra / (seconds + extra)}
-        if racer.name in level and not racer.compiled:
+        if racer.name in level and racer.backend == NONE:
             row["x unpadded"] = (float(lengths.sum()) / seconds) / (float(even.sum()) / level[racer.name].seconds())
         yield row
 

@@ -193,6 +193,9 @@ class TrainConfig:
     min_lr_ratio: float = key(0.0, "Final learning rate as a share of the peak.")
     grad_clip: float = key(1.0, "Largest norm of all gradients together; 0: no clipping.")
     dtype: Literal["float32", "bfloat16"] = key("float32", "Type of the forward pass; master weights are float32.")
+    compile: Literal["none", "inductor", "aot_eager", "eager"] = key(
+        "none", "torch.compile of model and losses, by this backend; the last two are for finding faults."
+    )
     eval_every: str = key("1epoch", "How often the validation split is scored: 200steps, 1epoch.")
     monitor: str = key(
         "", "Validation metric that picks the best checkpoint; unset: the first task's (mae or accuracy)."

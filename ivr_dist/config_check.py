@@ -286,6 +286,12 @@ def _loss(config: Config) -> Iterator[_Fault]:
 
 def _train(config: Config) -> Iterator[_Fault]:
     train = config.train
+    if train.compile != "none" and config.zero.stage == 3:
+        yield _Fault(
+            ("train.compile", "zero.stage"),
+            f"train.compile = {train.compile} cannot follow zero.stage = 3, which gathers parameters as layers run",
+            "use zero.stage 0, 1 or 2, or train.compile=none",
+        )
     if config.data.valid:
         return
     valid = "set data.valid to a packed split"

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ivr_dist import compiling
 from ivr_dist import device as device_module
 from ivr_dist.collectives import is_distributed
 from ivr_dist.errors import CheckpointError, CheckpointMismatchError
@@ -34,6 +35,7 @@ class Engine:
         deepspeed_config: DeepSpeed's own config, as `plan` derived it.
         weight_decay: AdamW's decay of the matrices.
         device: This worker's device.
+        backend: Compiles the model (`torch.compile`), for training steps only; `none` leaves it as it is.
 
     The process group must exist already.
     """
@@ -45,6 +47,7 @@ class Engine:
         *,
         weight_decay: float,
         device: torch.device,
+        backend: str = compiling.NONE,
     ) -> None:
         device_module.configure_process()
         # DeepSpeed insists on a launcher's variable; Ray sets it, a plain process group does not.
@@ -61,6 +64,10 @@ class Engine:
             self._engine, _, _, _ = deepspeed.initialize(
                 model=model.to(device), model_parameters=groups, config=deepspeed_config
             )
+            if backend != compiling.NONE:
+                compiling.prepare(backend)
+                self._engine.compile(backend=backend)
+        self._backend = backend
         self.device = device
         self.stage = int(self._engine.zero_optimization_stage())
 
@@ -104,10 +111,11 @@ class Engine:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Dropout off and no graph, training mode again afterwards."""
+        """Dropout off, no graph, nothing compiled; training mode again afterwards."""
         self._engine.eval()
+        # Compiling takes longer than a pass over a validation split saves.
         try:
-            with torch.no_grad():
+            with torch.no_grad(), compiling.uncompiled(self._backend):
                 yield
         finally:
             self._engine.train()

@@ -18,6 +18,7 @@ import torch
 from ivr_dist import collectives, evaluate, metrics
 from ivr_dist.callbacks import Callback, StepReport
 from ivr_dist.checkpoint.saver import Saver
+from ivr_dist.compiling import compiled
 from ivr_dist.config import Config
 from ivr_dist.console import Console
 from ivr_dist.data.batch import Batch
@@ -110,6 +111,7 @@ class Trainer:
         """Name of this run's newest checkpoint."""
         self._saved_step = counters.step if saved is not None or counters.step == 0 else -1
         self._layout = StepLayout(plan.global_batch, plan.accumulation, plan.group)
+        self._loss_terms = compiled(loss_terms, config.train.compile)
 
     def run(self) -> Ending:
         """Train until the planned end, the end of patience, or a stop request; the last step is always saved."""
@@ -196,7 +198,7 @@ class Trainer:
         for micro, host_batch in enumerate(batches):
             batch = host_batch.to(self.engine.device)
             output = self.engine.forward(batch)
-            terms = loss_terms(
+            terms = self._loss_terms(
                 output, batch, counts, self._layout, self.config, micro, world, collectives.all_reduce_sum
             )
             if probe is not None:

@@ -107,6 +107,7 @@ def train(config: Config, console: Console, local_rank: int, attempts_before: in
         plan.deepspeed,
         weight_decay=config.train.weight_decay,
         device=device.training_device(local_rank),
+        backend=config.train.compile,
     )
     state = weights.describe_model(config, spec) | {"world": world, "stage": engine.stage}
     source = collectives.on_rank_zero(lambda: resume.find(config, run_url, state, attempts_before))

@@ -227,3 +227,20 @@ def meet_nan(rank: int, world: int, settings: Config) -> None:
 
 def test_input_that_is_not_finite_ends_the_run_by_name_on_all_ranks(corpus: str, tmp_path: Path) -> None:
     run_ranks(meet_nan, 2, config(corpus, tmp_path / "run"))
+
+
+def test_a_compiled_run_is_the_same_at_every_stage_that_can(corpus: str, tmp_path: Path) -> None:
+    """With the loss terms' sums over ranks inside the compiled part, and with the second backward pass of the probe."""
+    few = ("train.max_steps=4", "log.svr_every=2", "train.eval_every=2steps")
+    plain = config(corpus, tmp_path / "plain", *few)
+    compiled = [
+        config(corpus, tmp_path / str(stage), *few, f"zero.stage={stage}", "train.compile=aot_eager")
+        for stage in (0, 1, 2)
+    ]
+    run_ranks(train, 2, [(case, None) for case in (plain, *compiled)])
+    reference = loss_curve(plain.run.dir)
+    assert len(reference) == 4
+    for case in compiled:
+        for (step, expected), (other, value) in zip(reference, loss_curve(case.run.dir), strict=True):
+            assert step == other
+            assert abs(value - expected) <= 1e-5 * abs(expected), f"stage {case.zero.stage} differs at step {step}"

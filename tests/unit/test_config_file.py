@@ -240,6 +240,10 @@ def test_a_contradiction_names_both_places(write: Writer) -> None:
         (["train.select=best"], ["train.select = best needs a validation split", "train.select=last"]),
         (["train.patience=3"], ["train.patience = 3 needs a validation split"]),
         (["train.monitor=valid/mosi/mae"], ["train.monitor = valid/mosi/mae needs a validation split"]),
+        (
+            ["train.compile=inductor", "zero.stage=3"],
+            ["train.compile = inductor cannot follow zero.stage = 3", "train.compile=none"],
+        ),
         (["train.betas=[0.9]"], ["train.betas = [0.9] must be two numbers"]),
         (["train.betas=[0.9, 1.0]"], ["each at least 0 and below 1"]),
         (["loss.tasks.happy=-1"], ["loss.tasks.happy = -1.0"]),
