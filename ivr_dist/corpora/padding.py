@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-import numpy as np
-
 from ivr_dist.corpora.source import Array
 
 Side = Literal["end", "front"]
@@ -18,10 +16,12 @@ Side = Literal["end", "front"]
 
 def steps(rows: Array, padded: Side) -> int:
     """Steps of [T, D] rows that are not padding; 0 if all are zero."""
-    filled = np.flatnonzero((rows != 0).any(axis=1))
-    if not len(filled):
+    if not len(rows):
         return 0
-    return int(filled[-1]) + 1 if padded == "end" else len(rows) - int(filled[0])
+    filled = rows.any(axis=1)
+    outwards = filled if padded == "front" else filled[::-1]
+    padding = int(outwards.argmax())
+    return len(rows) - padding if outwards[padding] else 0
 
 
 def keep(rows: Array, count: int, padded: Side) -> Array:

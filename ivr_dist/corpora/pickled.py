@@ -31,13 +31,13 @@ _MAX_LISTED = 1 << 28
 class Stretch:
     """Bytes that were left in the file."""
 
-    place: str
+    file: storage.RangeReader
     start: int
     size: int
 
     def read(self, start: int, end: int) -> bytes:
         """Some of them."""
-        return storage.read_range(self.place, self.start + start, self.start + end)
+        return self.file.read(self.start + start, self.start + end)
 
 
 class PickledDtype:

@@ -169,7 +169,7 @@ class _Machine:
 
     def __init__(self, stream: BinaryIO, place: str) -> None:
         self._stream = stream
-        self._place = place
+        self._file = storage.RangeReader(place)
         self._size = storage.size(place)
         self._stack: list[Any] = []
         self._marked: list[list[Any]] = []
@@ -216,7 +216,7 @@ class _Machine:
         if start + size > self._size:
             raise ValueError("it is cut off")
         self._stream.seek(start + size)
-        return Stretch(self._place, start, size)
+        return Stretch(self._file, start, size)
 
     # Stack and memo
 

@@ -111,7 +111,7 @@ class Prepared:
     replaced: Mapping[str, int]
     """By modality: values that were not finite, or too large for the stored type, and are 0 now or were left out."""
     clean: Mapping[str, npt.NDArray[np.bool_]]
-    """By modality: [T], true where nothing in the step was replaced."""
+    """By modality with values that are 0 now: [T], true where nothing in the step was replaced."""
 
 
 def prepare(sample: SourceSample, features: Mapping[str, FeatureSpec]) -> Prepared:
@@ -136,16 +136,22 @@ def prepare(sample: SourceSample, features: Mapping[str, FeatureSpec]) -> Prepar
             continue
         if values.ndim != 2 or values.shape[1] != spec.dim:
             raise DataError(f"array of shape {list(values.shape)} instead of [steps, {spec.dim}]", where=where)
-        with np.errstate(over="ignore"):
-            stored = np.array(values, dtype=spec.dtype, order="C")
+        stored = _stored(values, spec.dtype)
         finite = np.isfinite(stored)
-        clean[modality] = np.ones(len(stored), bool)
         if not finite.all():
             clean[modality] = finite.all(axis=1)
             replaced[modality] = replaced.get(modality, 0) + int(finite.size - np.count_nonzero(finite))
             stored[~finite] = 0
         arrays[modality] = stored
     return Prepared(arrays=arrays, replaced=replaced, clean=clean)
+
+
+def _stored(values: Array, dtype: str) -> Array:
+    """A copy of the stored type, in rows; what is too large for the type becomes infinite."""
+    if values.dtype == dtype:
+        return np.array(values, order="C")
+    with np.errstate(over="ignore"):
+        return np.array(values, dtype=dtype, order="C")
 
 
 def as_label(value: Any) -> float:

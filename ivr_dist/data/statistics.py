@@ -11,6 +11,8 @@ import numpy.typing as npt
 Float64Array = npt.NDArray[np.float64]
 
 _FLOAT32_STEP = float(np.finfo(np.float32).eps)
+_GATHERED = 1 << 17
+"""Values that are gathered before they are looked at: of a few steps, calling numpy costs more than the arithmetic."""
 
 
 class RunningStatistics:
@@ -24,48 +26,65 @@ class RunningStatistics:
     """
 
     def __init__(self, dim: int) -> None:
-        self.steps = 0
-        """Steps seen."""
-        self.mean: Float64Array = np.zeros(dim)
-        """[D] mean; 0 before the first step."""
+        self._steps = 0
+        self._mean: Float64Array = np.zeros(dim)
         self._squares: Float64Array = np.zeros(dim)
+        self._gathered: list[npt.NDArray[Any]] = []
+        self._values = 0
+
+    @property
+    def steps(self) -> int:
+        """Steps seen."""
+        self._look()
+        return self._steps
+
+    @property
+    def mean(self) -> Float64Array:
+        """[D] mean; 0 before the first step."""
+        self._look()
+        return self._mean
 
     def add(self, features: npt.NDArray[Any]) -> None:
-        """Add steps, [T, D]; T may be 0."""
-        steps = len(features)
-        if steps:
-            # In place: samples are short, so that making arrays costs more than the arithmetic.
-            centred = features.astype(np.float64)
-            mean = centred.sum(axis=0)
-            mean /= steps
-            centred -= mean
-            self._merge(steps, mean, np.square(centred, out=centred).sum(axis=0))
+        """Add steps, [T, D]; T may be 0. The array must not be changed afterwards."""
+        self._gathered.append(features)
+        self._values += features.size
+        if self._values >= _GATHERED:
+            self._look()
 
     def merge(self, other: RunningStatistics) -> None:
         """Add all steps that `other` has seen."""
+        self._look()
         if other.steps:
-            self._merge(other.steps, other.mean, other._squares)
+            self._merge(other._steps, other._mean, other._squares)
+
+    def _look(self) -> None:
+        """Take in what was gathered."""
+        if self._values:
+            centred = np.concatenate(self._gathered, dtype=np.float64)
+            mean = centred.mean(axis=0)
+            centred -= mean
+            self._merge(len(centred), mean, np.square(centred, out=centred).sum(axis=0))
+        self._gathered.clear()
+        self._values = 0
 
     def _merge(self, steps: int, mean: Float64Array, squares: Float64Array) -> None:
-        total = self.steps + steps
-        apart = mean - self.mean
-        self._squares += squares
-        self.mean += apart * (steps / total)
-        apart *= apart
-        apart *= self.steps * steps / total
-        self._squares += apart
-        self.steps = total
+        total = self._steps + steps
+        apart = mean - self._mean
+        self._mean += apart * (steps / total)
+        self._squares += squares + np.square(apart) * (self._steps * steps / total)
+        self._steps = total
 
     def to_json(self) -> dict[str, Any]:
         """All that was seen, in JSON values; no digit is lost."""
-        return {"steps": self.steps, "mean": self.mean.tolist(), "squares": self._squares.tolist()}
+        self._look()
+        return {"steps": self._steps, "mean": self._mean.tolist(), "squares": self._squares.tolist()}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> RunningStatistics:
         """What `to_json` gave."""
         found = cls(len(value["mean"]))
-        found.steps = value["steps"]
-        found.mean = np.array(value["mean"], np.float64)
+        found._steps = value["steps"]
+        found._mean = np.array(value["mean"], np.float64)
         found._squares = np.array(value["squares"], np.float64)
         return found
 
@@ -74,7 +93,8 @@ class RunningStatistics:
 
         A deviation below the spacing of float32 numbers around the mean is rounding residue, hence constant.
         """
-        if not self.steps:
-            return np.ones_like(self.mean)
-        deviation = np.sqrt(self._squares / self.steps)
-        return np.where(deviation > np.abs(self.mean) * _FLOAT32_STEP, deviation, 1.0)
+        self._look()
+        if not self._steps:
+            return np.ones_like(self._mean)
+        deviation = np.sqrt(self._squares / self._steps)
+        return np.where(deviation > np.abs(self._mean) * _FLOAT32_STEP, deviation, 1.0)

@@ -56,7 +56,7 @@ class Tally:
             if self.features[name].kind == "tokens":
                 self.vocabulary[name] = max(self.vocabulary[name], int(array.max()) + 1)
             if name in self.statistics:
-                steps = array[prepared.clean[name]] if name in prepared.replaced else array
+                steps = array[prepared.clean[name]] if name in prepared.clean else array
                 self.statistics[name].add(steps)
 
     @classmethod

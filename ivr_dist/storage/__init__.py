@@ -16,12 +16,13 @@ import json
 import os
 import random
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
 from ivr_dist.errors import CorruptDataError, IvrError, StorageError
-from ivr_dist.storage._disk import Disk
+from ivr_dist.storage._disk import Disk, pread
 from ivr_dist.storage._failures import NotFoundError, explain, is_transient
 from ivr_dist.storage._places import absolute, display, is_local, join, local_path, scheme
 from ivr_dist.storage._remote import connect
@@ -29,6 +30,7 @@ from ivr_dist.storage._remote import connect
 __all__ = [
     "ATTEMPTS",
     "NotFoundError",
+    "RangeReader",
     "absolute",
     "can_list",
     "create_exclusive",
@@ -83,8 +85,37 @@ def read_range(url: str, start: int, end: int) -> bytes:
         CorruptDataError: The file ends before `end`.
         StorageError: It cannot be read, or its server does not serve ranges.
     """
+    data = _run("read", url, lambda store: store.read_range(url, start, end)) if end > start else b""
+    return _as_many(data, url, start, end)
+
+
+class RangeReader:
+    """Reads ranges of one file, as `read_range` does; a local file is opened once, at the first.
+
+    Args:
+        url: The file.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._descriptor: int | None = None
+
+    def read(self, start: int, end: int) -> bytes:
+        """The bytes [start, end); see `read_range`."""
+        if not is_local(self._url):
+            return read_range(self._url, start, end)
+        try:
+            if self._descriptor is None:
+                self._descriptor = os.open(local_path(self._url), os.O_RDONLY | os.O_CLOEXEC)
+                weakref.finalize(self, os.close, self._descriptor)
+            return _as_many(pread(self._descriptor, start, end), self._url, start, end)
+        except OSError as error:
+            raise explain("read", self._url, error, 1) from error
+
+
+def _as_many(data: bytes, url: str, start: int, end: int) -> bytes:
+    """The bytes of a range, if they are as many as were asked for."""
     wanted = end - start
-    data = _run("read", url, lambda store: store.read_range(url, start, end)) if wanted else b""
     if len(data) < wanted:
         raise CorruptDataError(
             f"file ends early: bytes {start} to {end} asked for, {len(data)} of {wanted} there",

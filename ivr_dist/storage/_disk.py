@@ -23,13 +23,7 @@ class Disk:
 
     def read_range(self, url: str, start: int, end: int) -> bytes:
         with open(local_path(url), "rb", buffering=0) as file:
-            # An index that lies about sizes must not make us allocate what it says.
-            end = min(end, os.fstat(file.fileno()).st_size)
-            parts = []
-            while start < end and (part := os.pread(file.fileno(), end - start, start)):
-                parts.append(part)
-                start += len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+            return pread(file.fileno(), start, end)
 
     def write(self, url: str, data: bytes) -> None:
         with staged(local_path(url)) as temporary:
@@ -156,3 +150,14 @@ def _sync_folder(path: str) -> None:
 def _raise_unless_absent(error: OSError) -> None:
     if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
         raise error
+
+
+def pread(descriptor: int, start: int, end: int) -> bytes:
+    """The bytes [start, end) of an open file, fewer where it ends."""
+    # An index that lies about sizes must not make us allocate what it says.
+    end = min(end, os.fstat(descriptor).st_size)
+    parts = []
+    while start < end and (part := os.pread(descriptor, end - start, start)):
+        parts.append(part)
+        start += len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
