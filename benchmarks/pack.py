@@ -3,9 +3,9 @@
     python benchmarks/pack.py
     python benchmarks/pack.py --samples 2000 --processes 1 2 4 --folder /dev/shm --json
 
-The corpus is MOSEI's in number of samples, and in length and size of each (50 steps, 22 KB): one pickle of MMSA with
+The corpus is as large as MOSEI, in samples and in steps and bytes of each (50, 22 KB): one pickle of MMSA with
 random features. Packing is timed from opening the file to the last manifest; other processes open it for themselves.
-All take their turns, so that whatever else the machine does hits them alike; figures are medians. What packing writes is
+All take turns, so that whatever else the machine does hits them alike; figures are medians. What packing writes is
 synced to the disk, what tar writes is not.
 """
 
