@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
+import numpy as np
+
 from ivr_dist.corpora.source import Array
 
 Side = Literal["end", "front"]
@@ -18,7 +20,7 @@ def steps(rows: Array, padded: Side) -> int:
     """Steps of [T, D] rows that are not padding; 0 if all are zero."""
     if not len(rows):
         return 0
-    filled = rows.any(axis=1)
+    filled = np.logical_or.reduce(rows, axis=1)
     outwards = filled if padded == "front" else filled[::-1]
     padding = int(outwards.argmax())
     return len(rows) - padding if outwards[padding] else 0

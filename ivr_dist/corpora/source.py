@@ -139,7 +139,7 @@ def prepare(sample: SourceSample, features: Mapping[str, FeatureSpec]) -> Prepar
         stored = _stored(values, spec.dtype)
         finite = np.isfinite(stored)
         if not finite.all():
-            clean[modality] = finite.all(axis=1)
+            clean[modality] = np.logical_and.reduce(finite, axis=1)
             replaced[modality] = replaced.get(modality, 0) + int(finite.size - np.count_nonzero(finite))
             stored[~finite] = 0
         arrays[modality] = stored

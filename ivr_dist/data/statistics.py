@@ -29,8 +29,8 @@ class RunningStatistics:
         self._steps = 0
         self._mean: Float64Array = np.zeros(dim)
         self._squares: Float64Array = np.zeros(dim)
-        self._gathered: list[npt.NDArray[Any]] = []
-        self._values = 0
+        self._gathered: Float64Array = np.empty((0, dim))
+        self._filled = 0
 
     @property
     def steps(self) -> int:
@@ -45,11 +45,17 @@ class RunningStatistics:
         return self._mean
 
     def add(self, features: npt.NDArray[Any]) -> None:
-        """Add steps, [T, D]; T may be 0. The array must not be changed afterwards."""
-        self._gathered.append(features)
-        self._values += features.size
-        if self._values >= _GATHERED:
+        """Add steps, [T, D]; T may be 0."""
+        end = self._filled + len(features)
+        if end > len(self._gathered):
             self._look()
+            end = len(features)
+            # Made by the first steps, and larger where a sample alone is.
+            room = max(end, _GATHERED // max(1, features.shape[1]))
+            if room > len(self._gathered):
+                self._gathered = np.empty((room, features.shape[1]))
+        self._gathered[self._filled : end] = features
+        self._filled = end
 
     def merge(self, other: RunningStatistics) -> None:
         """Add all steps that `other` has seen."""
@@ -59,13 +65,12 @@ class RunningStatistics:
 
     def _look(self) -> None:
         """Take in what was gathered."""
-        if self._values:
-            centred = np.concatenate(self._gathered, dtype=np.float64)
-            mean = centred.mean(axis=0)
-            centred -= mean
-            self._merge(len(centred), mean, np.square(centred, out=centred).sum(axis=0))
-        self._gathered.clear()
-        self._values = 0
+        if self._filled:
+            steps = self._gathered[: self._filled]
+            mean = steps.mean(axis=0)
+            steps -= mean
+            self._merge(len(steps), mean, np.square(steps, out=steps).sum(axis=0))
+            self._filled = 0
 
     def _merge(self, steps: int, mean: Float64Array, squares: Float64Array) -> None:
         total = self._steps + steps
@@ -73,6 +78,10 @@ class RunningStatistics:
         self._mean += apart * (steps / total)
         self._squares += squares + np.square(apart) * (self._steps * steps / total)
         self._steps = total
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._look()
+        return {**self.__dict__, "_gathered": self._gathered[:0].copy()}
 
     def to_json(self) -> dict[str, Any]:
         """All that was seen, in JSON values; no digit is lost."""

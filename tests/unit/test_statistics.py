@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import pickle
+from unittest.mock import patch
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ivr_dist.data import statistics
 from ivr_dist.data.statistics import RunningStatistics
 
 
@@ -15,17 +18,19 @@ from ivr_dist.data.statistics import RunningStatistics
     st.lists(st.integers(0, 7), min_size=1, max_size=12),
     st.integers(0, 2**32 - 1),
     st.sampled_from([0.0, 1.0, 1e5]),
+    st.sampled_from([1, 12, 1 << 17]),
 )
-def test_any_division_gives_the_two_pass_result(lengths: list[int], seed: int, shift: float) -> None:
+def test_any_division_gives_the_two_pass_result(lengths: list[int], seed: int, shift: float, gathered: int) -> None:
+    """However many values are gathered before they are looked at, also across a pickle."""
     random = np.random.default_rng(seed)
     parts = [(random.standard_normal((length, 3)) + shift).astype(np.float32) for length in lengths]
-    running = RunningStatistics(3)
-    for part in parts:
-        running.add(part)
-    halves = [RunningStatistics(3), RunningStatistics(3)]
-    for number, part in enumerate(parts):
-        halves[number % 2].add(part)
-    halves[0].merge(halves[1])
+    running, halves = RunningStatistics(3), [RunningStatistics(3), RunningStatistics(3)]
+    with patch.object(statistics, "_GATHERED", gathered):
+        for number, part in enumerate(parts):
+            running.add(part)
+            halves[number % 2].add(part)
+        halves = pickle.loads(pickle.dumps(halves))
+        halves[0].merge(halves[1])
     every = np.concatenate(parts).astype(np.float64)
     for found in (running, halves[0]):
         assert found.steps == len(every)
