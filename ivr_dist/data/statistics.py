@@ -46,14 +46,15 @@ class RunningStatistics:
 
     def add(self, features: npt.NDArray[Any]) -> None:
         """Add steps, [T, D]; T may be 0."""
-        end = self._filled + len(features)
-        if end > len(self._gathered):
+        if features.size >= _GATHERED:
             self._look()
-            end = len(features)
-            # Made by the first steps, and larger where a sample alone is.
-            room = max(end, _GATHERED // max(1, features.shape[1]))
-            if room > len(self._gathered):
-                self._gathered = np.empty((room, features.shape[1]))
+            self._take(features.astype(np.float64))
+            return
+        if self._filled + len(features) > len(self._gathered):
+            self._look()
+            if not len(self._gathered):
+                self._gathered = np.empty((_GATHERED // len(self._mean), len(self._mean)))
+        end = self._filled + len(features)
         self._gathered[self._filled : end] = features
         self._filled = end
 
@@ -65,12 +66,15 @@ class RunningStatistics:
 
     def _look(self) -> None:
         """Take in what was gathered."""
-        if self._filled:
-            steps = self._gathered[: self._filled]
+        self._take(self._gathered[: self._filled])
+        self._filled = 0
+
+    def _take(self, steps: Float64Array) -> None:
+        """Take in steps [T, D], which are overwritten."""
+        if len(steps):
             mean = steps.mean(axis=0)
             steps -= mean
             self._merge(len(steps), mean, np.square(steps, out=steps).sum(axis=0))
-            self._filled = 0
 
     def _merge(self, steps: int, mean: Float64Array, squares: Float64Array) -> None:
         total = self._steps + steps
