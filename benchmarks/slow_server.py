@@ -1,0 +1,79 @@
+"""A server of files with the latency of an object store: every answer comes late, every connection is slow."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+_PIECE = 256 * 1024
+_RANGE = re.compile(r"bytes=(\d+)-(\d+)?")
+
+
+@contextmanager
+def serve(folder: Path, latency_s: float, bytes_per_s: float) -> Iterator[str]:
+    """Serve a folder on this machine.
+
+    Args:
+        folder: What is served.
+        latency_s: Seconds before every answer.
+        bytes_per_s: Of each connection.
+
+    Yields:
+        Its URL.
+    """
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_HEAD(self) -> None:
+            self._answer(with_body=False)
+
+        def do_GET(self) -> None:
+            self._answer(with_body=True)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def _answer(self, with_body: bool) -> None:
+            time.sleep(latency_s)
+            path = folder / self.path.lstrip("/")
+            if not path.is_file():
+                self.send_error(404)
+                return
+            size = path.stat().st_size
+            found = _RANGE.fullmatch(self.headers.get("Range", ""))
+            start = int(found[1]) if found else 0
+            end = min(size, int(found[2]) + 1) if found and found[2] else size
+            self.send_response(206 if found else 200)
+            self.send_header("Accept-Ranges", "bytes")
+            self.send_header("Content-Length", str(end - start))
+            if found:
+                self.send_header("Content-Range", f"bytes {start}-{end - 1}/{size}")
+            self.end_headers()
+            if with_body:
+                self._send(path, start, end)
+
+        def _send(self, path: Path, start: int, end: int) -> None:
+            due = time.monotonic()
+            with open(path, "rb") as file:
+                file.seek(start)
+                while start < end:
+                    piece = file.read(min(_PIECE, end - start))
+                    self.wfile.write(piece)
+                    start += len(piece)
+                    due += len(piece) / bytes_per_s
+                    time.sleep(max(0.0, due - time.monotonic()))
+
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    httpd.daemon_threads = True
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{httpd.server_address[1]}"
+    finally:
+        httpd.shutdown()
+        httpd.server_close()
