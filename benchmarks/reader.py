@@ -141,10 +141,8 @@ def show(rows: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> None
     print(f"{'':22} {'samples/s':>10} {'x':>6} {'CPU s':>7} {'first batch s':>14}", file=out)
     for each in rows:
         ratio = "" if each["x"] is None else f"{each['x']:.2f}"
-        print(
-            f"{each['reader']:22} {each['samples/s']:10.0f} {ratio:>6} {each['CPU s']:7.2f} {each['first batch s']:14.3f}",
-            file=out,
-        )
+        times = f"{each['CPU s']:7.2f} {each['first batch s']:14.3f}"
+        print(f"{each['reader']:22} {each['samples/s']:10.0f} {ratio:>6} {times}", file=out)
     if options.json:
         print(json.dumps({"samples": options.samples, "remote": options.remote, "rows": list(rows)}))
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -53,11 +52,11 @@ class MoseiShaped:
     """Random samples; each depends on its number alone."""
 
     corpus = "mosei_shaped"
-    features = {
+    features: ClassVar = {
         "text": FeatureSpec(set="ids", dim=1, dtype="int32", kind="tokens"),
         **{name: FeatureSpec(set=name, dim=dim, dtype="float32", kind="features") for name, dim in WIDTHS.items()},
     }
-    tasks = {"sentiment": TaskSpec(type="regression", low=-3, high=3, scale="mosi")}
+    tasks: ClassVar = {"sentiment": TaskSpec(type="regression", low=-3, high=3, scale="mosi")}
 
     def __init__(self, samples: int) -> None:
         self._samples = samples
@@ -108,13 +107,16 @@ def server(place: Place, remote: bool) -> Iterator[Place]:
 
 def ivr_dist_reader(place: Place, verify: bool = True) -> Iterator[Batch]:
     """Ours: as a run reads its training split."""
+    from ivr_dist import device
     from ivr_dist.data.collate import BatchSpec
+    from ivr_dist.data.fetch import Fetcher, FetchPolicy
     from ivr_dist.data.loader import Loader
     from ivr_dist.data.reader import ShardReader
 
+    device.keep_freed_memory()
     manifest = Manifest.load(place.split())
     spec = BatchSpec.from_manifest(manifest, NAMES, standardize=())
-    reader = ShardReader(place.split(), manifest, 1 << 30)
+    reader = ShardReader(place.split(), manifest, 1 << 30, Fetcher(FetchPolicy(verify=verify)))
     with Loader(reader, spec, global_batch=BATCH, lanes=64, delay=250, seed=0) as loader:
         for step in loader.steps(loader.start):
             if step.epoch:
@@ -145,7 +147,7 @@ def _stack(samples: Sequence[tuple[Any, ...]]) -> Batch:
 
 
 def _teach_webdataset_ranges() -> None:
-    """webdataset reads http by a curl process a shard; fsspec's file is kinder to it."""
+    """Have http read through a file of fsspec: by itself webdataset starts a curl process for each shard."""
     import fsspec
     from webdataset import gopen
 

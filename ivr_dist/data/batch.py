@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -117,16 +119,22 @@ def modality_batch(features: Tensor, mask: Tensor) -> ModalityBatch:
         mask: [B, T] bool. Valid steps need not be contiguous; two valid steps are neighbours when no other valid step
             of the same sample lies between them.
     """
-    flat = mask.flatten().nonzero().squeeze(1)
-    sample = torch.div(flat, max(mask.shape[1], 1), rounding_mode="floor")
-    pairs = (sample[1:] == sample[:-1]).nonzero().squeeze(1)
     keep = mask if features.dim() == 2 else mask[..., None]
+    return padded_batch(torch.where(keep, features, features.new_zeros(())), mask.numpy())
+
+
+def padded_batch(features: Tensor, mask: npt.NDArray[np.bool_]) -> ModalityBatch:
+    """Like `modality_batch`, for features [B, T, D] or [B, T] that are 0 in the padding already."""
+    # By numpy: on arrays as small as these its calls take half the time of torch's.
+    flat = np.flatnonzero(mask)
+    sample = np.repeat(np.arange(len(mask)), np.count_nonzero(mask, axis=1))
+    pairs = np.flatnonzero(sample[1:] == sample[:-1])
     return ModalityBatch(
-        features=torch.where(keep, features, features.new_zeros(())),
-        mask=mask,
-        flat=flat,
-        sample=sample,
-        pairs=pairs,
+        features=features,
+        mask=torch.from_numpy(mask),
+        flat=torch.from_numpy(flat),
+        sample=torch.from_numpy(sample),
+        pairs=torch.from_numpy(pairs),
         blocks=one_block(*mask.shape),
     )
 

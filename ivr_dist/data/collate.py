@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ivr_dist.data.batch import MODALITIES, Batch, ModalityBatch, in_blocks, modality_batch
+from ivr_dist.data.batch import MODALITIES, Batch, ModalityBatch, in_blocks, padded_batch
 from ivr_dist.data.decode import RawSample
 from ivr_dist.data.manifest import Manifest, TaskSpec
 from ivr_dist.data.words import Tokenizer, word_batch
@@ -179,36 +179,37 @@ def _modality(samples: Sequence[RawSample], name: str, spec: BatchSpec, common: 
     arrays = [sample.arrays.get(name) for sample in samples]
     lengths = np.array([0 if array is None else len(array) for array in arrays], np.int64)
     steps = int(lengths.max(initial=0)) if common is None else common
-    padded: npt.NDArray[Any]
-    if kind == "tokens":
-        padded = np.zeros((len(samples), steps), np.int64)
-    else:
-        padded = np.zeros((len(samples), steps, dim), np.float32)
-    for row, (sample, array) in enumerate(zip(samples, arrays, strict=True)):
+    padded: npt.NDArray[Any] = np.empty(
+        (len(samples), steps) if kind == "tokens" else (len(samples), steps, dim),
+        np.int64 if kind == "tokens" else np.float32,
+    )
+    width, types = ((), "iu") if kind == "tokens" else ((dim,), "fiu")
+    for row, array, length, sample in zip(padded, arrays, lengths.tolist(), samples, strict=True):
         if array is not None:
-            _check_layout(sample, name, array, kind, dim)
-            valid = padded[row, : len(array)]
-            valid[:] = array
-            if kind == "tokens":
-                # Ids that the training split does not have are one and the same to the model: the first unknown one.
-                np.minimum(valid, dim, out=valid)
-            if name in spec.statistics:
-                mean, deviation = spec.statistics[name]
-                valid -= mean
-                valid /= deviation
+            if array.shape[1:] != width or array.dtype.kind not in types:
+                raise _other_layout(sample, name, array, kind, dim)
+            row[:length] = array
+        if length < steps:
+            row[length:] = 0
     mask = np.arange(steps) < (lengths[:, None] if common is None else np.full((len(samples), 1), common))
-    return modality_batch(torch.from_numpy(padded), torch.from_numpy(mask))
+    if kind == "tokens":
+        # Ids that the training split does not have are one and the same to the model: the first unknown one.
+        np.minimum(padded, dim, out=padded)
+    if name in spec.statistics:
+        mean, deviation = spec.statistics[name]
+        padded -= mean
+        padded /= deviation
+        padded[np.arange(steps) >= lengths[:, None]] = 0
+    return padded_batch(torch.from_numpy(padded), mask)
 
 
-def _check_layout(sample: RawSample, name: str, array: npt.NDArray[Any], kind: str, dim: int) -> None:
-    shape, types = ((len(array),), "iu") if kind == "tokens" else ((len(array), dim), "fiu")
-    if array.shape != shape or array.dtype.kind not in types:
-        expected = "integers [steps]" if kind == "tokens" else f"numbers [steps, {dim}]"
-        raise CorruptDataError(
-            f"{name} is {array.dtype} {list(array.shape)}, the manifest says {expected}",
-            where=sample.where,
-            remedy="pack the split again with one feature set",
-        )
+def _other_layout(sample: RawSample, name: str, array: npt.NDArray[Any], kind: str, dim: int) -> CorruptDataError:
+    expected = "integers [steps]" if kind == "tokens" else f"numbers [steps, {dim}]"
+    return CorruptDataError(
+        f"{name} is {array.dtype} {list(array.shape)}, the manifest says {expected}",
+        where=sample.where,
+        remedy="pack the split again with one feature set",
+    )
 
 
 def _labels(samples: Sequence[RawSample], name: str, task: TaskSpec) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -12,13 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ivr_dist.data import npy
-from ivr_dist.data.tar import Member, samples
+from ivr_dist.data.places import ShardPlaces
+from ivr_dist.data.tar import BLOCK, samples
 from ivr_dist.errors import CorruptDataError
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class RawSample:
-    """One utterance as stored."""
+    """One utterance as stored. Not frozen, only because that makes it slower to make; nothing changes one."""
 
     key: str
     """Name of its members in the shard."""
@@ -39,6 +41,12 @@ class RawSample:
         return f"{self.shard}, sample {self.key}"
 
 
+_JSON = json.JSONDecoder()
+_JSON_SUFFIX = b".json\0"
+_SIZE = range(124, 135)
+"""Octal digits of a member's size in its header."""
+
+
 def decode_sample(data: bytes | memoryview, shard: str, key: str, modalities: Collection[str]) -> RawSample:
     """Decode one sample.
 
@@ -54,61 +62,114 @@ def decode_sample(data: bytes | memoryview, shard: str, key: str, modalities: Co
     return decode_with_json(data, shard, key, modalities)[0]
 
 
+def decode_at(
+    data: bytes | memoryview, start: int, places: ShardPlaces, number: int, shard: str, key: str
+) -> RawSample | None:
+    """Decode a sample whose members lie where `pack` puts them.
+
+    Args:
+        data: A segment; the arrays keep it in memory.
+        start: Where in it the sample begins.
+        places: Of the members of its shard.
+        number: Of the sample in its shard.
+        shard: Name of the shard, for errors.
+        key: The sample that the index says is here.
+
+    Returns:
+        None if a member's name or an array's header is not where it should be; `decode_sample` reads any sample.
+
+    Raises:
+        CorruptDataError: The sample's JSON cannot be read.
+    """
+    prefix = key.encode()
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for column in places.arrays:
+        steps = column.steps[number]
+        if steps < 0:
+            continue
+        at = start + column.at[number]
+        if column.suffix and not _is_at(data, at, prefix + column.suffix):
+            return None
+        shape = (steps,) if column.dim is None else (steps, column.dim)
+        header = npy.header(column.dtype.str, shape)
+        payload = at + BLOCK + len(header)
+        if data[at + BLOCK : payload] != header:
+            return None
+        arrays[column.modality] = np.frombuffer(data, column.dtype, math.prod(shape), payload).reshape(shape)
+    at = start + places.json[number]
+    size = bytes(data[at + _SIZE.start : at + _SIZE.stop])
+    if not _is_at(data, at, prefix + _JSON_SUFFIX) or not size.isdigit():
+        return None
+    first = at + BLOCK
+    return _sample(_about(bytes(data[first : first + int(size, 8)]), shard, key), arrays, shard, key)
+
+
+def _is_at(data: bytes | memoryview, at: int, member: bytes) -> bool:
+    return data[at : at + len(member)] == member
+
+
+def _sample(about: Mapping[str, Any], arrays: dict[str, npt.NDArray[Any]], shard: str, key: str) -> RawSample:
+    id_ = str(about.get("id", key))
+    return RawSample(key, id_, _labels(about, shard, key), arrays, shard, _words(about, shard, key))
+
+
 def decode_with_json(
     data: bytes | memoryview, shard: str, key: str, modalities: Collection[str]
 ) -> tuple[RawSample, dict[str, Any]]:
     """Like `decode_sample`, with all that the sample's JSON holds."""
-    where = f"{shard}, sample {key}"
-    members = _members(data, where, key)
-    if "json" not in members:
-        raise _refused(f"the sample has no {key}.json", where)
-    content = memoryview(data)
-    about = _about(bytes(_payload(content, members["json"])), where)
-    arrays = {
-        name: npy.parse(_payload(content, member), f"{where}, {member.suffix}")
-        for name in modalities
-        if (member := members.get(f"{name}.npy")) is not None
-    }
-    for name, array in arrays.items():
-        if array.ndim == 0:
-            raise _refused(f"{name} is a single number, not a sequence of steps", where)
-    id_ = str(about.get("id", key))
-    return RawSample(key, id_, _labels(about, where), arrays, shard, _words(about, where)), about
+    data = memoryview(data)
+    places = _members(data, f"{shard}, sample {key}", key)
+    if "json" not in places:
+        raise _refused(f"the sample has no {key}.json", f"{shard}, sample {key}")
+    first, last = places["json"]
+    about = _about(bytes(data[first:last]), shard, key)
+    arrays = {}
+    for name in modalities:
+        place = places.get(f"{name}.npy")
+        if place is not None:
+            arrays[name] = array = npy.parse(data, f"{shard}, sample {key}, {name}.npy", npy.NUMBERS, *place)
+            if array.ndim == 0:
+                raise _refused(f"{name} is a single number, not a sequence of steps", f"{shard}, sample {key}")
+    return _sample(about, arrays, shard, key), about
 
 
-def _members(data: bytes | memoryview, where: str, key: str) -> dict[str, Member]:
+Places = dict[str, tuple[int, int]]
+"""By suffix: where the content of a member begins and ends."""
+
+
+def _members(data: memoryview, where: str, key: str) -> Places:
     """The members of the one sample in `data`, by suffix."""
     found = list(samples(data, where))
     if [group[0].key for group in found] != [key]:
         raise _refused("the shard does not hold this sample where its index says", where)
-    members = {member.suffix: member for member in found[0]}
+    members = {member.suffix: (member.payload, member.payload + member.size) for member in found[0]}
     if len(members) != len(found[0]):
         raise _refused("two members of the sample have one suffix", where)
     return members
 
 
-def _payload(data: memoryview, member: Member) -> memoryview:
-    return data[member.payload : member.payload + member.size]
-
-
-def _about(text: bytes, where: str) -> dict[str, Any]:
+def _about(text: bytes, shard: str, key: str) -> dict[str, Any]:
     try:
-        about = json.loads(text)
+        # As text, since bytes are looked at for other encodings first.
+        about = json.loads(text) if text[:1] != b"{" else _JSON.decode(text.decode())
     except (ValueError, RecursionError) as error:
-        raise _refused(f"the sample's JSON cannot be read: {error}", where) from error
+        raise _refused(f"the sample's JSON cannot be read: {error}", f"{shard}, sample {key}") from error
     if not isinstance(about, dict):
-        raise _refused("the sample's JSON is not an object", where)
+        raise _refused("the sample's JSON is not an object", f"{shard}, sample {key}")
     return about
 
 
-def _labels(about: Mapping[str, Any], where: str) -> dict[str, float | None]:
+def _labels(about: Mapping[str, Any], shard: str, key: str) -> dict[str, float | None]:
     labels = about.get("labels", {})
     if not isinstance(labels, dict):
-        raise _refused("the sample's labels are not an object of numbers by task", where)
-    return {task: None if value is None else _number(task, value, where) for task, value in labels.items()}
+        raise _refused("the sample's labels are not an object of numbers by task", f"{shard}, sample {key}")
+    return {
+        task: None if value is None else _number(task, value, f"{shard}, sample {key}")
+        for task, value in labels.items()
+    }
 
 
-def _words(about: Mapping[str, Any], where: str) -> tuple[str, ...]:
+def _words(about: Mapping[str, Any], shard: str, key: str) -> tuple[str, ...]:
     transcript = about.get("transcript")
     if transcript is None:
         return ()
@@ -116,7 +177,7 @@ def _words(about: Mapping[str, Any], where: str) -> tuple[str, ...]:
         return tuple(transcript.split())
     if isinstance(transcript, list) and all(isinstance(word, str) for word in transcript):
         return tuple(word for word in transcript if word.strip())
-    raise _refused("the sample's transcript is neither a text nor a list of words", where)
+    raise _refused("the sample's transcript is neither a text nor a list of words", f"{shard}, sample {key}")
 
 
 def _number(task: str, value: object, where: str) -> float:

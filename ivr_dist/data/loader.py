@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import tee
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -15,9 +17,10 @@ import numpy as np
 from ivr_dist.data.batch import Batch
 from ivr_dist.data.collate import BatchSpec, collate
 from ivr_dist.data.cursor import DataCursor
+from ivr_dist.data.decode import RawSample
 from ivr_dist.data.order import EMPTY, EpochOrder, Int64Array, check_layout, micro_slots, rank_slots
-from ivr_dist.data.reader import ShardReader
-from ivr_dist.errors import ConfigError
+from ivr_dist.data.reader import ShardReader, raise_first
+from ivr_dist.errors import ConfigError, IvrError
 
 T = TypeVar("T")
 
@@ -146,35 +149,58 @@ class Loader:
         )
 
     def _produce_steps(self, cursor: DataCursor) -> Iterator[StepBatches]:
+        planned, asked = tee(self._planned_steps(cursor))
+        samples = self.reader.ahead(step.numbers for step in asked)
+        for step, found in zip(planned, samples, strict=True):
+            yield StepBatches(step.cursor, self._micro_batches(step, found))
+
+    def _produce_eval(self) -> Iterator[Batch]:
+        order = self._order(0, shuffle=False)
+        planned, asked = tee(self._planned(self.start, order.batch(step)) for step in range(order.steps))
+        samples = self.reader.ahead(step.numbers for step in asked)
+        for step, found in zip(planned, samples, strict=True):
+            yield from self._micro_batches(step, found)
+
+    def _planned_steps(self, cursor: DataCursor) -> Iterator[_Planned]:
         while True:
             epoch = cursor.epoch
             order = self._order(epoch, self._shuffle)
             while cursor.epoch == epoch:
-                yield StepBatches(cursor, self._micro_batches(order.batch(cursor.step)))
+                yield self._planned(cursor, order.batch(cursor.step))
                 cursor = cursor.advance(order.steps)
 
-    def _produce_eval(self) -> Iterator[Batch]:
-        order = self._order(0, shuffle=False)
-        for step in range(order.steps):
-            yield from self._micro_batches(order.batch(step))
-
-    def _micro_batches(self, numbers: Int64Array) -> list[Batch]:
-        """This rank's micro-batches of a global batch, [G] sample numbers by slot."""
+    def _planned(self, cursor: DataCursor, numbers: Int64Array) -> _Planned:
+        """This rank's part of a global batch, [G] sample numbers by slot."""
         slots = []
         for micro in range(self._accumulation):
             part = rank_slots(micro_slots(len(numbers), self._accumulation, micro), self._rank, self._world)
             mine = np.arange(part.start, part.stop)
             slots.append(mine[numbers[mine] != EMPTY])
         # Of the whole global batch, so that it does not depend on how the batch is spread over ranks.
-        steps = (
-            self.reader.longest(numbers[numbers != EMPTY], self.spec.modalities) if self.spec.common_length else None
-        )
-        samples = self.reader.read(numbers[np.concatenate(slots)])
-        ends = np.cumsum([len(part) for part in slots])
+        all_numbers = numbers[numbers != EMPTY] if self.spec.common_length else None
+        return _Planned(cursor, slots, numbers[np.concatenate(slots)], all_numbers)
+
+    def _micro_batches(self, step: _Planned, found: list[RawSample | IvrError]) -> list[Batch]:
+        samples = raise_first(found)
+        steps = None if step.all_numbers is None else self.reader.longest(step.all_numbers, self.spec.modalities)
+        ends = np.cumsum([len(part) for part in step.slots])
         return [
-            collate(samples[end - len(part) : end], part, numbers[part], self.spec, steps)
-            for part, end in zip(slots, ends, strict=True)
+            collate(samples[end - len(part) : end], part, step.numbers[end - len(part) : end], self.spec, steps)
+            for part, end in zip(step.slots, ends, strict=True)
         ]
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """What one rank reads for one step."""
+
+    cursor: DataCursor
+    slots: list[Int64Array]
+    """By micro-step: the slots that hold a sample, ascending."""
+    numbers: Int64Array
+    """The sample of each of these slots, micro-step after micro-step."""
+    all_numbers: Int64Array | None
+    """Those of all ranks, where the batch's length depends on them."""
 
 
 def _timed(stream: _Stream[StepBatches]) -> Iterator[StepBatches]:
@@ -201,7 +227,7 @@ class _Stream(Generic[T]):
         self._buffer = _Buffer[T](depth)
         thread = threading.Thread(target=self._buffer.fill, args=(source,), name="ivr-loader", daemon=True)
         # Runs at interpreter exit too: a daemon thread that is killed inside torch or numpy aborts the process.
-        self.close = weakref.finalize(self, _stop, self._buffer, thread)
+        self.close = weakref.finalize(self, _stop, self._buffer, thread, os.getpid())
         thread.start()
 
     def __iter__(self) -> Iterator[T]:
@@ -211,7 +237,10 @@ class _Stream(Generic[T]):
         return self._buffer.take()
 
 
-def _stop(buffer: _Buffer[T], thread: threading.Thread) -> None:
+def _stop(buffer: _Buffer[T], thread: threading.Thread, pid: int) -> None:
+    if pid != os.getpid():
+        # A forked child has neither the thread nor, it may be, the key to the lock that the thread held.
+        return
     buffer.close()
     # Not for ever: a request may hang until its own deadline, and its result is of no use to anyone.
     thread.join(_CLOSE_S)

@@ -1,33 +1,37 @@
-"""Samples by number: whole checked segments of shards, kept in memory up to a limit.
+"""Samples by number, read ahead of those who ask for them.
 
-A segment is a run of samples of about 1 MiB; it is read with one ranged request, compared with its checksum, and
-decoded sample by sample when asked for. Nothing is ever left out: a segment that cannot be read or checked is an error.
+Samples are fetched in segments, runs of about 1 MiB of a shard: one ranged request each, compared with its checksum, on
+the threads of a `Fetcher`. Whoever knows what is wanted next (`ahead`) has it under way while earlier samples are
+decoded; how far ahead is counted in bytes. Nothing is ever left out: what cannot be read is an error in its place.
 """
 
 from __future__ import annotations
 
-import hashlib
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
+import os
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
-import xxhash
 
-from ivr_dist import storage
-from ivr_dist.data.decode import RawSample, decode_sample
-from ivr_dist.data.index import ShardIndex
+from ivr_dist.data.decode import RawSample, decode_at, decode_sample
+from ivr_dist.data.fetch import Fetcher
 from ivr_dist.data.manifest import MODALITIES, Manifest
+from ivr_dist.data.open_shards import OpenShard, OpenShards
 from ivr_dist.data.order import Int64Array, ShardTable
-from ivr_dist.errors import CorruptDataError, DataError
+from ivr_dist.data.segments import Held, Segment, Segments
+from ivr_dist.errors import IvrError
 
-Segment = tuple[int, int]
-"""Number of a shard and of a segment in it."""
+IN_FLIGHT_BYTES = 64 << 20
+"""Bytes of segments that may be under way at a time."""
 
-_THREADS = 8
-_REMEDY = "copy the file again from where the split was packed, or pack the split again"
+_SCOUTED = 64
+"""Requests whose shards are opened before their segments are asked for."""
+_MOST_AHEAD = 256
+"""Requests under way, where all they need is in memory."""
+_MORE_AT_ONCE = 4
+"""Requests that are added for one that is done: the first must not wait until the last is planned."""
 
 
 @dataclass(frozen=True)
@@ -41,22 +45,28 @@ class StoredSample:
 
 
 class ShardReader:
-    """Reads samples of one packed split; safe to use from several threads.
+    """Reads samples of one packed split; safe to use from several threads, and after a fork.
 
     Args:
         split_url: Directory or fsspec URL of the split.
         manifest: The split's manifest.
-        cache_bytes: Segments kept in memory between calls, in bytes of tar; the least recently used go first. The
-            segments that one call needs are in memory together, whatever the limit.
+        cache_bytes: Segments kept in memory, in bytes of tar; the least recently used go first. The segments that one
+            request needs are in memory together, whatever the limit.
+        fetcher: Reads files; closed with the reader. None: one with the usual policy.
     """
 
-    def __init__(self, split_url: str, manifest: Manifest, cache_bytes: int) -> None:
+    def __init__(self, split_url: str, manifest: Manifest, cache_bytes: int, fetcher: Fetcher | None = None) -> None:
         self.split_url = split_url
         self.manifest = manifest
+        self.fetcher = fetcher or Fetcher()
+        self._cache_bytes = cache_bytes
         self._table = ShardTable(np.array([shard.samples for shard in manifest.shards], np.int64))
-        self._indexes: dict[int, ShardIndex] = {}
-        self._cache = _SegmentCache(cache_bytes)
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="ivr-reader")
+        self._begin()
+
+    @property
+    def resident(self) -> int:
+        """Bytes of segments in memory or under way."""
+        return self._segments.resident
 
     def read(self, numbers: Int64Array) -> list[RawSample]:
         """The samples with these numbers (manifest order, 0..samples-1), in the order asked for.
@@ -66,19 +76,55 @@ class ShardReader:
             CorruptDataError: Bytes do not match their checksum, index or layout; names shard and sample.
             StorageError: Storage failed.
         """
-        features = self.manifest.features
-        return [decode_sample(stored.content, stored.shard, stored.key, features) for stored in self.stored(numbers)]
+        (found,) = self.ahead([numbers])
+        return raise_first(found)
+
+    def ahead(self, requests: Iterable[Int64Array]) -> Iterator[list[RawSample | IvrError]]:
+        """The samples of each request in turn, while those of the next ones are under way.
+
+        Args:
+            requests: Numbers of samples, as for `read`. Some requests are taken before they are answered.
+
+        Returns:
+            For each request as many as it has numbers, in its order: a sample, or the error for which it is not there.
+
+        Raises:
+            DataError, CorruptDataError, StorageError: An index cannot be read.
+        """
+        self._after_fork()
+        located = _Scouts(requests, self._table, self._shards)
+        window: deque[_Request] = deque()
+        try:
+            while True:
+                more = _MORE_AT_ONCE
+                while not window or (more and len(window) < _MOST_AHEAD and self._segments.room):
+                    found = located.next()
+                    if found is None:
+                        break
+                    window.append(self._hold(*found))
+                    more -= 1
+                if not window:
+                    return
+                answer = [self._decoded(*sample) for sample in window[0].samples]
+                self._segments.release(window.popleft().held)
+                yield answer
+        finally:
+            for request in window:
+                self._segments.release(request.held)
 
     def stored(self, numbers: Int64Array) -> list[StoredSample]:
         """Like `read`, the samples as they stand in the shards."""
+        self._after_fork()
         shards, places = self._table.locate(numbers)
-        self._load_indexes(np.unique(shards).tolist())
-        wanted = [self._segment_of(int(shard), int(place)) for shard, place in zip(shards, places, strict=True)]
-        segments = self._segments(list(dict.fromkeys(wanted)))
-        return [
-            self._stored(int(shard), int(place), segment, segments[shard, segment])
-            for (shard, segment), place in zip(wanted, places, strict=True)
-        ]
+        request = self._hold(shards, places)
+        try:
+            found = []
+            for shard, place, segment in request.samples:
+                start, end = shard.bounds(place)
+                found.append(StoredSample(shard.keys[place], shard.name, memoryview(segment.data())[start:end]))
+            return found
+        finally:
+            self._segments.release(request.held)
 
     def longest(self, numbers: Int64Array, modalities: Collection[str]) -> int:
         """Steps of the longest of these modalities over the samples with these numbers, at least 1.
@@ -88,94 +134,89 @@ class ShardReader:
         Raises:
             DataError, CorruptDataError, StorageError: As for `read`.
         """
+        self._after_fork()
         shards, places = self._table.locate(numbers)
-        self._load_indexes(np.unique(shards).tolist())
+        opened = self._shards.get(shards.tolist())
         columns = [MODALITIES.index(name) for name in modalities]
-        lengths = [
-            self._indexes[int(shard)].lengths[place, columns] for shard, place in zip(shards, places, strict=True)
-        ]
+        lengths = [shard.lengths[place, columns] for shard, place in zip(opened, places.tolist(), strict=True)]
         return int(np.max(lengths, initial=1))
 
     def close(self) -> None:
         """Stop the threads without waiting for requests under way; may be called again."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._shards.close()
+        self.fetcher.close()
 
-    def _load_indexes(self, shards: list[int]) -> None:
-        missing = [shard for shard in shards if shard not in self._indexes]
-        self._indexes.update(zip(missing, self._pool.map(self._load_index, missing), strict=True))
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._shards = OpenShards(self.split_url, self.manifest, self.fetcher)
+        self._segments = Segments(self._cache_bytes, IN_FLIGHT_BYTES, self._load)
 
-    def _load_index(self, shard: int) -> ShardIndex:
-        entry = self.manifest.shards[shard]
-        url = storage.join(self.split_url, entry.index.name)
-        data = self._present(lambda: storage.read_bytes(url), "index", url)
-        if hashlib.sha256(data).hexdigest() != entry.index.sha256:
-            raise CorruptDataError(
-                "the index does not match the manifest's checksum", where=storage.display(url), remedy=_REMEDY
-            )
-        return ShardIndex.from_bytes(data, where=storage.display(url))
+    def _after_fork(self) -> None:
+        """What was under way stays so in the parent alone: in the child nobody would ever bring it."""
+        if self._pid != os.getpid():
+            self._begin()
 
-    def _segment_of(self, shard: int, place: int) -> Segment:
-        return shard, int(np.searchsorted(self._indexes[shard].segment, place, side="right")) - 1
+    def _hold(self, shards: Int64Array, places: Int64Array) -> _Request:
+        numbers, in_shard = shards.tolist(), places.tolist()
+        opened = self._shards.get(numbers)
+        where = [
+            (number, shard.segments[place]) for number, shard, place in zip(numbers, opened, in_shard, strict=True)
+        ]
+        held = self._segments.hold(dict.fromkeys(where))
+        return _Request(list(zip(opened, in_shard, map(held.__getitem__, where), strict=True)), held)
 
-    def _segments(self, wanted: list[Segment]) -> dict[Segment, bytes]:
-        found = {segment: self._cache.get(segment) for segment in wanted}
-        missing = [segment for segment, data in found.items() if data is None]
-        fetched = dict(zip(missing, self._pool.map(self._fetch, missing), strict=True))
-        for segment, data in fetched.items():
-            self._cache.put(segment, data)
-        return {segment: fetched[segment] if data is None else data for segment, data in found.items()}
+    def _load(self, segment: Segment) -> tuple[Future[bytes], int]:
+        """Begin to read a segment of a shard that is open."""
+        number, part = segment
+        (shard,) = self._shards.get([number])
+        start, end = shard.starts[part], shard.ends[part]
+        who = shard.samples_of(part)
+        return self.fetcher.submit(shard.url, start, end, xxh3=shard.xxh3[part], who=who), end - start
 
-    def _fetch(self, segment: Segment) -> bytes:
-        """Read one segment and compare it with its checksum."""
-        shard, number = segment
-        index, entry = self._indexes[shard], self.manifest.shards[shard]
-        first, last = int(index.segment[number]), int(index.segment[number + 1]) - 1
-        start, end = int(index.offset[first]), int(index.offset[last] + index.size[last])
-        url = storage.join(self.split_url, entry.name)
-        who = f"samples {index.keys[first]} to {index.keys[last]}"
+    def _decoded(self, shard: OpenShard, place: int, segment: Held) -> RawSample | IvrError:
         try:
-            data = self._present(lambda: storage.read_range(url, start, end), "shard", url)
-        except CorruptDataError as error:
-            raise CorruptDataError(f"{who}: {error.what}", where=error.where, remedy=_REMEDY) from error
-        if xxhash.xxh3_64_intdigest(data) != int(index.xxh3[number]):
-            raise CorruptDataError(
-                f"{who}: bytes {start} to {end} do not match their checksum",
-                where=storage.display(url),
-                remedy=_REMEDY,
-            )
-        return data
-
-    def _present(self, read: Callable[[], bytes], what: str, url: str) -> bytes:
-        try:
-            return read()
-        except storage.NotFoundError as error:
-            raise DataError(f"{what} file is missing", where=storage.display(url), remedy=_REMEDY) from error
-
-    def _stored(self, shard: int, place: int, segment: int, data: bytes) -> StoredSample:
-        index, entry = self._indexes[shard], self.manifest.shards[shard]
-        start = int(index.offset[place] - index.offset[index.segment[segment]])
-        content = memoryview(data)[start : start + int(index.size[place])]
-        return StoredSample(index.keys[place], entry.name, content)
+            data, key, (start, end) = segment.data(), shard.keys[place], shard.bounds(place)
+            found = decode_at(data, start, shard.places, place, shard.name, key)
+            return found or decode_sample(data[start:end], shard.name, key, self.manifest.features)
+        except IvrError as error:
+            return error
 
 
-class _SegmentCache:
-    """Segments by recency, limited in bytes."""
+def raise_first(samples: Iterable[RawSample | IvrError]) -> list[RawSample]:
+    """The samples, if all are there; else the first error is raised."""
+    found = []
+    for sample in samples:
+        if isinstance(sample, IvrError):
+            raise sample
+        found.append(sample)
+    return found
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._bytes = 0
-        self._segments: OrderedDict[Segment, bytes] = OrderedDict()
-        self._lock = threading.Lock()
 
-    def get(self, segment: Segment) -> bytes | None:
-        with self._lock:
-            if segment in self._segments:
-                self._segments.move_to_end(segment)
-            return self._segments.get(segment)
+@dataclass(frozen=True)
+class _Request:
+    """What was asked for together."""
 
-    def put(self, segment: Segment, data: bytes) -> None:
-        with self._lock:
-            self._bytes += len(data) - len(self._segments.pop(segment, b""))
-            self._segments[segment] = data
-            while self._bytes > self._limit:
-                self._bytes -= len(self._segments.popitem(last=False)[1])
+    samples: list[tuple[OpenShard, int, Held]]
+    """Shard, place in it, and segment."""
+    held: dict[Segment, Held]
+
+
+class _Scouts:
+    """Requests located in their shards, whose indexes are read some requests ahead."""
+
+    def __init__(self, requests: Iterable[Int64Array], table: ShardTable, shards: OpenShards) -> None:
+        self._requests = iter(requests)
+        self._table = table
+        self._shards = shards
+        self._located: deque[tuple[Int64Array, Int64Array]] = deque()
+
+    def next(self) -> tuple[Int64Array, Int64Array] | None:
+        """Shards and places of the next request's samples; None after the last."""
+        while len(self._located) <= _SCOUTED:
+            numbers = next(self._requests, None)
+            if numbers is None:
+                break
+            located = self._table.locate(numbers)
+            self._shards.ask(dict.fromkeys(located[0].tolist()))
+            self._located.append(located)
+        return self._located.popleft() if self._located else None

@@ -17,6 +17,7 @@ import xxhash
 
 from ivr_dist import __version__, storage
 from ivr_dist.corpora.source import Array, Opener, Prepared, SampleRef, Source, SourceSample, prepare
+from ivr_dist.data import npy
 from ivr_dist.data.crew import Tick
 from ivr_dist.data.index import IndexBuilder
 from ivr_dist.data.manifest import MODALITIES, FeatureSpec, IndexEntry, ShardEntry
@@ -242,11 +243,4 @@ def encode(sample: SourceSample, prepared: Prepared, corpus: str) -> Iterator[tu
 
 
 def _npy(array: Array) -> Content:
-    return _npy_header(array.dtype.str, array.shape), array.data.cast("B")
-
-
-@lru_cache(maxsize=4096)
-def _npy_header(descr: str, shape: tuple[int, ...]) -> bytes:
-    out = io.BytesIO()
-    np.lib.format.write_array_header_1_0(out, {"descr": descr, "fortran_order": False, "shape": shape})
-    return out.getvalue()
+    return npy.header(array.dtype.str, array.shape), array.data.cast("B")

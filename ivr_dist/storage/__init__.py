@@ -18,7 +18,7 @@ import random
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
 from ivr_dist.errors import CorruptDataError, IvrError, StorageError
@@ -32,6 +32,7 @@ __all__ = [
     "NotFoundError",
     "RangeReader",
     "absolute",
+    "begin_range",
     "can_list",
     "create_exclusive",
     "delete_staged",
@@ -39,8 +40,10 @@ __all__ = [
     "display",
     "download",
     "exists",
+    "explain",
     "file_sizes",
     "is_local",
+    "is_transient",
     "join",
     "list_dir",
     "list_files",
@@ -104,13 +107,27 @@ class RangeReader:
         """The bytes [start, end); see `read_range`."""
         if not is_local(self._url):
             return read_range(self._url, start, end)
+        return _as_many(self.what_is_there(start, end), self._url, start, end)
+
+    def what_is_there(self, start: int, end: int) -> bytes:
+        """Those of the bytes [start, end) of a local file that it has."""
         try:
             if self._descriptor is None:
                 self._descriptor = os.open(local_path(self._url), os.O_RDONLY | os.O_CLOEXEC)
                 weakref.finalize(self, os.close, self._descriptor)
-            return _as_many(pread(self._descriptor, start, end), self._url, start, end)
+            return pread(self._descriptor, start, end)
         except OSError as error:
             raise explain("read", self._url, error, 1) from error
+
+
+def begin_range(url: str, start: int, end: int) -> Future[bytes]:
+    """One attempt at reading the bytes [start, end) of a remote file, for callers with a policy of their own.
+
+    Returns:
+        What the server sent, which may be more or less than was asked for; or the error of the client library, which
+        `is_transient` and `explain` understand. Cancelling it ends the request.
+    """
+    return connect(url).begin_range(url, start, end)
 
 
 def _as_many(data: bytes, url: str, start: int, end: int) -> bytes:

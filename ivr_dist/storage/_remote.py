@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import threading
+from concurrent.futures import Future
 from contextlib import nullcontext, suppress
 from typing import Any
 
@@ -14,6 +16,8 @@ from ivr_dist.storage._places import display, scheme
 
 _OBJECT_STORES = frozenset(("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oci", "oss"))
 _NO_DIRECTORIES = _OBJECT_STORES | {"memory", "http", "https"}
+_MOST_CONNECTIONS = 64
+"""To a bucket at a time; botocore's own limit, 10, is less than a reader has under way."""
 _memory_lock = threading.RLock()
 
 
@@ -35,6 +39,7 @@ class Remote:
             self.fs.retries = 1
             if hasattr(self.fs, "config_kwargs"):
                 self.fs.config_kwargs.setdefault("retries", {"total_max_attempts": 1})
+                self.fs.config_kwargs.setdefault("max_pool_connections", _MOST_CONNECTIONS)
         # fsspec's memory files share one read position and test for existence before they write.
         self.guard: Any = _memory_lock if self.scheme == "memory" else nullcontext()
 
@@ -53,6 +58,21 @@ class Remote:
             if answer_code(error) in ("InvalidRange", "416"):
                 return b""
             raise
+
+    def begin_range(self, url: str, start: int, end: int) -> Future[bytes]:
+        """`read_range` under way, on the thread of fsspec's event loop; cancelling the future ends the request.
+
+        A client without asynchronous calls is waited for.
+        """
+        if self.fs.async_impl:
+            request = self.fs._cat_file(self._path(url), start=start, end=end)
+            return asyncio.run_coroutine_threadsafe(_content(request), self.fs.loop)
+        future: Future[bytes] = Future()
+        try:
+            future.set_result(self.read_range(url, start, end))
+        except Exception as error:
+            future.set_exception(error)
+        return future
 
     def write(self, url: str, data: bytes) -> None:
         self._make_parent(url)
@@ -129,6 +149,16 @@ class Remote:
         return [
             name.removeprefix(path) for name, item in found.items() if item["type"] == "file" and name.startswith(path)
         ]
+
+
+async def _content(request: Any) -> bytes:
+    """The answer to a request for a range; nothing where the file ends before it."""
+    try:
+        return bytes(await request)
+    except Exception as error:
+        if answer_code(error) in ("InvalidRange", "416"):
+            return b""
+        raise
 
 
 def _file_size(info: dict[str, Any]) -> int | None:

@@ -198,3 +198,9 @@ def check_harmless(data: bytes) -> None:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peak < 1 << 20
+
+
+@pytest.mark.parametrize("missing", range(1, 20))
+def test_files_that_end_in_their_header_or_payload(missing: int) -> None:
+    data = saved(np.array([1.0], np.float32))
+    assert refusal(data[:-missing])

