@@ -11,7 +11,7 @@ from plain import WIDTHS, PlainRelease
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ivr_dist import compiling, device
+from ivr_dist import compiling
 from ivr_dist.config import Config
 from ivr_dist.config_file import load_config
 from ivr_dist.data.batch import MODALITIES, Batch, in_blocks, modality_batch
@@ -124,7 +124,6 @@ class Ours(Contestant):
     def __init__(
         self, preset: str, batch: Batch, dtype: torch.dtype, clock: Callable[[], float], *, backend: str
     ) -> None:
-        device.keep_freed_memory()
         self.config = settings(preset, len(batch))
         spec = ModelSpec(
             features={name: ("features", width) for name, width in WIDTHS.items()},

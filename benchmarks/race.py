@@ -7,6 +7,7 @@ machines.
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import statistics
 import time
@@ -18,9 +19,12 @@ import torch
 from contestants import made
 from torch import Tensor
 
+from ivr_dist import device
+
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 _ROUNDS = 3
 _SIZE = 1024
+_WARM_UP_STEPS = 2
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,8 @@ def race(racers: Sequence[Racer]) -> float:
 def _measure(
     name: str, backend: str, lengths: Tensor, setting: Setting
 ) -> tuple[float, dict[str, list[Mapping[str, float]]], list[float], float]:
+    if name != "plain":
+        device.tune_memory()
     torch.set_num_threads(setting.threads)
     clock, dtype = CLOCKS[setting.clock], getattr(torch, setting.dtype)
     product = _product(dtype, clock)
@@ -91,8 +97,11 @@ def _measure(
     contestant = made(name, lengths, dtype, clock, backend=backend)
     steps: dict[str, list[Mapping[str, float]]] = {mode: [] for mode in contestant.modes}
     products: list[float] = []
-    # Two steps that do not count: compilation, and memory that is touched for the first time.
-    for _ in range(2):
+    # What does not count: compilation, and the time until the allocator has found its blocks.
+    started = time.monotonic()
+    for number in itertools.count():
+        if number >= _WARM_UP_STEPS and time.monotonic() - started > setting.seconds / 2:
+            break
         for mode in steps:
             contestant.step(mode)
     started = time.monotonic()

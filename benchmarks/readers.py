@@ -113,7 +113,7 @@ def ivr_dist_reader(place: Place, verify: bool = True) -> Iterator[Batch]:
     from ivr_dist.data.loader import Loader
     from ivr_dist.data.reader import ShardReader
 
-    device.keep_freed_memory()
+    device.tune_memory()
     manifest = Manifest.load(place.split())
     spec = BatchSpec.from_manifest(manifest, NAMES, standardize=())
     reader = ShardReader(place.split(), manifest, 1 << 30, Fetcher(FetchPolicy(verify=verify)))

@@ -6,7 +6,7 @@
     python benchmarks/step.py --models ivr --lengths data/mosi_words/train
 
 Every model is measured in three rounds, each in a process of its own; figures are medians over all of them. Ours run as
-a worker does, which has the C library keep freed memory; the plain model is left as PyTorch is.
+a worker does, with freed memory kept and tensors in huge pages; the plain model is left as PyTorch is.
 
 x plain     samples/s over those of the plain model
 GFLOP/s     of the model's matrix products, forward and twice that for backward, nothing that is computed again

@@ -24,6 +24,8 @@ class EpochAudit:
     epoch: int
     steps: int = 0
     seen: int = 0
+    skipped: list[str] = field(default_factory=list)
+    """Could not be read, and `data.on_error` is skip: their slots were left empty."""
     missing: list[str] = field(default_factory=list)
     twice: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
@@ -52,12 +54,13 @@ class AuditReport:
         return not self.lost_steps and bool(self.epochs) and all(epoch.ok for epoch in self.epochs)
 
     def rows(self) -> list[tuple[str, ...]]:
-        """One row an epoch: epoch, steps, seen, missing, twice, unknown, verdict."""
+        """One row an epoch: epoch, steps, seen, skipped, missing, twice, unknown, verdict."""
         return [
             (
                 str(epoch.epoch),
                 str(epoch.steps),
                 str(epoch.seen),
+                str(len(epoch.skipped)),
                 str(len(epoch.missing)) if epoch.complete else f"({len(epoch.missing)} to come)",
                 str(len(epoch.twice)),
                 str(len(epoch.unknown)),
@@ -80,6 +83,7 @@ class AuditReport:
                     "complete": e.complete,
                     "steps": e.steps,
                     "seen": e.seen,
+                    "skipped": len(e.skipped),
                     "missing": len(e.missing),
                     "twice": len(e.twice),
                     "unknown": len(e.unknown),
@@ -105,11 +109,13 @@ def audit(run_url: str) -> AuditReport:
     steps_per_epoch = attempts[-1].steps_per_epoch
 
     seen: dict[int, Counter[str]] = defaultdict(Counter)
+    skipped: dict[int, Counter[str]] = defaultdict(Counter)
     steps: dict[int, set[int]] = defaultdict(set)
     ranks: Counter[int] = Counter()
     attempt_of: dict[int, int] = {}
     for attempt, _, record in read_counting(run_url, AUDIT):
         seen[record["epoch"]].update(record["ids"])
+        skipped[record["epoch"]].update(record.get("skipped", ()))
         steps[record["epoch"]].add(record["step"])
         ranks[record["step"]] += 1
         attempt_of[record["step"]] = attempt
@@ -119,20 +125,30 @@ def audit(run_url: str) -> AuditReport:
     spans = lineage(attempts)
     last_step = max(max(ranks), *(span.last or 0 for span in spans))
     lost = [s for s in range(spans[0].first, last_step + 1) if s not in ranks or ranks[s] != worlds[attempt_of[s]]]
-    epochs = [_audit_epoch(epoch, seen[epoch], len(steps[epoch]), steps_per_epoch, expected) for epoch in sorted(seen)]
+    epochs = [
+        _audit_epoch(epoch, seen[epoch], skipped[epoch], len(steps[epoch]), steps_per_epoch, expected)
+        for epoch in sorted(seen)
+    ]
     return AuditReport(run_url, len(expected), len(attempts), epochs, lost)
 
 
 def _audit_epoch(
-    epoch: int, seen: Counter[str], steps: int, steps_per_epoch: int, expected: frozenset[str]
+    epoch: int,
+    seen: Counter[str],
+    skipped: Counter[str],
+    steps: int,
+    steps_per_epoch: int,
+    expected: frozenset[str],
 ) -> EpochAudit:
+    once = seen + skipped
     return EpochAudit(
         epoch=epoch,
         steps=steps,
         seen=seen.total(),
-        missing=sorted(expected - seen.keys()),
-        twice=sorted(key for key, count in seen.items() if count > 1),
-        unknown=sorted(seen.keys() - expected),
+        skipped=sorted(skipped),
+        missing=sorted(expected - once.keys()),
+        twice=sorted(key for key, count in once.items() if count > 1),
+        unknown=sorted(once.keys() - expected),
         complete=steps == steps_per_epoch,
     )
 

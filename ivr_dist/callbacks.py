@@ -7,8 +7,9 @@ them.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ivr_dist.console import Console
 from ivr_dist.ledger import LedgerWriter
@@ -39,6 +40,10 @@ class StepReport:
     """Measurements of the regularizer's gradient; empty on steps that do not measure it."""
     keys: Sequence[str]
     """Ids of the samples that this rank trained on."""
+    skipped: Sequence[str] = ()
+    """Ids of this rank's samples that could not be read."""
+    skipped_in_epoch: int = 0
+    """Over all ranks, so far."""
 
 
 class Callback:
@@ -68,7 +73,10 @@ class AuditLedger(Callback):
 
     def on_step(self, report: StepReport) -> None:
         """Record what was decoded and trained on, never what was planned."""
-        self._writer.append({"step": report.step, "epoch": report.epoch, "ids": list(report.keys)})
+        record: dict[str, Any] = {"step": report.step, "epoch": report.epoch, "ids": list(report.keys)}
+        if report.skipped:
+            record["skipped"] = list(report.skipped)
+        self._writer.append(record)
 
     def on_before_checkpoint(self) -> None:
         """Flush."""
@@ -157,11 +165,18 @@ class Progress(Callback):
 
 
 class Curves(Callback):
-    """TensorBoard; on rank 0."""
+    """TensorBoard; on rank 0.
 
-    def __init__(self, board: TensorBoard, every: int) -> None:
+    Args:
+        board: The files.
+        every: Steps between two points.
+        reader: What this rank's reader of the training split has done so far, by name.
+    """
+
+    def __init__(self, board: TensorBoard, every: int, reader: Callable[[], Mapping[str, float]] = dict) -> None:
         self._board = board
         self._every = every
+        self._reader = reader
         self._samples = 0
         self._seconds = 0.0
         self._wait_s = 0.0
@@ -184,6 +199,8 @@ class Curves(Callback):
                 "train/epoch": report.epoch_progress,
                 "speed/samples_per_s": self._samples / max(self._seconds, 1e-9),
                 "speed/data_wait_share": self._wait_s / max(self._seconds, 1e-9),
+                "data/skipped_in_epoch": report.skipped_in_epoch,
+                **{f"data/{name}": value for name, value in self._reader().items()},
             },
             report.step,
         )

@@ -246,9 +246,13 @@ def audit(
     if as_json:
         print(json.dumps(report.to_json()))
     else:
-        print_table(("epoch", "steps", "seen", "missing", "twice", "unknown", "verdict"), report.rows(), sys.stdout)
+        print_table(
+            ("epoch", "steps", "seen", "skipped", "missing", "twice", "unknown", "verdict"), report.rows(), sys.stdout
+        )
         lost = f"; {len(report.lost_steps)} steps have no complete record" if report.lost_steps else ""
         verdict = "each sample counted exactly once" if report.ok else "NOT exactly once"
+        skipped = sum(len(epoch.skipped) for epoch in report.epochs)
+        lost += f"; {skipped} skipped, as data.on_error=skip allows" if skipped else ""
         print(f"{verdict}: {report.samples} samples, {report.attempts} attempts{lost}")
     return 0 if report.ok else EXIT_FAILED
 
@@ -368,17 +372,21 @@ def _show_plans(config: Config, worlds: Sequence[int], as_json: bool) -> int:
     """Print one column a world size."""
     from dataclasses import asdict
 
+    from ivr_dist.data.forecast import forecasts
     from ivr_dist.driver import count_parameters, preflight
     from ivr_dist.plan import describe, make_plan
     from ivr_dist.report import print_rows, print_table
 
     first, manifests = preflight(config, worlds[0])
-    plans = [first, *(make_plan(config, manifests["train"].samples, world) for world in worlds[1:])]
+    train = manifests["train"]
+    plans = [first, *(make_plan(config, train.samples, world, train.bytes) for world in worlds[1:])]
     parameters = count_parameters(config, manifests["train"])
+    reading = forecasts(config, train, plans)
     if as_json:
-        print(json.dumps([{**asdict(made), "parameters": parameters} for made in plans]))
+        found = zip(plans, reading, strict=True)
+        print(json.dumps([{**asdict(made), "parameters": parameters, "reading": asdict(each)} for made, each in found]))
         return 0
-    columns = [describe(made, config, parameters) for made in plans]
+    columns = [describe(made, config, parameters) + each.rows() for made, each in zip(plans, reading, strict=True)]
     if len(plans) == 1:
         print_rows(columns[0], sys.stdout)
     else:

@@ -46,9 +46,18 @@ class DataConfig:
     modalities: list[Modality] = key(["text", "audio", "vision"], "Modalities used, of those the data set has.")
     standardize: list[Modality] = key(["audio", "vision"], "Modalities scaled to mean 0, deviation 1 of train.")
     lanes: int | None = key(None, "Parallel reading lanes of the order; unset: largest divisor of the batch up to 64.")
-    shuffle_delay: int = key(1000, "How far a sample may move within its lane, in samples; 0 keeps packing order.")
+    shuffle_delay: int | None = key(
+        None, "How far a sample may move within its lane, in samples; 0 keeps packing order; unset: 1000 or what fits."
+    )
+    by_length: bool = key(False, "Order the slots of each global batch by length: less padding with several workers.")
     prefetch: int = key(4, "Steps read ahead of the training loop.")
-    cache_bytes: str = key("256MiB", "Shard segments kept in memory for each worker.")
+    cache_bytes: str = key("1GiB", "Shard segments kept in memory for each worker.")
+    disk_cache: str = key("", "Local directory that keeps what was read from elsewhere; empty: none.")
+    disk_cache_bytes: str = key("50GiB", "Limit of disk_cache, for all processes of a machine that share it.")
+    deadline_s: float = key(600.0, "Seconds of attempts to read a range before it is an error.")
+    verify: bool = key(True, "Compare every range that is read with its checksum.")
+    on_error: Literal["raise", "skip"] = key("raise", "raise: what cannot be read ends the run; skip: weight 0 for it.")
+    max_skipped: int = key(100, "Samples skipped in an epoch, over all workers, after which the run ends all the same.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,6 +42,8 @@ _RANGES: dict[str, _Range] = {
     "run.num_workers": _AT_LEAST_0,
     "run.max_failures": _Range(-1),
     "data.prefetch": _AT_LEAST_1,
+    "data.deadline_s": _ABOVE_0,
+    "data.max_skipped": _AT_LEAST_0,
     "model.hidden": _Range(2),
     "model.dropout": _RATE,
     "model.input_dropout": _RATE,
@@ -140,9 +142,11 @@ def _data(config: Config) -> Iterator[_Fault]:
         twice = [name for name in names if names.count(name) > 1]
         if twice:
             yield _Fault((path,), f"{path} names {twice[0]} twice", "name each once")
+    if "://" in data.disk_cache:
+        yield _Fault(("data.disk_cache",), f"data.disk_cache = {data.disk_cache} is a URL", "name a local directory")
     try:
         lanes = default_lanes(config.train.global_batch) if data.lanes is None else data.lanes
-        check_layout(lanes, config.train.global_batch, data.shuffle_delay)
+        check_layout(lanes, config.train.global_batch, data.shuffle_delay or 0)
     except ConfigError as error:
         named = "data.lanes" if "data.lanes" in error.what else "data.shuffle_delay"
         yield _Fault((named, "train.global_batch"), error.what, error.remedy)
@@ -320,6 +324,7 @@ def _spans(config: Config) -> Iterator[_Fault]:
         "train.eval_every": parse_interval,
         "checkpoint.every": parse_interval,
         "data.cache_bytes": parse_bytes,
+        "data.disk_cache_bytes": parse_bytes,
     }
     for path, parse in parsers.items():
         try:

@@ -50,6 +50,8 @@ class Counters:
     """Name of the checkpoint that has it."""
     stale: int = 0
     """Evaluations since then."""
+    skipped: int = 0
+    """Samples of the running epoch that could not be read."""
 
 
 @dataclass(frozen=True)
@@ -130,12 +132,16 @@ class Trainer:
                 return "early"
             started = time.monotonic()
             fetched = next(steps)
-            counts, stop = self._agree(fetched)
+            counts, stop, skipped = self._agree(fetched)
             if stop:
                 self._save()
                 return "stopped"
+            if skipped:
+                self._count_skipped(fetched, skipped)
             report = self._train_step(fetched, counts, started)
             self.cursor = fetched.cursor.advance(self.plan.steps_per_epoch)
+            if self.cursor.epoch != fetched.epoch:
+                self.counters = replace(self.counters, skipped=0)
             for callback in self.callbacks:
                 callback.on_step(report)
 
@@ -147,13 +153,33 @@ class Trainer:
         self._save()
         return "finished"
 
-    def _agree(self, fetched: StepBatches) -> tuple[StepCounts, bool]:
-        """One packed all-reduce before the forward passes: what the global batch holds, and whether to stop."""
+    def _agree(self, fetched: StepBatches) -> tuple[StepCounts, bool, int]:
+        """One packed all-reduce before the forward passes.
+
+        Returns:
+            What the global batch holds, whether to stop, and how many samples of it could not be read.
+        """
         local = local_counts(fetched.micro_batches, self._layout, self.state["features"], self.state["tasks"])
         stop = collectives.rank() == 0 and self.console.stop_requested()
-        packed = collectives.sum_over_ranks(torch.cat([local, local.new_tensor([float(stop)])]))
-        counts = StepCounts.from_vector(packed[:-1], self._layout, self.state["features"], self.state["tasks"])
-        return counts, bool(packed[-1])
+        extra = local.new_tensor([float(stop), len(fetched.skipped)])
+        packed = collectives.sum_over_ranks(torch.cat([local, extra]))
+        counts = StepCounts.from_vector(packed[:-2], self._layout, self.state["features"], self.state["tasks"])
+        return counts, bool(packed[-2]), round(float(packed[-1]))
+
+    def _count_skipped(self, fetched: StepBatches, skipped: int) -> None:
+        """Go on without samples that could not be read, or end the run when there are too many, on all ranks alike."""
+        self.counters = replace(self.counters, skipped=self.counters.skipped + skipped)
+        for key, why in fetched.skipped.items():
+            self.console.emit({"kind": "note", "text": f"step {self.counters.step + 1} goes without {key}: {why}"})
+        most = self.config.data.max_skipped
+        if self.counters.skipped <= most:
+            return
+        keys = [key for found in collectives.gather(list(fetched.skipped)) for key in found]
+        raise CorruptDataError(
+            f"{self.counters.skipped} samples of epoch {fetched.epoch} could not be read, the last one {keys[-1]}",
+            where=self.config.data.train,
+            remedy=f"find them with `ivr-dist verify` and pack the split again, or raise data.max_skipped = {most}",
+        )
 
     def _train_step(self, fetched: StepBatches, counts: StepCounts, started: float) -> StepReport:
         step = self.counters.step
@@ -187,6 +213,8 @@ class Trainer:
             wait_s=fetched.wait_s,
             svr=probe.result() if probe is not None else {},
             keys=keys,
+            skipped=list(fetched.skipped),
+            skipped_in_epoch=self.counters.skipped,
         )
 
     def _forward_backward(

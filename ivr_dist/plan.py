@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import Any
 
 from ivr_dist.config import Config
-from ivr_dist.data.order import default_lanes
+from ivr_dist.data.order import default_delay, default_lanes
 from ivr_dist.deepspeed_config import deepspeed_config
 from ivr_dist.errors import ConfigError, DataError
 from ivr_dist.units import format_bytes, format_count, parse_interval
@@ -36,6 +36,8 @@ class Plan:
     """Most slots that a rank holds in one micro-step; ranks differ by at most one."""
     lanes: int
     """Lanes of the data order."""
+    delay: int
+    """Samples by which one may move within its lane."""
     steps_per_epoch: int
     """Optimizer steps of one pass over the training split; the last one may have empty slots."""
     total_steps: int
@@ -54,13 +56,14 @@ class Plan:
     """DeepSpeed's config."""
 
 
-def make_plan(config: Config, samples: int, world: int) -> Plan:
+def make_plan(config: Config, samples: int, world: int, split_bytes: int = 0) -> Plan:
     """Work out a run before anything is started.
 
     Args:
         config: A config that passed `config_check.check`.
         samples: Samples of the training split.
         world: Number of workers, at least 1; a run without workers (`run.num_workers` 0) counts as 1.
+        split_bytes: Of the training split's shards, on which the shuffle depends where `data.shuffle_delay` is unset.
 
     Raises:
         DataError: The training split is empty.
@@ -77,6 +80,8 @@ def make_plan(config: Config, samples: int, world: int) -> Plan:
     steps_per_epoch = math.ceil(samples / train.global_batch)
     total = train.max_steps if train.max_steps is not None else math.ceil(_exact(train.epochs) * steps_per_epoch)
     micro_batch = _micro_batch(train.global_batch, accumulation, world)
+    lanes = config.data.lanes or default_lanes(train.global_batch)
+    delay = config.data.shuffle_delay
     return Plan(
         samples=samples,
         world=world,
@@ -84,7 +89,8 @@ def make_plan(config: Config, samples: int, world: int) -> Plan:
         group=group,
         accumulation=accumulation,
         micro_batch=micro_batch,
-        lanes=config.data.lanes or default_lanes(train.global_batch),
+        lanes=lanes,
+        delay=default_delay(samples, split_bytes, lanes) if delay is None else delay,
         steps_per_epoch=steps_per_epoch,
         total_steps=total,
         eval_every=parse_interval(train.eval_every).steps(steps_per_epoch),
@@ -184,7 +190,7 @@ def describe(plan: Plan, config: Config, parameters: int | None) -> list[tuple[s
         ("global batch", f"{plan.global_batch} = {plan.accumulation} micro-step(s) x {slots} slots"),
         ("samples a worker and micro-step", split),
         ("groups of batch statistics", f"{plan.global_batch // plan.group} x {plan.group} slots"),
-        ("lanes of the data order", f"{plan.lanes}, shuffle delay {config.data.shuffle_delay}"),
+        ("lanes of the data order", f"{plan.lanes}, shuffle delay {plan.delay}"),
         ("steps", f"{plan.total_steps:,} ({plan.steps_per_epoch:,} an epoch, {epochs:.4g} epochs)"),
         ("learning rate", f"{config.train.lr:g}, {config.train.schedule}, warm-up {plan.warmup_steps} steps"),
         ("evaluation", f"every {plan.eval_every} steps" if config.data.valid else "none (data.valid is empty)"),

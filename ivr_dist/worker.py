@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -19,6 +19,7 @@ from ivr_dist.config import Config
 from ivr_dist.config_file import from_dict, to_dict
 from ivr_dist.console import Console
 from ivr_dist.data.collate import BatchSpec
+from ivr_dist.data.fetch import open_fetcher
 from ivr_dist.data.loader import Loader
 from ivr_dist.data.manifest import Manifest
 from ivr_dist.data.reader import ShardReader
@@ -86,11 +87,16 @@ def train(config: Config, console: Console, local_rank: int, attempts_before: in
     Raises:
         IvrError: The run cannot go on.
     """
+    device.tune_memory()
     device.deterministic()
     world = collectives.world_size()
     run_url = storage.absolute(config.run.dir)
     manifests = {name: Manifest.load(url) for name, url in _split_urls(config).items()}
-    plan = make_plan(config, manifests["train"].samples, world)
+    plan = make_plan(config, manifests["train"].samples, world, manifests["train"].bytes)
+
+    def note(said: str) -> None:
+        console.emit({"kind": "note", "text": said})
+
     text = TextEncoder(config.model.text.pretrained) if config.model.text.pretrained else None
     spec = BatchSpec.from_manifest(
         manifests["train"],
@@ -98,7 +104,7 @@ def train(config: Config, console: Console, local_rank: int, attempts_before: in
         config.data.standardize,
         common_length=config.model.preset == "release",
         text=text,
-        note=lambda said: console.emit({"kind": "note", "text": said}),
+        note=note,
     )
 
     torch.manual_seed(config.run.seed)
@@ -112,7 +118,7 @@ def train(config: Config, console: Console, local_rank: int, attempts_before: in
     state = weights.describe_model(config, spec) | {"world": world, "stage": engine.stage}
     source = collectives.on_rank_zero(lambda: resume.find(config, run_url, state, attempts_before))
     files = weights.text_files(text) if collectives.rank() == 0 else {}
-    with _splits(config, plan, manifests, spec) as splits:
+    with _splits(config, plan, manifests, spec, note) as splits:
         counters, cursor = resume.restore(splits["train"].loader.start, engine, source)
         attempt = _start_attempt(config, run_url, source.parent, counters.step, plan, engine)
         spans = attempts.lineage(collectives.on_rank_zero(lambda: attempts.read_attempts(run_url)))
@@ -127,7 +133,7 @@ def train(config: Config, console: Console, local_rank: int, attempts_before: in
             counters=counters,
             cursor=cursor,
             saved=source.own,
-            callbacks=_callbacks(config, plan, run_url, attempt.number, counters.step, console),
+            callbacks=_callbacks(config, plan, run_url, attempt.number, counters.step, console, splits["train"].loader),
             console=console,
         )
         _announce(console, attempt, plan, engine, source.notes)
@@ -173,29 +179,36 @@ def _start_attempt(
 
 
 @contextmanager
-def _splits(config: Config, plan: Plan, manifests: dict[str, Manifest], spec: BatchSpec) -> Iterator[dict[str, Split]]:
+def _splits(
+    config: Config, plan: Plan, manifests: dict[str, Manifest], spec: BatchSpec, note: Callable[[str], None]
+) -> Iterator[dict[str, Split]]:
     """A loader for each split, closed at the end."""
+    data = config.data
     with ExitStack() as stack:
         splits = {}
         for name, url in _split_urls(config).items():
-            reader = ShardReader(url, manifests[name], parse_bytes(config.data.cache_bytes))
+            reader = ShardReader(url, manifests[name], parse_bytes(data.cache_bytes), open_fetcher(data, note))
             loader = Loader(
                 reader,
                 spec,
                 global_batch=plan.global_batch,
                 accumulation=plan.accumulation,
                 lanes=plan.lanes,
-                delay=config.data.shuffle_delay,
+                delay=plan.delay,
                 seed=config.run.seed,
                 rank=collectives.rank(),
                 world=plan.world,
-                prefetch=config.data.prefetch,
+                prefetch=data.prefetch,
+                by_length=data.by_length,
+                skip=data.on_error == "skip",
             )
             splits[name] = Split(name, manifests[name], stack.enter_context(loader))
         yield splits
 
 
-def _callbacks(config: Config, plan: Plan, run_url: str, attempt: int, step: int, console: Console) -> list[Callback]:
+def _callbacks(
+    config: Config, plan: Plan, run_url: str, attempt: int, step: int, console: Console, loader: Loader
+) -> list[Callback]:
     rank = collectives.rank()
     callbacks: list[Callback] = []
     if config.run.audit:
@@ -203,7 +216,7 @@ def _callbacks(config: Config, plan: Plan, run_url: str, attempt: int, step: int
     if rank == 0:
         callbacks.append(History(LedgerWriter(run_url, HISTORY, attempt, rank)))
         callbacks.append(Progress(console, total_steps=plan.total_steps, period_s=config.log.console_s))
-        callbacks.append(Curves(TensorBoard(run_url, step + 1), config.log.every))
+        callbacks.append(Curves(TensorBoard(run_url, step + 1), config.log.every, loader.meters))
     return callbacks
 
 

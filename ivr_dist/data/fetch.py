@@ -21,9 +21,11 @@ from dataclasses import dataclass
 import xxhash
 
 from ivr_dist import storage
+from ivr_dist.config import DataConfig
 from ivr_dist.data.disk_cache import DiskCache
 from ivr_dist.data.fetch_meters import FetchMeters
 from ivr_dist.errors import CorruptDataError, DataError, StorageError
+from ivr_dist.units import parse_bytes
 
 REMEDY = "copy the file again from where the split was packed, or pack the split again"
 
@@ -31,6 +33,8 @@ _OPEN_FILES = 256
 _HEDGED_SHARE = 0.05
 """Second requests for each request: a server that is slow as a whole must not be asked for everything twice."""
 _SHORTEST_PATIENCE_S = 0.02
+_QUIET_S = 10.0
+"""Before and between notices."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +64,18 @@ class Fetcher:
     Args:
         policy: How hard to try.
         cache: Keeps on local disk what was read from elsewhere.
+        notice: Called now and then with what is being tried again for long.
     """
 
-    def __init__(self, policy: FetchPolicy | None = None, cache: DiskCache | None = None) -> None:
+    def __init__(
+        self,
+        policy: FetchPolicy | None = None,
+        cache: DiskCache | None = None,
+        notice: Callable[[str], None] | None = None,
+    ) -> None:
         self.policy = policy or FetchPolicy()
+        self._notice = notice
+        self._next_notice = 0.0
         self.meters = FetchMeters()
         self._cache = cache
         # Its own generator: the global one belongs to the training run.
@@ -197,6 +209,13 @@ class Fetcher:
                 remedy="check the endpoint and the network; the same command goes on from the last checkpoint",
             ) from failure
         self.meters.add("retries")
+        now = time.monotonic()
+        if self._notice is not None and spent > _QUIET_S and now > self._next_notice:
+            self._next_notice = now + _QUIET_S
+            self._notice(
+                f"storage is slow or down: {storage.display(url)} not read after {attempts} attempts in {spent:.0f} s, "
+                f"still trying ({type(failure).__name__}: {' '.join(str(failure).split())})"
+            )
 
     # One attempt
 
@@ -235,6 +254,16 @@ class Fetcher:
             if len(self._files) > _OPEN_FILES:
                 self._files.popitem(last=False)
         return file
+
+
+def open_fetcher(data: DataConfig, notice: Callable[[str], None] | None = None) -> Fetcher:
+    """The fetcher that a config asks for.
+
+    Raises:
+        StorageError: `data.disk_cache` cannot be written to.
+    """
+    cache = DiskCache(data.disk_cache, parse_bytes(data.disk_cache_bytes)) if data.disk_cache else None
+    return Fetcher(FetchPolicy(deadline_s=data.deadline_s, verify=data.verify), cache, notice)
 
 
 def _wrong_bytes(url: str, start: int, end: int, got: int, who: str) -> CorruptDataError | StorageError:

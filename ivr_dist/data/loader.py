@@ -8,7 +8,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import tee
 from typing import Generic, TypeVar
 
@@ -18,9 +18,9 @@ from ivr_dist.data.batch import Batch
 from ivr_dist.data.collate import BatchSpec, collate
 from ivr_dist.data.cursor import DataCursor
 from ivr_dist.data.decode import RawSample
-from ivr_dist.data.order import EMPTY, EpochOrder, Int64Array, check_layout, micro_slots, rank_slots
-from ivr_dist.data.reader import ShardReader, raise_first
-from ivr_dist.errors import ConfigError, IvrError
+from ivr_dist.data.order import EMPTY, EpochOrder, Int64Array, by_length, check_layout, micro_slots, rank_slots
+from ivr_dist.data.reader import ShardReader, Unreadable, raise_first
+from ivr_dist.errors import ConfigError, CorruptDataError, StorageError
 
 T = TypeVar("T")
 
@@ -35,6 +35,8 @@ class StepBatches:
     """The place of this step; `cursor.advance` gives what a checkpoint written after the step must hold."""
     micro_batches: list[Batch]
     """As many as there are micro-steps; any of them may be empty."""
+    skipped: dict[str, str] = field(default_factory=dict)
+    """By id of this rank's samples that could not be read, whose slots are empty for it: why."""
     wait_s: float = 0.0
     """Seconds the consumer waited for it."""
 
@@ -61,6 +63,9 @@ class Loader:
         rank: This rank, 0..world-1.
         world: Number of ranks; need not divide `global_batch`.
         prefetch: Steps read ahead, at least 1.
+        by_length: Whether the slots of each global batch are ordered by length.
+        skip: Whether a slot is left empty where its sample cannot be read; else that is an error. Samples that are to
+            be scored are never skipped.
 
     Raises:
         ConfigError: The order is not defined or nothing would be read ahead.
@@ -81,6 +86,8 @@ class Loader:
         rank: int = 0,
         world: int = 1,
         prefetch: int = 4,
+        by_length: bool = False,
+        skip: bool = False,
     ) -> None:
         check_layout(lanes, global_batch, delay)
         if prefetch < 1:
@@ -97,6 +104,8 @@ class Loader:
         self._rank = rank
         self._world = world
         self._prefetch = prefetch
+        self._by_length = by_length
+        self._skip = skip
         self._stream: _Stream[StepBatches] | _Stream[Batch] | None = None
         self._shard_samples = np.array([shard.samples for shard in reader.manifest.shards], np.int64)
 
@@ -125,6 +134,12 @@ class Loader:
         self._stream = stream = _Stream(self._produce_eval(), self._prefetch * self._accumulation)
         return _closing(stream)
 
+    def meters(self) -> dict[str, float]:
+        """What the reader of this rank has done so far: counts, milliseconds and bytes, by name."""
+        counts = asdict(self.reader.fetcher.meters.counts())
+        times = {f"request_{name.removesuffix('_s')}_ms": 1000 * counts.pop(name) for name in ("p50_s", "p99_s")}
+        return {**counts, **times, "resident_bytes": self.reader.resident}
+
     def close(self) -> None:
         """End the background thread and close the reader; may be called again."""
         self._end_stream()
@@ -152,7 +167,8 @@ class Loader:
         planned, asked = tee(self._planned_steps(cursor))
         samples = self.reader.ahead(step.numbers for step in asked)
         for step, found in zip(planned, samples, strict=True):
-            yield StepBatches(step.cursor, self._micro_batches(step, found))
+            kept, skipped = self._kept(step, found)
+            yield StepBatches(step.cursor, self._micro_batches(kept, found), skipped)
 
     def _produce_eval(self) -> Iterator[Batch]:
         order = self._order(0, shuffle=False)
@@ -171,6 +187,10 @@ class Loader:
 
     def _planned(self, cursor: DataCursor, numbers: Int64Array) -> _Planned:
         """This rank's part of a global batch, [G] sample numbers by slot."""
+        if self._by_length:
+            lengths = np.zeros_like(numbers)
+            lengths[numbers != EMPTY] = self.reader.lengths(numbers[numbers != EMPTY], self.spec.modalities)
+            numbers = by_length(numbers, lengths)
         slots = []
         for micro in range(self._accumulation):
             part = rank_slots(micro_slots(len(numbers), self._accumulation, micro), self._rank, self._world)
@@ -180,9 +200,30 @@ class Loader:
         all_numbers = numbers[numbers != EMPTY] if self.spec.common_length else None
         return _Planned(cursor, slots, numbers[np.concatenate(slots)], all_numbers)
 
-    def _micro_batches(self, step: _Planned, found: list[RawSample | IvrError]) -> list[Batch]:
+    def _kept(self, step: _Planned, found: list[RawSample | Unreadable]) -> tuple[_Planned, dict[str, str]]:
+        """The step without the samples that may be skipped, which are taken out of `found`; and why, by id."""
+        if not self._skip:
+            return step, {}
+        lost = {place: sample for place, sample in enumerate(found) if isinstance(sample, Unreadable)}
+        # Damage and outages pass; a file that is not there is a mistake that skipping would hide.
+        lost = {n: each for n, each in lost.items() if isinstance(each.error, CorruptDataError | StorageError)}
+        if not lost:
+            return step, {}
+        found[:] = [sample for place, sample in enumerate(found) if place not in lost]
+        remains = np.ones(len(step.numbers), bool)
+        remains[list(lost)] = False
+        ends = np.cumsum([len(part) for part in step.slots])
+        parts = np.split(remains, ends[:-1])
+        kept = [slots[part] for slots, part in zip(step.slots, parts, strict=True)]
+        return replace(step, slots=kept, numbers=step.numbers[remains]), {
+            each.key: str(each.error) for each in lost.values()
+        }
+
+    def _micro_batches(self, step: _Planned, found: list[RawSample | Unreadable]) -> list[Batch]:
         samples = raise_first(found)
-        steps = None if step.all_numbers is None else self.reader.longest(step.all_numbers, self.spec.modalities)
+        steps = None
+        if step.all_numbers is not None:
+            steps = int(self.reader.lengths(step.all_numbers, self.spec.modalities).max(initial=1))
         ends = np.cumsum([len(part) for part in step.slots])
         return [
             collate(samples[end - len(part) : end], part, step.numbers[end - len(part) : end], self.spec, steps)

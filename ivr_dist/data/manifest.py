@@ -148,6 +148,11 @@ class Manifest:
         """
         return _identity({name: value for name, value in self._content().items() if name not in _COUNTED})
 
+    @property
+    def bytes(self) -> int:
+        """Of all shards."""
+        return sum(shard.bytes for shard in self.shards)
+
     def save(self, split_url: str) -> None:
         """Write `manifest.json`, after the shards and indexes it names."""
         storage.write_json(storage.join(split_url, MANIFEST_NAME), {**self._content(), "id": self.id})

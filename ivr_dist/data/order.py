@@ -34,6 +34,9 @@ _KEY_BITS = 20
 _MAX_KEY = np.iinfo(np.int64).max
 _MAX_DELAY = 1 << 40
 _MIN_CHUNK = 256
+_WINDOW_BYTES = 1 << 30
+_SEGMENT_BYTES = 1 << 20
+_LONGEST_DEFAULT_DELAY = 1000
 _BLOCK_ITEMS = 1 << 20
 _SHARDS_STREAM = 0
 _LANES_STREAM = 1
@@ -65,6 +68,37 @@ def hash64(*words: int | Int64Array) -> UInt64Array:
 def default_lanes(global_batch: int) -> int:
     """The largest divisor of the global batch that is not above 64."""
     return max(lanes for lanes in range(1, 65) if global_batch % lanes == 0)
+
+
+def default_delay(samples: int, split_bytes: int, lanes: int) -> int:
+    """The delay of a shuffle where none was chosen: 1000, or as far as one reader of all lanes has memory for.
+
+    A lane's next outputs come from a window of twice the delay, and a segment at either end of it; the windows of all
+    lanes are to fit into a GiB. It must not depend on who reads: the order would.
+
+    Args:
+        samples: Of the split.
+        split_bytes: Of its shards.
+        lanes: L.
+    """
+    if split_bytes <= _WINDOW_BYTES:
+        return _LONGEST_DEFAULT_DELAY
+    sample_bytes = split_bytes / samples
+    window = _WINDOW_BYTES / lanes - 2 * max(_SEGMENT_BYTES, sample_bytes)
+    return max(0, min(_LONGEST_DEFAULT_DELAY, int(window / sample_bytes) // 2))
+
+
+def by_length(numbers: Int64Array, lengths: Int64Array) -> Int64Array:
+    """A global batch with its samples ordered by length, shortest first; empty slots come last.
+
+    Each rank and micro-step then holds samples of like lengths, and pads little. The batch as a whole is the same.
+
+    Args:
+        numbers: [G] sample of each slot, or EMPTY.
+        lengths: [G] steps of each; of empty slots anything.
+    """
+    order = np.lexsort((np.arange(len(numbers)), lengths, numbers == EMPTY))
+    return numbers[order]
 
 
 def micro_slots(global_batch: int, accumulation: int, micro: int) -> range:

@@ -44,6 +44,14 @@ class StoredSample:
     """Its tar members."""
 
 
+@dataclass(frozen=True)
+class Unreadable:
+    """What stands in place of a sample that is not to be had."""
+
+    key: str
+    error: IvrError
+
+
 class ShardReader:
     """Reads samples of one packed split; safe to use from several threads, and after a fork.
 
@@ -79,14 +87,14 @@ class ShardReader:
         (found,) = self.ahead([numbers])
         return raise_first(found)
 
-    def ahead(self, requests: Iterable[Int64Array]) -> Iterator[list[RawSample | IvrError]]:
+    def ahead(self, requests: Iterable[Int64Array]) -> Iterator[list[RawSample | Unreadable]]:
         """The samples of each request in turn, while those of the next ones are under way.
 
         Args:
             requests: Numbers of samples, as for `read`. Some requests are taken before they are answered.
 
         Returns:
-            For each request as many as it has numbers, in its order: a sample, or the error for which it is not there.
+            For each request as many as it has numbers, in its order: a sample, or why it is not there.
 
         Raises:
             DataError, CorruptDataError, StorageError: An index cannot be read.
@@ -126,8 +134,8 @@ class ShardReader:
         finally:
             self._segments.release(request.held)
 
-    def longest(self, numbers: Int64Array, modalities: Collection[str]) -> int:
-        """Steps of the longest of these modalities over the samples with these numbers, at least 1.
+    def lengths(self, numbers: Int64Array, modalities: Collection[str]) -> Int64Array:
+        """Steps of the longest of these modalities of each sample, at least 0.
 
         Only the indexes are read.
 
@@ -138,8 +146,28 @@ class ShardReader:
         shards, places = self._table.locate(numbers)
         opened = self._shards.get(shards.tolist())
         columns = [MODALITIES.index(name) for name in modalities]
-        lengths = [shard.lengths[place, columns] for shard, place in zip(opened, places.tolist(), strict=True)]
-        return int(np.max(lengths, initial=1))
+        found = [shard.lengths[place, columns] for shard, place in zip(opened, places.tolist(), strict=True)]
+        longest: Int64Array = np.array(found, np.int64).reshape(len(found), len(columns)).max(axis=1, initial=0)
+        return longest
+
+    def extents(self, numbers: Int64Array) -> tuple[Int64Array, Int64Array, Int64Array]:
+        """Shard, segment in it, and bytes of each sample; only the indexes are read.
+
+        Raises:
+            DataError, CorruptDataError, StorageError: As for `read`.
+        """
+        self._after_fork()
+        shards, places = self._table.locate(numbers)
+        opened = list(zip(self._shards.get(shards.tolist()), places.tolist(), strict=True))
+        segments = [shard.segments[place] for shard, place in opened]
+        sizes = [shard.sizes[place] for shard, place in opened]
+        return shards, np.array(segments, np.int64), np.array(sizes, np.int64)
+
+    def segment_bytes(self, segment: Segment) -> int:
+        """Bytes of a segment."""
+        number, part = segment
+        (shard,) = self._shards.get([number])
+        return shard.ends[part] - shard.starts[part]
 
     def close(self) -> None:
         """Stop the threads without waiting for requests under way; may be called again."""
@@ -173,21 +201,21 @@ class ShardReader:
         who = shard.samples_of(part)
         return self.fetcher.submit(shard.url, start, end, xxh3=shard.xxh3[part], who=who), end - start
 
-    def _decoded(self, shard: OpenShard, place: int, segment: Held) -> RawSample | IvrError:
+    def _decoded(self, shard: OpenShard, place: int, segment: Held) -> RawSample | Unreadable:
         try:
             data, key, (start, end) = segment.data(), shard.keys[place], shard.bounds(place)
             found = decode_at(data, start, shard.places, place, shard.name, key)
             return found or decode_sample(data[start:end], shard.name, key, self.manifest.features)
         except IvrError as error:
-            return error
+            return Unreadable(shard.keys[place], error)
 
 
-def raise_first(samples: Iterable[RawSample | IvrError]) -> list[RawSample]:
+def raise_first(samples: Iterable[RawSample | Unreadable]) -> list[RawSample]:
     """The samples, if all are there; else the first error is raised."""
     found = []
     for sample in samples:
-        if isinstance(sample, IvrError):
-            raise sample
+        if isinstance(sample, Unreadable):
+            raise sample.error
         found.append(sample)
     return found
 

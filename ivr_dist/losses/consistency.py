@@ -60,7 +60,7 @@ def consistency(
 
 def _group_sum(values: Tensor, group: Tensor, groups: int) -> Tensor:
     """[M, B, H] to [M, groups, H]."""
-    return values.new_zeros(len(values), groups, values.shape[-1]).index_add(1, group, values)
+    return values.new_zeros(len(values), groups, values.shape[-1]).index_add_(1, group, values)
 
 
 def _pairs(modalities: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -57,7 +57,7 @@ def divergence_of_groups(
     """
     joined = torch.softmax(wide(torch.cat(list(codes), dim=-1)) / temperature, dim=-1)
     counts = micro_counts.to(joined.device, joined.dtype)
-    sums = joined.new_zeros(len(counts), *joined.shape[1:]).index_add(0, group, joined)
+    sums = joined.new_zeros(len(counts), *joined.shape[1:]).index_add_(0, group, joined)
     mean = all_reduce(sums) / counts.clamp(min=1)[:, None, None]
     by_group = _divergence(mean[:, :-1], mean[:, 1:]).sum(dim=1) / max(mean.shape[1] - 1, 1)
     return over((by_group * counts).sum(), total)

@@ -97,7 +97,7 @@ class Steps:
     def pad(self, steps: Tensor) -> Tensor:
         """[N, ...] to [B, T, ...], zeros in the padding."""
         batch, width = self.mask.shape
-        padded = steps.new_zeros(batch * width, *steps.shape[1:]).index_copy(0, self.place, steps)
+        padded = steps.new_zeros(batch * width, *steps.shape[1:]).index_copy_(0, self.place, steps)
         return padded.view(batch, width, *steps.shape[1:])
 
     def unpad(self, padded: Tensor) -> Tensor:
@@ -107,18 +107,19 @@ class Steps:
     def to_blocks(self, steps: Tensor) -> list[Tensor]:
         """[N, ...] to [b, t, ...] by block, zeros in the padding."""
         sizes = [samples * places for samples, places in self.blocks.shapes]
-        padded = steps.new_zeros(sum(sizes), *steps.shape[1:]).index_copy(0, self.block_place, steps)
+        padded = steps.new_zeros(sum(sizes), *steps.shape[1:]).index_copy_(0, self.block_place, steps)
         parts = zip(torch.split(padded, sizes), self.blocks.shapes, strict=True)
         return [part.view(*shape, *steps.shape[1:]) for part, shape in parts]
 
     def from_blocks(self, padded: Sequence[Tensor]) -> Tensor:
         """[b, t, ...] by block to [N, ...]."""
-        return torch.cat([part.flatten(0, 1) for part in padded]).index_select(0, self.block_place)
+        joined = [part.flatten(0, 1) for part in padded]
+        return (joined[0] if len(joined) == 1 else torch.cat(joined)).index_select(0, self.block_place)
 
     def total(self, steps: Tensor) -> Tensor:
         """Sum over each sample's counted steps, in float32 at least: [N, H] to [B, H]."""
         kept = wide(steps) * self.counted[:, None]
-        return kept.new_zeros(len(self.mask), kept.shape[1]).index_add(0, self.sample, kept)
+        return kept.new_zeros(len(self.mask), kept.shape[1]).index_add_(0, self.sample, kept)
 
     def mean(self, steps: Tensor) -> Tensor:
         """Mean over each sample's counted steps, in float32 at least: [N, H] to [B, H]; 0 where there are none."""
@@ -218,17 +219,20 @@ class Attention(nn.Module):
         Returns:
             [N_q, H] attended values, and [N_q, C] what was carried along.
         """
-        value = self._split(self.value(source))
-        value = torch.cat([value, self._split(carried.to(value.dtype))], dim=-1)
-        queries = asking.to_blocks(self._split(self.query(query)))
-        keys, values = answering.to_blocks(self._split(self.key(source))), answering.to_blocks(value)
-        mixed = [
-            F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=seen)
-            for q, k, v, seen in zip(queries, keys, values, answering.visible, strict=True)
-        ]
-        own, along = asking.from_blocks([part.transpose(1, 2) for part in mixed]).tensor_split(
-            [query.shape[1] // self.heads], dim=-1
-        )
+        width = query.shape[1] // self.heads
+        key = self._split(self.key(source))
+        # Keys and values go into their blocks together.
+        stored = torch.cat([key, self._split(self.value(source)), self._split(carried.to(key.dtype))], dim=-1)
+        mixed = []
+        for q, kv, seen in zip(
+            asking.to_blocks(self._split(self.query(query))),
+            answering.to_blocks(stored),
+            answering.visible,
+            strict=True,
+        ):
+            k, v = kv.transpose(1, 2).tensor_split([width], dim=-1)
+            mixed.append(F.scaled_dot_product_attention(q.transpose(1, 2), k, v, attn_mask=seen).transpose(1, 2))
+        own, along = asking.from_blocks(mixed).tensor_split([width], dim=-1)
         return self.dropout(self.output(own.flatten(1))), along.flatten(1)
 
     def _split(self, steps: Tensor) -> Tensor:

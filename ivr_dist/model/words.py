@@ -56,7 +56,7 @@ def mean_over_pieces(hidden: Tensor, part: ModalityBatch) -> Tensor:
     assert part.pieces is not None
     own = wide(hidden.flatten(0, 1).index_select(0, part.pieces.place))
     count = part.features.flatten().index_select(0, part.flat)
-    total = own.new_zeros(len(part.flat), own.shape[1]).index_add(0, part.pieces.step, own)
+    total = own.new_zeros(len(part.flat), own.shape[1]).index_add_(0, part.pieces.step, own)
     return total / count[:, None]
 
 

@@ -15,8 +15,11 @@ from ivr_dist.checkpoint import store
 from ivr_dist.config import Config
 from ivr_dist.config_file import load_config
 from ivr_dist.console import Event
+from ivr_dist.corpora.synth import SynthSource
 from ivr_dist.data.batch import Batch
 from ivr_dist.data.decode import RawSample
+from ivr_dist.data.manifest import Manifest
+from ivr_dist.data.pack import PackOptions, pack
 from ivr_dist.driver import loss_curve
 from ivr_dist.errors import CheckpointMismatchError, CorruptDataError
 from tests.ranks import run_ranks
@@ -227,6 +230,44 @@ def meet_nan(rank: int, world: int, settings: Config) -> None:
 
 def test_input_that_is_not_finite_ends_the_run_by_name_on_all_ranks(corpus: str, tmp_path: Path) -> None:
     run_ranks(meet_nan, 2, config(corpus, tmp_path / "run"))
+
+
+def train_on_damage(rank: int, world: int, skipping: Config, cut: Config, refusing: Config) -> None:
+    """Train where one segment of the data is damaged: once through, once in two pieces, once too strictly."""
+    from ivr_dist import collectives, worker
+    from ivr_dist.attempts import read_attempts
+
+    console = Recorder()
+    worker.train(skipping, console, rank, 0)
+    notes = [event["text"] for event in console.events if event["kind"] == "note"]
+    assert all("goes without synth_" in note and "do not match their checksum" in note for note in notes)
+    # Of twelve damaged samples, in two and a half epochs; each rank tells its own.
+    assert 24 <= sum(collectives.gather(len(notes))) <= 36
+    for stop_after in (3, None):
+        worker.train(cut, Recorder(stop_after), rank, len(read_attempts(cut.run.dir)))
+    with pytest.raises(CorruptDataError, match=r"[67] samples of epoch 0 could not be read.*data\.max_skipped = 5"):
+        worker.train(refusing, Recorder(), rank, 0)
+
+
+def test_damage_that_may_be_skipped_is_counted_and_nothing_else_moves(tmp_path: Path) -> None:
+    pack(SynthSource(samples=334, seed=1), str(tmp_path / "data"), PackOptions(shard_samples=12))
+    shard = tmp_path / "data" / "train" / Manifest.load(str(tmp_path / "data" / "train")).shards[3].name
+    content = bytearray(shard.read_bytes())
+    content[600] ^= 1
+    shard.write_bytes(content)
+    cases = [
+        config(
+            str(tmp_path / "data"), tmp_path / name, "data.on_error=skip", f"data.max_skipped={most}", "train.lr=0.01"
+        )
+        for name, most in (("skipping", 12), ("cut", 12), ("refusing", 5))
+    ]
+    run_ranks(train_on_damage, 2, *cases)
+    for settings in cases[:2]:
+        report = audit(settings.run.dir)
+        assert report.ok
+        assert [len(epoch.skipped) for epoch in report.epochs[:2]] == [12, 12]
+        assert [epoch.seen for epoch in report.epochs[:2]] == [222, 222]
+    assert loss_curve(cases[0].run.dir) == loss_curve(cases[1].run.dir)
 
 
 def test_a_compiled_run_is_the_same_at_every_stage_that_can(corpus: str, tmp_path: Path) -> None:

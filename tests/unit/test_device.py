@@ -31,7 +31,7 @@ import torch
 from ivr_dist import device
 
 if sys.argv[1] == "keep":
-    device.keep_freed_memory()
+    device.tune_memory()
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -246,6 +246,68 @@ def test_an_error_of_the_thread_reaches_the_consumer_after_the_steps_before_it(
         list(loader.eval_batches())
 
 
+@pytest.mark.parametrize(("world", "accumulation"), [(1, 1), (2, 2), (3, 1)])
+def test_what_cannot_be_read_is_skipped_where_that_is_asked_for(
+    loaders: LoaderFactory, packed: Path, tmp_path: Path, world: int, accumulation: int
+) -> None:
+    """The slots of all other samples stay as they are."""
+    place = damage_last_shard(packed, tmp_path / "train")
+    found: dict[int, tuple[int, str]] = {}
+    skipped: dict[str, str] = {}
+    for rank in range(world):
+        loader = loaders(place, rank=rank, world=world, accumulation=accumulation, skip=True)
+        for number, step in enumerate(islice(loader.steps(loader.start), STEPS)):
+            assert len(step.micro_batches) == accumulation
+            skipped |= step.skipped
+            for slot, sample in slots_of(step.micro_batches).items():
+                found[number * GLOBAL_BATCH + slot] = sample
+    expected = {
+        number * GLOBAL_BATCH + slot: sample
+        for number in range(STEPS)
+        for slot, sample in loaders.expected(0, number).items()
+    }
+    assert sorted(skipped) == sorted(IDS[13 * 7 : 13 * 8])
+    assert found == {slot: sample for slot, sample in expected.items() if sample[1] not in skipped}
+    assert all("do not match their checksum" in why for why in skipped.values())
+    with pytest.raises(CorruptDataError):
+        list(loaders(place, skip=True).eval_batches())
+
+
+def test_a_missing_shard_is_never_skipped(loaders: LoaderFactory, packed: Path, tmp_path: Path) -> None:
+    place = Path(shutil.copytree(packed, tmp_path / "train"))
+    (place / Manifest.load(str(place)).shards[0].name).unlink()
+    loader = loaders(place, skip=True)
+    with pytest.raises(DataError, match="shard file is missing"):
+        list(islice(loader.steps(loader.start), STEPS))
+
+
+@pytest.mark.parametrize(("world", "accumulation"), [(1, 2), (3, 1)])
+def test_slots_by_length(loaders: LoaderFactory, world: int, accumulation: int) -> None:
+    """The same samples in every global batch, shortest first, whatever the world size."""
+    ranks = [
+        loaders(rank=rank, world=world, accumulation=accumulation, by_length=True, lanes=4) for rank in range(world)
+    ]
+    plain = loaders(lanes=4)
+    streams = [loader.steps(loader.start) for loader in ranks]
+    padding, plain_padding = 0, 0
+    for whole in islice(plain.steps(plain.start), STEPS):
+        parts = [next(stream) for stream in streams]
+        batches = [batch for part in parts for batch in part.micro_batches]
+        found = slots_of(batches)
+        assert {sample for _, sample in found.items()} == set(slots_of(whole.micro_batches).values())
+        longest = {
+            key: max(int(part.mask[row].sum()) for part in batch.modalities.values())
+            for batch in batches
+            for row, key in enumerate(batch.keys)
+        }
+        lengths = [longest[key] for _, (_, key) in sorted(found.items())]
+        assert lengths == sorted(lengths)
+        assert sorted(found) == list(range(len(found)))
+        padding += sum(batch.modalities["text"].mask.numel() for batch in batches)
+        plain_padding += sum(batch.modalities["text"].mask.numel() for batch in whole.micro_batches)
+    assert padding < plain_padding
+
+
 def test_a_missing_shard_reaches_the_consumer(loaders: LoaderFactory, packed: Path, tmp_path: Path) -> None:
     place = Path(shutil.copytree(packed, tmp_path / "train"))
     (place / Manifest.load(str(place)).shards[0].name).unlink()

@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ivr_dist.data.order import EMPTY, EpochOrder, ShardTable, default_lanes, hash64, micro_slots, rank_slots
+from ivr_dist.data.order import (
+    EMPTY,
+    EpochOrder,
+    ShardTable,
+    by_length,
+    default_delay,
+    default_lanes,
+    hash64,
+    micro_slots,
+    rank_slots,
+)
 from ivr_dist.errors import ConfigError
 
 WORD = (1 << 64) - 1
@@ -195,6 +205,33 @@ def test_a_step_outside_the_epoch_is_refused(step: int) -> None:
 def test_impossible_layouts_name_the_key(lanes: int, batch: int, delay: int, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         EpochOrder(np.array([10]), "ab", 0, 0, lanes, batch, delay)
+
+
+def test_the_default_delay_fits_into_memory() -> None:
+    """CMU-MOSI moves freely; a corpus of any size stays within a GiB for a reader of all lanes."""
+    assert default_delay(1281, 30_000_000, 64) == 1000
+    assert default_delay(10, 0, 64) == 1000
+    for samples, sample_bytes, lanes in [
+        (10**6, 25_600, 64),
+        (10**9, 1_000, 64),
+        (10**6, 10**7, 8),
+        (10**5, 10**8, 64),
+    ]:
+        delay = default_delay(samples, samples * sample_bytes, lanes)
+        assert delay == 1000 or 2 * delay * sample_bytes * lanes < 1 << 30
+    assert 250 <= default_delay(10**6, 10**6 * 25_600, 64) <= 350
+    assert default_delay(10**5, 10**13, 64) == 0
+
+
+@given(st.lists(st.tuples(st.integers(-1, 50), st.integers(0, 9)), min_size=1, max_size=40))
+def test_a_batch_by_length_is_the_same_batch(slots: list[tuple[int, int]]) -> None:
+    numbers, lengths = np.array(slots, np.int64).T
+    ordered = by_length(numbers, lengths)
+    assert sorted(ordered.tolist()) == sorted(numbers.tolist())
+    full = int((numbers != EMPTY).sum())
+    assert (ordered[:full] != EMPTY).all()
+    expected = sorted((length, place, number) for place, (number, length) in enumerate(slots) if number != EMPTY)
+    assert ordered[:full].tolist() == [number for _, _, number in expected]
 
 
 def test_default_lanes() -> None:

@@ -48,6 +48,7 @@ def test_defaults_on_two_workers() -> None:
         accumulation=1,
         micro_batch=32,
         lanes=64,
+        delay=1000,
         steps_per_epoch=17,
         total_steps=43,
         eval_every=17,

@@ -13,7 +13,7 @@ from ivr_dist.corpora.synth import SynthSource
 from ivr_dist.data.index import load
 from ivr_dist.data.manifest import Manifest
 from ivr_dist.data.pack import PackOptions, pack
-from ivr_dist.data.reader import ShardReader, raise_first
+from ivr_dist.data.reader import ShardReader, Unreadable, raise_first
 from ivr_dist.data.shard import shuffled
 from ivr_dist.errors import CorruptDataError, DataError, IvrError
 
@@ -165,7 +165,11 @@ def test_an_error_stands_in_place_of_its_sample(damaged: Path) -> None:
     flip(damaged / shard.name, 10)
     bad = int(index.segment[1])
     (found,) = open_reader(damaged).ahead([np.array([0, bad, bad - 1])])
-    assert [isinstance(each, CorruptDataError) for each in found] == [True, False, True]
+    assert [isinstance(each, Unreadable) and isinstance(each.error, CorruptDataError) for each in found] == [
+        True,
+        False,
+        True,
+    ]
 
 
 @pytest.mark.parametrize("part", [0, 300, 700])
