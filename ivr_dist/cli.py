@@ -379,7 +379,7 @@ def _show_plans(config: Config, worlds: Sequence[int], as_json: bool) -> int:
 
     first, manifests = preflight(config, worlds[0])
     train = manifests["train"]
-    plans = [first, *(make_plan(config, train.samples, world, train.bytes) for world in worlds[1:])]
+    plans = [first, *(make_plan(config, train.samples, world, train.total_bytes) for world in worlds[1:])]
     parameters = count_parameters(config, manifests["train"])
     reading = forecasts(config, train, plans)
     if as_json:

@@ -44,7 +44,7 @@ def preflight(config: Config, world: int) -> tuple[Plan, dict[str, Manifest]]:
         if url:
             manifests[split] = Manifest.load(url)
             manifests[split].check_shards(url)
-    plan = make_plan(config, manifests["train"].samples, world, manifests["train"].bytes)
+    plan = make_plan(config, manifests["train"].samples, world, manifests["train"].total_bytes)
     for split, manifest in manifests.items():
         differing = [
             m for m in config.data.modalities if manifest.features.get(m) != manifests["train"].features.get(m)

@@ -92,7 +92,7 @@ def train(config: Config, console: Console, local_rank: int, attempts_before: in
     world = collectives.world_size()
     run_url = storage.absolute(config.run.dir)
     manifests = {name: Manifest.load(url) for name, url in _split_urls(config).items()}
-    plan = make_plan(config, manifests["train"].samples, world, manifests["train"].bytes)
+    plan = make_plan(config, manifests["train"].samples, world, manifests["train"].total_bytes)
 
     def note(said: str) -> None:
         console.emit({"kind": "note", "text": said})

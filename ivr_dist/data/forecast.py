@@ -62,8 +62,9 @@ def forecasts(config: Config, manifest: Manifest, plans: Sequence[Plan]) -> list
     reader = ShardReader(data.train, manifest, 0, open_fetcher(data))
     try:
         first = plans[0]
-        samples = np.array([shard.samples for shard in manifest.shards], np.int64)
-        order = EpochOrder(samples, manifest.id, config.run.seed, 0, first.lanes, first.global_batch, first.delay)
+        order = EpochOrder(
+            manifest.shard_samples, manifest.id, config.run.seed, 0, first.lanes, first.global_batch, first.delay
+        )
         modalities = [name for name in data.modalities if name in manifest.features]
         return [
             forecast(

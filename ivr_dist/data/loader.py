@@ -107,7 +107,7 @@ class Loader:
         self._by_length = by_length
         self._skip = skip
         self._stream: _Stream[StepBatches] | _Stream[Batch] | None = None
-        self._shard_samples = np.array([shard.samples for shard in reader.manifest.shards], np.int64)
+        self._shard_samples = reader.manifest.shard_samples
 
     def __enter__(self) -> Loader:
         return self

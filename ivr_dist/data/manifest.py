@@ -9,17 +9,24 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cache, cached_property
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+import numpy as np
+import numpy.typing as npt
+
 from ivr_dist import storage
-from ivr_dist.errors import DataError
+from ivr_dist.data.shard_list import IndexEntry, ShardColumns, ShardEntry
+from ivr_dist.errors import CorruptDataError, DataError
+
+__all__ = ["IndexEntry", "Manifest", "ShardEntry"]
 
 FORMAT = "ivr-shards"
 VERSION = 1
 MANIFEST_NAME = "manifest.json"
+TABLE_NAME = "manifest.shards"
 MODALITIES = ("text", "audio", "vision")
 
 FeatureKind = Literal["features", "tokens"]
@@ -30,6 +37,10 @@ T = TypeVar("T")
 _REMEDY = "pack the split again"
 _COUNTED = ("vocabulary", "transcripts")
 _MAX_SAMPLES = 1 << 62
+_LONGEST_LIST = 4096
+"""Shards up to which the manifest lists them itself, and all files are looked for before a run."""
+_LOOKED_FOR = 64
+"""Shards that are looked for where there are more: spread over all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,26 +83,6 @@ class Statistics:
 
 
 @dataclass(frozen=True, kw_only=True)
-class IndexEntry:
-    """The index file of a shard."""
-
-    name: str
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardEntry:
-    """One tar file."""
-
-    name: str
-    samples: int
-    bytes: int
-    sha256: str
-    index: IndexEntry
-
-
-@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """One split of one corpus."""
 
@@ -103,7 +94,7 @@ class Manifest:
     features: dict[str, FeatureSpec]
     """By modality, in the order of MODALITIES."""
     tasks: dict[str, TaskSpec]
-    shards: list[ShardEntry]
+    shards: Sequence[ShardEntry]
     statistics: dict[str, Statistics] = field(default_factory=dict)
     """By modality; in the training split only."""
     vocabulary: dict[str, int] = field(default_factory=dict)
@@ -133,7 +124,7 @@ class Manifest:
             seed=seed,
             features=dict(features),
             tasks=dict(tasks),
-            shards=list(shards),
+            shards=shards if isinstance(shards, ShardColumns) else list(shards),
             statistics=dict(statistics or {}),
             vocabulary=dict(vocabulary or {}),
             transcripts=transcripts,
@@ -146,21 +137,46 @@ class Manifest:
         The counts follow from the shards, whose hashes are in it: data that was packed before something was counted
         stays the same data.
         """
-        return _identity({name: value for name, value in self._content().items() if name not in _COUNTED})
+        return _identity({name: value for name, value in self._content()[0].items() if name not in _COUNTED})
 
     @property
-    def bytes(self) -> int:
+    def shard_samples(self) -> npt.NDArray[np.int64]:
+        """[S] samples of each shard."""
+        if isinstance(self.shards, ShardColumns):
+            return self.shards.samples
+        return np.array([shard.samples for shard in self.shards], np.int64)
+
+    @property
+    def total_bytes(self) -> int:
         """Of all shards."""
+        if isinstance(self.shards, ShardColumns):
+            return int(self.shards.tar_bytes.sum())
         return sum(shard.bytes for shard in self.shards)
 
-    def save(self, split_url: str) -> None:
-        """Write `manifest.json`, after the shards and indexes it names."""
-        storage.write_json(storage.join(split_url, MANIFEST_NAME), {**self._content(), "id": self.id})
+    @property
+    def own_files(self) -> tuple[str, ...]:
+        """The files that it is in."""
+        return (MANIFEST_NAME, TABLE_NAME) if len(self.shards) > _LONGEST_LIST else (MANIFEST_NAME,)
 
-    def _content(self) -> dict[str, Any]:
-        content = {"format": FORMAT, "version": VERSION, **asdict(self)}
+    def save(self, split_url: str) -> None:
+        """Write `manifest.json`, after the shards and indexes it names; of many shards there is a table beside it."""
+        content, table = self._content()
+        if table is not None:
+            storage.write_bytes(storage.join(split_url, TABLE_NAME), table)
+        storage.write_json(storage.join(split_url, MANIFEST_NAME), {**content, "id": self.id})
+
+    def _content(self) -> tuple[dict[str, Any], bytes | None]:
+        """What the JSON holds, and the table of shards if there is one."""
+        table = None
+        shards: Any = [asdict(shard) for shard in self.shards[: _LONGEST_LIST + 1]]
+        if len(self.shards) > _LONGEST_LIST:
+            columns = self.shards if isinstance(self.shards, ShardColumns) else ShardColumns.of(self.shards)
+            table = columns.to_bytes()
+            shards = {"table": TABLE_NAME, "bytes": len(table), "sha256": hashlib.sha256(table).hexdigest()}
+        others = asdict(replace(self, shards=[]))
+        content = {"format": FORMAT, "version": VERSION, **others, "shards": shards}
         # Absent where there is nothing to count, as in manifests that were written before they were counted.
-        return {name: value for name, value in content.items() if value or name not in _COUNTED}
+        return {name: value for name, value in content.items() if value or name not in _COUNTED}, table
 
     @classmethod
     def load(cls, split_url: str) -> Manifest:
@@ -178,7 +194,7 @@ class Manifest:
                 where=storage.display(split_url),
                 remedy="give the directory of one split (such as .../train) that `ivr-dist pack` or `synth` wrote",
             ) from error
-        return _parse(text, storage.display(url))
+        return _parse(text, split_url, storage.display(url))
 
     def check_transcripts(self) -> None:
         """Make sure that there is a text to read.
@@ -196,12 +212,17 @@ class Manifest:
     def check_shards(self, split_url: str) -> None:
         """Make sure that every shard and index is there with its size, without reading them.
 
+        Of more than some thousand shards only some are looked for: listing millions takes longer than a run should take
+        to start, and the reader names whatever is missing.
+
         Raises:
             DataError: Names the first one that is not, and how many there are.
         """
-        expected = {shard.name: shard.bytes for shard in self.shards}
-        expected |= {shard.index.name: shard.index.bytes for shard in self.shards}
-        found = storage.file_sizes(split_url, list(expected))
+        many = len(self.shards) > _LONGEST_LIST
+        looked_for = self.shards[:: len(self.shards) // _LOOKED_FOR] if many else self.shards
+        expected = {shard.name: shard.bytes for shard in looked_for}
+        expected |= {shard.index.name: shard.index.bytes for shard in looked_for}
+        found = storage.file_sizes(split_url, list(expected), listing=not many)
         wrong = [name for name, size in expected.items() if found.get(name) != size]
         if not wrong:
             return
@@ -219,7 +240,7 @@ def _identity(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _parse(text: str, where: str) -> Manifest:
+def _parse(text: str, split_url: str, where: str) -> Manifest:
     content = _json(text, where)
     if content.pop("format", None) != FORMAT:
         raise DataError("not a manifest of packed shards", where=where, remedy=_REMEDY)
@@ -232,7 +253,9 @@ def _parse(text: str, where: str) -> Manifest:
         )
     identity = content.pop("id", None)
     try:
+        table = _table(content, split_url) if isinstance(content.get("shards"), dict) else None
         manifest = _record(Manifest, content, "")
+        manifest = manifest if table is None else replace(manifest, shards=table)
         _check(manifest)
     except ValueError as error:
         raise DataError(f"the manifest cannot be read: {error}", where=where, remedy=_REMEDY) from error
@@ -259,17 +282,42 @@ def _json(text: str, where: str) -> dict[str, Any]:
     return content
 
 
+def _table(content: dict[str, Any], split_url: str) -> ShardColumns:
+    """The shards of a manifest that has them in a file of their own; leaves none in its content."""
+    told = content["shards"]
+    if set(told) != {"table", "bytes", "sha256"} or told["table"] != TABLE_NAME:
+        raise ValueError("shards is neither a list nor the description of a table")
+    content["shards"] = []
+    url = storage.join(split_url, TABLE_NAME)
+    data = storage.read_bytes(url)
+    if hashlib.sha256(data).hexdigest() != told["sha256"]:
+        raise CorruptDataError(
+            "the table of shards is not the one that the manifest was written with",
+            where=storage.display(url),
+            remedy="copy the split again from where it was packed, or pack it again",
+        )
+    return ShardColumns.from_bytes(data, storage.display(url))
+
+
 def _check(manifest: Manifest) -> None:
     """Refuse what is well-formed but cannot be: the reader, the order and the model rely on it."""
-    names = [name for shard in manifest.shards for name in (shard.name, shard.index.name)]
+    # A table has checked its names itself.
+    listed = [] if isinstance(manifest.shards, ShardColumns) else manifest.shards
+    names = [name for shard in listed for name in (shard.name, shard.index.name)]
     for name in names:
         # Names are joined to the split's place; one with a slash could lead out of it.
         if not name or "/" in name or name.startswith("."):
             raise ValueError(f"{name!r} is not the name of a file beside the manifest")
     if len(set(names)) != len(names):
         raise ValueError("two shards or indexes have one name")
-    counts = [shard.samples for shard in manifest.shards]
-    if min(counts, default=0) < 0 or manifest.samples != sum(counts) or manifest.samples > _MAX_SAMPLES:
+    if isinstance(manifest.shards, ShardColumns):
+        counts = manifest.shards.samples
+        fewest, total = int(counts.min(initial=0)), int(counts.sum())
+    else:
+        # As Python's integers: any number can stand in JSON.
+        fewest = min((shard.samples for shard in listed), default=0)
+        total = sum(shard.samples for shard in listed)
+    if fewest < 0 or manifest.samples != total or manifest.samples > _MAX_SAMPLES:
         raise ValueError(f"samples is {manifest.samples}, which is not the sum over its shards")
     for name, feature in manifest.features.items():
         if name not in MODALITIES or feature.dim < 1:
@@ -306,7 +354,7 @@ def _value(hint: Any, value: Any, path: str) -> Any:
         return _record(hint, value, path)  # type: ignore[arg-type]
     if origin is dict and isinstance(value, dict):
         return {name: _value(arguments[1], item, _below(path, name)) for name, item in value.items()}
-    if origin is list and isinstance(value, list):
+    if origin in (list, Sequence) and isinstance(value, list):
         return [_value(arguments[0], item, f"{path}[{number}]") for number, item in enumerate(value)]
     if origin is UnionType:
         return None if value is None else _value(arguments[0], value, path)

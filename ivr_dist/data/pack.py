@@ -22,7 +22,7 @@ from typing import Literal
 from ivr_dist import storage
 from ivr_dist.corpora.source import Dropped, Opener, Source, dropped_by
 from ivr_dist.data.crew import Crew, Here
-from ivr_dist.data.manifest import MANIFEST_NAME, Manifest
+from ivr_dist.data.manifest import MANIFEST_NAME, TABLE_NAME, Manifest
 from ivr_dist.data.shard import RECORDS, OpenCorpus, ShardJob, ShardRecord, make, make_elsewhere, plan, record_url
 from ivr_dist.data.tally import Tally
 from ivr_dist.errors import ConfigError, DataError
@@ -263,7 +263,8 @@ class _Packer:
         if not missing:
             return []
         split.found = None
-        storage.delete_tree(storage.join(split.place, MANIFEST_NAME))
+        for name in (MANIFEST_NAME, TABLE_NAME):
+            storage.delete_tree(storage.join(split.place, name))
         for number in missing:
             split.records.pop(number, None)
         kept = {split.jobs[number].name for number in split.records}

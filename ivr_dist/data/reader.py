@@ -68,7 +68,7 @@ class ShardReader:
         self.manifest = manifest
         self.fetcher = fetcher or Fetcher()
         self._cache_bytes = cache_bytes
-        self._table = ShardTable(np.array([shard.samples for shard in manifest.shards], np.int64))
+        self._table = ShardTable(manifest.shard_samples)
         self._begin()
 
     @property

@@ -58,7 +58,7 @@ def open_split(url: str) -> CheckedSplit | Fault:
         return Fault("manifest", error.what, storage.display(storage.join(url, MANIFEST_NAME)))
     if storage.can_list(url):
         entries = [entry for shard in split.manifest.shards for entry in (shard, shard.index)]
-        named = {MANIFEST_NAME, *(entry.name for entry in entries)}
+        named = {*split.manifest.own_files, *(entry.name for entry in entries)}
         for name in storage.list_dir(url):
             if name not in named:
                 where = storage.display(storage.join(url, name))

@@ -301,12 +301,15 @@ def list_files(url: str) -> list[str]:
     return sorted(_run("list", url, lambda store: store.walk(url)))
 
 
-def file_sizes(url: str, names: Sequence[str]) -> dict[str, int]:
+def file_sizes(url: str, names: Sequence[str], listing: bool = True) -> dict[str, int]:
     """The sizes in bytes of those of the files `names` directly below `url` that exist.
 
-    One listing, or one request each where the storage cannot list (HTTP).
+    Args:
+        url: The directory.
+        names: The files.
+        listing: By one listing of the directory; else, and where the storage cannot list (HTTP), by a request each.
     """
-    if can_list(url):
+    if listing and can_list(url):
         found = _run("list", url, lambda store: store.entries(url))
         return {name: found[name] or 0 for name in names if found.get(name) is not None}
 

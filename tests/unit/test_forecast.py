@@ -44,7 +44,7 @@ def made(packed: str, worlds: list[int], *overrides: str) -> list[Forecast]:
         ],
     )
     manifest = Manifest.load(packed)
-    plans = [make_plan(config, manifest.samples, world, manifest.bytes) for world in worlds]
+    plans = [make_plan(config, manifest.samples, world, manifest.total_bytes) for world in worlds]
     return forecasts(config, manifest, plans)
 
 
