@@ -290,7 +290,7 @@ def test_mutated_text_is_loaded_or_refused(position: int, inserted: str, removed
 
 def check_harmless(text: str) -> None:
     try:
-        found = manifest_module._parse(text, "manifest.json")
+        found = manifest_module._parse(text, "", "manifest.json")
     except DataError as error:
         assert "\n" not in str(error)
     else:
