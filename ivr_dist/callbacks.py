@@ -199,8 +199,8 @@ class Curves(Callback):
                 "train/epoch": report.epoch_progress,
                 "speed/samples_per_s": self._samples / max(self._seconds, 1e-9),
                 "speed/data_wait_share": self._wait_s / max(self._seconds, 1e-9),
-                "data/skipped_in_epoch": report.skipped_in_epoch,
-                **{f"data/{name}": value for name, value in self._reader().items()},
+                "reader/skipped_in_epoch": report.skipped_in_epoch,
+                **{f"reader/{name}": value for name, value in self._reader().items()},
             },
             report.step,
         )
