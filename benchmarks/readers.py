@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from slow_server import serve
 from ivr_dist.corpora.source import SampleRef, SourceSample
 from ivr_dist.data.manifest import FeatureSpec, Manifest, TaskSpec
 from ivr_dist.data.pack import PackOptions, pack
+from ivr_dist.data.shard import shuffled
 
 BATCH = 64
 SHARDS = 64
@@ -42,10 +44,11 @@ class Place:
         """The packed split."""
         return f"{self.url or self.folder}/packed/train"
 
-    def tars(self) -> list[str]:
-        """The packed shards."""
-        local = sorted((self.folder / "packed" / "train").glob("*.tar"))
-        return [f"{self.split()}/{path.name}" for path in local]
+    def tars(self, folder: str) -> list[str]:
+        """The tars in a folder of it."""
+        return [
+            f"{self.url or self.folder}/{folder}/{path.name}" for path in sorted((self.folder / folder).glob("*.tar"))
+        ]
 
 
 class MoseiShaped:
@@ -83,6 +86,8 @@ def arrays(number: int) -> dict[str, np.ndarray[Any, Any]]:
 def make_corpus(folder: Path, samples: int, readers: Sequence[str]) -> Place:
     """Write the corpus in every format that is needed."""
     pack(MoseiShaped(samples), str(folder / "packed"), PackOptions(shard_samples=-(-samples // SHARDS)))
+    if any(name.startswith("webdataset") for name in readers):
+        _write_webdataset(folder / "webdataset", samples)
     if "streaming" in readers:
         _write_mds(folder / "mds", samples)
     if "litdata" in readers:
@@ -114,6 +119,7 @@ def ivr_dist_reader(place: Place, verify: bool = True) -> Iterator[Batch]:
     from ivr_dist.data.reader import ShardReader
 
     device.tune_memory()
+    gc.freeze()
     manifest = Manifest.load(place.split())
     spec = BatchSpec.from_manifest(manifest, NAMES, standardize=())
     reader = ShardReader(place.split(), manifest, 1 << 30, Fetcher(FetchPolicy(verify=verify)))
@@ -125,14 +131,15 @@ def ivr_dist_reader(place: Place, verify: bool = True) -> Iterator[Batch]:
             yield {name: part.features for name, part in batch.modalities.items()} | {"keys": batch.keys}  # type: ignore[dict-item]
 
 
-def webdataset_reader(place: Place, workers: int = 0) -> Iterator[Batch]:
-    """webdataset, shuffled through its buffer."""
+def webdataset_reader(place: Place, workers: int = 0, packed: bool = False) -> Iterator[Batch]:
+    """webdataset, shuffled through its buffer; from tars that its own writer wrote, or from ours."""
     import webdataset
 
     if place.url is not None:
         _teach_webdataset_ranges()
     split = webdataset.shardlists.split_by_worker
-    data = webdataset.WebDataset(place.tars(), shardshuffle=SHARDS, workersplitter=split, empty_check=False)
+    tars = place.tars("packed/train" if packed else "webdataset")
+    data = webdataset.WebDataset(tars, shardshuffle=SHARDS, workersplitter=split, empty_check=False)
     data = data.shuffle(_BUFFER).decode().to_tuple("__key__", "text.npy", "audio.npy", "vision.npy", "json")
     data = data.batched(BATCH, collation_fn=_stack)
     if workers:
@@ -171,6 +178,19 @@ def litdata_reader(place: Place) -> Iterator[Batch]:
     yield from StreamingDataLoader(data, batch_size=BATCH)
 
 
+def _write_webdataset(folder: Path, samples: int) -> None:
+    """With its own writer, in the order in which the samples are packed."""
+    import webdataset
+
+    folder.mkdir()
+    refs = shuffled(MoseiShaped(samples).splits()["train"], 0)
+    with webdataset.ShardWriter(f"{folder}/%06d.tar", maxcount=-(-samples // SHARDS), verbose=0) as out:
+        for ref in refs:
+            label = MoseiShaped(samples).load("train", ref).labels["sentiment"]
+            members = {f"{name}.npy": array for name, array in arrays(ref.number).items()}
+            out.write({"__key__": ref.id, "json": {"id": ref.id, "labels": {"sentiment": label}}, **members})
+
+
 def _write_mds(folder: Path, samples: int) -> None:
     from streaming import MDSWriter
 
@@ -194,6 +214,7 @@ READERS: dict[str, Callable[[Place], Iterator[Batch]]] = {
     "cat": lambda place: iter(()),
     "webdataset": webdataset_reader,
     "webdataset, 2 workers": lambda place: webdataset_reader(place, workers=2),
+    "webdataset, our tars": lambda place: webdataset_reader(place, packed=True),
     "streaming": streaming_reader,
     "litdata": litdata_reader,
     "ivr_dist": ivr_dist_reader,
