@@ -7,8 +7,8 @@
 The corpus: 64 tars, samples of text int32 [50], audio float32 [50, 74] and vision float32 [50, 35] with a label. Every
 reader delivers each sample once, shuffled, in batches of 64; webdataset reads tars that its own writer wrote,
 mosaicml-streaming and litdata, where they are installed, their own formats. webdataset reads our tars too, and its
-tensors and ours are compared bit by bit. Each run is a process of its own; readers take turns, and figures are medians of the rounds. The files have been
-read before, so the disk plays no part.
+tensors and ours are compared bit by bit. Each run is a process of its own; readers take turns, and figures are medians
+of the rounds. The files have been read before, so the disk plays no part.
 
 `--remote` reads through a server on this machine that answers after 25 ms and gives each connection 80 MB/s, and times
 the first batch too.

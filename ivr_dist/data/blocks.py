@@ -47,7 +47,7 @@ def one_block(samples: int, longest: int) -> Blocks:
     return Blocks(row=row, start=row * (longest + 1), shapes=((samples, longest + 1),))
 
 
-def blocks_of(lengths: Sequence[Tensor]) -> list[Blocks]:
+def blocks_of(lengths: Sequence[Int64Array]) -> list[Blocks]:
     """Cut a batch.
 
     Args:
@@ -56,8 +56,11 @@ def blocks_of(lengths: Sequence[Tensor]) -> list[Blocks]:
     Returns:
         The blocks of each modality: the same samples in the same order, each modality with its own places.
     """
-    counts = np.stack([part.numpy() for part in lengths])
-    parts = _cut(counts.max(axis=0, initial=0))
+    counts = np.stack(lengths)
+    longest = counts.max(axis=0, initial=0)
+    if not len(longest) or longest.min() == longest.max():
+        return [one_block(len(longest), int(own.max(initial=0))) for own in counts]
+    parts = _cut(longest)
     order = np.concatenate(parts)
     row = np.empty_like(order)
     row[order] = np.arange(len(order))

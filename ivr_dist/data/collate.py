@@ -184,13 +184,10 @@ def _modality(samples: Sequence[RawSample], name: str, spec: BatchSpec, common: 
         np.int64 if kind == "tokens" else np.float32,
     )
     width, types = ((), "iu") if kind == "tokens" else ((dim,), "fiu")
-    for row, array, length, sample in zip(padded, arrays, lengths.tolist(), samples, strict=True):
-        if array is not None:
-            if array.shape[1:] != width or array.dtype.kind not in types:
-                raise _other_layout(sample, name, array, kind, dim)
-            row[:length] = array
-        if length < steps:
-            row[length:] = 0
+    for array, sample in zip(arrays, samples, strict=True):
+        if array is not None and (array.shape[1:] != width or array.dtype.kind not in types):
+            raise _other_layout(sample, name, array, kind, dim)
+    _fill(padded, arrays, lengths)
     mask = np.arange(steps) < (lengths[:, None] if common is None else np.full((len(samples), 1), common))
     if kind == "tokens":
         # Ids that the training split does not have are one and the same to the model: the first unknown one.
@@ -201,6 +198,20 @@ def _modality(samples: Sequence[RawSample], name: str, spec: BatchSpec, common: 
         padded /= deviation
         padded[np.arange(steps) >= lengths[:, None]] = 0
     return padded_batch(torch.from_numpy(padded), mask)
+
+
+def _fill(padded: npt.NDArray[Any], arrays: Sequence[npt.NDArray[Any] | None], lengths: Int64Array) -> None:
+    """Copy [T_b, ...] arrays into the rows of [B, T, ...], with zeros behind them."""
+    steps = padded.shape[1]
+    if len(arrays) and steps and lengths.min() == steps:
+        there = [array for array in arrays if array is not None]
+        np.concatenate(there, out=padded.reshape(-1, *padded.shape[2:]), casting="unsafe")
+        return
+    for row, array, length in zip(padded, arrays, lengths.tolist(), strict=True):
+        if array is not None:
+            row[:length] = array
+        if length < steps:
+            row[length:] = 0
 
 
 def _other_layout(sample: RawSample, name: str, array: npt.NDArray[Any], kind: str, dim: int) -> CorruptDataError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -32,8 +31,13 @@ class RawSample:
     """By modality: [T, D] features or [T] token ids, read-only; a missing modality is absent."""
     shard: str = ""
     """Name of the shard it came from."""
-    words: tuple[str, ...] = ()
-    """What was said: the transcript cut at white space, or its list of words as it stands; empty if there is none."""
+    transcript: str | tuple[str, ...] = ()
+    """What was said: a text, or a list of words as it stands; empty if there is none."""
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The transcript, a text cut at white space."""
+        return tuple(self.transcript.split()) if isinstance(self.transcript, str) else self.transcript
 
     @property
     def where(self) -> str:
@@ -42,6 +46,8 @@ class RawSample:
 
 
 _JSON = json.JSONDecoder()
+_NUMBERS = (float, int)
+"""Of JSON; bool is an int to Python, and no number here."""
 _JSON_SUFFIX = b".json\0"
 _SIZE = range(124, 135)
 """Octal digits of a member's size in its header."""
@@ -90,12 +96,12 @@ def decode_at(
         at = start + column.at[number]
         if column.suffix and not _is_at(data, at, prefix + column.suffix):
             return None
-        shape = (steps,) if column.dim is None else (steps, column.dim)
-        header = npy.header(column.dtype.str, shape)
-        payload = at + BLOCK + len(header)
-        if data[at + BLOCK : payload] != header:
+        header, count, shape = column.headers[steps]
+        first = at + BLOCK
+        payload = first + len(header)
+        if bytes(data[first:payload]) != header:
             return None
-        arrays[column.modality] = np.frombuffer(data, column.dtype, math.prod(shape), payload).reshape(shape)
+        arrays[column.modality] = np.frombuffer(data, column.dtype, count, payload).reshape(shape)
     at = start + places.json[number]
     size = bytes(data[at + _SIZE.start : at + _SIZE.stop])
     if not _is_at(data, at, prefix + _JSON_SUFFIX) or not size.isdigit():
@@ -105,12 +111,12 @@ def decode_at(
 
 
 def _is_at(data: bytes | memoryview, at: int, member: bytes) -> bool:
-    return data[at : at + len(member)] == member
+    return bytes(data[at : at + len(member)]) == member
 
 
 def _sample(about: Mapping[str, Any], arrays: dict[str, npt.NDArray[Any]], shard: str, key: str) -> RawSample:
     id_ = str(about.get("id", key))
-    return RawSample(key, id_, _labels(about, shard, key), arrays, shard, _words(about, shard, key))
+    return RawSample(key, id_, _labels(about, shard, key), arrays, shard, _transcript(about, shard, key))
 
 
 def decode_with_json(
@@ -150,8 +156,11 @@ def _members(data: memoryview, where: str, key: str) -> Places:
 
 def _about(text: bytes, shard: str, key: str) -> dict[str, Any]:
     try:
-        # As text, since bytes are looked at for other encodings first.
-        about = json.loads(text) if text[:1] != b"{" else _JSON.decode(text.decode())
+        # What `pack` writes is UTF-8 with nothing around the object; else other encodings are looked for.
+        string = text.decode() if text[:1] == b"{" else ""
+        about, end = _JSON.raw_decode(string) if string else (None, 0)
+        if end != len(string) or not string:
+            about = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise _refused(f"the sample's JSON cannot be read: {error}", f"{shard}, sample {key}") from error
     if not isinstance(about, dict):
@@ -163,27 +172,21 @@ def _labels(about: Mapping[str, Any], shard: str, key: str) -> dict[str, float |
     labels = about.get("labels", {})
     if not isinstance(labels, dict):
         raise _refused("the sample's labels are not an object of numbers by task", f"{shard}, sample {key}")
-    return {
-        task: None if value is None else _number(task, value, f"{shard}, sample {key}")
-        for task, value in labels.items()
-    }
+    for task, value in labels.items():
+        if value is not None and not (type(value) in _NUMBERS and abs(value) <= sys.float_info.max):
+            raise _refused(f"label {task} is {value!r}, not a finite number", f"{shard}, sample {key}")
+    return labels
 
 
-def _words(about: Mapping[str, Any], shard: str, key: str) -> tuple[str, ...]:
+def _transcript(about: Mapping[str, Any], shard: str, key: str) -> str | tuple[str, ...]:
     transcript = about.get("transcript")
     if transcript is None:
         return ()
     if isinstance(transcript, str):
-        return tuple(transcript.split())
+        return transcript
     if isinstance(transcript, list) and all(isinstance(word, str) for word in transcript):
         return tuple(word for word in transcript if word.strip())
     raise _refused("the sample's transcript is neither a text nor a list of words", f"{shard}, sample {key}")
-
-
-def _number(task: str, value: object, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
-        raise _refused(f"label {task} is {value!r}, not a finite number", where)
-    return float(value)
 
 
 def _refused(what: str, where: str) -> CorruptDataError:

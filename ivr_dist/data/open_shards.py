@@ -29,11 +29,11 @@ class OpenShard:
     """
 
     __slots__ = (
+        "begins",
         "ends",
         "keys",
         "lengths",
         "name",
-        "offsets",
         "places",
         "segments",
         "sizes",
@@ -48,20 +48,22 @@ class OpenShard:
         self.url = url
         self.keys = index.keys
         self.lengths = index.lengths
-        self.offsets: list[int] = index.offset.tolist()
         self.sizes: list[int] = index.size.tolist()
         firsts, lasts = index.segment[:-1], index.segment[1:] - 1
         self.segments: list[int] = np.repeat(np.arange(len(firsts)), lasts + 1 - firsts).tolist()
         """By sample: its segment."""
-        self.starts: list[int] = index.offset[firsts].tolist()
+        starts = index.offset[firsts]
+        self.starts: list[int] = starts.tolist()
         """By segment: where its bytes begin."""
+        self.begins: list[int] = (index.offset - np.repeat(starts, lasts + 1 - firsts)).tolist()
+        """By sample: where it begins in its segment."""
         self.ends: list[int] = (index.offset[lasts] + index.size[lasts]).tolist()
         self.xxh3: list[int] = index.xxh3.tolist()
         self.places = shard_places(index, features)
 
     def bounds(self, place: int) -> tuple[int, int]:
         """Where a sample begins and ends in its segment."""
-        start = self.offsets[place] - self.starts[self.segments[place]]
+        start = self.begins[place]
         return start, start + self.sizes[place]
 
     def samples_of(self, segment: int) -> str:

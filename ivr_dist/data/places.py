@@ -7,6 +7,7 @@ any way, so whoever goes by these places looks whether the member is there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -37,6 +38,23 @@ class ArrayPlaces:
     """By sample: bytes from the start of the sample to that of the member."""
     steps: list[int]
     """By sample: steps of the array; -1 where there is none."""
+    headers: Headers
+    """By steps: what the array's file begins with."""
+
+
+class Headers(dict[int, tuple[bytes, int, tuple[int, ...]]]):
+    """By steps of an array: its `.npy` header, how many numbers it holds, and its shape. Made as they are asked for."""
+
+    def __init__(self, dtype: np.dtype[np.generic], dim: int | None) -> None:
+        super().__init__()
+        self._descr = dtype.str
+        self._width = () if dim is None else (dim,)
+
+    def __missing__(self, steps: int) -> tuple[bytes, int, tuple[int, ...]]:
+        """Make one."""
+        shape = (steps, *self._width)
+        found = self[steps] = (npy.header(self._descr, shape), math.prod(shape), shape)
+        return found
 
 
 @dataclass(frozen=True)
@@ -69,6 +87,7 @@ def shard_places(index: ShardIndex, features: Mapping[str, FeatureSpec]) -> Shar
                 dim=None if spec.kind == "tokens" else spec.dim,
                 at=starts[name].tolist(),
                 steps=index.lengths[:, MODALITIES.index(name)].tolist(),
+                headers=Headers(np.dtype(spec.dtype), None if spec.kind == "tokens" else spec.dim),
             )
             for name, spec in features.items()
         ],

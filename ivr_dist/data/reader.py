@@ -203,9 +203,12 @@ class ShardReader:
 
     def _decoded(self, shard: OpenShard, place: int, segment: Held) -> RawSample | Unreadable:
         try:
-            data, key, (start, end) = segment.data(), shard.keys[place], shard.bounds(place)
-            found = decode_at(data, start, shard.places, place, shard.name, key)
-            return found or decode_sample(data[start:end], shard.name, key, self.manifest.features)
+            data, key = segment.data(), shard.keys[place]
+            found = decode_at(data, shard.begins[place], shard.places, place, shard.name, key)
+            if found is None:
+                start, end = shard.bounds(place)
+                found = decode_sample(data[start:end], shard.name, key, self.manifest.features)
+            return found
         except IvrError as error:
             return Unreadable(shard.keys[place], error)
 

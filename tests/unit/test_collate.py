@@ -267,7 +267,11 @@ def test_transcripts_in_place_of_the_packed_text() -> None:
         BatchSpec.from_manifest(manifest(), ["text", "audio"], [], text=encoder)
     assert "text" not in BatchSpec.from_manifest(told, ["audio"], [], text=encoder).modalities
 
-    samples = [replace(sample("a", text=[3]), words=("so", "good")), sample("b"), replace(sample("c"), words=("it",))]
+    samples = [
+        replace(sample("a", text=[3]), transcript=("so", "good")),
+        sample("b"),
+        replace(sample("c"), transcript="it "),
+    ]
     text = batch_of(*samples, spec=spec).modalities["text"]
     assert text.mask.tolist() == [[True, True], [False, False], [True, False]]
     assert text.pieces is not None
