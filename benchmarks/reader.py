@@ -13,7 +13,7 @@ of the rounds. The files have been read before, so the disk plays no part.
 `--remote` reads through a server on this machine that answers after 25 ms and gives each connection 80 MB/s, and times
 the first batch too.
 
-samples/s   of one epoch, without what is done before the first batch is asked for
+samples/s   of one epoch, from an imported library to the last batch
 x           over those of webdataset
 CPU s       of the process and its children, for one epoch
 """
@@ -35,7 +35,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from readers import BATCH, READERS, Place, digests, installed, make_corpus, server
+from readers import BATCH, READERS, Place, digests, import_for, installed, make_corpus, server
 
 BASE = "webdataset"
 PLAIN_TARS = "webdataset, our tars"
@@ -106,6 +106,7 @@ def epoch(name: str, place: Place) -> Mapping[str, float]:
     import torch
 
     torch.set_num_threads(1)
+    import_for(name)
     batches = READERS[name](place)
     started, before = time.perf_counter(), _cpu()
     first, samples = 0.0, 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -100,6 +101,13 @@ def installed(name: str) -> bool:
     return name not in ("streaming", "litdata") or importlib.util.find_spec(name) is not None
 
 
+def import_for(name: str) -> None:
+    """Import what a reader is made of, which takes long for all of them and tells nothing of reading."""
+    libraries = ("webdataset", "streaming", "litdata", "ivr_dist.data.loader")
+    for library in (library for library in libraries if library.startswith(name.partition(",")[0])):
+        importlib.import_module(library)
+
+
 @contextmanager
 def server(place: Place, remote: bool) -> Iterator[Place]:
     """The place as readers see it."""
@@ -156,9 +164,10 @@ def _stack(samples: Sequence[tuple[Any, ...]]) -> Batch:
 def _teach_webdataset_ranges() -> None:
     """Have http read through a file of fsspec: by itself webdataset starts a curl process for each shard."""
     import fsspec
-    from webdataset import gopen
 
-    gopen.gopen_schemes["http"] = lambda url, mode="rb", bufsize=8192, **_: fsspec.open(url, mode).open()
+    # By its name: the package has a function that is called like the module.
+    schemes = importlib.import_module("webdataset.gopen").gopen_schemes
+    schemes["http"] = lambda url, mode="rb", bufsize=8192, **_: fsspec.open(url, mode).open()
 
 
 def streaming_reader(place: Place) -> Iterator[Batch]:

@@ -69,7 +69,11 @@ def serve(folder: Path, latency_s: float, bytes_per_s: float) -> Iterator[str]:
                     due += len(piece) / bytes_per_s
                     time.sleep(max(0.0, due - time.monotonic()))
 
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, *_: object) -> None:
+            pass  # a reader that has gone, or has no use for an answer any more
+
+    httpd = Server(("127.0.0.1", 0), Handler)
     httpd.daemon_threads = True
     threading.Thread(target=httpd.serve_forever, daemon=True).start()
     try:

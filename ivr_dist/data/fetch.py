@@ -29,6 +29,9 @@ from ivr_dist.units import parse_bytes
 
 REMEDY = "copy the file again from where the split was packed, or pack the split again"
 
+Content = bytes | memoryview
+"""Of a range: what was read, or a part of a local file as the system has it."""
+
 _OPEN_FILES = 256
 _HEDGED_SHARE = 0.05
 """Second requests for each request: a server that is slow as a whole must not be asked for everything twice."""
@@ -41,7 +44,7 @@ _QUIET_S = 10.0
 class FetchPolicy:
     """How hard to try."""
 
-    threads: int = 16
+    threads: int = 32
     """Ranges that are read at a time."""
     deadline_s: float = 600.0
     """Seconds for one range, with all attempts."""
@@ -83,7 +86,7 @@ class Fetcher:
         self._closing = threading.Event()
         self._begin()
 
-    def submit(self, url: str, start: int, end: int, *, xxh3: int, who: str) -> Future[bytes]:
+    def submit(self, url: str, start: int, end: int, *, xxh3: int, who: str) -> Future[Content]:
         """Begin to read the bytes [start, end) of a file, whose xxh3-64 is known.
 
         The future raises a DataError if the file is missing, a CorruptDataError if the bytes are not those, or a
@@ -112,11 +115,11 @@ class Fetcher:
             f"the {what} does not match the manifest's checksum", where=storage.display(url), remedy=REMEDY
         )
 
-        def check(data: bytes) -> None:
+        def check(data: Content) -> None:
             if len(data) != size or hashlib.sha256(data).hexdigest() != sha256:
                 raise wrong
 
-        return self._read(url, 0, size, check, f"{what} file")
+        return bytes(self._read(url, 0, size, check, f"{what} file"))
 
     def close(self) -> None:
         """Stop without waiting for requests under way; may be called again."""
@@ -128,7 +131,7 @@ class Fetcher:
         self._pid = os.getpid()
         self._pool = ThreadPoolExecutor(self.policy.threads, thread_name_prefix="ivr-fetch")
         self._lock = threading.Lock()
-        self._files: OrderedDict[str, storage.RangeReader] = OrderedDict()
+        self._files: OrderedDict[str, storage.MappedFile] = OrderedDict()
 
     def _after_fork(self) -> None:
         """Threads and locks stay behind in the parent."""
@@ -138,8 +141,8 @@ class Fetcher:
 
     # One range
 
-    def _range(self, url: str, start: int, end: int, xxh3: int, who: str) -> bytes:
-        def check(data: bytes) -> None:
+    def _range(self, url: str, start: int, end: int, xxh3: int, who: str) -> Content:
+        def check(data: Content) -> None:
             if len(data) == end - start and (not self.policy.verify or xxhash.xxh3_64_intdigest(data) == xxh3):
                 return
             raise _wrong_bytes(url, start, end, len(data), who)
@@ -147,16 +150,16 @@ class Fetcher:
         if self._cache is None or storage.is_local(url):
             return self._read(url, start, end, check, "shard file")
         name = f"{xxh3:016x}-{end - start}"
-        data = self._cache.get(name)
+        found = self._cache.get(name)
         # Compared whatever the policy: a machine that lost power may have left anything.
-        if data is not None and len(data) == end - start and xxhash.xxh3_64_intdigest(data) == xxh3:
+        if found is not None and len(found) == end - start and xxhash.xxh3_64_intdigest(found) == xxh3:
             self.meters.add("cache_hits")
-            return data
+            return found
         data = self._read(url, start, end, check, "shard file")
-        self._cache.put(name, data)
+        self._cache.put(name, bytes(data))
         return data
 
-    def _read(self, url: str, start: int, end: int, check: Callable[[bytes], None], what: str) -> bytes:
+    def _read(self, url: str, start: int, end: int, check: Callable[[Content], None], what: str) -> Content:
         """Attempts until one gives what passes the check.
 
         Args:
@@ -219,9 +222,9 @@ class Fetcher:
 
     # One attempt
 
-    def _attempt(self, url: str, start: int, end: int, seconds: float) -> bytes:
+    def _attempt(self, url: str, start: int, end: int, seconds: float) -> Content:
         if storage.is_local(url):
-            return self._file(url).what_is_there(start, end)
+            return self._file(url).view(start, end)
         began = time.monotonic()
         data = self._race(url, start, end, seconds)
         self.meters.attempt_took(time.monotonic() - began)
@@ -247,9 +250,9 @@ class Fetcher:
             for future in under_way:
                 future.cancel()
 
-    def _file(self, url: str) -> storage.RangeReader:
+    def _file(self, url: str) -> storage.MappedFile:
         with self._lock:
-            file = self._files.pop(url, None) or storage.RangeReader(url)
+            file = self._files.pop(url, None) or storage.MappedFile(url)
             self._files[url] = file
             if len(self._files) > _OPEN_FILES:
                 self._files.popitem(last=False)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ivr_dist.config import Config
-from ivr_dist.data.fetch import open_fetcher
+from ivr_dist.data.fetch import Content, open_fetcher
 from ivr_dist.data.manifest import Manifest
 from ivr_dist.data.order import EMPTY, EpochOrder, Int64Array, by_length, micro_slots, rank_slots
 from ivr_dist.data.reader import ShardReader
@@ -180,8 +180,8 @@ class _Counted:
         self.most = max(self.most, self._segments.resident)
         self._segments.release(held)
 
-    def _load(self, segment: Segment) -> tuple[Future[bytes], int]:
+    def _load(self, segment: Segment) -> tuple[Future[Content], int]:
         self.fetched += self._sizes[segment]
-        future: Future[bytes] = Future()
+        future: Future[Content] = Future()
         future.set_result(b"")
         return future, self._sizes[segment]

@@ -14,7 +14,7 @@ from ivr_dist.data.index import ShardIndex
 from ivr_dist.data.manifest import FeatureSpec, Manifest
 from ivr_dist.data.places import shard_places
 
-_THREADS = 8
+_THREADS = 32
 _KEPT_SAMPLES = 200_000
 
 

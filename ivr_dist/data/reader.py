@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ivr_dist.data.decode import RawSample, decode_at, decode_sample
-from ivr_dist.data.fetch import Fetcher
+from ivr_dist.data.fetch import Content, Fetcher
 from ivr_dist.data.manifest import MODALITIES, Manifest
 from ivr_dist.data.open_shards import OpenShard, OpenShards
 from ivr_dist.data.order import Int64Array, ShardTable
@@ -193,7 +193,7 @@ class ShardReader:
         held = self._segments.hold(dict.fromkeys(where))
         return _Request(list(zip(opened, in_shard, map(held.__getitem__, where), strict=True)), held)
 
-    def _load(self, segment: Segment) -> tuple[Future[bytes], int]:
+    def _load(self, segment: Segment) -> tuple[Future[Content], int]:
         """Begin to read a segment of a shard that is open."""
         number, part = segment
         (shard,) = self._shards.get([number])

@@ -7,6 +7,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 
+from ivr_dist.data.fetch import Content
+
 Segment = tuple[int, int]
 """Number of a shard and of a segment in it."""
 
@@ -23,7 +25,7 @@ class Segments:
         load: Begins to read a segment.
     """
 
-    def __init__(self, limit: int, in_flight: int, load: Callable[[Segment], tuple[Future[bytes], int]]) -> None:
+    def __init__(self, limit: int, in_flight: int, load: Callable[[Segment], tuple[Future[Content], int]]) -> None:
         self._limit = limit
         self._most_in_flight = in_flight
         self._load = load
@@ -100,20 +102,20 @@ class Held:
 
     __slots__ = ("_data", "future", "size", "wanted")
 
-    def __init__(self, future: Future[bytes], size: int) -> None:
+    def __init__(self, future: Future[Content], size: int) -> None:
         self.future = future
         self.size = size
         """In bytes."""
         self.wanted = 0
         """By how many requests."""
-        self._data: bytes | None = None
+        self._data: Content | None = None
 
     @property
     def usable(self) -> bool:
         """Whether its bytes are there; what could not be read is read again when it is wanted again."""
         return self.future.done() and not self.future.cancelled() and self.future.exception() is None
 
-    def data(self) -> bytes:
+    def data(self) -> Content:
         """Its bytes; waits for them, or raises why they cannot be had."""
         if self._data is None:
             self._data = self.future.result()
