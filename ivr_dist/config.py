@@ -54,6 +54,11 @@ class DataConfig:
     cache_bytes: str = key("1GiB", "Shard segments kept in memory for each worker.")
     disk_cache: str = key("", "Local directory that keeps what was read from elsewhere; empty: none.")
     disk_cache_bytes: str = key("50GiB", "Limit of disk_cache, for all processes of a machine that share it.")
+    reader: Literal["ranges", "webdataset"] = key(
+        "ranges",
+        "ranges: requests for parts of shards; webdataset: whole shards as streams, where there are no ranges.",
+    )
+    pipe: str = key("", "Shell command whose output is the shard {}, for reader webdataset; empty: the file is opened.")
     deadline_s: float = key(600.0, "Seconds of attempts to read a range before it is an error.")
     verify: bool = key(True, "Compare every range that is read with its checksum.")
     on_error: Literal["raise", "skip"] = key("raise", "raise: what cannot be read ends the run; skip: weight 0 for it.")

@@ -142,6 +142,10 @@ def _data(config: Config) -> Iterator[_Fault]:
         twice = [name for name in names if names.count(name) > 1]
         if twice:
             yield _Fault((path,), f"{path} names {twice[0]} twice", "name each once")
+    if data.pipe and data.reader != "webdataset":
+        yield _Fault(("data.pipe", "data.reader"), "data.pipe needs data.reader = webdataset", "set both, or neither")
+    if data.pipe and "{}" not in data.pipe:
+        yield _Fault(("data.pipe",), "data.pipe does not say where the shard's place goes", "write {} there")
     if "://" in data.disk_cache:
         yield _Fault(("data.disk_cache",), f"data.disk_cache = {data.disk_cache} is a URL", "name a local directory")
     try:

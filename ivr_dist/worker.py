@@ -15,7 +15,7 @@ from ivr_dist import attempts, collectives, device, evaluate, resume, storage
 from ivr_dist.callbacks import AuditLedger, Callback, Curves, History, Progress
 from ivr_dist.checkpoint import store, weights
 from ivr_dist.checkpoint.saver import Saver
-from ivr_dist.config import Config
+from ivr_dist.config import Config, DataConfig
 from ivr_dist.config_file import from_dict, to_dict
 from ivr_dist.console import Console
 from ivr_dist.data.collate import BatchSpec
@@ -23,6 +23,7 @@ from ivr_dist.data.fetch import open_fetcher
 from ivr_dist.data.loader import Loader
 from ivr_dist.data.manifest import Manifest
 from ivr_dist.data.reader import ShardReader
+from ivr_dist.data.streamed import StreamReader
 from ivr_dist.engine import Engine
 from ivr_dist.errors import IvrError, UserError
 from ivr_dist.ledger import AUDIT, HISTORY, LedgerWriter
@@ -187,7 +188,7 @@ def _splits(
     with ExitStack() as stack:
         splits = {}
         for name, url in _split_urls(config).items():
-            reader = ShardReader(url, manifests[name], parse_bytes(data.cache_bytes), open_fetcher(data, note))
+            reader = _open_reader(data, url, manifests[name], note)
             loader = Loader(
                 reader,
                 spec,
@@ -204,6 +205,14 @@ def _splits(
             )
             splits[name] = Split(name, manifests[name], stack.enter_context(loader))
         yield splits
+
+
+def _open_reader(data: DataConfig, url: str, manifest: Manifest, note: Callable[[str], None]) -> ShardReader:
+    cache_bytes, fetcher = parse_bytes(data.cache_bytes), open_fetcher(data, note)
+    if data.reader == "ranges":
+        return ShardReader(url, manifest, cache_bytes, fetcher)
+    note("data.reader=webdataset: shards are read whole by each worker, without checksums and without reading ahead")
+    return StreamReader(url, manifest, cache_bytes, fetcher, data.pipe)
 
 
 def _callbacks(

@@ -133,10 +133,25 @@ def decode_with_json(
     for name in modalities:
         place = places.get(f"{name}.npy")
         if place is not None:
-            arrays[name] = array = npy.parse(data, f"{shard}, sample {key}, {name}.npy", npy.NUMBERS, *place)
-            if array.ndim == 0:
-                raise _refused(f"{name} is a single number, not a sequence of steps", f"{shard}, sample {key}")
+            arrays[name] = _array(data, shard, key, name, *place)
     return _sample(about, arrays, shard, key), about
+
+
+def decode_members(members: Mapping[str, bytes], shard: str, key: str, modalities: Collection[str]) -> RawSample:
+    """Like `decode_sample`, from the contents of the members by suffix."""
+    if "json" not in members:
+        raise _refused(f"the sample has no {key}.json", f"{shard}, sample {key}")
+    arrays = {name: _array(members[f"{name}.npy"], shard, key, name) for name in modalities if f"{name}.npy" in members}
+    return _sample(_about(members["json"], shard, key), arrays, shard, key)
+
+
+def _array(
+    data: bytes | memoryview, shard: str, key: str, name: str, start: int = 0, end: int | None = None
+) -> npt.NDArray[Any]:
+    array = npy.parse(data, f"{shard}, sample {key}, {name}.npy", npy.NUMBERS, start, end)
+    if array.ndim == 0:
+        raise _refused(f"{name} is a single number, not a sequence of steps", f"{shard}, sample {key}")
+    return array
 
 
 Places = dict[str, tuple[int, int]]

@@ -53,6 +53,7 @@ __all__ = [
     "list_files",
     "local_path",
     "make_dirs",
+    "open_stream",
     "read_bytes",
     "read_json",
     "read_range",
@@ -169,6 +170,11 @@ class MappedFile:
         except OSError:
             return None
         return memoryview(self._map)[start:end]
+
+
+def open_stream(url: str) -> Any:
+    """A file to be read from front to back; what fails on the way raises the client's own errors."""
+    return _run("read", url, lambda store: store.open(url))
 
 
 def begin_range(url: str, start: int, end: int) -> Future[bytes]:
@@ -383,6 +389,8 @@ class Store(Protocol):
     def read(self, url: str) -> bytes: ...
 
     def read_range(self, url: str, start: int, end: int) -> bytes: ...
+
+    def open(self, url: str) -> Any: ...
 
     def write(self, url: str, data: bytes) -> None: ...
 

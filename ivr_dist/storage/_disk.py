@@ -7,6 +7,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import BinaryIO
 
 from ivr_dist.storage._failures import refuse_root
 from ivr_dist.storage._places import is_deletable, local_path
@@ -24,6 +25,9 @@ class Disk:
     def read_range(self, url: str, start: int, end: int) -> bytes:
         with open(local_path(url), "rb", buffering=0) as file:
             return pread(file.fileno(), start, end)
+
+    def open(self, url: str) -> BinaryIO:
+        return open(local_path(url), "rb")
 
     def write(self, url: str, data: bytes) -> None:
         with staged(local_path(url)) as temporary:

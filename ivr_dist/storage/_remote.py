@@ -59,6 +59,9 @@ class Remote:
                 return b""
             raise
 
+    def open(self, url: str) -> Any:
+        return self.fs.open(self._path(url), "rb")
+
     def begin_range(self, url: str, start: int, end: int) -> Future[bytes]:
         """`read_range` under way, on the thread of fsspec's event loop; cancelling the future ends the request.
 

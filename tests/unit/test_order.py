@@ -207,6 +207,47 @@ def test_impossible_layouts_name_the_key(lanes: int, batch: int, delay: int, mes
         EpochOrder(np.array([10]), "ab", 0, 0, lanes, batch, delay)
 
 
+@given(
+    shards=st.lists(st.integers(0, 700), min_size=1, max_size=8).filter(lambda sizes: sum(sizes) > 0),
+    lanes=st.sampled_from([1, 2, 4, 8]),
+    per_lane=st.integers(1, 4),
+    delay=st.integers(0, 60),
+    worlds=st.lists(st.tuples(st.integers(1, 24), st.sampled_from([1, 2, 4])), min_size=1, max_size=4),
+    data=st.data(),
+)
+@settings(max_examples=60)
+def test_an_elastic_run_sees_the_batches_of_an_undisturbed_one(
+    shards: list[int], lanes: int, per_lane: int, delay: int, worlds: list[tuple[int, int]], data: st.DataObject
+) -> None:
+    """Resumed at random steps on other world sizes and accumulations, over two epochs: slot by slot the same."""
+    batch = lanes * per_lane
+    sizes = np.array(shards)
+
+    def order(epoch: int) -> EpochOrder:
+        return EpochOrder(sizes, "id", 5, epoch, lanes, batch, delay)
+
+    steps = order(0).steps
+    undisturbed = [order(epoch).batch(step) for epoch in range(2) for step in range(steps)]
+    borders = sorted(data.draw(st.lists(st.integers(0, 2 * steps), min_size=len(worlds) - 1, max_size=len(worlds) - 1)))
+    seen: list[list[int]] = [[], []]
+    for (world, accumulation), first, last in zip(worlds, [0, *borders], [*borders, 2 * steps], strict=True):
+        # A new group makes its orders anew; each rank knows its own slots alone.
+        orders = {epoch: order(epoch) for epoch in range(2)}
+        for number in range(first, last):
+            epoch, step = divmod(number, steps)
+            numbers = orders[epoch].batch(step)
+            found = np.full(batch, -2)
+            for rank in range(world):
+                for micro in range(accumulation):
+                    part = rank_slots(micro_slots(batch, accumulation, micro), rank, world)
+                    assert (found[part.start : part.stop] == -2).all()
+                    found[part.start : part.stop] = numbers[part.start : part.stop]
+            assert found.tolist() == undisturbed[number].tolist()
+            seen[epoch] += found[found != EMPTY].tolist()
+    for epoch in range(2):
+        assert sorted(seen[epoch]) == list(range(sum(shards)))
+
+
 def test_the_default_delay_fits_into_memory() -> None:
     """CMU-MOSI moves freely; a corpus of any size stays within a GiB for a reader of all lanes."""
     assert default_delay(1281, 30_000_000, 64) == 1000
