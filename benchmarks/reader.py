@@ -1,7 +1,8 @@
 """Reading timed: shuffled batches of tensors from a corpus shaped like MOSEI, beside the libraries of the field.
 
     python benchmarks/reader.py
-    python benchmarks/reader.py --remote --readers webdataset ivr_dist
+    python benchmarks/reader.py --through slow
+    python benchmarks/reader.py --through s3 --readers webdataset ivr_dist
     python benchmarks/reader.py --samples 4000 --rounds 1 --json
 
 The corpus: 64 tars, samples of text int32 [50], audio float32 [50, 74] and vision float32 [50, 35] with a label. Every
@@ -10,8 +11,9 @@ mosaicml-streaming and litdata, where they are installed, their own formats. web
 tensors and ours are compared bit by bit. Each run is a process of its own; readers take turns, and figures are medians
 of the rounds. The files have been read before, so the disk plays no part.
 
-`--remote` reads through a server on this machine that answers after 25 ms and gives each connection 80 MB/s, and times
-the first batch too.
+`--through slow` reads through a server on this machine that answers after 25 ms and gives each connection 80 MB/s;
+`--through s3` through SeaweedFS with signed requests. webdataset then reads files of fsspec, which s3fs opens for S3;
+its workers, processes that start anew, have curl fetch each shard, as webdataset does by itself.
 
 samples/s   of one epoch, from an imported library to the last batch
 x           over those of webdataset
@@ -40,13 +42,14 @@ from readers import BATCH, READERS, Place, digests, import_for, installed, make_
 BASE = "webdataset"
 PLAIN_TARS = "webdataset, our tars"
 LOCAL = ("cat", BASE, "webdataset, 2 workers", PLAIN_TARS, "streaming", "litdata", "ivr_dist", "ivr_dist, no check")
-REMOTE = (BASE, "webdataset, 2 workers", "ivr_dist")
+SLOW = (BASE, "webdataset, 2 workers", "ivr_dist")
+S3 = (BASE, "ivr_dist")
 
 
 def main() -> int:
     """Race and print."""
     options = parse()
-    names = options.readers or (REMOTE if options.remote else LOCAL)
+    names = options.readers or {"disk": LOCAL, "slow": SLOW, "s3": S3}[options.through]
     absent = [name for name in names if not installed(name)]
     if absent:
         print(f"not installed, left out: {', '.join(absent)}", file=sys.stderr)
@@ -55,7 +58,7 @@ def main() -> int:
         place = make_corpus(Path(folder), options.samples, racing)
         if {PLAIN_TARS, "ivr_dist"} <= set(racing):
             check_equal(place)
-        with server(place, options.remote) as served:
+        with server(place, options.through) as served:
             found: dict[str, list[Mapping[str, float]]] = {name: [] for name in racing}
             for number in range(options.rounds):
                 # Turns begin with another reader in each round.
@@ -72,7 +75,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=16_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--readers", nargs="+", choices=list(READERS))
-    parser.add_argument("--remote", action="store_true", help="through a server with latency")
+    parser.add_argument(
+        "--through", choices=("disk", "slow", "s3"), default="disk", help="where the corpus is read from"
+    )
     parser.add_argument("--folder", help="where the corpus is written; default: the temporary folder")
     parser.add_argument("--json", action="store_true", help="end with one JSON object on stdout")
     return parser.parse_args()
@@ -146,7 +151,7 @@ def show(rows: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> None
         times = f"{each['CPU s']:7.2f} {each['first batch s']:14.3f}"
         print(f"{each['reader']:22} {each['samples/s']:10.0f} {ratio:>6} {times}", file=out)
     if options.json:
-        print(json.dumps({"samples": options.samples, "remote": options.remote, "rows": list(rows)}))
+        print(json.dumps({"samples": options.samples, "through": options.through, "rows": list(rows)}))
 
 
 if __name__ == "__main__":

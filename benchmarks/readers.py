@@ -5,6 +5,9 @@ from __future__ import annotations
 import gc
 import importlib
 import importlib.util
+import os
+import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,6 +19,7 @@ import torch
 import xxhash
 from slow_server import serve
 
+from ivr_dist import storage
 from ivr_dist.corpora.source import SampleRef, SourceSample
 from ivr_dist.data.manifest import FeatureSpec, Manifest, TaskSpec
 from ivr_dist.data.pack import PackOptions, pack
@@ -109,13 +113,30 @@ def import_for(name: str) -> None:
 
 
 @contextmanager
-def server(place: Place, remote: bool) -> Iterator[Place]:
+def server(place: Place, through: str) -> Iterator[Place]:
     """The place as readers see it."""
-    if not remote:
+    if through == "slow":
+        with serve(place.folder, latency_s=0.025, bytes_per_s=80e6) as url:
+            yield replace(place, url=url)
+    elif through == "s3":
+        with _s3_server(place) as url:
+            yield replace(place, url=url)
+    else:
         yield place
-        return
-    with serve(place.folder, latency_s=0.025, bytes_per_s=80e6) as url:
-        yield replace(place, url=url)
+
+
+@contextmanager
+def _s3_server(place: Place) -> Iterator[str]:
+    """SeaweedFS with the corpus in it, as in the tests; readers find it by the environment."""
+    sys.path.append(str(Path(__file__).parent.parent))
+    from tests import s3_server
+
+    with tempfile.TemporaryDirectory(prefix="ivr-s3-") as folder, s3_server.serve(Path(folder)) as environment:
+        os.environ.update(environment)
+        url = f"s3://{s3_server.BUCKET}/reader"
+        for path in (path for path in place.folder.rglob("*") if path.is_file()):
+            storage.upload(str(path), f"{url}/{path.relative_to(place.folder)}")
+        yield url
 
 
 def ivr_dist_reader(place: Place, verify: bool = True) -> Iterator[Batch]:
@@ -144,7 +165,7 @@ def webdataset_reader(place: Place, workers: int = 0, packed: bool = False) -> I
     import webdataset
 
     if place.url is not None:
-        _teach_webdataset_ranges()
+        _teach_webdataset_ranges(place.url.partition(":")[0])
     split = webdataset.shardlists.split_by_worker
     tars = place.tars("packed/train" if packed else "webdataset")
     data = webdataset.WebDataset(tars, shardshuffle=SHARDS, workersplitter=split, empty_check=False)
@@ -161,13 +182,13 @@ def _stack(samples: Sequence[tuple[Any, ...]]) -> Batch:
     return stacked | {"keys": keys}  # type: ignore[dict-item]
 
 
-def _teach_webdataset_ranges() -> None:
-    """Have http read through a file of fsspec: by itself webdataset starts a curl process for each shard."""
+def _teach_webdataset_ranges(scheme: str) -> None:
+    """Have it read through a file of fsspec: by itself webdataset starts a curl process for each shard, if any."""
     import fsspec
 
     # By its name: the package has a function that is called like the module.
     schemes = importlib.import_module("webdataset.gopen").gopen_schemes
-    schemes["http"] = lambda url, mode="rb", bufsize=8192, **_: fsspec.open(url, mode).open()
+    schemes[scheme] = lambda url, mode="rb", bufsize=8192, **_: fsspec.open(url, mode).open()
 
 
 def streaming_reader(place: Place) -> Iterator[Batch]:

@@ -70,6 +70,9 @@ def serve(folder: Path, latency_s: float, bytes_per_s: float) -> Iterator[str]:
                     time.sleep(max(0.0, due - time.monotonic()))
 
     class Server(ThreadingHTTPServer):
+        # Connections that wait to be accepted: with the 5 of Python some of many at once come a second late.
+        request_queue_size = 256
+
         def handle_error(self, *_: object) -> None:
             pass  # a reader that has gone, or has no use for an answer any more
 

@@ -48,7 +48,7 @@ class Proxy:
 def serve(upstream: str) -> Iterator[Proxy]:
     """Run a proxy before the server at a URL. Signatures stay good: the Host that the client signed is passed on."""
     proxy = Proxy("", upstream)
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), _handler(proxy))
+    httpd = _Server(("127.0.0.1", 0), _handler(proxy))
     httpd.daemon_threads = True
     proxy.url = f"http://127.0.0.1:{httpd.server_address[1]}"
     threading.Thread(target=httpd.serve_forever, daemon=True).start()
@@ -58,6 +58,11 @@ def serve(upstream: str) -> Iterator[Proxy]:
         proxy.ended.set()
         httpd.shutdown()
         httpd.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    # Connections that wait to be accepted: with the 5 of Python some of many at once come a second late.
+    request_queue_size = 256
 
 
 def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
