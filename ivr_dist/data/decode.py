@@ -87,6 +87,9 @@ def decode_at(
     Raises:
         CorruptDataError: The sample's JSON cannot be read.
     """
+    at_json = places.json[number]
+    if at_json < 0:
+        return None
     prefix = key.encode()
     arrays: dict[str, npt.NDArray[Any]] = {}
     for column in places.arrays:
@@ -96,13 +99,13 @@ def decode_at(
         at = start + column.at[number]
         if column.suffix and not _is_at(data, at, prefix + column.suffix):
             return None
-        header, count, shape = column.headers[steps]
+        header, shape = column.headers[steps]
         first = at + BLOCK
         payload = first + len(header)
         if bytes(data[first:payload]) != header:
             return None
-        arrays[column.modality] = np.frombuffer(data, column.dtype, count, payload).reshape(shape)
-    at = start + places.json[number]
+        arrays[column.modality] = np.ndarray(shape, column.dtype, data, payload)
+    at = start + at_json
     size = bytes(data[at + _SIZE.start : at + _SIZE.stop])
     if not _is_at(data, at, prefix + _JSON_SUFFIX) or not size.isdigit():
         return None

@@ -7,7 +7,6 @@ any way, so whoever goes by these places looks whether the member is there.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -42,18 +41,18 @@ class ArrayPlaces:
     """By steps: what the array's file begins with."""
 
 
-class Headers(dict[int, tuple[bytes, int, tuple[int, ...]]]):
-    """By steps of an array: its `.npy` header, how many numbers it holds, and its shape. Made as they are asked for."""
+class Headers(dict[int, tuple[bytes, tuple[int, ...]]]):
+    """By steps of an array: its `.npy` header, and its shape. Made as they are asked for."""
 
     def __init__(self, dtype: np.dtype[np.generic], dim: int | None) -> None:
         super().__init__()
         self._descr = dtype.str
         self._width = () if dim is None else (dim,)
 
-    def __missing__(self, steps: int) -> tuple[bytes, int, tuple[int, ...]]:
+    def __missing__(self, steps: int) -> tuple[bytes, tuple[int, ...]]:
         """Make one."""
         shape = (steps, *self._width)
-        found = self[steps] = (npy.header(self._descr, shape), math.prod(shape), shape)
+        found = self[steps] = (npy.header(self._descr, shape), shape)
         return found
 
 
@@ -63,7 +62,7 @@ class ShardPlaces:
 
     arrays: list[ArrayPlaces]
     json: list[int]
-    """By sample: where the member of its JSON begins, from the start of the sample."""
+    """By sample: where the member of its JSON begins, from the start of the sample; -1 where its lengths cannot be."""
 
 
 def shard_places(index: ShardIndex, features: Mapping[str, FeatureSpec]) -> ShardPlaces:
@@ -91,7 +90,8 @@ def shard_places(index: ShardIndex, features: Mapping[str, FeatureSpec]) -> Shar
             )
             for name, spec in features.items()
         ],
-        json=starts[_JSON].tolist(),
+        # Members that take more than the sample has would lead out of it.
+        json=np.where(rest < BLOCK, -1, starts[_JSON]).tolist(),
     )
 
 

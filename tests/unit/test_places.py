@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -140,3 +141,27 @@ def test_a_tar_of_webdatasets_own_writer_is_not_gone_by(tmp_path: Path) -> None:
     index = build_index(data)
     assert quickly(data, index, 0) is None
     assert carefully(data, index, 0).arrays["audio"].shape == (4, 3)
+
+
+@pytest.mark.parametrize("steps", [200, 2**31 - 1])
+@pytest.mark.parametrize("name", list(FEATURES))
+def test_lengths_that_the_sample_has_no_room_for_are_not_gone_by(steps: int, name: str) -> None:
+    """An index may say anything; what it says is looked for inside the sample alone."""
+    files = members("a", make({"text": 3, "audio": 3, "vision": 3}, 0), "")
+    data = tar_of(files)
+    index = build_index(data)
+    lengths = index.lengths.copy()
+    lengths[0, list(FEATURES).index(name)] = steps
+    assert quickly(data, replace(index, lengths=lengths), 0) is None
+    # Also where the file's header says so too.
+    suffix = f"a.{name}.npy"
+    shape = "(3,)" if name == "text" else "(3, 3)"
+    lying = [
+        (
+            file,
+            content.replace(shape.encode(), shape.replace("3", str(steps), 1).encode()) if file == suffix else content,
+        )
+        for file, content in files
+    ]
+    data = tar_of(lying)
+    assert quickly(data, replace(build_index(tar_of(files)), lengths=lengths), 0) is None
