@@ -155,7 +155,7 @@ def test_delay_shuffles_well_inside_the_lane() -> None:
     assert 230 < abs(shifts[2000:-2000]).mean() < 270  # |u D - D / 2| with u uniform is D / 4 on average
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(layouts())
 def test_without_shuffling_batches_run_through_the_corpus(layout: dict) -> None:
     total, size = sum(layout["sizes"]), layout["batch"]
@@ -215,7 +215,7 @@ def test_impossible_layouts_name_the_key(lanes: int, batch: int, delay: int, mes
     worlds=st.lists(st.tuples(st.integers(1, 24), st.sampled_from([1, 2, 4])), min_size=1, max_size=4),
     data=st.data(),
 )
-@settings(max_examples=60)
+@settings(max_examples=25)
 def test_an_elastic_run_sees_the_batches_of_an_undisturbed_one(
     shards: list[int], lanes: int, per_lane: int, delay: int, worlds: list[tuple[int, int]], data: st.DataObject
 ) -> None:

@@ -136,7 +136,7 @@ def test_an_open_loader_goes_on_in_a_forked_child(request: pytest.FixtureRequest
         steps = loader.steps(loader.start)
         expected = next(steps).micro_batches[0].keys
         context: Any = multiprocessing.get_context("fork")
-        for _ in range(5):
+        for _ in range(3):
             answers = context.Queue()
             child = context.Process(target=_read_in_child, args=(url, answers, loader), daemon=True)
             child.start()
