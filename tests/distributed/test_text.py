@@ -87,11 +87,11 @@ def encoder_weights(checkpoint: str) -> dict[str, torch.Tensor]:
 
 def test_the_same_run_on_1_and_2_workers_at_every_stage(corpus: str, bert: str, tmp_path: Path) -> None:
     """Also with parameters that are not trained, which must stay bitwise what they were."""
+    stages = {"null": (0, 3), "1": (1, 2), "0": (0, 3)}
     places = {
         (layers, world, stage): tmp_path / f"{layers}-{world}-{stage}"
-        for layers in ("null", "1", "0")
-        for world, stages in ((1, (0,)), (2, (0, 1, 2, 3)))
-        for stage in stages
+        for layers, on_two in stages.items()
+        for world, stage in ((1, 0), *((2, stage) for stage in on_two))
     }
     for world in (1, 2):
         cases = [
@@ -122,7 +122,7 @@ def test_pieces_of_a_run_continue_bitwise_and_need_no_folder(corpus: str, bert: 
     shutil.copytree(bert, mine)
     dropout = ("model.dropout=0.2", "model.text.dropout=0.2", "model.text.trained_layers=1")
     cases: list[tuple[Config, int | None]] = []
-    for stage in (0, 2, 3):
+    for stage in (0, 3):
         whole = on_words(corpus, tmp_path / f"whole-{stage}", str(mine), f"zero.stage={stage}", *dropout)
         pieces = on_words(corpus, tmp_path / f"pieces-{stage}", str(mine), f"zero.stage={stage}", *dropout)
         cases += [(whole, None), (pieces, 7), (pieces, 13), (pieces, None)]

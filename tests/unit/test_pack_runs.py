@@ -190,10 +190,17 @@ def test_an_overwriting_that_was_broken_off_leaves_no_manifest(place: Path) -> N
     assert tree(packed) == tree(place / "whole")
 
 
-def killed_after(seconds: float, place: Path, jobs: int = 0) -> None:
-    child = multiprocessing.get_context("fork").Process(target=run, args=(place,), kwargs={"jobs": jobs})
+def files_in(place: Path) -> int:
+    return sum(len(files) for _, _, files in os.walk(place))
+
+
+def killed_at(files: int, pause: float, place: Path) -> None:
+    """Killed a moment after there are as many files, or at its end."""
+    child = multiprocessing.get_context("fork").Process(target=run, args=(place,), kwargs={"jobs": 0})
     child.start()
-    child.join(seconds)
+    while child.is_alive() and files_in(place) < files:
+        pass
+    time.sleep(pause)
     child.kill()
     child.join()
 
@@ -201,17 +208,13 @@ def killed_after(seconds: float, place: Path, jobs: int = 0) -> None:
 def test_kills_at_20_moments_leave_no_trace(place: Path) -> None:
     run(place / "whole")
     whole = tree(place / "whole")
-    # As long as it takes in a child, where the kills will be.
-    started = time.monotonic()
-    killed_after(60.0, place / "undisturbed")
-    seconds = time.monotonic() - started
-    assert tree(place / "undisturbed") == whole
+    # Records and unfinished files go on the way, so that what is there at one time is less than what there was.
+    most = files_in(place / "whole") + 4
     moments = random.Random(0)
     states = set()
     for number in range(20):
         packed = place / str(number)
-        # From the first file to a little after the last one.
-        killed_after(moments.uniform(0.02, 1.1 * seconds + 0.04), packed)
+        killed_at(moments.randint(0, most), moments.uniform(0, 0.004), packed)
         states.add((check_manifests(packed), len(list(packed.glob("*/*.tar")))))
         run(packed)
         assert tree(packed) == whole

@@ -57,7 +57,7 @@ SIZES = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(sizes=SIZES, seed=st.integers(0, 10_000))
 def test_it_computes_what_the_released_code_does(sizes: Sizes, seed: int) -> None:
     """In float64: prediction, codes, every term and every gradient, at any size."""
@@ -155,7 +155,7 @@ def test_private_codes_are_reversed_on_request(preset: str, reverse: str) -> Non
     assert found[0].any() and found[1].any()
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(order=st.permutations(range(7)), seed=st.integers(0, 1000))
 def test_the_order_of_the_samples_changes_nothing(order: list[int], seed: int) -> None:
     """In float64, as for preset ivr."""
