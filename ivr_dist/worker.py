@@ -202,6 +202,7 @@ def _splits(
                 prefetch=data.prefetch,
                 by_length=data.by_length,
                 skip=data.on_error == "skip",
+                pin=device.available(),
             )
             splits[name] = Split(name, manifests[name], stack.enter_context(loader))
         yield splits

@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from ivr_dist.data.blocks import Blocks, blocks_of, one_block
+from ivr_dist.data.tensors import Tensors
 
 MODALITIES = ("text", "audio", "vision")
 """All modalities in the order of their discriminator labels (0, 1, 2)."""
 
 
 @dataclass(frozen=True)
-class Pieces:
+class Pieces(Tensors):
     """The word pieces of a batch of texts. S places, M pieces that belong to a word."""
 
     ids: Tensor
@@ -34,14 +35,9 @@ class Pieces:
     step: Tensor
     """[M] int64, the step (0..N-1) of the word of each."""
 
-    def to(self, device: torch.device) -> Pieces:
-        """Copy to `device`, without blocking where the host memory is pinned."""
-        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in ("ids", "mask", "place", "step")}
-        return replace(self, **moved)
-
 
 @dataclass(frozen=True)
-class ModalityBatch:
+class ModalityBatch(Tensors):
     """One modality of a batch.
 
     The flat indices are made by the collator, on the host, so that per-step work runs on valid steps only and the model
@@ -68,18 +64,9 @@ class ModalityBatch:
         """[B] bool, true where the sample has at least one valid step."""
         return self.mask.any(dim=1) if self.mask.shape[1] else self.mask.new_zeros(self.mask.shape[0])
 
-    def to(self, device: torch.device) -> ModalityBatch:
-        """Copy to `device`, without blocking where the host memory is pinned."""
-        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in _MODALITY_TENSORS}
-        pieces = None if self.pieces is None else self.pieces.to(device)
-        return replace(self, **moved, blocks=self.blocks.to(device), pieces=pieces)
-
-
-_MODALITY_TENSORS = ("features", "mask", "flat", "sample", "pairs")
-
 
 @dataclass(frozen=True)
-class Batch:
+class Batch(Tensors):
     """One micro-batch of one rank: the samples of a contiguous range of slots of the global batch."""
 
     keys: tuple[str, ...]
@@ -98,17 +85,6 @@ class Batch:
     def __len__(self) -> int:
         """Samples in this micro-batch; 0 is allowed."""
         return len(self.keys)
-
-    def to(self, device: torch.device) -> Batch:
-        """Copy every tensor to `device`."""
-        return replace(
-            self,
-            slots=self.slots.to(device, non_blocking=True),
-            positions=self.positions.to(device, non_blocking=True),
-            modalities={name: part.to(device) for name, part in self.modalities.items()},
-            labels={name: part.to(device, non_blocking=True) for name, part in self.labels.items()},
-            label_mask={name: part.to(device, non_blocking=True) for name, part in self.label_mask.items()},
-        )
 
 
 def modality_batch(features: Tensor, mask: Tensor) -> ModalityBatch:

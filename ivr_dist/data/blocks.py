@@ -9,12 +9,14 @@ each other, and no result depends on them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from ivr_dist.data.tensors import Tensors
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -23,7 +25,7 @@ _WORTH = 1 << 14
 
 
 @dataclass(frozen=True)
-class Blocks:
+class Blocks(Tensors):
     """Where the steps of one modality stand when block follows block, and in a block sample follows sample.
 
     Every sample has one place more than the longest of its block has steps, the first one, for a placeholder.
@@ -35,10 +37,6 @@ class Blocks:
     """[B] int64, the first place of each sample."""
     shapes: tuple[tuple[int, int], ...]
     """Samples and places a sample of each block; at least one block."""
-
-    def to(self, device: torch.device) -> Blocks:
-        """Copy to `device`, without blocking where the host memory is pinned."""
-        return replace(self, row=self.row.to(device, non_blocking=True), start=self.start.to(device, non_blocking=True))
 
 
 def one_block(samples: int, longest: int) -> Blocks:

@@ -66,6 +66,7 @@ class Loader:
         by_length: Whether the slots of each global batch are ordered by length.
         skip: Whether a slot is left empty where its sample cannot be read; else that is an error. Samples that are to
             be scored are never skipped.
+        pin: Whether batches are put into page-locked memory, on the background thread.
 
     Raises:
         ConfigError: The order is not defined or nothing would be read ahead.
@@ -88,6 +89,7 @@ class Loader:
         prefetch: int = 4,
         by_length: bool = False,
         skip: bool = False,
+        pin: bool = False,
     ) -> None:
         check_layout(lanes, global_batch, delay)
         if prefetch < 1:
@@ -106,6 +108,7 @@ class Loader:
         self._prefetch = prefetch
         self._by_length = by_length
         self._skip = skip
+        self._pin = pin
         self._stream: _Stream[StepBatches] | _Stream[Batch] | None = None
         self._shard_samples = reader.manifest.shard_samples
 
@@ -225,10 +228,11 @@ class Loader:
         if step.all_numbers is not None:
             steps = int(self.reader.lengths(step.all_numbers, self.spec.modalities).max(initial=1))
         ends = np.cumsum([len(part) for part in step.slots])
-        return [
+        batches = [
             collate(samples[end - len(part) : end], part, step.numbers[end - len(part) : end], self.spec, steps)
             for part, end in zip(step.slots, ends, strict=True)
         ]
+        return [batch.pinned() for batch in batches] if self._pin else batches
 
 
 @dataclass(frozen=True)
