@@ -43,7 +43,8 @@ def preflight(config: Config, world: int) -> tuple[Plan, dict[str, Manifest]]:
     for split, url in (("train", config.data.train), ("valid", config.data.valid), ("test", config.data.test)):
         if url:
             manifests[split] = Manifest.load(url)
-            manifests[split].check_shards(url)
+            # What a command gives need not be beside the manifest.
+            manifests[split].check_shards(url, tars=not config.data.pipe)
     plan = make_plan(config, manifests["train"].samples, world, manifests["train"].total_bytes)
     for split, manifest in manifests.items():
         differing = [

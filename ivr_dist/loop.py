@@ -169,14 +169,16 @@ class Trainer:
     def _count_skipped(self, fetched: StepBatches, skipped: int) -> None:
         """Go on without samples that could not be read, or end the run when there are too many, on all ranks alike."""
         self.counters = replace(self.counters, skipped=self.counters.skipped + skipped)
-        for key, why in fetched.skipped.items():
-            self.console.emit({"kind": "note", "text": f"step {self.counters.step + 1} goes without {key}: {why}"})
+        # One line for all that one reason takes, which is mostly a segment.
+        for why in dict.fromkeys(fetched.skipped.values()):
+            keys = ", ".join(key for key, reason in fetched.skipped.items() if reason == why)
+            self.console.emit({"kind": "note", "text": f"step {self.counters.step + 1} goes without {keys}: {why}"})
         most = self.config.data.max_skipped
         if self.counters.skipped <= most:
             return
-        keys = [key for found in collectives.gather(list(fetched.skipped)) for key in found]
+        lost = [key for found in collectives.gather(list(fetched.skipped)) for key in found]
         raise CorruptDataError(
-            f"{self.counters.skipped} samples of epoch {fetched.epoch} could not be read, the last one {keys[-1]}",
+            f"{self.counters.skipped} samples of epoch {fetched.epoch} could not be read, the last one {lost[-1]}",
             where=self.config.data.train,
             remedy=f"find them with `ivr-dist verify` and pack the split again, or raise data.max_skipped = {most}",
         )

@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -42,7 +41,6 @@ class DiskCache:
     def __init__(self, directory: str, limit: int) -> None:
         self.directory = Path(directory)
         self.limit = limit
-        self._lock = threading.Lock()
         self._unchecked = limit
         self._usable = True
         try:
@@ -76,12 +74,10 @@ class DiskCache:
             # Not tried again: a read is no place to wait for a failing disk.
             self._usable = False
             return
-        with self._lock:
-            self._unchecked += len(data)
-            due = self._unchecked * _CHECKS >= self.limit
-            if due:
-                self._unchecked = 0
-        if due:
+        # Without a lock, which a forked child would find held: a count that threads spoil only moves the next look.
+        self._unchecked += len(data)
+        if self._unchecked * _CHECKS >= self.limit:
+            self._unchecked = 0
             self._clear_up()
 
     def _place(self, name: str) -> Path:

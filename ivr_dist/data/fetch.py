@@ -83,7 +83,6 @@ class Fetcher:
         self._cache = cache
         # Its own generator: the global one belongs to the training run.
         self._random = random.SystemRandom()
-        self._closing = threading.Event()
         self._begin()
 
     def submit(self, url: str, start: int, end: int, *, xxh3: int, who: str) -> Future[Content]:
@@ -130,6 +129,7 @@ class Fetcher:
     def _begin(self) -> None:
         self._pid = os.getpid()
         self._pool = ThreadPoolExecutor(self.policy.threads, thread_name_prefix="ivr-fetch")
+        self._closing = threading.Event()
         self._lock = threading.Lock()
         self._files: OrderedDict[str, storage.MappedFile] = OrderedDict()
 
@@ -243,9 +243,9 @@ class Fetcher:
                 done, under_way = wait(under_way, max(0.0, until - time.monotonic()), FIRST_COMPLETED)
                 if not done:
                     raise TimeoutError(f"no answer within {seconds:g} s")
-                for future in done:
-                    if future.exception() is None or not under_way:
-                        return future.result()
+                answered = [future for future in done if future.exception() is None]
+                if answered or not under_way:
+                    return (answered or list(done))[0].result()
         finally:
             for future in under_way:
                 future.cancel()

@@ -110,7 +110,7 @@ def forecast(
     """
     steps = min(order.steps, most_steps)
     digest = hashlib.sha256()
-    caches = [_Counted(cache_bytes) for _ in range(world)]
+    caches = [_Counted(reader, cache_bytes) for _ in range(world)]
     needed = np.zeros(world, np.int64)
     padded, padded_sorted, real = 0, 0, 0
     for step in range(steps):
@@ -135,7 +135,7 @@ def forecast(
             )
             mine = mine[there[mine]]
             needed[rank] += sizes[mine].sum()
-            cache.use(reader, of_shard[mine], segments[mine])
+            cache.use(of_shard[mine], segments[mine])
     fetched = sum(cache.fetched for cache in caches)
     return Forecast(
         steps=steps,
@@ -166,22 +166,21 @@ def _padded(lengths: Int64Array, order: Int64Array, world: int, accumulation: in
 class _Counted:
     """A rank's segments in memory, without their bytes."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, reader: ShardReader, limit: int) -> None:
         self.fetched = 0
         self.most = 0
-        self._sizes: dict[Segment, int] = {}
+        self._reader = reader
         self._segments = Segments(limit, limit, self._load)
 
-    def use(self, reader: ShardReader, shards: Int64Array, segments: Int64Array) -> None:
+    def use(self, shards: Int64Array, segments: Int64Array) -> None:
         """Take the segments of one step."""
-        wanted = list(dict.fromkeys(zip(shards.tolist(), segments.tolist(), strict=True)))
-        self._sizes = {segment: reader.segment_bytes(segment) for segment in wanted}
-        held = self._segments.hold(wanted)
+        held = self._segments.hold(dict.fromkeys(zip(shards.tolist(), segments.tolist(), strict=True)))
         self.most = max(self.most, self._segments.resident)
         self._segments.release(held)
 
     def _load(self, segment: Segment) -> tuple[Future[Content], int]:
-        self.fetched += self._sizes[segment]
+        size = self._reader.segment_bytes(segment)
+        self.fetched += size
         future: Future[Content] = Future()
         future.set_result(b"")
-        return future, self._sizes[segment]
+        return future, size

@@ -168,8 +168,10 @@ class Manifest:
     def _content(self) -> tuple[dict[str, Any], bytes | None]:
         """What the JSON holds, and the table of shards if there is one."""
         table = None
-        shards: Any = [asdict(shard) for shard in self.shards[: _LONGEST_LIST + 1]]
-        if len(self.shards) > _LONGEST_LIST:
+        shards: Any
+        if len(self.shards) <= _LONGEST_LIST:
+            shards = [asdict(shard) for shard in self.shards]
+        else:
             columns = self.shards if isinstance(self.shards, ShardColumns) else ShardColumns.of(self.shards)
             table = columns.to_bytes()
             shards = {"table": TABLE_NAME, "bytes": len(table), "sha256": hashlib.sha256(table).hexdigest()}
@@ -209,18 +211,22 @@ class Manifest:
                 remedy="pack the corpus with a card that maps its transcript (again, if an older version did)",
             )
 
-    def check_shards(self, split_url: str) -> None:
+    def check_shards(self, split_url: str, tars: bool = True) -> None:
         """Make sure that every shard and index is there with its size, without reading them.
 
         Of more than some thousand shards only some are looked for: listing millions takes longer than a run should take
         to start, and the reader names whatever is missing.
+
+        Args:
+            split_url: Directory or URL of the split.
+            tars: Whether the tars are there too; else the indexes alone are looked for.
 
         Raises:
             DataError: Names the first one that is not, and how many there are.
         """
         many = len(self.shards) > _LONGEST_LIST
         looked_for = self.shards[:: len(self.shards) // _LOOKED_FOR] if many else self.shards
-        expected = {shard.name: shard.bytes for shard in looked_for}
+        expected = {shard.name: shard.bytes for shard in looked_for} if tars else {}
         expected |= {shard.index.name: shard.index.bytes for shard in looked_for}
         found = storage.file_sizes(split_url, list(expected), listing=not many)
         wrong = [name for name, size in expected.items() if found.get(name) != size]

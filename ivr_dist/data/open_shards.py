@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from ivr_dist.data.places import shard_places
 
 _THREADS = 32
 _KEPT_SAMPLES = 200_000
+"""Of open shards together, but for those that are in use."""
 
 
 class OpenShard:
@@ -31,6 +32,7 @@ class OpenShard:
     __slots__ = (
         "begins",
         "ends",
+        "firsts",
         "keys",
         "lengths",
         "name",
@@ -39,7 +41,6 @@ class OpenShard:
         "sizes",
         "starts",
         "url",
-        "used",
         "xxh3",
     )
 
@@ -50,6 +51,8 @@ class OpenShard:
         self.lengths = index.lengths
         self.sizes: list[int] = index.size.tolist()
         firsts, lasts = index.segment[:-1], index.segment[1:] - 1
+        self.firsts: list[int] = index.segment.tolist()
+        """By segment: its first sample; and the number of samples behind them."""
         self.segments: list[int] = np.repeat(np.arange(len(firsts)), lasts + 1 - firsts).tolist()
         """By sample: its segment."""
         starts = index.offset[firsts]
@@ -68,9 +71,7 @@ class OpenShard:
 
     def samples_of(self, segment: int) -> str:
         """Names the samples of a segment, for errors."""
-        first = self.segments.index(segment)
-        last = len(self.segments) - 1 - self.segments[::-1].index(segment)
-        return f"samples {self.keys[first]} to {self.keys[last]}"
+        return f"samples {self.keys[self.firsts[segment]]} to {self.keys[self.firsts[segment + 1] - 1]}"
 
 
 class OpenShards:
@@ -91,14 +92,14 @@ class OpenShards:
         self._open: dict[int, OpenShard] = {}
         self._under_way: dict[int, Future[OpenShard]] = {}
         self._samples = 0
+        self._most_at_once = 0
 
     def ask(self, shards: Iterable[int]) -> None:
         """Begin to open shards that will be wanted soon."""
-        missing = [shard for shard in shards if shard not in self._open and shard not in self._under_way]
         with self._lock:
-            for shard in missing:
-                if shard not in self._open and shard not in self._under_way:
-                    self._under_way[shard] = self._pool.submit(self._read, shard)
+            for shard in shards:
+                if shard not in self._open:
+                    self._begin(shard)
 
     def get(self, shards: Sequence[int]) -> list[OpenShard]:
         """Shards by number; waits for those that are not open yet.
@@ -111,35 +112,45 @@ class OpenShards:
         is_open = self._open.get
         found = [is_open(number) or self._wait_for(number) for number in shards]
         if self._samples > _KEPT_SAMPLES:
-            self._forget(2 * len(found))
+            self._forget(shards)
         return found
 
     def close(self) -> None:
         """Stop without waiting for requests under way; may be called again."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _wait_for(self, number: int) -> OpenShard:
-        self.ask([number])
+    def _begin(self, number: int) -> Future[OpenShard]:
+        """A shard that is not open, under way."""
         future = self._under_way.get(number)
-        # Another thread may have waited for it too, and put it in its place.
         if future is None:
-            return self._open[number]
-        try:
-            shard = future.result()
-        finally:
-            with self._lock:
-                self._under_way.pop(number, None)
-        with self._lock:
-            if number not in self._open:
-                self._open[number] = shard
-                self._samples += len(shard.keys)
-        return shard
+            future = self._under_way[number] = self._pool.submit(self._read, number)
+        return future
 
-    def _forget(self, wanted: int) -> None:
-        """Close the shards that were opened first; in any order of lanes they are those that are done with."""
+    def _wait_for(self, number: int) -> OpenShard:
         with self._lock:
-            for number in list(self._open)[:-wanted]:
-                if self._samples <= _KEPT_SAMPLES // 2:
+            if number in self._open:
+                return self._open[number]
+            future = self._begin(number)
+        wait([future])
+        with self._lock:
+            # Once, whoever waited for it; what failed is tried again by whoever asks next.
+            if self._under_way.get(number) is future:
+                del self._under_way[number]
+                if not future.cancelled() and future.exception() is None:
+                    self._open[number] = future.result()
+                    self._samples += len(self._open[number].keys)
+        return future.result()
+
+    def _forget(self, shards: Sequence[int]) -> None:
+        """Close those that were used longest ago; twice as many as are used at once stay, whatever their size."""
+        with self._lock:
+            used = dict.fromkeys(shards)
+            for number in used:
+                if number in self._open:
+                    self._open[number] = self._open.pop(number)
+            self._most_at_once = max(self._most_at_once, len(used))
+            for number in list(self._open)[: -2 * self._most_at_once]:
+                if self._samples <= _KEPT_SAMPLES:
                     break
                 self._samples -= len(self._open.pop(number).keys)
 

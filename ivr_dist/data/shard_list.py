@@ -186,6 +186,8 @@ class ShardColumns(Sequence[ShardEntry]):
         names = self._names
         if len(names) and names[-1] != _NEWLINE:
             raise ValueError("the last name is cut off")
+        if (names >= 128).any():
+            names.tobytes().decode()  # raises a ValueError
         if (names == _SLASH).any() or (names[np.concatenate([[0], self._ends + 1])[:-1]] == _DOT).any():
             raise ValueError("a shard's name is not that of a file beside the manifest")
         hashes = np.fromiter(map(xxhash.xxh3_64_intdigest, self._split_names()), np.uint64, len(self))

@@ -21,7 +21,7 @@ from ivr_dist.data.manifest import Manifest
 from ivr_dist.data.open_shards import OpenShard
 from ivr_dist.data.order import Int64Array
 from ivr_dist.data.reader import ShardReader, Unreadable
-from ivr_dist.errors import CorruptDataError, IvrError, StorageError
+from ivr_dist.errors import CorruptDataError, DataError, IvrError, StorageError
 
 Members = dict[str, bytes]
 """By suffix: the content of a sample's member."""
@@ -151,7 +151,10 @@ def _opened(url: str, pipe: str) -> Any:
 
     if pipe:
         return webdataset.gopen("pipe:" + pipe.replace("{}", shlex.quote(url)))
-    return storage.open_stream(url)
+    try:
+        return storage.open_stream(url)
+    except storage.NotFoundError as error:
+        raise DataError("shard file is missing", where=storage.display(url), remedy=REMEDY) from error
 
 
 def _groups(file: Any, url: str) -> Iterator[dict[str, Any]]:

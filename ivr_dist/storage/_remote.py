@@ -172,6 +172,15 @@ _open: dict[tuple[int, str], Remote] = {}
 _open_lock = threading.Lock()
 
 
+def _renew_locks() -> None:
+    """In a forked child: whichever thread of the parent held one will never give it back."""
+    global _open_lock, _memory_lock
+    _open_lock, _memory_lock = threading.Lock(), threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_locks)
+
+
 def connect(url: str) -> Remote:
     """The file system of `url`, opened once for each process and host or bucket."""
     protocol, _, rest = url.partition("://")
