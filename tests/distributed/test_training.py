@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,8 @@ from ivr_dist.data.batch import Batch
 from ivr_dist.data.decode import RawSample
 from ivr_dist.data.manifest import Manifest
 from ivr_dist.data.pack import PackOptions, pack
-from ivr_dist.driver import loss_curve
-from ivr_dist.errors import CheckpointMismatchError, CorruptDataError
+from ivr_dist.driver import loss_curve, preflight
+from ivr_dist.errors import CheckpointMismatchError, CorruptDataError, DataError
 from tests.ranks import run_ranks
 
 pytestmark = pytest.mark.distributed
@@ -241,12 +243,34 @@ def train_on_damage(rank: int, world: int, skipping: Config, cut: Config, refusi
     worker.train(skipping, console, rank, 0)
     notes = [event["text"] for event in console.events if event["kind"] == "note"]
     assert all("goes without synth_" in note and "do not match their checksum" in note for note in notes)
-    # Of twelve damaged samples, in two and a half epochs; each rank tells its own.
-    assert 24 <= sum(collectives.gather(len(notes))) <= 36
+    # Of twelve damaged samples, in two and a half epochs; each rank tells its own, in a line for each step.
+    named = sum(note.partition(": samples")[0].count("synth_") for note in notes)
+    assert 24 <= sum(collectives.gather(named)) <= 36
+    assert len(notes) == len({note.split()[1] for note in notes})
     for stop_after in (3, None):
         worker.train(cut, Recorder(stop_after), rank, len(read_attempts(cut.run.dir)))
     with pytest.raises(CorruptDataError, match=r"[67] samples of epoch 0 could not be read.*data\.max_skipped = 5"):
         worker.train(refusing, Recorder(), rank, 0)
+
+
+def test_shards_from_a_command_and_slots_by_length(corpus: str, tmp_path: Path) -> None:
+    """The tars are not where the manifest is; the losses are those of reading ranges, on 1 and 2 workers."""
+    shutil.copytree(corpus, tmp_path / "data")
+    (tmp_path / "store").mkdir()
+    for tar in (tmp_path / "data").glob("*/*.tar"):
+        tar.rename(tmp_path / "store" / tar.name)
+    few = ("train.max_steps=10", "data.by_length=true")
+    pipe = f"data.pipe=cat {tmp_path}/store/$(basename {{}})"
+    streamed = config(str(tmp_path / "data"), tmp_path / "streamed", *few, "data.reader=webdataset", pipe)
+    with pytest.raises(DataError, match="is missing"):
+        preflight(replace(streamed, data=replace(streamed.data, pipe="")), 2)
+    preflight(streamed, 2)
+    ranges = config(corpus, tmp_path / "ranges", *few)
+    run_ranks(train, 1, [(ranges, None)])
+    run_ranks(train, 2, [(streamed, None)])
+    for (_, expected), (_, found) in zip(loss_curve(ranges.run.dir), loss_curve(streamed.run.dir), strict=True):
+        assert abs(found - expected) <= 1e-6 * abs(expected)
+    assert audit(streamed.run.dir).ok
 
 
 def test_damage_that_may_be_skipped_is_counted_and_nothing_else_moves(tmp_path: Path) -> None:

@@ -6,15 +6,19 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
+from concurrent.futures._base import DoneAndNotDoneFutures
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import xxhash
 
 from ivr_dist import storage
+from ivr_dist.config import DataConfig
 from ivr_dist.data.disk_cache import DiskCache
-from ivr_dist.data.fetch import Fetcher, FetchPolicy
+from ivr_dist.data.fetch import Fetcher, FetchPolicy, open_fetcher
 from ivr_dist.data.fetch_meters import FetchCounts, FetchMeters
 from ivr_dist.errors import CorruptDataError, DataError, IvrError, StorageError
 from tests import fault_proxy, s3_server
@@ -122,6 +126,47 @@ def test_a_server_that_is_slow_as_a_whole_is_not_asked_twice(proxy: Proxy) -> No
     for start in range(1000, 1008):
         fetch(fetcher, start)
     assert fetcher.meters.counts().hedges <= 0.05 * 48 + 1
+
+
+def test_of_two_answers_the_good_one_counts(fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where both are there by the time somebody looks."""
+    for order in ((0, 1), (1, 0)):
+        good: Future[bytes] = Future()
+        good.set_result(DATA[:SIZE])
+        bad: Future[bytes] = Future()
+        bad.set_exception(ConnectionError("cut"))
+        answers = iter([(good, bad)[number] for number in order])
+        late: Future[bytes] = Future()
+        monkeypatch.setattr(storage, "begin_range", lambda *_, answers=answers, late=late: next(answers, late))
+        monkeypatch.setattr(fetcher.meters, "slow_after", lambda share: 0.0)
+        monkeypatch.setattr("ivr_dist.data.fetch.wait", _both_at_once)
+        assert fetch(fetcher) == DATA[:SIZE]
+
+
+def _both_at_once(futures: set[Future[bytes]], timeout: float, *_: object) -> Any:
+    """As if the first look came too early, and the next one late."""
+    return DoneAndNotDoneFutures(set(), futures) if len(futures) == 1 else DoneAndNotDoneFutures(futures, set())
+
+
+def test_what_takes_long_is_told_now_and_then(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ivr_dist.data.fetch._QUIET_S", 0.3)
+    told: list[str] = []
+    proxy.choose = lambda path, count: "503"
+    fetcher = Fetcher(replace(QUICK, deadline_s=1.5), notice=told.append)
+    with pytest.raises(StorageError):
+        fetch(fetcher)
+    assert 1 <= len(told) <= 5
+    assert all("file.tar not read after" in line and "still trying" in line and "\n" not in line for line in told)
+
+
+def test_a_config_says_how_hard_to_try(tmp_path: Path) -> None:
+    plain = open_fetcher(DataConfig())
+    assert (plain.policy, plain._cache) == (FetchPolicy(), None)
+    data = DataConfig(deadline_s=5.0, verify=False, disk_cache=str(tmp_path / "kept"), disk_cache_bytes="3MB")
+    found = open_fetcher(data)
+    assert (found.policy.deadline_s, found.policy.verify) == (5.0, False)
+    assert found._cache is not None and found._cache.limit == 3_000_000
+    assert (tmp_path / "kept").is_dir()
 
 
 def test_closing_ends_the_waits(proxy: Proxy) -> None:

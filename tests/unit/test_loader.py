@@ -273,6 +273,15 @@ def test_what_cannot_be_read_is_skipped_where_that_is_asked_for(
         list(loaders(place, skip=True).eval_batches())
 
 
+def test_every_meter_is_documented(loaders: LoaderFactory) -> None:
+    loader = loaders()
+    next(iter(loader.steps(loader.start)))
+    found = loader.meters()
+    assert found["requests"] > 0 and found["bytes"] > 0 and found["resident_bytes"] > 0
+    documented = (Path(__file__).parents[2] / "docs" / "running.md").read_text()
+    assert [name for name in found if f"`reader/{name}`" not in documented] == []
+
+
 def test_a_missing_shard_is_never_skipped(loaders: LoaderFactory, packed: Path, tmp_path: Path) -> None:
     place = Path(shutil.copytree(packed, tmp_path / "train"))
     (place / Manifest.load(str(place)).shards[0].name).unlink()

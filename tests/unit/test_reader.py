@@ -88,6 +88,45 @@ def test_every_sample(packed: Path) -> None:
     reader.close()
 
 
+@pytest.mark.parametrize("kept", [0, 1, 10**6])
+def test_the_indexes_of_shards_in_use_stay(packed: Path, monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
+    """However large they are: each is read once while requests go through all of them in turn."""
+    monkeypatch.setattr("ivr_dist.data.open_shards._KEPT_SAMPLES", kept)
+    reader = open_reader(packed)
+    opened: list[str] = []
+    read_file = reader.fetcher.read_file
+    monkeypatch.setattr(
+        reader.fetcher, "read_file", lambda url, *rest, **named: opened.append(url) or read_file(url, *rest, **named)
+    )
+    ends = np.cumsum(reader.manifest.shard_samples)
+    for back in range(1, 6):
+        assert len(raise_first(next(iter(reader.ahead([ends - back]))))) == len(ends)
+    assert sorted(opened) == sorted(set(opened)) and len(opened) == len(ends)
+    reader.close()
+
+
+def test_shards_out_of_use_are_closed(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ivr_dist.data.open_shards._KEPT_SAMPLES", 0)
+    reader = open_reader(packed)
+    for number in range(reader.manifest.samples):
+        reader.read(np.array([number]))
+    assert len(reader._shards._open) == 2
+    assert reader._shards._samples == sum(len(shard.keys) for shard in reader._shards._open.values())
+    reader.close()
+
+
+def test_many_threads_open_the_same_shards(packed: Path) -> None:
+    for _ in range(20):
+        reader = open_reader(packed)
+        numbers = np.arange(0, reader.manifest.samples, 7)
+        with ThreadPoolExecutor(8) as pool:
+            found = list(
+                pool.map(lambda _, reader=reader, numbers=numbers: reader.lengths(numbers, ["text"]), range(8))
+            )
+        assert all(np.array_equal(found[0], each) for each in found)
+        reader.close()
+
+
 def test_several_threads_share_a_reader(packed: Path) -> None:
     reader = open_reader(packed, 1 << 21)
     with ThreadPoolExecutor(4) as pool:

@@ -68,6 +68,13 @@ def test_names_that_cannot_be(names: list[str]) -> None:
         ShardColumns.of([entry(name) for name in names])
 
 
+def test_names_that_are_no_text() -> None:
+    data = ShardColumns.of([entry("abc.tar"), entry("\u00e9.tar")]).to_bytes()
+    assert ShardColumns.from_bytes(data, "x")[1].name == "\u00e9.tar"
+    with pytest.raises(CorruptDataError, match="the table of shards cannot be read"):
+        ShardColumns.from_bytes(data.replace(b"abc", b"a\xffc"), "x")
+
+
 def test_other_names_of_indexes_have_no_columns() -> None:
     with pytest.raises(ValueError, match="not named as shards are"):
         ShardColumns.of([entry("a.tgz")])

@@ -17,7 +17,7 @@ from ivr_dist.data.manifest import Manifest
 from ivr_dist.data.pack import PackOptions, pack
 from ivr_dist.data.reader import ShardReader, Unreadable
 from ivr_dist.data.streamed import StreamReader
-from ivr_dist.errors import CorruptDataError
+from ivr_dist.errors import CorruptDataError, DataError
 from tests import s3_server
 
 STEPS = 30
@@ -95,6 +95,16 @@ def test_a_shard_that_ends_early_is_an_error_in_place_of_its_samples(reader: Str
     assert [isinstance(each, Unreadable) for each in found] == [False, True, False]
     assert isinstance(found[1], Unreadable) and isinstance(found[1].error, CorruptDataError)
     assert "000001.tar" in found[1].error.where and "\n" not in str(found[1].error)
+
+
+def test_a_missing_shard_is_no_damage(packed: str, tmp_path: Path) -> None:
+    """So that it is never skipped."""
+    place = Path(shutil.copytree(packed, tmp_path / "train"))
+    (place / Manifest.load(str(place)).shards[0].name).unlink()
+    reader = opened(StreamReader, str(place))
+    with pytest.raises(DataError, match="shard file is missing"):
+        reader.read(np.array([0]))
+    reader.close()
 
 
 @pytest.mark.parametrize("pipe", ["exit 3; {}", "head -c 3000 {}", "true {}"])
