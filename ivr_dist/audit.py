@@ -36,6 +36,13 @@ class EpochAudit:
         """Nothing twice, nothing foreign, and nothing missing if the epoch was trained to its end."""
         return not self.twice and not self.unknown and not (self.complete and self.missing)
 
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        if not self.ok:
+            return "WRONG"
+        return ("exactly once" if self.complete else "so far once") + (" or skipped" if self.skipped else "")
+
 
 @dataclass
 class AuditReport:
@@ -50,8 +57,13 @@ class AuditReport:
 
     @property
     def ok(self) -> bool:
-        """Each sample counted exactly once in every complete epoch and at most once in the last one."""
+        """Each sample counted exactly once, or was skipped, in every complete epoch, and at most once in the last."""
         return not self.lost_steps and bool(self.epochs) and all(epoch.ok for epoch in self.epochs)
+
+    @property
+    def skipped(self) -> int:
+        """Samples that could not be read, over all epochs."""
+        return sum(len(epoch.skipped) for epoch in self.epochs)
 
     def rows(self) -> list[tuple[str, ...]]:
         """One row an epoch: epoch, steps, seen, skipped, missing, twice, unknown, verdict."""
@@ -64,7 +76,7 @@ class AuditReport:
                 str(len(epoch.missing)) if epoch.complete else f"({len(epoch.missing)} to come)",
                 str(len(epoch.twice)),
                 str(len(epoch.unknown)),
-                "exactly once" if epoch.ok and epoch.complete else "so far once" if epoch.ok else "WRONG",
+                epoch.verdict,
             )
             for epoch in self.epochs
         ]

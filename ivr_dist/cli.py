@@ -250,9 +250,8 @@ def audit(
             ("epoch", "steps", "seen", "skipped", "missing", "twice", "unknown", "verdict"), report.rows(), sys.stdout
         )
         lost = f"; {len(report.lost_steps)} steps have no complete record" if report.lost_steps else ""
-        verdict = "each sample counted exactly once" if report.ok else "NOT exactly once"
-        skipped = sum(len(epoch.skipped) for epoch in report.epochs)
-        lost += f"; {skipped} skipped, as data.on_error=skip allows" if skipped else ""
+        but = f" but for {report.skipped} that data.on_error=skip left out" if report.skipped else ""
+        verdict = f"each sample counted exactly once{but}" if report.ok else "NOT exactly once"
         print(f"{verdict}: {report.samples} samples, {report.attempts} attempts{lost}")
     return 0 if report.ok else EXIT_FAILED
 

@@ -11,7 +11,6 @@ from torch.multiprocessing.spawn import spawn
 from ivr_dist import collectives, device, evaluate, storage
 from ivr_dist.checkpoint import store, weights
 from ivr_dist.config_file import from_dict
-from ivr_dist.data.fetch import open_fetcher
 from ivr_dist.data.loader import Loader
 from ivr_dist.data.manifest import Manifest
 from ivr_dist.data.reader import ShardReader
@@ -61,7 +60,8 @@ def _score(checkpoint: str, split_url: str) -> evaluate.Metrics:
     spec.check_split(manifest)
     where = device.training_device(collectives.rank())
     model = weights.load_model(checkpoint).to(where).eval()
-    reader = ShardReader(split_url, manifest, parse_bytes(config.data.cache_bytes), open_fetcher(config.data))
+    # Not by the checkpoint's `data`, whose disk cache and commands belong to where it was trained.
+    reader = ShardReader(split_url, manifest, parse_bytes(config.data.cache_bytes))
     with Loader(
         reader,
         spec,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ivr_dist.config import Config
-from ivr_dist.data.fetch import Content, open_fetcher
+from ivr_dist.data.fetch import Content
 from ivr_dist.data.manifest import Manifest
 from ivr_dist.data.order import EMPTY, EpochOrder, Int64Array, by_length, micro_slots, rank_slots
 from ivr_dist.data.reader import ShardReader
@@ -59,7 +59,7 @@ def forecasts(config: Config, manifest: Manifest, plans: Sequence[Plan]) -> list
         DataError, CorruptDataError, StorageError: An index cannot be read.
     """
     data = config.data
-    reader = ShardReader(data.train, manifest, 0, open_fetcher(data))
+    reader = ShardReader(data.train, manifest, 0)
     try:
         first = plans[0]
         order = EpochOrder(

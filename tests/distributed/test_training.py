@@ -14,6 +14,7 @@ import pytest
 from ivr_dist import storage
 from ivr_dist.audit import audit
 from ivr_dist.checkpoint import store
+from ivr_dist.cli import main
 from ivr_dist.config import Config
 from ivr_dist.config_file import load_config
 from ivr_dist.console import Event
@@ -273,7 +274,9 @@ def test_shards_from_a_command_and_slots_by_length(corpus: str, tmp_path: Path) 
     assert audit(streamed.run.dir).ok
 
 
-def test_damage_that_may_be_skipped_is_counted_and_nothing_else_moves(tmp_path: Path) -> None:
+def test_damage_that_may_be_skipped_is_counted_and_nothing_else_moves(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pack(SynthSource(samples=334, seed=1), str(tmp_path / "data"), PackOptions(shard_samples=12))
     shard = tmp_path / "data" / "train" / Manifest.load(str(tmp_path / "data" / "train")).shards[3].name
     content = bytearray(shard.read_bytes())
@@ -291,6 +294,9 @@ def test_damage_that_may_be_skipped_is_counted_and_nothing_else_moves(tmp_path: 
         assert report.ok
         assert [len(epoch.skipped) for epoch in report.epochs[:2]] == [12, 12]
         assert [epoch.seen for epoch in report.epochs[:2]] == [222, 222]
+        assert [epoch.verdict for epoch in report.epochs[:2]] == ["exactly once or skipped"] * 2
+        assert main(["audit", settings.run.dir]) == 0
+        assert f"exactly once but for {report.skipped} that data.on_error=skip left out" in capsys.readouterr().out
     assert loss_curve(cases[0].run.dir) == loss_curve(cases[1].run.dir)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -85,6 +86,11 @@ def test_padding_by_length(packed: str) -> None:
     assert one.padding == one.padding_by_length > 0
     assert four.padding_by_length < four.padding < one.padding
     assert [asdict(each)["padding"] for each in made(packed, [4], "data.by_length=true")] == [four.padding]
+
+
+def test_a_cache_of_another_machine_is_left_alone(packed: str, tmp_path: Path) -> None:
+    made(packed, [2], f"data.disk_cache={tmp_path}/there")
+    assert not (tmp_path / "there").exists()
 
 
 def test_rows_name_their_units(packed: str) -> None:
