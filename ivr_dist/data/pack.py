@@ -259,6 +259,8 @@ class _Packer:
 
         In this order: the manifest before the files that it promises, and records before the shards they describe.
         """
+        # Also where all shards are there: whoever was killed may have been writing the manifest.
+        storage.delete_staged(split.place)
         missing = split.unwritten()
         if not missing:
             return []
@@ -277,7 +279,6 @@ class _Packer:
         leftover = [name for name, match in found if match and match[1] not in kept]
         for name in (*split.doomed, *leftover):
             storage.delete_tree(storage.join(split.place, name))
-        storage.delete_staged(split.place)
         return missing
 
     def _run(self, shards: Sequence[tuple[_Split, int]], *, write: bool) -> None:
