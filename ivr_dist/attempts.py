@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from ivr_dist import storage
-from ivr_dist.errors import StorageError
+from ivr_dist.errors import StorageError, SupersededError
 
 _FOLDER = "attempts"
 
@@ -95,6 +95,21 @@ def read_attempts(run_url: str) -> list[Attempt]:
 def exists(run_url: str, number: int) -> bool:
     """Whether this process sees the record of an attempt: if not, it looks at another file system than its writer."""
     return storage.exists(_url(run_url, number))
+
+
+def check_newest(run_url: str, number: int) -> None:
+    """Make sure that no attempt has begun after this one, before what that one may rely on is changed.
+
+    Raises:
+        SupersededError: One has.
+    """
+    newer = [name for name in storage.list_dir(storage.join(run_url, _FOLDER)) if name > f"{number:04d}.json"]
+    if newer:
+        raise SupersededError(
+            f"attempt {number} of this run was given up, attempt {max(newer).removesuffix('.json')} goes on",
+            where=run_url,
+            remedy="look at that one with `ivr-dist status`",
+        )
 
 
 def _url(run_url: str, number: int) -> str:

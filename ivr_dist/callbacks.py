@@ -44,6 +44,10 @@ class StepReport:
     """Ids of this rank's samples that could not be read."""
     skipped_in_epoch: int = 0
     """Over all ranks, so far."""
+    fault: str = ""
+    """Why the step left the weights as they were; empty if it did not."""
+    slowest: tuple[int, float] | None = None
+    """The rank that took longest over its data and forward passes, and by how much of the median rank's time."""
 
 
 class Callback:
@@ -52,14 +56,17 @@ class Callback:
     def on_step(self, report: StepReport) -> None:
         """After each optimizer step."""
 
+    def on_left_out(self, step: int, epoch: int, keys: Sequence[str]) -> None:
+        """Instead of `on_step` for a step that is not trained; `keys` are this rank's samples of it."""
+
     def on_evaluation(self, split: str, step: int, metrics: Mapping[str, float | None], best: bool) -> None:
         """After a split was scored; `best` tells that it is the best validation so far."""
 
-    def on_before_checkpoint(self) -> None:
-        """Before a checkpoint becomes complete: make durable what belongs to the steps it covers."""
+    def on_before_checkpoint(self) -> Callable[[], None] | None:
+        """When a checkpoint is begun: what makes durable all that belongs to its steps, to be called in a thread."""
 
-    def on_checkpoint(self, name: str, seconds: float) -> None:
-        """After a checkpoint became complete."""
+    def on_checkpoint(self, name: str, seconds: float, stall_s: float) -> None:
+        """After a checkpoint became complete, `seconds` after it was begun; training stood still for `stall_s`."""
 
     def on_close(self) -> None:
         """Once, when training ends for whatever reason."""
@@ -78,9 +85,13 @@ class AuditLedger(Callback):
             record["skipped"] = list(report.skipped)
         self._writer.append(record)
 
-    def on_before_checkpoint(self) -> None:
-        """Flush."""
-        self._writer.flush()
+    def on_left_out(self, step: int, epoch: int, keys: Sequence[str]) -> None:
+        """Record what was not trained on."""
+        self._writer.append({"step": step, "epoch": epoch, "ids": [], "skipped": list(keys)})
+
+    def on_before_checkpoint(self) -> Callable[[], None]:
+        """Cut here."""
+        return self._writer.cut()
 
     def on_close(self) -> None:
         """Flush."""
@@ -94,7 +105,9 @@ class History(Callback):
         self._writer = writer
 
     def on_step(self, report: StepReport) -> None:
-        """Record the loss of every step."""
+        """Record the loss of every step that counted."""
+        if report.fault:
+            return
         self._writer.append(
             {"step": report.step, "loss": report.loss, "terms": dict(report.terms), "grad_norm": report.grad_norm}
         )
@@ -103,9 +116,9 @@ class History(Callback):
         """Record the metrics."""
         self._writer.append({"step": step, "split": split, "metrics": dict(metrics)})
 
-    def on_before_checkpoint(self) -> None:
-        """Flush."""
-        self._writer.flush()
+    def on_before_checkpoint(self) -> Callable[[], None]:
+        """Cut here."""
+        return self._writer.cut()
 
     def on_close(self) -> None:
         """Flush."""
@@ -149,6 +162,7 @@ class Progress(Callback):
                 "samples_per_s": self._samples / max(self._seconds, 1e-9),
                 "wait_share": self._wait_s / max(self._seconds, 1e-9),
                 "left_s": (self._total_steps - report.step) * self._step_s,
+                "slowest": report.slowest,
             }
         )
         self._last_line = now
@@ -159,9 +173,9 @@ class Progress(Callback):
         """Print the metrics."""
         self._console.emit({"kind": "evaluation", "split": split, "step": step, "metrics": dict(metrics), "best": best})
 
-    def on_checkpoint(self, name: str, seconds: float) -> None:
+    def on_checkpoint(self, name: str, seconds: float, stall_s: float) -> None:
         """Print the name."""
-        self._console.emit({"kind": "checkpoint", "name": name, "seconds": seconds})
+        self._console.emit({"kind": "checkpoint", "name": name, "seconds": seconds, "stall_s": stall_s})
 
 
 class Curves(Callback):
@@ -171,12 +185,20 @@ class Curves(Callback):
         board: The files.
         every: Steps between two points.
         reader: What this rank's reader of the training split has done so far, by name.
+        time_spent: Seconds of the run so far, by part.
     """
 
-    def __init__(self, board: TensorBoard, every: int, reader: Callable[[], Mapping[str, float]] = dict) -> None:
+    def __init__(
+        self,
+        board: TensorBoard,
+        every: int,
+        reader: Callable[[], Mapping[str, float]] = dict,
+        time_spent: Callable[[], Mapping[str, float]] = dict,
+    ) -> None:
         self._board = board
         self._every = every
         self._reader = reader
+        self._time_spent = time_spent
         self._samples = 0
         self._seconds = 0.0
         self._wait_s = 0.0
@@ -188,7 +210,7 @@ class Curves(Callback):
         self._wait_s += report.wait_s
         if report.svr:
             self._board.scalars({f"svr/{name}": value for name, value in report.svr.items()}, report.step)
-        if report.step % self._every and report.step != 1:
+        if report.fault or (report.step % self._every and report.step != 1):
             return
         self._board.scalars({"loss/total": report.loss}, report.step)
         self._board.scalars({f"loss/{name}": value for name, value in report.terms.items()}, report.step)
@@ -201,6 +223,7 @@ class Curves(Callback):
                 "speed/data_wait_share": self._wait_s / max(self._seconds, 1e-9),
                 "reader/skipped_in_epoch": report.skipped_in_epoch,
                 **{f"reader/{name}": value for name, value in self._reader().items()},
+                **{f"goodput/{name}": value for name, value in self._time_spent().items()},
             },
             report.step,
         )
@@ -210,6 +233,11 @@ class Curves(Callback):
     def on_evaluation(self, split: str, step: int, metrics: Mapping[str, float | None], best: bool) -> None:
         """Add the metrics as points."""
         self._board.scalars({f"{split}/{name}": value for name, value in metrics.items()}, step)
+
+    def on_checkpoint(self, name: str, seconds: float, stall_s: float) -> None:
+        """Add how long it took."""
+        step = int(name.partition(".")[0].rpartition("-")[2])
+        self._board.scalars({"checkpoint/seconds": seconds, "checkpoint/stall_s": stall_s}, step)
 
     def on_close(self) -> None:
         """Write everything out."""

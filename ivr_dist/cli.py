@@ -97,7 +97,7 @@ def train(
     given = _all_overrides(overrides, num_workers, resume)
     settings = load_config(config, given)
     if dry_run:
-        return _show_plans(settings, [max(settings.run.num_workers, 1)], as_json)
+        return _show_plans(settings, settings.run.world_sizes, as_json)
     if seeds:
         from ivr_dist.seeds import parse_seeds, train_seeds
 
@@ -120,7 +120,7 @@ def plan(
     from ivr_dist.config_file import load_config
 
     settings = load_config(config, overrides or ())
-    worlds = _parse_worlds(world_sizes) if world_sizes else [max(settings.run.num_workers, 1)]
+    worlds = _parse_worlds(world_sizes) if world_sizes else settings.run.world_sizes
     return _show_plans(settings, worlds, as_json)
 
 

@@ -36,19 +36,20 @@ _TRAIN_SETTINGS = {
 }
 
 
-def run_on_ray(config: Config, console: LocalConsole, debug: bool) -> None:
+def run_on_ray(config: Config, console: LocalConsole, debug: bool, started: float) -> None:
     """Run the workers to their end, on the cluster that `RAY_ADDRESS` names or on one started here.
 
     Args:
         config: The run's config.
         console: Prints the workers' events; its `stop` asks them to end after a checkpoint.
         debug: Let Ray print worker logs and failure details.
+        started: Unix time when the command was given.
 
     Raises:
         IvrError: The error that ended the run.
     """
     os.environ.update({name: os.environ.get(name, value) for name, value in _TRAIN_SETTINGS.items()})
-    with connected(config.run.num_workers, debug):
+    with connected(config.run.most_workers, debug):
         import ray
 
         from ivr_dist import channel
@@ -59,7 +60,7 @@ def run_on_ray(config: Config, console: LocalConsole, debug: bool) -> None:
         handle = channel.create()
         outcome = _Outcome()
         thread = threading.Thread(
-            target=_fit, args=(config, handle, use_gpu, debug, outcome), name="ivr-fit", daemon=True
+            target=_fit, args=(config, handle, use_gpu, debug, started, outcome), name="ivr-fit", daemon=True
         )
         thread.start()
         while thread.is_alive():
@@ -80,7 +81,7 @@ class _Outcome:
     error: BaseException | None = None
 
 
-def _fit(config: Config, handle: Any, use_gpu: bool, debug: bool, outcome: _Outcome) -> None:
+def _fit(config: Config, handle: Any, use_gpu: bool, debug: bool, started: float, outcome: _Outcome) -> None:
     """Run Ray Train; on a thread of its own, because `fit` on the main thread swallows Ctrl-C."""
     try:
         # The V2 classes by their own names: ray.train exports them or V1's, as the environment says.
@@ -90,22 +91,28 @@ def _fit(config: Config, handle: Any, use_gpu: bool, debug: bool, outcome: _Outc
 
         from ivr_dist.worker import ray_entry
 
-        workers = config.run.num_workers
+        run, workers = config.run, config.run.num_workers
         TorchTrainer(
             ray_entry,
             train_loop_config={
                 "config": to_dict(config),
                 "channel": handle,
-                "attempts_before": len(read_attempts(storage.absolute(config.run.dir))),
+                "attempts_before": len(read_attempts(storage.absolute(run.dir))),
+                "most_workers": run.most_workers,
+                "use_gpu": use_gpu,
+                "started": started,
             },
             torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
             scaling_config=ScalingConfig(
-                num_workers=workers, use_gpu=use_gpu, resources_per_worker=_resources(use_gpu)
+                num_workers=workers if isinstance(workers, int) else (run.fewest_workers, run.most_workers),
+                use_gpu=use_gpu,
+                resources_per_worker=_resources(use_gpu),
+                elastic_resize_monitor_interval_s=run.resize_s,
             ),
             run_config=RunConfig(
                 name=f"ray-{int(time.time())}",
-                storage_path=storage.join(storage.absolute(config.run.dir), "ray"),
-                failure_config=FailureConfig(max_failures=config.run.max_failures, controller_failure_limit=2),
+                storage_path=storage.join(storage.absolute(run.dir), "ray"),
+                failure_config=FailureConfig(max_failures=run.max_failures, controller_failure_limit=2),
                 logging_config=LoggingConfig(log_level="INFO" if debug else "ERROR"),
             ),
         ).fit()
@@ -119,9 +126,9 @@ def _resources(use_gpu: bool) -> dict[str, float]:
 
 def _check_resources(config: Config, resources: dict[str, float], kind: str) -> None:
     have = int(resources.get(kind, 0))
-    if have < config.run.num_workers:
+    if have < config.run.fewest_workers:
         raise UserError(
-            f"run.num_workers={config.run.num_workers} needs as many {kind}s, and the Ray cluster has {have}",
+            f"run.num_workers={config.run.fewest_workers} needs as many {kind}s, and the Ray cluster has {have}",
             remedy=f"use --num-workers {have}" if have else f"add nodes with {kind}s to the cluster",
         )
 

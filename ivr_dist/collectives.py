@@ -112,3 +112,13 @@ def raise_together(error: Exception | None) -> None:
 def is_explained(error: BaseException) -> bool:
     """Whether an error was made for the user and says the same on another attempt, unlike a lost worker's."""
     return isinstance(error, IvrError) and not isinstance(error, WorkerError)
+
+
+def together(work: Callable[[], None]) -> None:
+    """Do `work` on every rank; if it is explained by an `IvrError` that it failed on one, all raise."""
+    error: IvrError | None = None
+    try:
+        work()
+    except IvrError as caught:  # raised again by raise_together, on all ranks
+        error = caught
+    raise_together(error)

@@ -30,10 +30,31 @@ class RunConfig:
 
     dir: str = key("runs/default", "Directory or fsspec URL of the run; every worker must reach it.")
     seed: int = key(0, "Seed of initial weights, data order and dropout.")
-    num_workers: int = key(2, "Training workers, one process (and GPU) each; 0 trains in this process.")
+    num_workers: int | list[int] = key(
+        2, "Training workers, one process (and GPU) each; 0 trains in this process; [min, max]: as many as there are."
+    )
     resume: str = key("auto", "auto: continue the run's newest complete checkpoint; never: start over; or a path.")
     audit: bool = key(True, "Keep a ledger of the sample ids trained on, for `ivr-dist audit`.")
     max_failures: int = key(3, "Worker failures survived before the run gives up; -1 for any number.")
+    resize_s: float = key(60.0, "With [min, max]: seconds between two looks whether the run can go on more workers.")
+    hang_after_s: float = key(
+        300.0, "Seconds without progress, and 20 times the usual, after which a worker is ended; 0: never."
+    )
+
+    @property
+    def fewest_workers(self) -> int:
+        """Workers without which nothing starts; 0 trains in this process."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[0]
+
+    @property
+    def most_workers(self) -> int:
+        """Workers that are asked for."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[-1]
+
+    @property
+    def world_sizes(self) -> list[int]:
+        """World sizes that may come about; training in this process is a world of 1."""
+        return list(range(max(self.fewest_workers, 1), max(self.most_workers, 1) + 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,6 +236,16 @@ class TrainConfig:
         "", "Validation metric that picks the best checkpoint; unset: the first task's (mae or accuracy)."
     )
     patience: int | None = key(None, "Evaluations without improvement before training stops; unset: never.")
+    on_fault: Literal["raise", "skip", "rollback"] = key(
+        "raise",
+        "When loss or gradient is not finite, or the loss a spike: end the run; leave the step out; or go back to an "
+        "older checkpoint and leave out all steps since.",
+    )
+    spike_factor: float | None = key(
+        None, "A loss above so many times the median of the last 64 steps is a fault; unset: only what is not finite."
+    )
+    rollback_steps: int = key(1, "Least steps that on_fault=rollback goes back.")
+    max_faults: int = key(10, "Faults that are skipped or rolled back before the run ends.")
     select: Literal["best", "last"] = key("best", "Checkpoint scored on test and returned.")
 
 
@@ -233,6 +264,9 @@ class CheckpointConfig:
 
     every: str = key("1epoch", "How often one is written: 200steps, 1epoch; the last step always writes one.")
     keep_last: int = key(2, "Newest complete checkpoints kept; the best one is kept besides.")
+    keep_every: str = key("", "Checkpoints kept for good: those at multiples of it, as 1000steps; empty: none.")
+    asynchronous: bool = key(True, "Whether training goes on while a checkpoint is written from a copy in memory.")
+    max_failed: int = key(2, "Checkpoints in a row that cannot be written before the run ends.")
 
 
 @dataclass(frozen=True, kw_only=True)

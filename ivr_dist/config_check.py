@@ -35,11 +35,13 @@ class _Range:
 
 
 _AT_LEAST_0, _AT_LEAST_1, _ABOVE_0 = _Range(0), _Range(1), _Range(0, low_open=True)
+_ABOVE_1 = _Range(1, low_open=True)
 _SHARE, _RATE = _Range(0, 1), _Range(0, 1, high_open=True)
 
 _RANGES: dict[str, _Range] = {
     "run.seed": _AT_LEAST_0,
-    "run.num_workers": _AT_LEAST_0,
+    "run.resize_s": _ABOVE_0,
+    "run.hang_after_s": _AT_LEAST_0,
     "run.max_failures": _Range(-1),
     "data.prefetch": _AT_LEAST_1,
     "data.deadline_s": _ABOVE_0,
@@ -77,7 +79,11 @@ _RANGES: dict[str, _Range] = {
     "train.min_lr_ratio": _SHARE,
     "train.grad_clip": _AT_LEAST_0,
     "train.patience": _AT_LEAST_1,
+    "train.spike_factor": _ABOVE_1,
+    "train.rollback_steps": _AT_LEAST_1,
+    "train.max_faults": _AT_LEAST_0,
     "checkpoint.keep_last": _AT_LEAST_1,
+    "checkpoint.max_failed": _AT_LEAST_0,
     "log.every": _AT_LEAST_1,
     "log.console_s": _AT_LEAST_0,
     "log.svr_every": _AT_LEAST_0,
@@ -131,6 +137,14 @@ def _data(config: Config) -> Iterator[_Fault]:
     data = config.data
     if not config.run.dir:
         yield _Fault(("run.dir",), "run.dir is empty", "set it to a directory or URL, such as runs/first")
+    workers = config.run.num_workers
+    several = [1, *workers] if isinstance(workers, list) else [0, workers]
+    if several != sorted(several) or (isinstance(workers, list) and len(workers) != 2):
+        yield _Fault(
+            ("run.num_workers",),
+            f"run.num_workers = {workers} must be a number, or two from 1 on, the smaller first",
+            "write it like 4, or like [2, 8]",
+        )
     if not config.run.resume:
         yield _Fault(("run.resume",), "run.resume is empty", "set it to auto, never or a checkpoint's path")
     if not data.train:
@@ -327,6 +341,7 @@ def _spans(config: Config) -> Iterator[_Fault]:
     parsers: dict[str, Callable[[str], object]] = {
         "train.eval_every": parse_interval,
         "checkpoint.every": parse_interval,
+        "checkpoint.keep_every": lambda text: text and parse_interval(text),
         "data.cache_bytes": parse_bytes,
         "data.disk_cache_bytes": parse_bytes,
     }

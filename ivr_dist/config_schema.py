@@ -98,7 +98,8 @@ def describe_type(annotation: Any) -> str:
     if origin is Literal:
         return f"one of {', '.join(str(arg) for arg in args)}"
     if origin in (Union, types.UnionType):
-        return f"{describe_type(_without_none(args))}, or null"
+        named = " or ".join(describe_type(arg) for arg in args if arg is not type(None))
+        return f"{named}, or null" if type(None) in args else named
     if origin is list:
         inner = describe_type(args[0])
         return f"a list of any {inner[4:]}" if inner.startswith("one of") else f"a list of {inner[2:]}s"
@@ -119,7 +120,7 @@ def convert(value: Any, annotation: Any) -> Any:
     if annotation is Any:
         return _untyped(value)
     if origin in (Union, types.UnionType):
-        return None if _resolved(value) is None else convert(value, _without_none(args))
+        return _one_of(value, annotation)
     if origin is Literal:
         return _choice(value, annotation)
     if origin is list:
@@ -131,6 +132,20 @@ def convert(value: Any, annotation: Any) -> Any:
             raise _mismatch(value, annotation)
         return {str(name): convert(item, args[1]) for name, item in value.items()}
     return _scalar(value, annotation)
+
+
+def _one_of(value: Any, annotation: Any) -> Any:
+    """A value of a union: null, a list, or the one other type there is."""
+    args = typing.get_args(annotation)
+    if type(None) in args and _resolved(value) is None:
+        return None
+    lists = [arg for arg in args if typing.get_origin(arg) is list]
+    others = [arg for arg in args if arg not in lists and arg is not type(None)]
+    if isinstance(value, list) and lists:
+        return convert(value, lists[0])
+    if lists and type(_resolved(value)) is not others[0]:
+        raise _mismatch(value, annotation)
+    return convert(value, others[0])
 
 
 def _scalar(value: Any, annotation: type) -> Any:
@@ -173,11 +188,6 @@ def _untyped(value: Any) -> Any:
 
 def _resolved(value: Any) -> Any:
     return value.resolve() if isinstance(value, Word) else value
-
-
-def _without_none(args: tuple[Any, ...]) -> Any:
-    (annotation,) = (arg for arg in args if arg is not type(None))
-    return annotation
 
 
 def _mismatch(value: Any, annotation: Any) -> ValueError:

@@ -32,9 +32,17 @@ class LocalConsole:
         self._stream = stream
         self.stop = threading.Event()
         self._noted: set[str] = set()
+        self.how = ""
+        """How the run ended, once it has."""
+        self.time_spent: dict[str, float] = {}
+        """Seconds by part, of all attempts so far; known when an attempt has ended."""
 
     def emit(self, event: Event) -> None:
         """Print the event's line, if it has one."""
+        if event["kind"] == "ended":
+            self.how = event["how"]
+        if event["kind"] == "time":
+            self.time_spent = event["parts"]
         line = render(event)
         # Every worker notes what it meets; what they all meet is said once.
         if event["kind"] == "note":
@@ -59,14 +67,14 @@ def render(event: Event) -> str | None:
             f"evaluated {event['split']} at step {event['step']}: {metrics}{'  (best so far)' if event['best'] else ''}"
         )
     if kind == "checkpoint":
-        return f"saved checkpoint {event['name']} ({event['seconds']:.1f} s)"
+        return f"saved checkpoint {event['name']} in {event['seconds']:.1f} s, training waited {event['stall_s']:.2f} s"
     if kind == "start":
         where = f"from step {event['step']}" if event["step"] else "from scratch"
         return (
             f"attempt {event['attempt']}: {event['world']} workers, ZeRO {event['stage']}, "
             f"{event['parameters']:,} parameters, training {where} to step {event['total_steps']}"
         )
-    return str(event["text"]) if kind == "note" else None
+    return str(event["text"]) if kind in ("note", "phase") else None
 
 
 def _shortened(metrics: dict[str, float | None]) -> dict[str, float | None]:
@@ -77,10 +85,13 @@ def _shortened(metrics: dict[str, float | None]) -> dict[str, float | None]:
 
 def _progress(event: Event) -> str:
     width = len(str(event["total_steps"]))
+    slowest = event.get("slowest")
+    # A worker whose own work takes a tenth longer than the others' holds them up.
+    lagging = f"  worker {slowest[0]} is slowest (+{slowest[1]:.0%})" if slowest and slowest[1] > 0.1 else ""
     return (
         f"step {event['step']:>{width}}/{event['total_steps']}  epoch {event['epoch']:.2f}  loss {event['loss']:.4f}  "
         f"lr {event['lr']:.2e}  {event['samples_per_s']:,.0f} samples/s  data wait {event['wait_share']:.0%}  "
-        f"{format_duration(event['left_s'])} left"
+        f"{format_duration(event['left_s'])} left{lagging}"
     )
 
 

@@ -59,6 +59,17 @@ def training_device(local_rank: int) -> torch.device:
     return device
 
 
+def host_buffer(tensor: torch.Tensor) -> torch.Tensor:
+    """Memory on the host for copies of a tensor, pinned where that lets a GPU copy by itself."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=available())
+
+
+def finish_copies() -> None:
+    """Wait for the copies to the host that this process has begun."""
+    if available():
+        torch.cuda.current_stream().synchronize()
+
+
 def backend() -> str:
     """Backend of torch.distributed for this device."""
     return "nccl" if available() else "gloo"

@@ -10,17 +10,19 @@ import json
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from types import FrameType
 from typing import Any, TextIO
 
-from ivr_dist import metrics, storage
+from ivr_dist import goodput, metrics, storage
 from ivr_dist.config import Config
 from ivr_dist.console import LocalConsole
 from ivr_dist.data.manifest import Manifest
 from ivr_dist.errors import ConfigError, DataError, IvrError, StorageError, UserError
+from ivr_dist.lease import hold
 from ivr_dist.ledger import HISTORY, read_counting
 from ivr_dist.plan import Plan, describe, make_plan
 from ivr_dist.pretrained import TextEncoder, check_source, local_folder
@@ -113,15 +115,24 @@ def train(config: Config, *, json_output: bool = False, debug: bool = False) -> 
     """
     config = _absolute(config)
     stream = sys.stderr if json_output else sys.stdout
-    world = max(config.run.num_workers, 1)
-    plan, _ = preflight(config, world)
+    started = time.time()
+    plan, manifests = preflight(config, config.run.world_sizes[-1])
+    train_split = manifests["train"]
+    for world in config.run.world_sizes[:-1]:
+        # With other numbers of workers it must fit as well.
+        make_plan(config, train_split.samples, world, train_split.total_bytes)
     run_url = config.run.dir
     _check_run_dir(run_url)
     result = finished_result(run_url, plan.total_steps) if config.run.resume == "auto" else None
     if result is None:
         print_rows(describe(plan, config, None), stream)
-        code = _execute(config, stream, debug)
+        code, console = _execute(config, stream, debug, started)
+        print_rows(goodput.rows(console.time_spent), stream)
+        if console.how == "stop file":
+            print(f"ended by {control_file(run_url)}; the same command continues this run", file=stream)
+            return 0
         if code:
+            print(f"stopped; the same command continues this run: {config.run.dir}", file=stream)
             return code
         result = finished_result(run_url, plan.total_steps)
         if result is None:
@@ -217,20 +228,28 @@ def loss_curve(run_url: str) -> list[tuple[int, float]]:
     return sorted((record["step"], record["loss"]) for record in records if "loss" in record)
 
 
-def _execute(config: Config, stream: TextIO, debug: bool) -> int:
+def _execute(config: Config, stream: TextIO, debug: bool, started: float) -> tuple[int, LocalConsole]:
+    """Run the workers; returns the exit code that a signal asked for, and what was told."""
     console = LocalConsole(stream)
-    with _signals(console.stop) as received:
-        if config.run.num_workers == 0:
+    # A wish of earlier times; whoever starts the run now wants it to go on.
+    storage.delete_tree(control_file(config.run.dir))
+    with hold(config.run.dir, console) as lost, _signals(console.stop) as received:
+        if config.run.most_workers == 0:
             from ivr_dist.worker import run_in_process
 
             run_in_process(config, console)
         else:
             from ivr_dist.cluster import run_on_ray
 
-            run_on_ray(config, console, debug)
-    if received.code:
-        print(f"stopped; the same command continues this run: {config.run.dir}", file=stream)
-    return received.code
+            run_on_ray(config, console, debug, started)
+    if lost.error is not None:
+        raise lost.error
+    return received.code, console
+
+
+def control_file(run_url: str) -> str:
+    """The file whose presence ends the run after a checkpoint."""
+    return storage.join(run_url, "stop")
 
 
 class _Received:

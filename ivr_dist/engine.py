@@ -12,19 +12,16 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ivr_dist import compiling
+from ivr_dist import collectives, compiling, engine_state
 from ivr_dist import device as device_module
-from ivr_dist.collectives import is_distributed
-from ivr_dist.errors import CheckpointError, CheckpointMismatchError
+from ivr_dist.checkpoint.fragments import Fragment, saved_buffers
+from ivr_dist.checkpoint.tensors import CheckpointTensors
 from ivr_dist.optim import parameter_groups
-
-_TAG = "engine"
 
 
 class Engine:
@@ -90,17 +87,21 @@ class Engine:
             rates: Learning rates by the names of `optim.parameter_groups`: `main`, and `text` of a pretrained encoder.
 
         Returns:
-            The norm of all gradients before clipping; not finite when the step must not count. Stage 0 leaves the
-            weights alone then, the other stages may or may not: the caller ends the run.
+            The norm of all gradients before clipping; not finite when the step did not count: weights and optimizer are
+            as they were then, and the gradients are gone.
         """
         norm = self._stage0_norm() if self.stage == 0 else math.nan
         if self.stage == 0 and not math.isfinite(norm):
-            return norm
+            # Nothing is left to update; the call below still closes the step.
+            self._engine.optimizer.zero_grad(set_to_none=True)
         for group, rate in zip(self._engine.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rates[rate]
         self._engine.step()
         if self.stage == 0:
             return norm
+        # ZeRO looks for values that are not finite before it updates anything. Stage 3 keeps the last norm then.
+        if self._engine.optimizer.overflow:
+            return math.inf
         reported = self._engine.get_global_grad_norm()
         return math.nan if reported is None else float(reported)
 
@@ -128,51 +129,27 @@ class Engine:
         """Trainable parameters of the whole model, whatever part of them this rank holds."""
         return sum(int(getattr(p, "ds_numel", p.numel())) for p in self._engine.module.parameters() if p.requires_grad)
 
-    def full_weights(self) -> dict[str, Tensor]:
-        """Every float32 weight and buffer on the host, under the model's own names; a collective call.
-
-        All ranks take part; rank 0 gets the weights, the others an empty dict.
-        """
+    def shapes(self) -> dict[str, list[int]]:
+        """Shape of every parameter and saved buffer, whatever part of it this rank holds."""
         module = self._engine.module
-        keep = not is_distributed() or torch.distributed.get_rank() == 0
-        weights: dict[str, Tensor] = {}
-        import deepspeed
+        parameters = {name: list(getattr(p, "ds_shape", p.shape)) for name, p in module.named_parameters()}
+        return parameters | {name: list(buffer.shape) for name, buffer in saved_buffers(module).items()}
 
-        for name, parameter in module.named_parameters():
-            with deepspeed.zero.GatheredParameters([parameter], enabled=self.stage == 3):
-                if keep:
-                    weights[name] = parameter.detach().float().cpu().clone()
-        if keep:
-            # Buffers that a module makes anew by itself are no part of its state.
-            saved = module.state_dict().keys()
-            weights.update({n: buffer.detach().cpu().clone() for n, buffer in module.named_buffers() if n in saved})
-        return weights
+    def fragments(self) -> list[Fragment]:
+        """This rank's share of weights and optimizer state, as views of the memory that training changes."""
+        return engine_state.owned(self._engine, collectives.rank(), collectives.world_size())
 
-    def save(self, directory: Path) -> None:
-        """Write this rank's part of weights and optimizer state below `directory`; a collective call."""
-        (directory / _TAG).mkdir(parents=True, exist_ok=True)
-        with _quiet():
-            self._engine.save_checkpoint(str(directory), tag=_TAG, save_latest=False)
+    def restore(self, source: CheckpointTensors) -> None:
+        """Take the optimizer's state from a checkpoint that was written at any stage by any number of workers.
 
-    def load(self, directory: Path) -> None:
-        """Load what `save` wrote at the same stage and world size; `directory` holds the parts of all ranks.
+        The model must have been given the checkpoint's weights before the engine was made.
 
         Raises:
-            CheckpointMismatchError: The weights belong to another model.
-            CheckpointError: DeepSpeed could not read its files.
+            CheckpointError: The checkpoint lacks elements that this rank needs.
         """
-        try:
-            with _quiet():
-                path, _ = self._engine.load_checkpoint(str(directory), tag=_TAG)
-        except (RuntimeError, KeyError, AssertionError) as error:
-            raise CheckpointMismatchError(
-                f"the checkpoint does not fit this model: {str(error).splitlines()[0]}",
-                remedy="use the config it was written with, or start a new run with run.resume=never",
-            ) from error
-        if path is None:
-            raise CheckpointError(
-                "DeepSpeed found no checkpoint files", where=str(directory), remedy="resume from an earlier checkpoint"
-            )
+        for name, offset, numel in engine_state.held(self._engine):
+            states = {state: source.read(name, state, offset, numel) for state in source.states(name)}
+            engine_state.put(self._engine, name, states, source.scalars(name))
 
 
 @contextmanager

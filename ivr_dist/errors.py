@@ -67,6 +67,10 @@ class CheckpointError(IvrError):
     """A checkpoint cannot be written or read."""
 
 
+class SupersededError(IvrError):
+    """Another attempt of the same run has begun: this one must not write any more."""
+
+
 class CheckpointMismatchError(UserError):
     """A checkpoint is sound but belongs to another model, data set or layout."""
 

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ivr_dist import storage
 from ivr_dist.checkpoint import store
+from ivr_dist.checkpoint.fragments import WEIGHT, Fragment
+from ivr_dist.checkpoint.safetensors_file import buffers
+from ivr_dist.checkpoint.tensors import describe_fragments, tensor_files
 from ivr_dist.checkpoint.weights import describe_model
 from ivr_dist.config_file import from_dict
 from ivr_dist.data.batch import MODALITIES
@@ -100,13 +102,13 @@ def import_release(path: str, out: str, shards: str | None = None) -> Imported:
     rest = {name: part for name, part in found.items() if name.removeprefix(prefix) not in names.values()}
     text = _text_encoder(rest)
     state = describe_model(config, spec) | {"world": 1, "stage": 0, "step": 0, "metrics": {}}
-    with tempfile.TemporaryDirectory(prefix="ivr-import-") as scratch:
-        staged = Path(scratch)
-        save_file(taken, str(staged / store.WEIGHTS))
-        if text:
-            save_file({short: rest[name].contiguous().clone() for short, name in text.items()}, staged / TEXT_ENCODER)
-        (staged / store.STATE).write_text(json.dumps({"format": store.FORMAT, **state}, indent=1))
-        store.write_part(target, 0, 1, staged)
+    state["shapes"] = {name: list(part.shape) for name, part in taken.items()}
+    fragments = [Fragment(name, 0, part.numel(), {WEIGHT: part.reshape(-1)}) for name, part in taken.items()]
+    files = {**tensor_files(fragments, 0)}
+    if text:
+        files[TEXT_ENCODER] = buffers({short: rest[name].contiguous().clone() for short, name in text.items()})
+    files[store.STATE] = [json.dumps({"format": store.FORMAT, **state}, indent=1).encode()]
+    store.write_part(target, 0, 1, files, describe_fragments(fragments))
     return Imported(
         checkpoint=target,
         sizes={"hidden": hidden, "outputs": outputs, **features},

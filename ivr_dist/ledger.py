@@ -7,7 +7,7 @@ step, by rank 0). Records of steps that a later attempt did again are superseded
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ivr_dist import storage
@@ -21,8 +21,8 @@ HISTORY = "history"
 class LedgerWriter:
     """One rank's records of one attempt.
 
-    Records wait in memory until `flush`, which writes them as one new segment. The loop flushes before a checkpoint
-    becomes complete, so what a checkpoint covers is always in the ledger.
+    Records wait in memory until they are written as one new segment. That happens before a checkpoint becomes complete,
+    so what a checkpoint covers is always in the ledger.
     """
 
     def __init__(self, run_url: str, ledger: str, attempt: int, rank: int) -> None:
@@ -35,14 +35,22 @@ class LedgerWriter:
         """Add one JSON-able record."""
         self._lines.append(json.dumps(record, separators=(",", ":")))
 
-    def flush(self) -> None:
-        """Write what has come in since the last flush; nothing if there is nothing."""
-        if not self._lines:
-            return
+    def cut(self) -> Callable[[], None]:
+        """Take what has come in since the last cut; the returned function writes it, from any thread."""
+        lines, self._lines = self._lines, []
+        if not lines:
+            return _nothing
         self._segment += 1
-        name = f"rank-{self._rank:05d}-{self._segment:06d}.jsonl"
-        storage.write_text(storage.join(self._folder, name), "\n".join(self._lines) + "\n")
-        self._lines.clear()
+        url = storage.join(self._folder, f"rank-{self._rank:05d}-{self._segment:06d}.jsonl")
+        return lambda: storage.write_text(url, "\n".join(lines) + "\n")
+
+    def flush(self) -> None:
+        """Write what has come in since the last cut; nothing if there is nothing."""
+        self.cut()()
+
+
+def _nothing() -> None:
+    pass
 
 
 def read_counting(run_url: str, ledger: str) -> Iterator[tuple[int, int, dict[str, Any]]]:
@@ -54,6 +62,14 @@ def read_counting(run_url: str, ledger: str) -> Iterator[tuple[int, int, dict[st
             for record in _read_segment(storage.join(folder, name)):
                 if span.covers(record["step"]):
                     yield span.attempt, rank, record
+
+
+def read_own(run_url: str, ledger: str, attempt: int, rank: int) -> Iterator[dict[str, Any]]:
+    """One rank's records of one attempt, whether they count or not."""
+    folder = storage.join(run_url, ledger, f"attempt-{attempt:04d}")
+    for name in sorted(storage.list_dir(folder)):
+        if name.startswith(f"rank-{rank:05d}-"):
+            yield from _read_segment(storage.join(folder, name))
 
 
 def _read_segment(url: str) -> Iterator[dict[str, Any]]:

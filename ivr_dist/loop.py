@@ -1,15 +1,13 @@
 """The training loop, narrated. It knows no Ray and no ZeRO: it runs in a test and in a Ray worker alike.
 
-One step: fetch this rank's micro-batches, agree with all ranks on what the global batch holds and whether to stop,
-run the micro-steps, check that everything is finite, update. Then: report, evaluate, save. Every decision that ends
-or branches the loop is computed from values that are equal on all ranks.
+One step: fetch this rank's micro-batches, agree with all ranks on what the global batch holds and on what happens next,
+run the micro-steps, update. Then: report, evaluate, save. Every decision that ends or branches the loop is computed
+from values that are equal on all ranks.
 """
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NoReturn
 
@@ -18,22 +16,23 @@ import torch
 from ivr_dist import collectives, evaluate, metrics
 from ivr_dist.callbacks import Callback, StepReport
 from ivr_dist.checkpoint.saver import Saver
-from ivr_dist.compiling import compiled
 from ivr_dist.config import Config
 from ivr_dist.console import Console
+from ivr_dist.control import Control, Verdict
 from ivr_dist.data.batch import Batch
 from ivr_dist.data.cursor import DataCursor
 from ivr_dist.data.loader import Loader, StepBatches
 from ivr_dist.data.manifest import Manifest
-from ivr_dist.data.order import hash64
 from ivr_dist.engine import Engine
-from ivr_dist.errors import CorruptDataError, DivergedError
-from ivr_dist.losses import StepCounts, StepLayout, local_counts, loss_terms, weight_of
+from ivr_dist.errors import CheckpointError, CorruptDataError, DivergedError, SupersededError
+from ivr_dist.goodput import Stopwatch
+from ivr_dist.losses import StepCounts, local_counts
 from ivr_dist.plan import Plan
-from ivr_dist.probe import SvrProbe
-from ivr_dist.schedule import lr_at, svr_weight_at
+from ivr_dist.step import Stepper, StepResult
+from ivr_dist.watchdog import Watchdog
 
-Ending = Literal["finished", "early", "stopped"]
+Ending = Literal["finished", "early", "asked", "stop file", "rollback"]
+"""finished: the planned end; early: patience; asked: a signal; the last two end the attempt, not what was trained."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,8 @@ class Counters:
     """Evaluations since then."""
     skipped: int = 0
     """Samples of the running epoch that could not be read."""
+    faults: int = 0
+    """Steps that were at fault."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,19 @@ class Split:
     loader: Loader
 
 
+@dataclass(frozen=True)
+class Helpers:
+    """What stands beside one attempt's training."""
+
+    control: Control
+    watchdog: Watchdog
+    stopwatch: Stopwatch
+    saver: Saver
+    callbacks: Sequence[Callback]
+    console: Console
+    """For notes; also asked, through `control`, whether the user wants to stop."""
+
+
 class Trainer:
     """One attempt's training.
 
@@ -72,13 +86,11 @@ class Trainer:
         engine: The model under DeepSpeed.
         loader: Reads the training split.
         valid: The validation split, if there is one.
-        saver: Writes checkpoints.
         state: What every checkpoint's `state.json` holds besides cursor, counters and metrics.
         counters: Where to start.
         cursor: The next step's place in the data.
         saved: Name of the checkpoint of this run that it starts from.
-        callbacks: What happens beside training.
-        console: Tells whether the user wants to stop; asked on rank 0 only.
+        helpers: What stands beside.
     """
 
     def __init__(
@@ -88,38 +100,66 @@ class Trainer:
         engine: Engine,
         loader: Loader,
         valid: Split | None,
-        saver: Saver,
         state: dict[str, Any],
         counters: Counters,
         cursor: DataCursor,
         saved: str | None,
-        callbacks: Sequence[Callback],
-        console: Console,
+        helpers: Helpers,
     ) -> None:
         self.config = config
         self.plan = plan
         self.engine = engine
         self.loader = loader
         self.valid = valid
-        self.saver = saver
         self.state = state
         self.counters = counters
         self.cursor = cursor
-        self.callbacks = callbacks
-        self.console = console
+        self.saver = helpers.saver
+        self.callbacks = helpers.callbacks
+        self.console = helpers.console
+        self.control = helpers.control
+        self.watchdog = helpers.watchdog
+        self.stopwatch = helpers.stopwatch
+        self.stepper = Stepper(config, plan, engine, state["tasks"])
         self.monitor = monitored_metric(config, valid.manifest) if valid else ""
         self.metrics: dict[str, evaluate.Metrics] = {}
         self.saved = saved
         """Name of this run's newest checkpoint."""
         self._saved_step = counters.step if saved is not None or counters.step == 0 else -1
-        self._layout = StepLayout(plan.global_batch, plan.accumulation, plan.group)
-        self._loss_terms = compiled(loss_terms, config.train.compile)
+        self._failed_saves = 0
+        """In a row, as all ranks know them."""
+        self._saved_now = self._unsaved_now = False
+        """What this rank has to tell the others."""
+        self._own_s = 0.0
+
+    def leave_out(self, step: int, keys: Mapping[int, Sequence[str]]) -> None:
+        """Go on after `step` without having trained the steps before it, for their batches are at fault.
+
+        Args:
+            step: The last step left out.
+            keys: Ids of this rank's samples in each step left out, as far as they are known.
+        """
+        while self.counters.step < step:
+            number = self.counters.step + 1
+            skipped = list(keys.get(number, ()))
+            for callback in self.callbacks:
+                callback.on_left_out(number, self.cursor.epoch, skipped)
+            epoch, self.cursor = self.cursor.epoch, self.cursor.advance(self.plan.steps_per_epoch)
+            same = self.cursor.epoch == epoch
+            self.counters = replace(self.counters, step=number, skipped=self.counters.skipped if same else 0)
 
     def run(self) -> Ending:
-        """Train until the planned end, the end of patience, or a stop request; the last step is always saved."""
+        """Train to the planned end, the end of patience, a stop request, or a fault that asks for an older checkpoint.
+
+        The state after the last step is saved and complete when it returns, but for `rollback`.
+        """
         steps = self.loader.steps(self.cursor)
         try:
-            return self._run(steps)
+            ending = self._run(steps)
+            if ending != "rollback":
+                self._save()
+            self._finish_saving()
+            return ending
         finally:
             for callback in self.callbacks:
                 callback.on_close()
@@ -128,46 +168,61 @@ class Trainer:
         self.engine.train()
         while self.counters.step < self.plan.total_steps:
             if self._patience_exhausted():
-                self._save()
                 return "early"
-            started = time.monotonic()
+            self.stopwatch.lap("starting" if self.stopwatch.fresh else "training")
             fetched = next(steps)
-            counts, stop, skipped = self._agree(fetched)
-            if stop:
-                self._save()
-                return "stopped"
-            if skipped:
-                self._count_skipped(fetched, skipped)
-            report = self._train_step(fetched, counts, started)
-            self.cursor = fetched.cursor.advance(self.plan.steps_per_epoch)
-            if self.cursor.epoch != fetched.epoch:
-                self.counters = replace(self.counters, skipped=0)
-            for callback in self.callbacks:
-                callback.on_step(report)
+            self.stopwatch.lap("data")
+            counts, verdict = self._agree(fetched)
+            if verdict.stop:
+                return verdict.stop
+            self._heed(verdict, fetched)
+            result = self._train_step(fetched, counts)
+            self._report(fetched, counts, verdict, result)
+            if result.fault and self.config.train.on_fault == "rollback":
+                return "rollback"
 
             last = self.counters.step == self.plan.total_steps
             improved = self._evaluate() if last or self.counters.step % self.plan.eval_every == 0 else False
             due = self.counters.step % self.plan.checkpoint_every == 0
-            if last or improved or due or self._patience_exhausted():
+            if last or improved or due or verdict.save or self._patience_exhausted():
                 self._save()
-        self._save()
+            self._tell_saved()
+            self.watchdog.progress()
         return "finished"
 
-    def _agree(self, fetched: StepBatches) -> tuple[StepCounts, bool, int]:
-        """One packed all-reduce before the forward passes.
+    def _agree(self, fetched: StepBatches) -> tuple[StepCounts, Verdict]:
+        """One packed all-reduce before the forward passes: what the global batch holds, and what happens next."""
+        layout, features, tasks = self.stepper.layout, self.state["features"], self.state["tasks"]
+        local = local_counts(fetched.micro_batches, layout, features, tasks)
+        self._note_unsaved()
+        wishes = self.control.wishes(
+            saved=self._saved_now,
+            unsaved=self._unsaved_now,
+            skipped=len(fetched.skipped),
+            own_s=fetched.wait_s + self._own_s,
+        )
+        self._saved_now = self._unsaved_now = False
+        packed = collectives.sum_over_ranks(torch.cat([local, wishes.to(local)]))
+        counts = StepCounts.from_vector(packed[: -self.control.size], layout, features, tasks)
+        return counts, self.control.verdict(packed[-self.control.size :].tolist())
 
-        Returns:
-            What the global batch holds, whether to stop, and how many samples of it could not be read.
-        """
-        local = local_counts(fetched.micro_batches, self._layout, self.state["features"], self.state["tasks"])
-        stop = collectives.rank() == 0 and self.console.stop_requested()
-        extra = local.new_tensor([float(stop), len(fetched.skipped)])
-        packed = collectives.sum_over_ranks(torch.cat([local, extra]))
-        counts = StepCounts.from_vector(packed[:-2], self._layout, self.state["features"], self.state["tasks"])
-        return counts, bool(packed[-2]), round(float(packed[-1]))
+    def _heed(self, verdict: Verdict, fetched: StepBatches) -> None:
+        """Go on without what failed on some rank, or end the run when it was too much, on all ranks alike."""
+        if verdict.skipped:
+            self._count_skipped(fetched, verdict.skipped)
+        if verdict.saved:
+            self._failed_saves = 0
+        if verdict.unsaved:
+            self.saver.give_up()
+            self._failed_saves += 1
+            if self._failed_saves > self.config.checkpoint.max_failed:
+                raise CheckpointError(
+                    f"{self._failed_saves} checkpoints in a row could not be written, up to step {self.counters.step}",
+                    where=self.config.run.dir,
+                    remedy="mend the storage and start the same command again; the notes above say what failed",
+                )
 
     def _count_skipped(self, fetched: StepBatches, skipped: int) -> None:
-        """Go on without samples that could not be read, or end the run when there are too many, on all ranks alike."""
         self.counters = replace(self.counters, skipped=self.counters.skipped + skipped)
         # One line for all that one reason takes, which is mostly a segment.
         for why in dict.fromkeys(fetched.skipped.values()):
@@ -183,83 +238,67 @@ class Trainer:
             remedy=f"find them with `ivr-dist verify` and pack the split again, or raise data.max_skipped = {most}",
         )
 
-    def _train_step(self, fetched: StepBatches, counts: StepCounts, started: float) -> StepReport:
-        step = self.counters.step
-        keys = [key for batch in fetched.micro_batches for key in batch.keys]
+    def _train_step(self, fetched: StepBatches, counts: StepCounts) -> StepResult:
+        """The step, and what follows if something is wrong with it."""
         if counts.nonfinite:
             self._refuse_input(fetched.micro_batches)
-        torch.manual_seed(step_seed(self.config.run.seed, step, collectives.rank()))
-        weights = self._weights(step)
-        every = self.config.log.svr_every
-        probe = SvrProbe() if every and (step + 1) % every == 0 else None
-
-        terms = self._forward_backward(fetched.micro_batches, counts, weights, probe)
-        loss = sum(weight_of(name, weights) * value for name, value in terms.items())
-        self._check_finite(loss, "loss", keys)
-        rates = self._rates(step)
-        grad_norm = self.engine.apply(rates)
-        self._check_finite(grad_norm, "gradient", keys)
-
-        samples = round(counts.samples)
-        self.counters = replace(self.counters, step=step + 1, samples=self.counters.samples + samples)
-        return StepReport(
-            step=step + 1,
-            epoch=fetched.epoch,
-            epoch_progress=(step + 1) / self.plan.steps_per_epoch,
-            loss=loss,
-            terms=terms,
-            lr=rates["main"],
-            grad_norm=grad_norm,
-            samples=samples,
-            seconds=time.monotonic() - started,
-            wait_s=fetched.wait_s,
-            svr=probe.result() if probe is not None else {},
-            keys=keys,
-            skipped=list(fetched.skipped),
-            skipped_in_epoch=self.counters.skipped,
-        )
-
-    def _forward_backward(
-        self, batches: Sequence[Batch], counts: StepCounts, weights: Mapping[str, float], probe: SvrProbe | None
-    ) -> dict[str, float]:
-        """All micro-steps but the update; returns each term over the global batch."""
-        world = collectives.world_size()
-        shares = []
-        for micro, host_batch in enumerate(batches):
-            batch = host_batch.to(self.engine.device)
-            output = self.engine.forward(batch)
-            terms = self._loss_terms(
-                output, batch, counts, self._layout, self.config, micro, world, collectives.all_reduce_sum
+        result = self.stepper.run(self.counters.step, fetched.micro_batches, counts)
+        self._own_s = result.forward_s
+        if not result.fault:
+            return result
+        keys = [key for batch in fetched.micro_batches for key in batch.keys]
+        number, train = self.counters.step + 1, self.config.train
+        if train.on_fault == "raise":
+            shown = ", ".join(keys[:4]) + (", ..." if len(keys) > 4 else "")
+            raise DivergedError(
+                f"step {number} is at fault: {result.fault}",
+                where=f"worker {collectives.rank()} had samples {shown}",
+                remedy="lower train.lr, look at these samples, or set train.on_fault; earlier checkpoints are sound",
             )
-            if probe is not None:
-                probe.before_backward(output, terms.family("svr", weights, world))
-            self.engine.backward(terms.total(weights, world, self.plan.accumulation))
-            if probe is not None:
-                probe.after_backward(output)
-            shares.append(terms.shares(world))
-            if micro + 1 < len(batches):
-                self.engine.finish_micro_step()
-        totals = collectives.sum_over_ranks(torch.stack(shares).sum(dim=0))
-        return dict(zip(terms.values, totals.tolist(), strict=True))
+        if self.counters.faults >= train.max_faults:
+            raise DivergedError(
+                f"step {number} is at fault, after {self.counters.faults} others of this run: {result.fault}",
+                where=self.config.data.train,
+                remedy=f"lower train.lr, or raise train.max_faults = {train.max_faults}",
+            )
+        text = f"step {number} is left out: {result.fault}; worker {collectives.rank()} had {', '.join(keys)}"
+        self.console.emit({"kind": "note", "text": text})
+        return result
 
-    def _weights(self, step: int) -> dict[str, float]:
-        loss, plan = self.config.loss, self.plan
-        svr = svr_weight_at(step, plan.total_steps, plan.svr_warmup_steps, plan.svr_decay_steps, loss.svr.weight)
-        return {
-            **{f"task/{task}": loss.tasks.get(task, 1.0) for task in self.state["tasks"]},
-            "consistency": loss.consistency.weight,
-            "adversary": loss.adversary.weight,
-            "reconstruction": loss.reconstruction.weight,
-            "svr": svr,
-        }
-
-    def _rates(self, step: int) -> dict[str, float]:
-        """Learning rates of a step, by the names of `optim.parameter_groups`."""
-        train, plan = self.config.train, self.plan
-        return {
-            name: lr_at(step, plan.total_steps, plan.warmup_steps, peak, train.schedule, train.min_lr_ratio)
-            for name, peak in (("main", train.lr), ("text", train.text_lr))
-        }
+    def _report(self, fetched: StepBatches, counts: StepCounts, verdict: Verdict, result: StepResult) -> None:
+        """Count the step, and tell the callbacks."""
+        keys = [key for batch in fetched.micro_batches for key in batch.keys]
+        samples = 0 if result.fault else round(counts.samples)
+        self.counters = replace(
+            self.counters,
+            step=self.counters.step + 1,
+            samples=self.counters.samples + samples,
+            faults=self.counters.faults + bool(result.fault),
+        )
+        self.cursor = fetched.cursor.advance(self.plan.steps_per_epoch)
+        self.stopwatch.lap("training")
+        report = StepReport(
+            step=self.counters.step,
+            epoch=fetched.epoch,
+            epoch_progress=self.counters.step / self.plan.steps_per_epoch,
+            loss=result.loss,
+            terms=result.terms,
+            lr=result.lr,
+            grad_norm=result.grad_norm,
+            samples=samples,
+            seconds=self.stopwatch.last("data") + self.stopwatch.last("training"),
+            wait_s=fetched.wait_s,
+            svr=result.svr,
+            keys=() if result.fault else keys,
+            skipped=[*fetched.skipped, *(keys if result.fault else ())],
+            skipped_in_epoch=self.counters.skipped,
+            fault=result.fault,
+            slowest=verdict.slowest(),
+        )
+        if self.cursor.epoch != fetched.epoch:
+            self.counters = replace(self.counters, skipped=0)
+        for callback in self.callbacks:
+            callback.on_step(report)
 
     def _refuse_input(self, batches: Sequence[Batch]) -> NoReturn:
         """End the run at features that are not finite, naming the first of them on all ranks alike."""
@@ -271,23 +310,15 @@ class Trainer:
             remedy="pack the split with `ivr-dist pack`, which makes them 0 and reports them, or correct the sample",
         )
 
-    def _check_finite(self, value: float, what: str, keys: Sequence[str]) -> None:
-        """End the run, on all ranks alike, rather than train on with numbers that mean nothing."""
-        if not math.isfinite(value):
-            shown = ", ".join(keys[:4]) + (", ..." if len(keys) > 4 else "")
-            raise DivergedError(
-                f"the {what} of step {self.counters.step + 1} is not finite",
-                where=f"worker {collectives.rank()} had samples {shown}",
-                remedy="lower train.lr or look at these samples; checkpoints from before are sound",
-            )
-
     def _evaluate(self) -> bool:
         """Score the validation split; True if it is the best so far."""
         if self.valid is None:
             return False
+        self.stopwatch.lap("training")
+        batches = self.watchdog.watched(self.valid.loader.eval_batches())
         with self.engine.evaluating():
             predictions = evaluate.predict(
-                self.engine.forward, self.valid.loader.eval_batches(), self.valid.manifest.samples, self.engine.device
+                self.engine.forward, batches, self.valid.manifest.samples, self.engine.device
             )
         found = evaluate.score(predictions, self.valid.manifest.corpus, self.valid.manifest.tasks)
         self.metrics[self.valid.name] = found
@@ -301,6 +332,7 @@ class Trainer:
             self.counters = replace(self.counters, stale=self.counters.stale + 1)
         for callback in self.callbacks:
             callback.on_evaluation(self.valid.name, step, found, improved)
+        self.stopwatch.lap("evaluation")
         return improved
 
     def _patience_exhausted(self) -> bool:
@@ -308,13 +340,17 @@ class Trainer:
         return patience is not None and self.counters.stale >= patience
 
     def _save(self) -> None:
-        """Write a checkpoint of the state after the last completed step, unless there is one already."""
+        """Begin a checkpoint of the state after the last completed step, unless there is one already."""
         step = self.counters.step
         if step == self._saved_step:
             return
-        started = time.monotonic()
+        self.stopwatch.lap("training")
+        self._note_unsaved()
+        durable: list[Callable[[], None]] = []
         for callback in self.callbacks:
-            callback.on_before_checkpoint()
+            first = callback.on_before_checkpoint()
+            if first is not None:
+                durable.append(first)
         state = {
             "step": step,
             "cursor": self.cursor.to_json(),
@@ -322,12 +358,34 @@ class Trainer:
             # Dropout is drawn from a generator seeded by (seed, step, rank): the seed is the whole random state.
             "rng": {"seed": self.config.run.seed},
             "metrics": self.metrics,
+            "spent": self.stopwatch.seconds(),
             **self.state,
         }
-        name = self.saver.save(step, state, self.counters.best_checkpoint)
+        name = self.saver.save(step, state, self.counters.best_checkpoint, durable)
         self._saved_step, self.saved = step, str(name)
-        for callback in self.callbacks:
-            callback.on_checkpoint(str(name), time.monotonic() - started)
+        self.stopwatch.lap("checkpoint")
+
+    def _finish_saving(self) -> None:
+        """Wait until the checkpoint under way is complete, on all ranks."""
+        self.stopwatch.lap("training")
+        self.saver.finish()
+        self._tell_saved()
+        self.stopwatch.lap("checkpoint")
+
+    def _note_unsaved(self) -> None:
+        """Take what went wrong with the checkpoint before on this rank; the others learn of it at the next step."""
+        error = self.saver.take_error()
+        if isinstance(error, SupersededError):
+            raise error
+        if error is not None:
+            self._unsaved_now = True
+            self.console.emit({"kind": "note", "text": f"a checkpoint could not be written: {error}"})
+
+    def _tell_saved(self) -> None:
+        for saved in self.saver.take_saved():
+            self._saved_now = True
+            for callback in self.callbacks:
+                callback.on_checkpoint(str(saved.name), saved.seconds, saved.stall_s)
 
 
 def _nonfinite_input(batches: Sequence[Batch]) -> str | None:
@@ -346,8 +404,3 @@ def monitored_metric(config: Config, valid: Manifest) -> str:
         return config.train.monitor.removeprefix("valid/")
     task, spec = next(iter(valid.tasks.items()))
     return f"{metrics.prefix(valid.corpus, task, valid.tasks)}/{'mae' if spec.type == 'regression' else 'accuracy'}"
-
-
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """Seed of one step's dropout on one rank: resuming at any step draws what the uninterrupted run drew."""
-    return int(hash64(seed, step, rank)[0]) & 0x7FFF_FFFF_FFFF_FFFF

@@ -46,6 +46,8 @@ class Plan:
     """Steps between two scorings of the validation split."""
     checkpoint_every: int
     """Steps between two checkpoints."""
+    keep_every: int | None
+    """Checkpoints at multiples of it are kept for good; None: none are."""
     warmup_steps: int
     """Steps over which the learning rate rises."""
     svr_warmup_steps: int
@@ -81,7 +83,7 @@ def make_plan(config: Config, samples: int, world: int, split_bytes: int = 0) ->
     total = train.max_steps if train.max_steps is not None else math.ceil(_exact(train.epochs) * steps_per_epoch)
     micro_batch = _micro_batch(train.global_batch, accumulation, world)
     lanes = config.data.lanes or default_lanes(train.global_batch)
-    delay = config.data.shuffle_delay
+    delay, keep_every = config.data.shuffle_delay, config.checkpoint.keep_every
     return Plan(
         samples=samples,
         world=world,
@@ -95,6 +97,7 @@ def make_plan(config: Config, samples: int, world: int, split_bytes: int = 0) ->
         total_steps=total,
         eval_every=parse_interval(train.eval_every).steps(steps_per_epoch),
         checkpoint_every=parse_interval(config.checkpoint.every).steps(steps_per_epoch),
+        keep_every=parse_interval(keep_every).steps(steps_per_epoch) if keep_every else None,
         warmup_steps=math.ceil(_exact(train.warmup) * total),
         svr_warmup_steps=math.ceil(_exact(config.loss.svr.warmup) * total),
         svr_decay_steps=math.floor(_exact(config.loss.svr.decay) * total),
@@ -167,9 +170,9 @@ def model_state_bytes(parameters: int, stage: int, world: int) -> int:
     return whole * parameters + math.ceil(partitioned * parameters / world)
 
 
-def checkpoint_bytes(parameters: int, stage: int) -> int:
-    """Size of one checkpoint over all workers: weights and moments, and the master weights that ZeRO keeps besides."""
-    return {0: 12, 1: 16, 2: 16, 3: 12}[stage] * parameters
+def checkpoint_bytes(parameters: int) -> int:
+    """Size of one checkpoint over all workers: float32 weights and AdamW's two moments, whatever the stage."""
+    return 12 * parameters
 
 
 def describe(plan: Plan, config: Config, parameters: int | None) -> list[tuple[str, str]]:
@@ -185,7 +188,7 @@ def describe(plan: Plan, config: Config, parameters: int | None) -> list[tuple[s
     split = f"{fewest}" if fewest == plan.micro_batch else f"{fewest} to {plan.micro_batch}"
     epochs = plan.total_steps / plan.steps_per_epoch
     rows = [
-        ("workers", f"{plan.world}"),
+        ("workers", f"{plan.world}" + _elastic(config)),
         ("training samples", f"{plan.samples:,}"),
         ("global batch", f"{plan.global_batch} = {plan.accumulation} micro-step(s) x {slots} slots"),
         ("samples a worker and micro-step", split),
@@ -194,7 +197,7 @@ def describe(plan: Plan, config: Config, parameters: int | None) -> list[tuple[s
         ("steps", f"{plan.total_steps:,} ({plan.steps_per_epoch:,} an epoch, {epochs:.4g} epochs)"),
         ("learning rate", f"{config.train.lr:g}, {config.train.schedule}, warm-up {plan.warmup_steps} steps"),
         ("evaluation", f"every {plan.eval_every} steps" if config.data.valid else "none (data.valid is empty)"),
-        ("checkpoint", f"every {plan.checkpoint_every} steps, {config.checkpoint.keep_last} newest and the best kept"),
+        ("checkpoint", _checkpoints(plan, config)),
         ("forward pass", config.train.dtype),
         ("ZeRO stage", f"{config.zero.stage}"),
     ]
@@ -213,5 +216,15 @@ def describe(plan: Plan, config: Config, parameters: int | None) -> list[tuple[s
         used = " (this run)" if stage == config.zero.stage else ""
         size = format_bytes(model_state_bytes(parameters, stage, plan.world))
         rows.append((f"model states a worker, ZeRO {stage}", f"{size}{used}"))
-    rows.append(("checkpoint size", format_bytes(checkpoint_bytes(parameters, config.zero.stage))))
+    rows.append(("checkpoint size", format_bytes(checkpoint_bytes(parameters))))
     return rows
+
+
+def _checkpoints(plan: Plan, config: Config) -> str:
+    besides = f", and those every {plan.keep_every} steps" if plan.keep_every else ""
+    return f"every {plan.checkpoint_every} steps, {config.checkpoint.keep_last} newest and the best kept{besides}"
+
+
+def _elastic(config: Config) -> str:
+    workers = config.run.num_workers
+    return "" if isinstance(workers, int) else f" (from {workers[0]} to {workers[1]}, as many as there are)"

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from ivr_dist import attempts, storage
+from ivr_dist import attempts, collectives, storage
 from ivr_dist.checkpoint import store, weights
+from ivr_dist.checkpoint.tensors import open_tensors
 from ivr_dist.config import Config
 from ivr_dist.data.cursor import DataCursor
 from ivr_dist.engine import Engine
-from ivr_dist.errors import CheckpointMismatchError, UserError
+from ivr_dist.errors import CheckpointError, CheckpointMismatchError, IvrError, UserError
 from ivr_dist.loop import Counters
 
 
@@ -35,36 +35,69 @@ class Resume:
         return self.url.rstrip("/").rsplit("/", 1)[-1] if self.parent is not None else None
 
 
-def find(config: Config, run_url: str, here: dict[str, Any], attempts_before: int) -> Resume:
-    """Choose what to continue from, on one rank for all.
+def find(config: Config, run_url: str, here: dict[str, Any], attempts_before: int, before: int | None = None) -> Resume:
+    """Choose what to continue from; a collective call, since every rank checks a share of the bytes.
 
     Args:
         config: The run's config; `run.resume` says what the user wants.
         run_url: The run's directory.
-        here: This run's model, features, tasks, world and stage, which the checkpoint must share.
+        here: This run's model, features and tasks, which the checkpoint must share.
         attempts_before: Attempts of the run when its driver started. If there are more by now, this is a retry after a
             fault: it continues the driver's own attempts, also where the user asked to start over.
+        before: Checkpoints of more steps are not considered.
 
     Raises:
-        CheckpointMismatchError: The checkpoint is of another model or layout.
+        CheckpointMismatchError: The checkpoint is of another model.
         CheckpointError: The checkpoint asked for is not complete.
     """
-    past = attempts.read_attempts(run_url)
+    past = collectives.on_rank_zero(lambda: attempts.read_attempts(run_url))
     choice = config.run.resume
     notes: list[str] = []
     if choice == "auto" or len(past) > attempts_before:
-        found = store.newest_complete(run_url, attempts.lineage(past), notes.append)
+        found = _newest_complete(run_url, attempts.lineage(past), before, notes)
         if found is not None:
-            newest, state = found
-            return _checked(Resume(newest.url(run_url), newest.attempt, state, tuple(notes)), here)
+            return _checked(Resume(found.url(run_url), found.attempt, _state(found.url(run_url)), tuple(notes)), here)
     if choice in ("auto", "never"):
         return Resume(notes=tuple(notes))
     url = storage.absolute(choice)
-    if not storage.list_dir(url):
+    there = collectives.on_rank_zero(lambda: storage.list_dir(url))
+    if not there:
         raise UserError("there is no checkpoint", where=url, remedy="give run.resume a directory step-NNNNNNNN.aNN")
+    damage = _damage(url)
+    if damage:
+        raise CheckpointError(damage, where=url, remedy="give another one, or run.resume=auto")
     name = store.CheckpointName.parse(url.rstrip("/").rsplit("/", 1)[-1])
     own = name is not None and name.url(run_url) == url
-    return _checked(Resume(url, name.attempt if name and own else None, store.verify(url), tuple(notes)), here)
+    return _checked(Resume(url, name.attempt if name and own else None, _state(url), tuple(notes)), here)
+
+
+def _newest_complete(
+    run_url: str, spans: Sequence[attempts.Span], before: int | None, notes: list[str]
+) -> store.CheckpointName | None:
+    """The newest complete checkpoint that counts; torn ones are passed over with a note each."""
+    names = collectives.on_rank_zero(lambda: store.counting(store.names(run_url), spans))
+    for name in names:
+        if before is not None and name.step > before:
+            continue
+        damage = _damage(name.url(run_url))
+        if not damage:
+            return name
+        notes.append(f"checkpoint {name} is passed over: {damage}")
+    return None
+
+
+def _damage(url: str) -> str:
+    """What is wrong with a checkpoint, on all ranks alike; empty if it is sound."""
+    found = ""
+    try:
+        store.verify(url, collectives.rank(), collectives.world_size())
+    except IvrError as error:
+        found = error.what
+    return next((text for text in collectives.gather(found) if text), "")
+
+
+def _state(url: str) -> dict[str, Any]:
+    return collectives.on_rank_zero(lambda: store.read_state(url))
 
 
 def _checked(source: Resume, here: dict[str, Any]) -> Resume:
@@ -77,24 +110,14 @@ def _checked(source: Resume, here: dict[str, Any]) -> Resume:
             remedy="score it with `ivr-dist evaluate`, or start over with run.resume=never",
         )
     weights.check_same_model(source.state, here, source.url)
-    for key, setting in (("world", "run.num_workers"), ("stage", "zero.stage")):
-        there = source.state[key]
-        # Stage 0 keeps the whole state on every rank, so its checkpoints load at any world size.
-        if there != here[key] and not (key == "world" and source.state["stage"] == 0):
-            raise CheckpointMismatchError(
-                f"the checkpoint was written with {setting}={there}, this run has {setting}={here[key]}",
-                where=source.url,
-                remedy=f"continue with {setting}={there}, or start over with run.resume=never",
-            )
     return source
 
 
-def restore(start: DataCursor, engine: Engine, source: Resume) -> tuple[Counters, DataCursor]:
-    """Load the engine from the checkpoint and return where training and data stand.
+def position(start: DataCursor, source: Resume) -> tuple[Counters, DataCursor]:
+    """Where training and data stand.
 
     Args:
         start: The cursor of a fresh start, which the checkpoint's must match in all but its position.
-        engine: The engine to load.
         source: What `find` chose.
 
     Raises:
@@ -104,11 +127,15 @@ def restore(start: DataCursor, engine: Engine, source: Resume) -> tuple[Counters
         return Counters(), start
     cursor = DataCursor.from_json(source.state["cursor"])
     cursor.check_matches(start)
-    with tempfile.TemporaryDirectory(prefix="ivr-restore-") as scratch:
-        store.fetch(source.url, Path(scratch))
-        engine.load(Path(scratch))
     counters = Counters(**source.state["counters"])
     if source.parent is None:
         # The best checkpoint is another run's: this one starts its own comparison.
         counters = replace(counters, best=None, best_checkpoint=None, stale=0)
     return counters, cursor
+
+
+def restore_optimizer(engine: Engine, source: Resume) -> None:
+    """Give the engine the optimizer's state of the checkpoint, whatever stage and number of workers wrote it."""
+    if source.state is not None:
+        with open_tensors(source.url, source.state) as tensors:
+            engine.restore(tensors)

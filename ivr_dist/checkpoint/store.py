@@ -1,13 +1,15 @@
 """The layout of checkpoints in storage, and which of them are complete.
 
     RUN/checkpoints/step-00001200.a02/
-        engine/...              what DeepSpeed wrote, each rank its own files
-        model.safetensors       the full float32 weights, readable without DeepSpeed
-        state.json              cursor, counters, metrics, config, feature statistics
-        text_encoder/...        config and tokenizer of a pretrained text encoder, if the model has one
-        part-00000.json ...     one a rank, written last: names, sizes and sha256 of that rank's files
+        weights-00000.safetensors    one worker's share of the weights: runs of the flattened float32 parameters
+        optimizer-00000.safetensors  the same runs of what the optimizer keeps
+        state.json                   cursor, counters, metrics, config, shapes, feature statistics
+        text_encoder/...             config and tokenizer of a pretrained text encoder, if the model has one
+        part-00000.json ...          one a worker, written last: which runs it has, and size and sha256 of its files
 
-A checkpoint is complete when the parts of all ranks are there and every file has the size and hash its part names.
+The files say nothing of ZeRO: any number of workers at any stage read from them what they need.
+
+A checkpoint is complete when the parts of all workers are there and every file has the size and hash its part names.
 Until then it is invisible: nothing ever reads it, and the next one is written beside it under another name. The
 attempt is part of the name, so a worker of an attempt that was given up cannot write into a newer one.
 """
@@ -15,21 +17,22 @@ attempt is part of the name, so a worker of an attempt that was given up cannot 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ivr_dist import storage
 from ivr_dist.attempts import Span
-from ivr_dist.errors import CheckpointError, IvrError
+from ivr_dist.errors import CheckpointError
 
-FORMAT = 1
+FORMAT = 2
 STATE = "state.json"
-WEIGHTS = "model.safetensors"
 TEXT_ENCODER = "text_encoder"
 _FOLDER = "checkpoints"
+_CHUNK = 1 << 23
+"""Bytes hashed at a time."""
 _NAME = re.compile(r"step-(\d{8,})\.a(\d{2,})")
 
 
@@ -54,26 +57,74 @@ class CheckpointName:
         return storage.join(run_url, _FOLDER, str(self))
 
 
-def write_part(url: str, rank: int, world: int, staged: Path) -> None:
-    """Upload one rank's files, and its part manifest after them.
+def weights_file(rank: int) -> str:
+    """Name of a part's weights."""
+    return f"weights-{rank:05d}.safetensors"
+
+
+def optimizer_file(rank: int) -> str:
+    """Name of a part's optimizer state."""
+    return f"optimizer-{rank:05d}.safetensors"
+
+
+def write_part(
+    url: str,
+    rank: int,
+    world: int,
+    files: Mapping[str, Sequence[bytes | memoryview]],
+    fragments: Sequence[Mapping[str, Any]],
+) -> None:
+    """Write one rank's files, and its part manifest after them.
 
     Args:
         url: The checkpoint's directory.
         rank: This rank.
         world: Number of parts the checkpoint will have.
-        staged: Local directory with this rank's files.
+        files: The files' names and contents.
+        fragments: What `tensors.describe_fragments` says of the tensors in them.
     """
-    files = []
-    for path in sorted(p for p in staged.rglob("*") if p.is_file()):
-        name = path.relative_to(staged).as_posix()
-        storage.upload(str(path), storage.join(url, *name.split("/")))
-        files.append({"name": name, "size": path.stat().st_size, "sha256": _sha256_file(path)})
-    part = {"format": FORMAT, "rank": rank, "world": world, "files": files}
-    storage.write_json(storage.join(url, _part_name(rank)), part)
+    written = []
+    for name, content in files.items():
+        storage.write_buffers(storage.join(url, *name.split("/")), content)
+        digest = hashlib.sha256()
+        for buffer in content:
+            digest.update(buffer)
+        size = sum(len(buffer) for buffer in content)
+        written.append({"name": name, "size": size, "sha256": digest.hexdigest()})
+    part = {"format": FORMAT, "rank": rank, "world": world, "files": written, "fragments": list(fragments)}
+    storage.write_text(storage.join(url, _part_name(rank)), json.dumps(part))
 
 
-def verify(url: str) -> dict[str, Any]:
+def parts(url: str) -> list[dict[str, Any]]:
+    """The part manifests by rank.
+
+    Raises:
+        CheckpointError: A part is missing.
+    """
+    found = sorted(name for name in storage.list_dir(url) if name.startswith("part-") and name.endswith(".json"))
+    if not found:
+        raise _torn(url, "it has no part manifest")
+    first = storage.read_json(storage.join(url, found[0]))
+    if first.get("format") != FORMAT:
+        raise _other_format(url, first.get("format"))
+    missing = [_part_name(rank) for rank in range(int(first["world"])) if _part_name(rank) not in found]
+    if missing:
+        raise _torn(url, f"{missing[0]} is missing ({len(missing)} of {first['world']} parts)")
+    return [storage.read_json(storage.join(url, _part_name(rank))) for rank in range(int(first["world"]))]
+
+
+def is_whole(url: str, world: int) -> bool:
+    """Whether all parts are there; their files are not looked at."""
+    return {_part_name(rank) for rank in range(world)} <= set(storage.list_dir(url))
+
+
+def verify(url: str, rank: int = 0, world: int = 1) -> dict[str, Any]:
     """Check every byte of a checkpoint against its parts.
+
+    Args:
+        url: The checkpoint.
+        rank: Which share of the files is checked, of
+        world: as many shares.
 
     Returns:
         The content of `state.json`.
@@ -81,9 +132,12 @@ def verify(url: str) -> dict[str, Any]:
     Raises:
         CheckpointError: It is not complete, or damaged; the text says what is missing or differs.
     """
-    for entry in _files(url):
-        data = storage.read_bytes(storage.join(url, *entry["name"].split("/")))
-        if len(data) != entry["size"] or hashlib.sha256(data).hexdigest() != entry["sha256"]:
+    files = [entry for part in parts(url) for entry in part["files"]]
+    for entry in files[rank::world]:
+        target = storage.join(url, *entry["name"].split("/"))
+        if not storage.exists(target):
+            raise _torn(url, f"{entry['name']} is missing")
+        if storage.size(target) != entry["size"] or _sha256(target, entry["size"]) != entry["sha256"]:
             raise _torn(url, f"{entry['name']} is not what its part manifest says")
     return read_state(url)
 
@@ -95,20 +149,8 @@ def read_state(url: str) -> dict[str, Any]:
         raise CheckpointError("no checkpoint here", where=url, remedy="give a directory named step-NNNNNNNN.aNN")
     state: dict[str, Any] = storage.read_json(target)
     if state.get("format") != FORMAT:
-        raise CheckpointError(
-            f"the checkpoint has format {state.get('format')}, this version reads {FORMAT}",
-            where=url,
-            remedy="read it with the version of ivr_dist that wrote it",
-        )
+        raise _other_format(url, state.get("format"))
     return state
-
-
-def fetch(url: str, directory: Path) -> None:
-    """Copy every file of a checkpoint to a local directory."""
-    for entry in _files(url):
-        target = directory / entry["name"]
-        target.parent.mkdir(parents=True, exist_ok=True)
-        storage.download(storage.join(url, *entry["name"].split("/")), str(target))
 
 
 def names(run_url: str) -> list[CheckpointName]:
@@ -123,45 +165,31 @@ def counting(found: Sequence[CheckpointName], spans: Sequence[Span]) -> list[Che
     return [name for name in found if name.attempt in by_attempt and by_attempt[name.attempt].covers(name.step)]
 
 
-def newest_complete(
-    run_url: str, spans: Sequence[Span], note: Callable[[str], None]
-) -> tuple[CheckpointName, dict[str, Any]] | None:
-    """The newest complete checkpoint that counts, with its state; torn ones are passed over with a note each."""
-    for name in counting(names(run_url), spans):
-        try:
-            return name, verify(name.url(run_url))
-        except IvrError as error:
-            note(f"checkpoint {name} is passed over: {error}")
-    return None
-
-
-def retain(run_url: str, spans: Sequence[Span], *, newest: CheckpointName, keep_last: int, best: str | None) -> None:
+def retain(
+    run_url: str,
+    spans: Sequence[Span],
+    *,
+    newest: CheckpointName,
+    keep_last: int,
+    best: str | None,
+    keep_every: int | None = None,
+) -> None:
     """Delete old checkpoints after `newest` has become complete.
 
-    Kept are the `keep_last` newest that count (`newest` always) and the one named `best`. Nothing newer than `newest`
-    is touched: another attempt may be writing it.
+    Kept are the `keep_last` newest that count (`newest` always), the one named `best`, and those whose step is a
+    multiple of `keep_every`. Nothing newer than `newest` is touched: another attempt may be writing it.
     """
     found = [
         name
         for name in names(run_url)
         if name.attempt < newest.attempt or (name.attempt == newest.attempt and name.step <= newest.step)
     ]
-    keep = {str(name) for name in counting(found, spans)[: max(keep_last, 1)]} | {str(newest), best}
+    count = counting(found, spans)
+    keep = {str(name) for name in count[: max(keep_last, 1)]} | {str(newest), best}
+    keep |= {str(name) for name in count if keep_every and name.step % keep_every == 0}
     for name in found:
         if str(name) not in keep:
             storage.delete_tree(name.url(run_url))
-
-
-def _files(url: str) -> Iterator[dict[str, Any]]:
-    parts = sorted(name for name in storage.list_dir(url) if name.startswith("part-") and name.endswith(".json"))
-    if not parts:
-        raise _torn(url, "it has no part manifest")
-    world = int(storage.read_json(storage.join(url, parts[0]))["world"])
-    missing = [_part_name(rank) for rank in range(world) if _part_name(rank) not in parts]
-    if missing:
-        raise _torn(url, f"{missing[0]} is missing ({len(missing)} of {world} parts)")
-    for part in parts:
-        yield from storage.read_json(storage.join(url, part))["files"]
 
 
 def _torn(url: str, why: str) -> CheckpointError:
@@ -174,6 +202,16 @@ def _part_name(rank: int) -> str:
     return f"part-{rank:05d}.json"
 
 
-def _sha256_file(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+def _sha256(url: str, size: int) -> str:
+    digest = hashlib.sha256()
+    for start in range(0, size, _CHUNK):
+        digest.update(storage.read_range(url, start, min(start + _CHUNK, size)))
+    return digest.hexdigest()
+
+
+def _other_format(url: str, found: Any) -> CheckpointError:
+    return CheckpointError(
+        f"the checkpoint has format {found}, this version reads {FORMAT}",
+        where=url,
+        remedy="read it with the version of ivr_dist that wrote it",
+    )

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.torch import load_file
+import torch
 from torch import Tensor, nn
 
 from ivr_dist import storage
 from ivr_dist.checkpoint import store
+from ivr_dist.checkpoint.fragments import saved_buffers
+from ivr_dist.checkpoint.tensors import open_tensors
 from ivr_dist.config import Config
 from ivr_dist.config_file import from_dict, to_dict
 from ivr_dist.data.collate import WORDS, BatchSpec
@@ -26,10 +28,8 @@ from ivr_dist.pretrained import TextEncoder
 
 def read_weights(url: str) -> dict[str, Tensor]:
     """The full float32 weights of a checkpoint, by the model's own names."""
-    with tempfile.TemporaryDirectory(prefix="ivr-weights-") as scratch:
-        local = Path(scratch) / store.WEIGHTS
-        storage.download(storage.join(url, store.WEIGHTS), str(local))
-        return load_file(str(local))
+    with open_tensors(url, store.read_state(url)) as tensors:
+        return {name: tensors.weight(name) for name in tensors.shapes}
 
 
 def load_weights(model: nn.Module, url: str) -> None:
@@ -39,7 +39,7 @@ def load_weights(model: nn.Module, url: str) -> None:
         CheckpointMismatchError: Names or shapes differ; the text names the first difference.
     """
     weights = read_weights(url)
-    own = model.state_dict()
+    own = model_tensors(model)
     differing = sorted(own.keys() ^ weights.keys()) or [k for k in own if own[k].shape != weights[k].shape]
     if differing:
         name = differing[0]
@@ -48,7 +48,14 @@ def load_weights(model: nn.Module, url: str) -> None:
             where=url,
             remedy="use the config and the data set it was trained with",
         )
-    model.load_state_dict(weights)
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(weights[name])
+
+
+def model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """What a checkpoint holds of an unpartitioned model, by name; a tied parameter is there once."""
+    return {**dict(model.named_parameters()), **saved_buffers(model)}
 
 
 def describe_model(config: Config, spec: BatchSpec) -> dict[str, Any]:

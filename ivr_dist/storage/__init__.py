@@ -25,7 +25,7 @@ from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
 from ivr_dist.errors import CorruptDataError, IvrError, StorageError
-from ivr_dist.storage._disk import Disk, pread
+from ivr_dist.storage._disk import Buffer, Disk, pread
 from ivr_dist.storage._failures import NotFoundError, explain, is_transient
 from ivr_dist.storage._places import absolute, display, is_local, join, local_path, scheme
 from ivr_dist.storage._remote import connect
@@ -61,6 +61,7 @@ __all__ = [
     "size",
     "stamps",
     "upload",
+    "write_buffers",
     "write_bytes",
     "write_json",
     "write_text",
@@ -240,6 +241,11 @@ def write_bytes(url: str, data: bytes) -> None:
     _run("write", url, lambda store: store.write(url, data))
 
 
+def write_buffers(url: str, buffers: Sequence[Buffer]) -> None:
+    """Write a whole file, the buffers one after the other, as `write_bytes` does; large ones are not put together."""
+    _run("write", url, lambda store: store.write_all(url, buffers))
+
+
 def write_text(url: str, text: str) -> None:
     """Write a UTF-8 file, as `write_bytes` does."""
     write_bytes(url, text.encode("utf-8"))
@@ -393,6 +399,8 @@ class Store(Protocol):
     def open(self, url: str) -> Any: ...
 
     def write(self, url: str, data: bytes) -> None: ...
+
+    def write_all(self, url: str, buffers: Sequence[Buffer]) -> None: ...
 
     def create(self, url: str, data: bytes) -> bool: ...
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
 from ivr_dist.storage._failures import refuse_root
 from ivr_dist.storage._places import is_deletable, local_path
+
+Buffer = bytes | memoryview
 
 _STAGED_SUFFIX = ".ivr-staged"
 
@@ -31,13 +33,18 @@ class Disk:
 
     def write(self, url: str, data: bytes) -> None:
         with staged(local_path(url)) as temporary:
-            _write_through(temporary, data)
+            _write_through(temporary, [data])
+            publish(temporary, local_path(url))
+
+    def write_all(self, url: str, buffers: Sequence[Buffer]) -> None:
+        with staged(local_path(url)) as temporary:
+            _write_through(temporary, buffers)
             publish(temporary, local_path(url))
 
     def create(self, url: str, data: bytes) -> bool:
         path = local_path(url)
         with staged(path) as temporary:
-            _write_through(temporary, data)
+            _write_through(temporary, [data])
             try:
                 os.link(temporary, path)
             except FileExistsError:
@@ -130,9 +137,10 @@ def _resolved(path: str) -> str:
     return os.path.join(os.path.realpath(folder), name) if name else "/"
 
 
-def _write_through(path: str, data: bytes) -> None:
+def _write_through(path: str, buffers: Sequence[Buffer]) -> None:
     with open(path, "xb") as file:
-        file.write(data)
+        for buffer in buffers:
+            file.write(buffer)
         file.flush()
         os.fsync(file.fileno())
 

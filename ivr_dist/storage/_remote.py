@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import tempfile
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext, suppress
 from typing import Any
 
-from ivr_dist.storage._disk import publish, staged
+from ivr_dist.storage._disk import Buffer, publish, staged
 from ivr_dist.storage._failures import UnknownSchemeError, answer_code, refuse_root
 from ivr_dist.storage._places import display, scheme
 
@@ -81,6 +83,14 @@ class Remote:
         self._make_parent(url)
         with self.guard:
             self.fs.pipe_file(self._path(url), data)
+
+    def write_all(self, url: str, buffers: Sequence[Buffer]) -> None:
+        # From a file, so that the client sends a large object in parts.
+        with tempfile.NamedTemporaryFile(prefix="ivr-upload-") as file:
+            for buffer in buffers:
+                file.write(buffer)
+            file.flush()
+            self.put(file.name, url)
 
     def create(self, url: str, data: bytes) -> bool:
         self._make_parent(url)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from ivr_dist import storage
+from ivr_dist.checkpoint.weights import read_weights
 from ivr_dist.config import Config
 from ivr_dist.config_file import load_config
 from ivr_dist.console import Event
@@ -75,7 +75,7 @@ def step(run: Path) -> dict[str, Any]:
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
     """The model after the step."""
-    return load_file(f"{storage.read_json(str(run / 'result.json'))['checkpoint']}/model.safetensors")
+    return read_weights(storage.read_json(str(run / "result.json"))["checkpoint"])
 
 
 @pytest.mark.parametrize("term", TERMS)

@@ -11,25 +11,24 @@ from ivr_dist.attempts import Span
 from ivr_dist.checkpoint import store
 from ivr_dist.checkpoint.store import CheckpointName
 from ivr_dist.errors import CheckpointError
+from ivr_dist.resume import _newest_complete
 
 
 def write(run: Path, step: int, attempt: int = 1, world: int = 2, parts: int | None = None) -> CheckpointName:
     """A checkpoint of `world` parts, of which the first `parts` are written."""
     name = CheckpointName(step, attempt)
     for rank in range(world if parts is None else parts):
-        staged = run / "staging" / f"{name}-{rank}"
-        (staged / "engine").mkdir(parents=True)
-        (staged / "engine" / f"rank{rank}.pt").write_bytes(bytes([rank]) * 100)
+        files: dict[str, list[bytes | memoryview]] = {f"folder/rank{rank}.bin": [bytes([rank]) * 60, bytes(40)]}
         if rank == 0:
-            (staged / store.STATE).write_text(json.dumps({"format": store.FORMAT, "step": step}))
-        store.write_part(name.url(str(run)), rank, world, staged)
+            files[store.STATE] = [json.dumps({"format": store.FORMAT, "step": step}).encode()]
+        store.write_part(name.url(str(run)), rank, world, files, [])
     return name
 
 
 def newest(run: Path, spans: list[Span] | None = None) -> tuple[CheckpointName | None, list[str]]:
+    """What a run would continue from, and what it says of the others."""
     notes: list[str] = []
-    found = store.newest_complete(str(run), spans or [Span(1, 1, None)], notes.append)
-    return (found[0] if found else None), notes
+    return _newest_complete(str(run), spans or [Span(1, 1, None)], None, notes), notes
 
 
 def test_names_round_trip() -> None:
@@ -57,7 +56,7 @@ def test_a_checkpoint_with_a_missing_part_is_passed_over(tmp_path: Path) -> None
 @pytest.mark.parametrize("damage", ["truncate", "flip", "remove"])
 def test_a_damaged_file_makes_the_checkpoint_invisible(tmp_path: Path, damage: str) -> None:
     expected = write(tmp_path, 10)
-    target = Path(write(tmp_path, 20).url(str(tmp_path))) / "engine" / "rank1.pt"
+    target = Path(write(tmp_path, 20).url(str(tmp_path))) / "folder" / "rank1.bin"
     data = bytearray(target.read_bytes())
     if damage == "truncate":
         target.write_bytes(data[:-1])
@@ -103,7 +102,34 @@ def test_a_superseded_attempt_leaves_the_checkpoints_of_its_successor_alone(tmp_
     assert set(store.names(str(tmp_path))) == {*newer, late}
 
 
-def test_fetch_restores_every_file(tmp_path: Path) -> None:
-    name = write(tmp_path, 10)
-    store.fetch(name.url(str(tmp_path)), tmp_path / "local")
-    assert (tmp_path / "local" / "engine" / "rank1.pt").read_bytes() == bytes([1]) * 100
+def test_retention_keeps_multiples_for_good(tmp_path: Path) -> None:
+    names = [write(tmp_path, step) for step in (10, 15, 20, 25, 30)]
+    store.retain(str(tmp_path), [Span(1, 1, None)], newest=names[-1], keep_last=1, best=None, keep_every=20)
+    assert store.names(str(tmp_path)) == [names[4], names[2]]
+
+
+def test_older_checkpoints_are_found_where_newer_ones_are_not_wanted(tmp_path: Path) -> None:
+    expected = write(tmp_path, 10)
+    write(tmp_path, 20)
+    assert _newest_complete(str(tmp_path), [Span(1, 1, None)], 19, []) == expected
+
+
+def test_shares_of_the_check_cover_every_file(tmp_path: Path) -> None:
+    url = write(tmp_path, 10, world=3).url(str(tmp_path))
+    (Path(url) / "folder" / "rank2.bin").write_bytes(bytes(100))
+    failed = []
+    for rank in range(2):
+        try:
+            store.verify(url, rank, 2)
+        except CheckpointError as error:
+            failed.append(str(error))
+    assert len(failed) == 1
+    assert "rank2.bin is not what its part manifest says" in failed[0]
+
+
+def test_another_format_is_refused_by_name(tmp_path: Path) -> None:
+    url = write(tmp_path, 10, world=1).url(str(tmp_path))
+    part = Path(url) / "part-00000.json"
+    part.write_text(part.read_text().replace(f'"format": {store.FORMAT}', '"format": 1'))
+    with pytest.raises(CheckpointError, match="has format 1, this version reads 2"):
+        store.verify(url)

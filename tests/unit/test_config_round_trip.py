@@ -46,6 +46,17 @@ def test_dictionaries_are_strict(values: dict[str, Any], text: str) -> None:
     assert "step-00000010/state.json" in str(error.value)
 
 
+@pytest.mark.parametrize(("text", "value"), [("4", 4), ("[2, 8]", [2, 8]), ("0", 0)])
+def test_workers_are_a_number_or_a_range(text: str, value: int | list[int]) -> None:
+    assert load_config(None, [*MINIMAL, f"run.num_workers={text}"]).run.num_workers == value
+
+
+@pytest.mark.parametrize("text", ["two", "[4]", "[8, 2]", "[0, 2]", "-1", "1.5", "null"])
+def test_other_workers_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"run\.num_workers"):
+        load_config(None, [*MINIMAL, f"run.num_workers={text}"])
+
+
 def test_missing_entries_take_their_defaults() -> None:
     assert from_dict({"train": {"epochs": 3}}).train.lr == Config().train.lr
 
@@ -71,8 +82,8 @@ def values_of(draw: st.DrawFn, annotation: Any) -> Any:
             values_of(args[1]) if args[1] is not Any else st.none() | st.integers() | TEXTS | st.lists(st.floats(0, 1))
         )
         return draw(st.dictionaries(TEXTS, inner, max_size=3))
-    if type(None) in args:
-        return draw(st.none() | values_of(args[0]))
+    if args:
+        return draw(st.one_of([st.none() if arg is type(None) else values_of(arg) for arg in args]))
     kinds = {
         str: TEXTS,
         bool: st.booleans(),

@@ -53,6 +53,7 @@ def test_defaults_on_two_workers() -> None:
         total_steps=43,
         eval_every=17,
         checkpoint_every=17,
+        keep_every=None,
         warmup_steps=5,
         svr_warmup_steps=0,
         svr_decay_steps=0,
@@ -241,7 +242,7 @@ def test_raw_block_may_repeat_the_plan() -> None:
 
 def test_model_states_by_stage() -> None:
     assert [model_state_bytes(1000, stage, world=4) for stage in range(4)] == [16_000, 11_000, 8_000, 5_000]
-    assert [checkpoint_bytes(1000, stage) for stage in range(4)] == [12_000, 16_000, 16_000, 12_000]
+    assert checkpoint_bytes(1000) == 12_000
 
 
 def test_description_names_the_split_and_the_memory() -> None:
@@ -250,5 +251,5 @@ def test_description_names_the_split_and_the_memory() -> None:
     assert rows["global batch"] == "64 = 4 micro-step(s) x 16 slots"
     assert rows["samples a worker and micro-step"] == "5 to 6"
     assert rows["model states a worker, ZeRO 1"] == "12.0 MB (this run)"
-    assert rows["checkpoint size"] == "16.0 MB"
+    assert rows["checkpoint size"] == "12.0 MB"
     assert not any("model states" in label for label, _ in describe(make_plan(wanted, 1050, 3), wanted, None))

@@ -1,0 +1,97 @@
+"""Fragments: what one worker holds of the parameters and of the optimizer's state.
+
+Whatever the ZeRO stage, a worker's share of a parameter is a run of elements of the flattened parameter. A checkpoint
+is made of such runs, each with its place, so that it can be read at any stage by any number of workers: who needs
+elements 300 to 700 of a parameter reads them from whichever runs hold them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+WEIGHT = "weight"
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """Elements `offset .. offset + numel` of a flattened parameter, or a whole buffer of the model."""
+
+    parameter: str
+    """The model's own name of it."""
+    offset: int
+    numel: int
+    tensors: dict[str, Tensor]
+    """Flat tensors of `numel` elements: `weight`, and what the optimizer keeps for each element, by its names."""
+    scalars: dict[str, float] = field(default_factory=dict)
+    """What the optimizer keeps once for the parameter, such as its steps."""
+
+    def cut(self, start: int, end: int) -> Fragment:
+        """The part of this fragment that lies in elements [start, end) of it."""
+        tensors = {name: tensor[start:end] for name, tensor in self.tensors.items()}
+        return Fragment(self.parameter, self.offset + start, end - start, tensors, self.scalars)
+
+
+def share(fragments: Sequence[Fragment], rank: int, world: int) -> list[Fragment]:
+    """One rank's even share of fragments that every rank has, cut at most once at each end.
+
+    Over all ranks each element is in exactly one share; a fragment without elements is in the first.
+
+    Args:
+        fragments: The same on every rank.
+        rank: 0 to world - 1.
+        world: Number of shares.
+    """
+    total = sum(fragment.numel for fragment in fragments)
+    first, last = total * rank // world, total * (rank + 1) // world
+    found = []
+    position = 0
+    for fragment in fragments:
+        start, end = max(first - position, 0), min(last - position, fragment.numel)
+        if start < end or (fragment.numel == 0 and rank == 0):
+            found.append(fragment.cut(start, max(end, start)))
+        position += fragment.numel
+    return found
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Where a run of a parameter's elements lies in a checkpoint."""
+
+    part: int
+    """The rank whose file has it."""
+    start: int
+    """Its first element in that fragment."""
+    target: int
+    """Its first element in what was asked for."""
+    numel: int
+
+
+def pieces(spans: Sequence[tuple[int, int, int]], offset: int, numel: int) -> Iterator[Piece]:
+    """The pieces that make up elements [offset, offset + numel) of a parameter.
+
+    Args:
+        spans: (part, offset, numel) of each fragment of the parameter, in any order; none overlap.
+        offset: First element wanted.
+        numel: Number of elements wanted.
+
+    Raises:
+        ValueError: Some of them are in no fragment.
+    """
+    covered = 0
+    for part, first, length in spans:
+        start, end = max(first, offset), min(first + length, offset + numel)
+        if start < end:
+            covered += end - start
+            yield Piece(part, start - first, start - offset, end - start)
+    if covered != numel:
+        raise ValueError(f"{numel - covered} of {numel} elements are missing")
+
+
+def saved_buffers(module: nn.Module) -> dict[str, Tensor]:
+    """The buffers that are part of a module's state, by name: not those that it makes anew by itself."""
+    buffers = dict(module.named_buffers())
+    saved = module.state_dict(keep_vars=True).keys() if buffers else ()
+    return {name: buffer for name, buffer in buffers.items() if name in saved}

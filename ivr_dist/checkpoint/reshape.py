@@ -1,0 +1,54 @@
+"""Rewriting a checkpoint in another number of parts, and on other storage."""
+
+from __future__ import annotations
+
+import json
+from math import prod
+
+from ivr_dist import storage
+from ivr_dist.checkpoint import store
+from ivr_dist.checkpoint.fragments import WEIGHT, Fragment, share
+from ivr_dist.checkpoint.tensors import describe_fragments, open_tensors, tensor_files
+from ivr_dist.errors import UserError
+
+
+def reshape(source: str, target: str, parts: int) -> None:
+    """Write the same checkpoint anew, evenly cut; loading needs no such thing, since it reads any parts.
+
+    One part at a time is in memory.
+
+    Args:
+        source: A complete checkpoint.
+        target: Where the new one goes; must be absent or empty.
+        parts: Number of its parts.
+
+    Raises:
+        UserError: The target holds something.
+        CheckpointError: The source is not complete, or damaged.
+    """
+    if storage.list_dir(target):
+        raise UserError("the folder is not empty", where=storage.display(target), remedy="choose another --out")
+    state = store.verify(source)
+    files = {entry["name"]: entry for part in store.parts(source) for entry in part["files"]}
+    own = {name for part in range(len(store.parts(source))) for name in _tensor_names(part)}
+    with open_tensors(source, state) as tensors:
+        # Only where each run of elements is: what is in it is read when its part is written.
+        whole = [Fragment(name, 0, prod(shape), {}, tensors.scalars(name)) for name, shape in state["shapes"].items()]
+        for part in range(parts):
+            fragments = []
+            for piece in share(whole, part, parts):
+                read = {
+                    kind: tensors.read(piece.parameter, kind, piece.offset, piece.numel).contiguous()
+                    for kind in (WEIGHT, *tensors.states(piece.parameter))
+                }
+                fragments.append(Fragment(piece.parameter, piece.offset, piece.numel, read, piece.scalars))
+            content = dict(tensor_files(fragments, part))
+            if part == 0:
+                for name in files.keys() - own - {store.STATE}:
+                    content[name] = [storage.read_bytes(storage.join(source, *name.split("/")))]
+                content[store.STATE] = [json.dumps(state, indent=1).encode()]
+            store.write_part(target, part, parts, content, describe_fragments(fragments))
+
+
+def _tensor_names(part: int) -> tuple[str, str]:
+    return store.weights_file(part), store.optimizer_file(part)

@@ -1,0 +1,148 @@
+"""The tensors of a complete checkpoint, read by name and range whatever shares they were written in."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ivr_dist import storage
+from ivr_dist.checkpoint import safetensors_file, store
+from ivr_dist.checkpoint.fragments import WEIGHT, Fragment, pieces
+from ivr_dist.errors import CheckpointError
+
+
+def tensor_files(fragments: Sequence[Fragment], rank: int) -> dict[str, Sequence[bytes | memoryview]]:
+    """The files of one part, by name, as buffers: weights and what the optimizer keeps, in two files.
+
+    Args:
+        fragments: What the part holds, on the host; at most one fragment of each parameter.
+        rank: The part's number.
+    """
+    kept = {f"{state}/{f.parameter}": t for f in fragments for state, t in f.tensors.items() if state != WEIGHT}
+    weights = {fragment.parameter: fragment.tensors[WEIGHT] for fragment in fragments}
+    return {
+        store.weights_file(rank): safetensors_file.buffers(weights),
+        store.optimizer_file(rank): safetensors_file.buffers(kept),
+    }
+
+
+def describe_fragments(fragments: Sequence[Fragment]) -> list[dict[str, Any]]:
+    """What a part manifest says of its fragments."""
+    return [
+        {"parameter": f.parameter, "offset": f.offset, "numel": f.numel, "states": sorted(f.tensors), **_scalars(f)}
+        for f in fragments
+    ]
+
+
+def _scalars(fragment: Fragment) -> dict[str, Any]:
+    return {"scalars": fragment.scalars} if fragment.scalars else {}
+
+
+class CheckpointTensors:
+    """Reads a checkpoint's tensors; remote files are copied here once each, as they are needed.
+
+    Args:
+        url: The checkpoint.
+        shapes: The shape of each parameter and buffer, as `state.json` has them.
+        parts: Its part manifests, by rank.
+
+    Use it in a `with` statement.
+    """
+
+    def __init__(self, url: str, shapes: Mapping[str, Sequence[int]], parts: Sequence[Mapping[str, Any]]) -> None:
+        self._url = url
+        self.shapes = shapes
+        self._spans: dict[str, list[tuple[int, int, int]]] = {name: [] for name in shapes}
+        self._states: dict[str, set[str]] = {name: set() for name in shapes}
+        self._scalars: dict[str, dict[str, float]] = {}
+        for part, manifest in enumerate(parts):
+            for entry in manifest["fragments"]:
+                name = entry["parameter"]
+                self._spans.setdefault(name, []).append((part, entry["offset"], entry["numel"]))
+                self._states.setdefault(name, set()).update(entry["states"])
+                self._scalars.setdefault(name, {}).update(entry.get("scalars", {}))
+        self._scratch = tempfile.TemporaryDirectory(prefix="ivr-checkpoint-")
+        self._open: dict[str, Any] = {}
+
+    def __enter__(self) -> CheckpointTensors:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.clear()
+        self._scratch.cleanup()
+
+    def weight(self, name: str) -> Tensor:
+        """A parameter or buffer in its shape and type."""
+        shape = self.shapes[name]
+        return self.read(name, WEIGHT, 0, prod(shape)).reshape(tuple(shape))
+
+    def states(self, name: str) -> list[str]:
+        """What the optimizer kept for each element of a parameter, by its names."""
+        return sorted(self._states.get(name, set()) - {WEIGHT})
+
+    def scalars(self, name: str) -> dict[str, float]:
+        """What it kept once for the parameter."""
+        return dict(self._scalars.get(name, {}))
+
+    def read(self, name: str, state: str, offset: int, numel: int) -> Tensor:
+        """Elements [offset, offset + numel) of a parameter's weight or of one of its states; flat.
+
+        Raises:
+            CheckpointError: The checkpoint does not have them.
+        """
+        found = None
+        try:
+            for piece in pieces(self._spans.get(name, ()), offset, numel):
+                values = self._slice(piece.part, name, state, piece.start, piece.start + piece.numel)
+                if piece.numel == numel:
+                    return values
+                if found is None:
+                    found = torch.empty(numel, dtype=values.dtype)
+                found[piece.target : piece.target + piece.numel] = values
+        except (ValueError, SafetensorError) as error:
+            raise CheckpointError(
+                f"the checkpoint does not hold {state} of {name}: {error}",
+                where=storage.display(self._url),
+                remedy="resume from an earlier one",
+            ) from error
+        # Nothing was wanted, or the parameter has no elements; its type is still the file's.
+        return torch.empty(0, dtype=self._any_type(name)) if found is None else found
+
+    def _any_type(self, name: str) -> torch.dtype:
+        spans = self._spans.get(name, ())
+        return self._slice(spans[0][0], name, WEIGHT, 0, 0).dtype if spans else torch.float32
+
+    def _slice(self, part: int, name: str, state: str, start: int, end: int) -> Tensor:
+        file, key = (
+            (store.weights_file(part), name) if state == WEIGHT else (store.optimizer_file(part), f"{state}/{name}")
+        )
+        if file not in self._open:
+            self._open[file] = safe_open(self._local(file), framework="pt", device="cpu")
+        values: Tensor = self._open[file].get_slice(key)[start:end]
+        return values
+
+    def _local(self, file: str) -> str:
+        url = storage.join(self._url, file)
+        if storage.is_local(url):
+            return storage.local_path(url)
+        target = str(Path(self._scratch.name) / file)
+        storage.download(url, target)
+        return target
+
+
+@contextmanager
+def open_tensors(url: str, state: Mapping[str, Any]) -> Iterator[CheckpointTensors]:
+    """The tensors of a complete checkpoint whose `state.json` is `state`."""
+    with CheckpointTensors(url, state["shapes"], store.parts(url)) as tensors:
+        yield tensors

@@ -1,0 +1,151 @@
+"""One driver at a time: who drives a run says so in storage, and goes on saying it.
+
+    RUN/driver/0003.json     the third driver: who it is, and a beat that it renews every few seconds
+
+A number is taken by a conditional create, so of two drivers that want to take over only one does; the holder is the
+one with the highest number. A newcomer refuses to start while the holder's beat changes, which it watches itself: no
+clocks are compared. A holder that was cut off finds out by the higher number, and stops.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ivr_dist import storage
+from ivr_dist.console import LocalConsole
+from ivr_dist.errors import IvrError, SupersededError, UserError
+
+FOLDER = "driver"
+BEAT_S = 2.0
+SILENT_S = 4 * BEAT_S
+"""A holder whose beat has not changed for so long is taken for dead."""
+
+
+class Held:
+    """The lease of this process."""
+
+    error: SupersededError | None = None
+    """Set once another driver has taken over."""
+
+
+@contextmanager
+def hold(run_url: str, console: LocalConsole, silent_s: float = SILENT_S) -> Iterator[Held]:
+    """Drive a run: take it if nobody drives it, and keep it until the context ends.
+
+    Args:
+        run_url: The run's directory.
+        console: Told what is waited for; its `stop` is set when another driver takes over.
+        silent_s: Seconds without a beat after which the holder is taken for dead.
+
+    Raises:
+        UserError: Another driver is at work.
+    """
+    number, last = _newest(run_url)
+    if last is not None and not last.get("released"):
+        _await_silence(run_url, number, last, console, silent_s)
+    record = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "process": _process(os.getpid()),
+        "token": uuid.uuid4().hex,
+        "beat": 0,
+    }
+    mine = number + 1
+    if not storage.create_exclusive(_url(run_url, mine), json.dumps(record).encode()):
+        raise _busy(run_url, _newest(run_url)[1] or {})
+    held, closed = Held(), threading.Event()
+    thread = threading.Thread(
+        target=_beat, args=(run_url, mine, record, held, closed, console), name="ivr-lease", daemon=True
+    )
+    thread.start()
+    try:
+        yield held
+    finally:
+        closed.set()
+        thread.join()
+        if held.error is None:
+            storage.write_text(_url(run_url, mine), json.dumps({**record, "released": True}))
+            for old in range(max(mine - 3, 1), mine):
+                storage.delete_tree(_url(run_url, old))
+
+
+def holder(run_url: str) -> dict[str, Any] | None:
+    """The newest driver's record; None if nobody drives the run, as far as storage tells."""
+    _, last = _newest(run_url)
+    return None if last is None or last.get("released") else last
+
+
+def _newest(run_url: str) -> tuple[int, dict[str, Any] | None]:
+    folder = storage.join(run_url, FOLDER)
+    names = sorted(name for name in storage.list_dir(folder) if name.endswith(".json"))
+    if not names:
+        return 0, None
+    return int(names[-1].removesuffix(".json")), storage.read_json(storage.join(folder, names[-1]))
+
+
+def _await_silence(run_url: str, number: int, last: dict[str, Any], console: LocalConsole, silent_s: float) -> None:
+    """Return when the holder is dead; on this host that is known at once."""
+    if last["host"] == socket.gethostname() and storage.is_local(run_url):
+        if _process(last["pid"]) == last["process"]:
+            raise _busy(run_url, last)
+        return
+    who = f"{last['host']}:{last['pid']}"
+    console.emit({"kind": "note", "text": f"waiting up to {silent_s:.0f} s to see whether driver {who} still lives"})
+    deadline = time.monotonic() + silent_s
+    while time.monotonic() < deadline:
+        time.sleep(min(0.5, silent_s / 4))
+        now, seen = _newest(run_url)
+        if now != number or seen is None or seen["beat"] != last["beat"]:
+            if seen is not None and seen.get("released"):
+                return
+            raise _busy(run_url, seen or last)
+
+
+def _beat(
+    run_url: str, mine: int, record: dict[str, Any], held: Held, closed: threading.Event, console: LocalConsole
+) -> None:
+    while not closed.wait(BEAT_S):
+        try:
+            number, last = _newest(run_url)
+            if number > mine and last is not None:
+                held.error = SupersededError(
+                    f"driver {last['host']}:{last['pid']} has taken this run over",
+                    where=run_url,
+                    remedy="look at it with `ivr-dist status`",
+                )
+                console.stop.set()
+                return
+            record["beat"] += 1
+            storage.write_text(_url(run_url, mine), json.dumps(record))
+        except IvrError:
+            # Storage fails: whoever takes over meanwhile is found at the next beat that succeeds.
+            continue
+
+
+def _process(pid: int) -> str:
+    """Tells a process from a later one of the same number; empty if there is none, or no /proc to ask."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def _busy(run_url: str, last: dict[str, Any]) -> UserError:
+    return UserError(
+        f"driver {last.get('host')}:{last.get('pid')} is at work on this run",
+        where=run_url,
+        remedy="wait for it, stop it, or choose another run.dir",
+    )
+
+
+def _url(run_url: str, number: int) -> str:
+    return storage.join(run_url, FOLDER, f"{number:06d}.json")

@@ -1,0 +1,81 @@
+"""Signs of life: what an attempt is doing, written to storage every few seconds by a thread of rank 0.
+
+`ivr-dist status` reads them, and so does the ledger of time: an attempt that was killed cannot say when.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from ivr_dist import storage
+from ivr_dist.errors import IvrError
+from ivr_dist.goodput import Lived
+
+FOLDER = "pulse"
+_LOCAL_PERIOD_S = 1.0
+_REMOTE_PERIOD_S = 5.0
+
+
+class Pulse:
+    """Writes one attempt's signs of life.
+
+    Args:
+        run_url: The run's directory.
+        attempt: The attempt's number.
+        fixed: What does not change, such as `began`, `parent` and `forked`.
+        sample: What does, asked for at each sign; called in the thread.
+    """
+
+    def __init__(
+        self, run_url: str, attempt: int, fixed: Mapping[str, Any], sample: Callable[[], Mapping[str, Any]]
+    ) -> None:
+        self._url = _url(run_url, attempt)
+        self._fixed = dict(fixed)
+        self._sample = sample
+        self._closed = threading.Event()
+        self._period_s = _LOCAL_PERIOD_S if storage.is_local(run_url) else _REMOTE_PERIOD_S
+        self._thread = threading.Thread(target=self._run, name="ivr-pulse", daemon=True)
+        self._thread.start()
+
+    def close(self, ended: str) -> None:
+        """The last sign.
+
+        Args:
+            ended: How the attempt ended; empty when it was cut off by an error.
+        """
+        self._closed.set()
+        self._thread.join()
+        self._write(ended)
+
+    def _run(self) -> None:
+        while True:
+            # A sign that cannot be written is not worth a run; the next one may be.
+            with suppress(IvrError):
+                self._write("")
+            if self._closed.wait(self._period_s):
+                return
+
+    def _write(self, how: str) -> None:
+        sign = {**self._fixed, **self._sample(), "seen": time.time(), "ended": bool(how), "how": how}
+        storage.write_text(self._url, json.dumps(sign))
+
+
+def read_pulses(run_url: str) -> dict[int, dict[str, Any]]:
+    """The last sign of each attempt, by number."""
+    folder = storage.join(run_url, FOLDER)
+    names = [name for name in storage.list_dir(folder) if name.endswith(".json")]
+    return {int(name.removesuffix(".json")): storage.read_json(storage.join(folder, name)) for name in sorted(names)}
+
+
+def lives(pulses: Mapping[int, Mapping[str, Any]], first: int = 1) -> dict[int, Lived]:
+    """What is known of the time of the attempts from number `first` on."""
+    return {number: Lived.from_pulse(pulse) for number, pulse in pulses.items() if number >= first}
+
+
+def _url(run_url: str, attempt: int) -> str:
+    return storage.join(run_url, FOLDER, f"{attempt:04d}.json")
