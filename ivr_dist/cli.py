@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ivr_dist import __version__, cli_shards
+from ivr_dist import __version__, cli_runs, cli_shards
 from ivr_dist.cli_options import EXIT_FAILED, AsJson, Debug
 from ivr_dist.cli_options import examples as _examples
 from ivr_dist.errors import IvrError, UserError
@@ -33,7 +33,9 @@ app = typer.Typer(
         "ivr-dist verify s3://bucket/mosi --card mosi_words",
         "ivr-dist inspect s3://bucket/mosi --html mosi.html",
         "ivr-dist evaluate runs/quickstart/checkpoints/step-00000310.a01",
+        "ivr-dist status runs/quickstart",
         "ivr-dist audit runs/quickstart",
+        "ivr-dist doctor",
         "ivr-dist parity golden.npz",
         "ivr-dist import-release release.std --out checkpoints/release",
         "ivr-dist submit configs/quickstart.yaml --address http://127.0.0.1:8265",
@@ -228,32 +230,11 @@ def evaluate(
     return driver.evaluate(checkpoint, shards=shards, split=split, num_workers=num_workers, json_output=as_json)
 
 
-@app.command(epilog=_examples("ivr-dist audit runs/quickstart"))
-def audit(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's directory or URL.")],
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> int:
-    """Prove that each sample counted exactly once.
-
-    Reads the run's own ledger, over all attempts; the exit code is 1 if a sample is missing or counted twice.
-    """
-    from ivr_dist import storage
-    from ivr_dist.audit import audit as audit_run
-    from ivr_dist.report import print_table
-
-    report = audit_run(storage.absolute(run))
-    if as_json:
-        print(json.dumps(report.to_json()))
-    else:
-        print_table(
-            ("epoch", "steps", "seen", "skipped", "missing", "twice", "unknown", "verdict"), report.rows(), sys.stdout
-        )
-        lost = f"; {len(report.lost_steps)} steps have no complete record" if report.lost_steps else ""
-        but = f" but for {report.skipped} that data.on_error=skip left out" if report.skipped else ""
-        verdict = f"each sample counted exactly once{but}" if report.ok else "NOT exactly once"
-        print(f"{verdict}: {report.samples} samples, {report.attempts} attempts{lost}")
-    return 0 if report.ok else EXIT_FAILED
+app.command(epilog=cli_runs.AUDIT_EXAMPLES)(cli_runs.audit)
+app.command(epilog=cli_runs.STATUS_EXAMPLES)(cli_runs.status)
+app.command(epilog=cli_runs.STOP_EXAMPLES)(cli_runs.stop)
+app.command(epilog=cli_runs.RESHAPE_EXAMPLES)(cli_runs.reshape)
+app.command(epilog=cli_runs.DOCTOR_EXAMPLES)(cli_runs.doctor)
 
 
 @app.command(

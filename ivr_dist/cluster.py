@@ -8,9 +8,9 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from ivr_dist import device, storage
 from ivr_dist.attempts import read_attempts
@@ -20,10 +20,12 @@ from ivr_dist.console import LocalConsole
 from ivr_dist.environment import storage_variables
 from ivr_dist.errors import IvrError, UserError, WorkerError
 
+T = TypeVar("T")
+
 _POLL_S = 0.1
 
 # Ray reads these when its processes start. A dead worker or host is noticed in about a second instead of many.
-_FAST_FAILURE_DETECTION = {
+FAST_FAILURE_DETECTION: Mapping[str, str] = {
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "500",
     "RAY_health_check_timeout_ms": "1500",
@@ -120,6 +122,21 @@ def _fit(config: Config, handle: Any, use_gpu: bool, debug: bool, started: float
         outcome.error = error
 
 
+def on_head(work: Callable[[], T]) -> T:
+    """What `work` returns on the head node of the connected cluster."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    heads = [
+        node["NodeID"]
+        for node in ray.nodes()  # type: ignore[no-untyped-call]
+        if node["Alive"] and "node:__internal_head__" in node["Resources"]
+    ]
+    strategy = NodeAffinitySchedulingStrategy(heads[0], soft=False)
+    found: T = ray.get(ray.remote(work).options(num_cpus=0, scheduling_strategy=strategy).remote())
+    return found
+
+
 def _resources(use_gpu: bool) -> dict[str, float]:
     return {"CPU": 1, "GPU": 1} if use_gpu else {"CPU": 1}
 
@@ -154,7 +171,7 @@ def connected(workers: int, debug: bool) -> Iterator[None]:
     else:
         # A cluster of our own: its sockets in a folder of its own, and a token only this run knows.
         scratch = tempfile.mkdtemp(prefix="ivr-ray-")
-        os.environ.update(_FAST_FAILURE_DETECTION)
+        os.environ.update(FAST_FAILURE_DETECTION)
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(16), RAY_USAGE_STATS_ENABLED="0")
         address = "local"
         options.update(

@@ -24,6 +24,8 @@ STOP_FILE = "stop"
 
 _LOOK_S = 1.0
 _TICK_S = 5.0
+_WEIGHT = 0.05
+"""Of the newest step in the average over the last ones."""
 _FIELDS = ("asked", "stop_file", "save", "tick", "saved", "unsaved", "skipped")
 
 Stop = Literal["", "asked", "stop file"]
@@ -68,7 +70,7 @@ class Verdict:
     skipped: int
     """Samples of the global batch that could not be read."""
     own_s: tuple[float, ...]
-    """By rank: seconds of the step before that it spent on its own data and forward passes."""
+    """By rank: seconds of a step that it spends on its own data and forward passes, of late."""
 
     def slowest(self) -> tuple[int, float] | None:
         """The rank that took longest, and how much longer than the median rank, 0.1 for a tenth; None for one rank."""
@@ -103,6 +105,7 @@ class Control:
         self._stop_file = False
         self._ticked = time.monotonic()
         self._leaving = False
+        self._own_s = [0.0] * world
         self._closed = threading.Event()
         if rank == 0:
             threading.Thread(target=self._look, name="ivr-control", daemon=True).start()
@@ -143,8 +146,14 @@ class Control:
             saved=bool(value["saved"]),
             unsaved=round(value["unsaved"]),
             skipped=round(value["skipped"]),
-            own_s=tuple(total[len(_FIELDS) :]),
+            own_s=self._smoothed(total[len(_FIELDS) :]),
         )
+
+    def _smoothed(self, seconds: Sequence[float]) -> tuple[float, ...]:
+        """Over the last steps: any worker is slow at times."""
+        pairs = zip(self._own_s, seconds, strict=True)
+        self._own_s = [now if old == 0.0 else old + _WEIGHT * (now - old) for old, now in pairs]
+        return tuple(self._own_s)
 
     @property
     def size(self) -> int:

@@ -21,6 +21,14 @@ def available() -> bool:
     return torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR", "cuda") == "cuda"
 
 
+def describe() -> str:
+    """What training runs on, for people."""
+    if not available():
+        return f"CPU, {torch.get_num_threads()} threads"
+    names = {torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())}
+    return f"{torch.cuda.device_count()} GPUs: {', '.join(sorted(names))}"
+
+
 def configure_process() -> None:
     """Settle what DeepSpeed reads from the environment; call before `import deepspeed`."""
     if not available():

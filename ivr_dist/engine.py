@@ -11,7 +11,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -91,12 +91,10 @@ class Engine:
             as they were then, and the gradients are gone.
         """
         norm = self._stage0_norm() if self.stage == 0 else math.nan
-        if self.stage == 0 and not math.isfinite(norm):
-            # Nothing is left to update; the call below still closes the step.
-            self._engine.optimizer.zero_grad(set_to_none=True)
         for group, rate in zip(self._engine.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rates[rate]
-        self._engine.step()
+        with _held(self._engine.optimizer) if self.stage == 0 and not math.isfinite(norm) else nullcontext():
+            self._engine.step()
         if self.stage == 0:
             return norm
         # ZeRO looks for values that are not finite before it updates anything. Stage 3 keeps the last norm then.
@@ -150,6 +148,18 @@ class Engine:
         for name, offset, numel in engine_state.held(self._engine):
             states = {state: source.read(name, state, offset, numel) for state in source.states(name)}
             engine_state.put(self._engine, name, states, source.scalars(name))
+
+
+@contextmanager
+def _held(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Have DeepSpeed close a step without an update: stage 0 does not look at what it updates with."""
+    optimizer.zero_grad(set_to_none=False)
+    update = optimizer.step
+    optimizer.step = lambda *_, **__: None  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        optimizer.step = update  # type: ignore[method-assign]
 
 
 @contextmanager

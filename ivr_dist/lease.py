@@ -103,9 +103,9 @@ def _await_silence(run_url: str, number: int, last: dict[str, Any], console: Loc
     while time.monotonic() < deadline:
         time.sleep(min(0.5, silent_s / 4))
         now, seen = _newest(run_url)
+        if now == number and (seen is None or seen.get("released")):
+            return
         if now != number or seen is None or seen["beat"] != last["beat"]:
-            if seen is not None and seen.get("released"):
-                return
             raise _busy(run_url, seen or last)
 
 

@@ -27,7 +27,7 @@ CUT, END = 7, 10
 def short(corpus: str, run: Path, stage: int, *more: str) -> Config:
     """Ten steps with every loss term; a checkpoint after the seventh."""
     fixed = (f"zero.stage={stage}", f"train.max_steps={END}", "checkpoint.every=100steps", "checkpoint.keep_last=9")
-    return config(corpus, run, *fixed, "train.eval_every=100steps", f"data.test={''}", *more)
+    return config(corpus, run, *fixed, "train.eval_every=100steps", "data.test=", *more)
 
 
 def write_sources(corpus: str, place: Path, worlds: tuple[int, ...]) -> dict[tuple[int, int], str]:
@@ -89,7 +89,7 @@ def test_losses_at_every_size_stage_and_accumulation(corpus: str, tmp_path: Path
                 f"train.accumulation={micro}",
                 "train.eval_every=100steps",
                 "checkpoint.every=100steps",
-                f"data.test={''}",
+                "data.test=",
             )
             for stage, micro in product(STAGES, (1, 2))
         }

@@ -1,0 +1,183 @@
+"""Steps that are at fault, checkpoints that cannot be written, wishes to stop: agreed on by all ranks."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from torch import Tensor
+
+from ivr_dist import storage
+from ivr_dist.attempts import allocate, read_attempts
+from ivr_dist.audit import audit
+from ivr_dist.checkpoint import store
+from ivr_dist.config import Config
+from ivr_dist.driver import loss_curve
+from ivr_dist.engine import Engine
+from ivr_dist.errors import CheckpointError, DivergedError, StorageError, SupersededError
+from tests.distributed.test_training import Recorder, config
+from tests.ranks import run_ranks
+
+pytestmark = pytest.mark.distributed
+
+BAD = 8
+
+
+def small(corpus: str, run: Path, *more: str) -> Config:
+    return config(corpus, run, "train.max_steps=14", "data.test=", "train.eval_every=100steps", *more)
+
+
+def spoil_gradient(rank: int, steps: tuple[int, ...], micro_steps: int) -> None:
+    """The second rank's gradient of these steps is not a number, while its loss is."""
+    plain, calls = Engine.backward, [0]
+
+    def backward(self: Engine, loss: Tensor) -> None:
+        calls[0] += 1
+        bad = rank == 1 and (calls[0] - 1) // micro_steps + 1 in steps
+        plain(self, loss * math.nan if bad else loss)
+
+    Engine.backward = backward  # type: ignore[method-assign]
+
+
+def train_spoilt(rank: int, world: int, cases: list[tuple[Config, int]]) -> None:
+    from ivr_dist import worker
+
+    plain = Engine.backward
+    for settings, micro_steps in cases:
+        spoil_gradient(rank, (BAD,), micro_steps)
+        try:
+            console = Recorder()
+            assert worker.train(settings, console, rank, 0) == "finished"
+        finally:
+            Engine.backward = plain  # type: ignore[method-assign]
+        notes = [event["text"] for event in console.events if event["kind"] == "note"]
+        assert any(f"step {BAD} is left out: its gradient is not finite; worker {rank} had synth_" in n for n in notes)
+
+
+def test_a_step_whose_gradient_is_not_finite_is_left_out_at_every_stage(corpus: str, tmp_path: Path) -> None:
+    """Weights stay as they were, the samples are told as skipped, and all stages go on alike."""
+    cases = []
+    for stage, micro in ((0, 1), (1, 1), (2, 2), (3, 1), (0, 2)):
+        more = (f"zero.stage={stage}", f"train.accumulation={micro}", "train.on_fault=skip")
+        cases.append((small(corpus, tmp_path / f"{stage}-{micro}", *more), micro))
+    run_ranks(train_spoilt, 2, cases)
+    curves = [dict(loss_curve(settings.run.dir)) for settings, _ in cases]
+    for curve, (settings, _) in zip(curves, cases, strict=True):
+        assert sorted(curve) == [step for step in range(1, 15) if step != BAD]
+        assert all(curve[step] == pytest.approx(curves[0][step], rel=1e-6) for step in curve)
+        report = audit(settings.run.dir)
+        assert report.ok
+        assert report.skipped == (10 if BAD % 8 == 0 else 32), "step 8 is the short one of its epoch"
+        state = store.verify(storage.read_json(f"{settings.run.dir}/result.json")["checkpoint"])
+        assert state["counters"]["faults"] == 1
+
+
+def test_a_rollback_goes_back_and_leaves_the_window_out(corpus: str, tmp_path: Path) -> None:
+    """The checkpoint of step 5 is loaded, steps 6 to 8 are not trained, and the run goes on at step 9."""
+    settings = small(corpus, tmp_path / "run", "train.on_fault=rollback", "train.rollback_steps=2")
+    run_ranks(train_spoilt, 2, [(settings, 1)])
+    assert [step for step, _ in loss_curve(settings.run.dir)] == [*range(1, 6), *range(9, 15)]
+    first, second = read_attempts(settings.run.dir)
+    assert (second.parent, second.step) == (first.number, 5)
+    report = audit(settings.run.dir)
+    assert report.ok
+    assert report.lost_steps == []
+    assert report.skipped == 32 + 32 + 10
+
+
+def refuse(rank: int, world: int, raising: Config, exhausted: Config) -> None:
+    from ivr_dist import worker
+
+    plain = Engine.backward
+    spoil_gradient(rank, (BAD,), 1)
+    with pytest.raises(DivergedError, match=f"step {BAD} is at fault: its gradient is not finite"):
+        worker.train(raising, Recorder(), rank, 0)
+    Engine.backward = plain  # type: ignore[method-assign]
+    spoil_gradient(rank, (3, 4, 5), 1)
+    with pytest.raises(DivergedError, match="step 5 is at fault, after 2 others"):
+        worker.train(exhausted, Recorder(), rank, 0)
+
+
+def test_faults_end_the_run_where_the_policy_says_so(corpus: str, tmp_path: Path) -> None:
+    raising = small(corpus, tmp_path / "raising")
+    exhausted = small(corpus, tmp_path / "exhausted", "train.on_fault=skip", "train.max_faults=2")
+    run_ranks(refuse, 2, raising, exhausted)
+
+
+def train_on_bad_storage(rank: int, world: int, tolerant: Config, strict: Config, place: str) -> None:
+    """The second rank cannot write its part of the checkpoints of steps 5 and 10."""
+    from ivr_dist import worker
+
+    plain = store.write_part
+
+    def failing(url: str, part: int, *rest: object) -> None:
+        if part == 1 and ("step-00000005" in url or "step-00000010" in url):
+            raise StorageError("no space", where=url, remedy="free some")
+        plain(url, part, *rest)  # type: ignore[arg-type]
+
+    store.write_part = failing  # type: ignore[assignment]
+    console = Recorder()
+    assert worker.train(tolerant, console, rank, 0) == "finished"
+    notes = [event["text"] for event in console.events if event["kind"] == "note"]
+    assert sum("could not be written: no space" in note for note in notes) == (2 if rank == 1 else 0)
+    with pytest.raises(CheckpointError, match="2 checkpoints in a row could not be written"):
+        worker.train(strict, Recorder(), rank, 0)
+
+
+def test_training_outlives_checkpoints_that_cannot_be_written(corpus: str, tmp_path: Path) -> None:
+    tolerant = small(corpus, tmp_path / "tolerant", "checkpoint.max_failed=2")
+    strict = small(corpus, tmp_path / "strict", "checkpoint.max_failed=1")
+    run_ranks(train_on_bad_storage, 2, tolerant, strict, str(tmp_path))
+    result = storage.read_json(str(tmp_path / "tolerant" / "result.json"))
+    assert "step-00000014" in result["checkpoint"]
+    names = [name.step for name in store.names(str(tmp_path / "tolerant"))]
+    assert names == [14, 10], "keep_last counts what is there; the torn one of step 5 is gone"
+    assert audit(str(tmp_path / "tolerant")).ok
+
+
+def train_superseded(rank: int, world: int, settings: Config) -> None:
+    """Another group has taken the run over while this one, cut off from all but storage, trains on."""
+    from ivr_dist import worker
+
+    class Intruder(Recorder):
+        def emit(self, event: dict[str, object]) -> None:
+            super().emit(event)
+            if event["kind"] == "checkpoint":
+                allocate(settings.run.dir, parent=1, step=5, stage=1, steps_per_epoch=8, workers=["other:1"])
+
+    with pytest.raises(SupersededError, match=r"attempt 1 of this run was given up, attempt 0+2 goes on"):
+        worker.train(settings, Intruder(), rank, 0)
+
+
+def test_a_worker_that_was_given_up_writes_no_checkpoint_and_deletes_none(corpus: str, tmp_path: Path) -> None:
+    settings = small(corpus, tmp_path / "run", "checkpoint.keep_last=1")
+    run_ranks(train_superseded, 1, settings)
+    (name,) = store.names(settings.run.dir)
+    assert name.step == 5
+    store.verify(name.url(settings.run.dir))
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def train_until_file(rank: int, world: int, settings: Config) -> None:
+    from ivr_dist import control, worker
+
+    control._LOOK_S = 0.01
+
+    class Writer(Recorder):
+        def emit(self, event: dict[str, object]) -> None:
+            super().emit(event)
+            if event["kind"] == "progress" and event["step"] == 3:
+                storage.write_text(f"{settings.run.dir}/stop", "")
+
+    assert worker.train(settings, Writer(), rank, 0) == "stop file"
+
+
+def test_the_stop_file_ends_all_ranks_after_a_checkpoint(corpus: str, tmp_path: Path) -> None:
+    settings = config(
+        corpus, tmp_path / "run", "train.max_steps=100000", "data.test=", "data.valid=", "train.select=last"
+    )
+    run_ranks(train_until_file, 2, settings)
+    newest = store.names(settings.run.dir)[0]
+    assert newest.step >= 3
+    assert store.verify(newest.url(settings.run.dir))["step"] == newest.step
