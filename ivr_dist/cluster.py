@@ -51,6 +51,10 @@ def run_on_ray(config: Config, console: LocalConsole, debug: bool, started: floa
         IvrError: The error that ended the run.
     """
     os.environ.update({name: os.environ.get(name, value) for name, value in _TRAIN_SETTINGS.items()})
+    address = os.environ.get("RAY_ADDRESS")
+    _say(
+        console, f"connecting to the Ray cluster at {address}" if address else "starting a Ray cluster on this machine"
+    )
     with connected(config.run.most_workers, debug):
         import ray
 
@@ -59,6 +63,7 @@ def run_on_ray(config: Config, console: LocalConsole, debug: bool, started: floa
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         use_gpu = device.cluster_has_gpus(resources)
         _check_resources(config, resources, "GPU" if use_gpu else "CPU")
+        _say(console, f"starting workers, a {'GPU' if use_gpu else 'CPU'} each")
         handle = channel.create()
         outcome = _Outcome()
         thread = threading.Thread(
@@ -79,6 +84,10 @@ def run_on_ray(config: Config, console: LocalConsole, debug: bool, started: floa
             raise fatal or _explain(outcome.error)
 
 
+def _say(console: LocalConsole, text: str) -> None:
+    console.emit({"kind": "phase", "text": text})
+
+
 class _Outcome:
     error: BaseException | None = None
 
@@ -91,6 +100,7 @@ def _fit(config: Config, handle: Any, use_gpu: bool, debug: bool, started: float
         from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
         from ray.train.v2.torch.torch_trainer import TorchTrainer
 
+        from ivr_dist.channel import FailureTeller
         from ivr_dist.worker import ray_entry
 
         run, workers = config.run, config.run.num_workers
@@ -116,6 +126,7 @@ def _fit(config: Config, handle: Any, use_gpu: bool, debug: bool, started: float
                 storage_path=storage.join(storage.absolute(run.dir), "ray"),
                 failure_config=FailureConfig(max_failures=run.max_failures, controller_failure_limit=2),
                 logging_config=LoggingConfig(log_level="INFO" if debug else "ERROR"),
+                callbacks=[FailureTeller(handle, run.max_failures)],
             ),
         ).fit()
     except BaseException as error:  # the main thread raises it

@@ -1,0 +1,188 @@
+"""What the system costs: the same model and batches in a bare PyTorch loop, and under Ray and DeepSpeed.
+
+    python benchmarks/overhead.py
+    python benchmarks/overhead.py --stages 0 --rounds 5
+
+The corpus is synthetic and packed by the program. `bare` is a loop of forward, the same losses, backward, clipping and
+PyTorch's AdamW over batches that are in memory already, in one process that may use one processor. `ours` is `ivr-dist
+train` with one Ray worker of one processor: reading shards, checks, ledgers, TensorBoard, checkpoints. `two` are two
+such workers with half of each batch. Bare and ours take turns; figures are medians.
+
+of bare     samples/s of our worker over those of the bare loop in the same round
+of twice    samples/s of two workers over twice those of one
+first step  seconds from the command to the end of the first step, Ray's own start included
+
+`--json` ends with one JSON object on the last line of stdout; the table goes to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ivr_dist.config_file import load_config, to_yaml
+from ivr_dist.corpora.synth import SynthSource
+from ivr_dist.data.pack import pack
+
+_SKIPPED = 5
+"""First steps that are not timed: memory, caches and threads settle."""
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stages", nargs="+", type=int, default=[0, 1], choices=range(4))
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--hidden", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--bare", help=argparse.SUPPRESS)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    if options.bare:
+        print(json.dumps(bare(options.bare)))
+        return 0
+    stream = sys.stderr if options.json else sys.stdout
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="ivr-overhead-") as scratch:
+        corpus = f"{scratch}/corpus"
+        pack(SynthSource(samples=2000, seed=0), corpus)
+        for stage in options.stages:
+            row = compare(options, corpus, Path(scratch) / f"stage{stage}", stage)
+            if not rows:
+                print("  ".join(f"{name:>10}" for name in row), file=stream)
+            cells = (f"{v:10.3f}" if isinstance(v, float) else f"{v:>10}" for v in row.values())
+            print("  ".join(cells), file=stream, flush=True)
+            rows.append(row)
+    if options.json:
+        print(json.dumps({"batch": options.batch, "hidden": options.hidden, "rows": rows}))
+    return 0
+
+
+def compare(options: argparse.Namespace, corpus: str, place: Path, stage: int) -> Mapping[str, Any]:
+    """Rounds of the bare loop, one worker and two workers."""
+    found: dict[str, list[float]] = {"bare": [], "ours": [], "two": [], "first": []}
+    place.mkdir()
+    for number in range(options.rounds):
+        one = write_config(options, corpus, place / f"one{number}", stage, 1)
+        found["bare"].append(run([sys.executable, __file__, "--bare", str(one)])[0]["samples_per_s"])
+        for name, workers in (("ours", 1), ("two", 2)):
+            config = write_config(options, corpus, place / f"{name}{number}", stage, workers)
+            result, lines = run([sys.executable, "-m", "ivr_dist", "train", str(config), "--json"])
+            found[name].append(pace(result, lines, options.batch))
+            found["first"].append(next(when for when, line in lines if line.startswith("step ")))
+    median = {name: statistics.median(values) for name, values in found.items()}
+    return {
+        "stage": stage,
+        "bare/s": median["bare"],
+        "ours/s": median["ours"],
+        "two/s": median["two"],
+        "of bare": statistics.median(a / b for a, b in zip(found["ours"], found["bare"], strict=True)),
+        "of twice": statistics.median(a / b / 2 for a, b in zip(found["two"], found["ours"], strict=True)),
+        "first step": median["first"],
+    }
+
+
+def write_config(options: argparse.Namespace, corpus: str, run_dir: Path, stage: int, workers: int) -> Path:
+    """The config of a run, as a file."""
+    config = load_config(
+        None,
+        [
+            f"data.train={corpus}/train",
+            f"run.dir={run_dir}",
+            f"run.num_workers={workers}",
+            f"model.hidden={options.hidden}",
+            f"train.global_batch={options.batch}",
+            f"train.max_steps={options.steps}",
+            "train.select=last",
+            "log.console_s=0",
+            f"zero.stage={stage}",
+        ],
+    )
+    path = run_dir.with_suffix(".yaml")
+    path.write_text(to_yaml(config))
+    return path
+
+
+def run(words: list[str]) -> tuple[dict[str, Any], list[tuple[float, str]]]:
+    """The JSON object that a command ends with, and its other lines with the seconds after which they came."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {"OMP_NUM_THREADS": "1"}
+    started = time.monotonic()
+    process = subprocess.Popen(
+        words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
+    )
+    assert process.stdout is not None
+    lines = [(time.monotonic() - started, line.rstrip()) for line in process.stdout]
+    if process.wait() != 0:
+        raise SystemExit("\n".join(line for _, line in lines))
+    return json.loads(lines[-1][1]), lines[:-1]
+
+
+def pace(result: Mapping[str, Any], lines: list[tuple[float, str]], batch: int) -> float:
+    """Samples a second over all steps but the first, from the times at which the lines of the steps came."""
+    times = {int(match[1]): when for when, line in lines if (match := re.match(r"step +(\d+)/", line))}
+    last = max(times)
+    assert last == result["steps"]
+    return (last - _SKIPPED) * batch / (times[last] - times[_SKIPPED])
+
+
+def bare(config_file: str) -> dict[str, float]:
+    """The bare loop, in this process."""
+    import torch
+
+    from ivr_dist import device
+    from ivr_dist.attempt_run import _splits
+    from ivr_dist.config import Config
+    from ivr_dist.data.collate import BatchSpec
+    from ivr_dist.data.manifest import Manifest
+    from ivr_dist.losses import StepCounts, StepLayout, local_counts, loss_terms
+    from ivr_dist.model import ModelSpec, build_model
+    from ivr_dist.optim import parameter_groups
+    from ivr_dist.plan import make_plan
+
+    # What a worker does too; without it the bare loop is slower.
+    device.tune_memory()
+    torch.set_num_threads(1)
+    config: Config = load_config(config_file, [])
+    manifest = Manifest.load(config.data.train)
+    plan = make_plan(config, manifest.samples, 1, manifest.total_bytes)
+    spec = BatchSpec.from_manifest(manifest, config.data.modalities, config.data.standardize)
+    layout = StepLayout(plan.global_batch, plan.accumulation, plan.group)
+    model = build_model(config.model, ModelSpec(spec.modalities, spec.tasks), config.loss.adversary.reverse)
+    optimizer = torch.optim.AdamW(parameter_groups(model, config.train.weight_decay), lr=config.train.lr, fused=True)
+    loss = config.loss
+    weights = {f"task/{task}": 1.0 for task in spec.tasks} | {
+        name: getattr(loss, name).weight for name in ("consistency", "adversary", "reconstruction", "svr")
+    }
+    with _splits(config, plan, {"train": manifest}, spec, print) as splits:
+        steps = splits["train"].loader.steps(splits["train"].loader.start)
+        # Only steps of the first epoch; the last one is short.
+        batches = [next(steps).micro_batches[0] for _ in range(plan.steps_per_epoch - 1)]
+    for number in range(config.train.max_steps or 0):
+        if number == _SKIPPED:
+            started = time.monotonic()
+        batch = batches[number % len(batches)]
+        local = local_counts([batch], layout, spec.modalities, spec.tasks)
+        counts = StepCounts.from_vector(local, layout, spec.modalities, spec.tasks)
+        terms = loss_terms(model(batch), batch, counts, layout, config, 0, 1, lambda tensor: tensor)
+        terms.total(weights, 1, 1).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.train.grad_clip)
+        optimizer.step()
+        optimizer.zero_grad()
+    taken = time.monotonic() - started
+    return {"samples_per_s": (number + 1 - _SKIPPED) * plan.global_batch / taken}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
