@@ -28,7 +28,7 @@ from ivr_dist.errors import CheckpointError, UserError
 from ivr_dist.goodput import Stopwatch
 from ivr_dist.ledger import AUDIT, HISTORY, LedgerWriter, read_own
 from ivr_dist.loop import Ending, Helpers, Split, Trainer
-from ivr_dist.model import ModelSpec, build_model
+from ivr_dist.model import ModelSpec, build_model, recompute_layers
 from ivr_dist.plan import Plan, make_plan
 from ivr_dist.pretrained import TextEncoder
 from ivr_dist.sinks import TensorBoard
@@ -139,6 +139,8 @@ class AttemptRun:
         torch.manual_seed(config.run.seed)
         spec = ModelSpec(self.spec.modalities, self.spec.tasks, self.text)
         model = build_model(config.model, spec, config.loss.adversary.reverse)
+        if config.train.recompute:
+            recompute_layers(model)
         if source.url:
             collectives.together(lambda: weights.load_weights(model, source.url))
         engine = Engine(

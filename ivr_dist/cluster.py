@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ from ivr_dist import device, storage
 from ivr_dist.attempts import read_attempts
 from ivr_dist.config import Config
 from ivr_dist.config_file import to_dict
-from ivr_dist.console import LocalConsole
+from ivr_dist.console import Event, LocalConsole
 from ivr_dist.environment import storage_variables
 from ivr_dist.errors import IvrError, UserError, WorkerError
 
@@ -37,6 +37,12 @@ _TRAIN_SETTINGS = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
 }
 
+# After a loss the elastic policy may ask for machines that are gone: it soon finds out, and asks for fewer.
+_ELASTIC_SETTINGS = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15"}
+_MOST_STARTS = 10
+"""Times in a row that a group may fail to start for want of machines, 60 s each if its size is fixed."""
+_SILENCE_S = 30.0
+
 
 def run_on_ray(config: Config, console: LocalConsole, debug: bool, started: float) -> None:
     """Run the workers to their end, on the cluster that `RAY_ADDRESS` names or on one started here.
@@ -50,7 +56,8 @@ def run_on_ray(config: Config, console: LocalConsole, debug: bool, started: floa
     Raises:
         IvrError: The error that ended the run.
     """
-    os.environ.update({name: os.environ.get(name, value) for name, value in _TRAIN_SETTINGS.items()})
+    settings = _TRAIN_SETTINGS if isinstance(config.run.num_workers, int) else _TRAIN_SETTINGS | _ELASTIC_SETTINGS
+    os.environ.update({name: os.environ.get(name, value) for name, value in settings.items()})
     address = os.environ.get("RAY_ADDRESS")
     _say(
         console, f"connecting to the Ray cluster at {address}" if address else "starting a Ray cluster on this machine"
@@ -62,19 +69,22 @@ def run_on_ray(config: Config, console: LocalConsole, debug: bool, started: floa
 
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         use_gpu = device.cluster_has_gpus(resources)
-        _check_resources(config, resources, "GPU" if use_gpu else "CPU")
-        _say(console, f"starting workers, a {'GPU' if use_gpu else 'CPU'} each")
+        kind = "GPU" if use_gpu else "CPU"
+        _check_resources(config, resources, kind)
+        _say(console, f"starting workers, a {kind} each")
         handle = channel.create()
         outcome = _Outcome()
         thread = threading.Thread(
             target=_fit, args=(config, handle, use_gpu, debug, started, outcome), name="ivr-fit", daemon=True
         )
         thread.start()
+        silence = _Silence(console, kind, config.run.fewest_workers)
         while thread.is_alive():
             time.sleep(_POLL_S)
             events, fatal = ray.get(handle.pull.remote(console.stop.is_set()))
             for event in events:
                 console.emit(event)
+            silence.heard(events)
             if fatal is not None:
                 raise fatal
         events, fatal = ray.get(handle.pull.remote(False))
@@ -86,6 +96,31 @@ def run_on_ray(config: Config, console: LocalConsole, debug: bool, started: floa
 
 def _say(console: LocalConsole, text: str) -> None:
     console.emit({"kind": "phase", "text": text})
+
+
+class _Silence:
+    """Tells the user what is waited for while no worker says anything and none is training."""
+
+    def __init__(self, console: LocalConsole, kind: str, fewest: int) -> None:
+        self._console, self._kind, self._fewest = console, kind, fewest
+        self._training = False
+        self._last = time.monotonic()
+
+    def heard(self, events: Sequence[Event]) -> None:
+        """Take note of what came, and speak if nothing did for long."""
+        for event in events:
+            self._training = event["kind"] != "phase"
+        if events or self._training:
+            self._last = time.monotonic()
+        elif time.monotonic() - self._last > _SILENCE_S:
+            import ray
+
+            have = ray.cluster_resources().get(self._kind, 0)  # type: ignore[no-untyped-call]
+            _say(
+                self._console,
+                f"waiting for workers: {self._fewest} {self._kind}s are needed, the cluster has {have:.0f}",
+            )
+            self._last = time.monotonic()
 
 
 class _Outcome:
@@ -124,7 +159,7 @@ def _fit(config: Config, handle: Any, use_gpu: bool, debug: bool, started: float
             run_config=RunConfig(
                 name=f"ray-{int(time.time())}",
                 storage_path=storage.join(storage.absolute(run.dir), "ray"),
-                failure_config=FailureConfig(max_failures=run.max_failures, controller_failure_limit=2),
+                failure_config=FailureConfig(max_failures=run.max_failures, controller_failure_limit=_MOST_STARTS),
                 logging_config=LoggingConfig(log_level="INFO" if debug else "ERROR"),
                 callbacks=[FailureTeller(handle, run.max_failures)],
             ),

@@ -219,7 +219,11 @@ class TrainConfig:
     max_micro_batch: int = key(256, "Most samples one worker holds in one micro-step.")
     max_steps: int | None = key(None, "Optimizer steps; overrides epochs.")
     epochs: float = key(10.0, "Passes over the training split.")
+    optimizer: Literal["adamw", "muon"] = key(
+        "adamw", "adamw; or muon for matrices, with AdamW for the rest (ZeRO stages 1 to 3, train.grad_clip=0)."
+    )
     lr: float = key(1e-3, "Peak learning rate of AdamW.")
+    muon_lr: float = key(0.02, "Peak learning rate of Muon, on the same schedule.")
     text_lr: float = key(2e-5, "Peak learning rate of a pretrained text encoder, on the same schedule.")
     weight_decay: float = key(0.01, "AdamW's decoupled weight decay, on matrices only.")
     betas: list[float] = key([0.9, 0.999], "AdamW's decay rates of the moments.")
@@ -228,6 +232,10 @@ class TrainConfig:
     min_lr_ratio: float = key(0.0, "Final learning rate as a share of the peak.")
     grad_clip: float = key(1.0, "Largest norm of all gradients together; 0: no clipping.")
     dtype: Literal["float32", "bfloat16"] = key("float32", "Type of the forward pass; master weights are float32.")
+    recompute: bool = key(
+        False, "Compute the inside of encoder layers again in the backward pass instead of keeping it in memory."
+    )
+    torch_adam: bool = key(True, "PyTorch's AdamW; false: DeepSpeed's, which is compiled when training starts.")
     compile: Literal["none", "inductor", "aot_eager", "eager"] = key(
         "none", "torch.compile of model and losses, by this backend; the last two are for finding faults."
     )
@@ -256,6 +264,10 @@ class ZeroConfig:
     stage: Literal[0, 1, 2, 3] = key(
         1, "0: plain data parallel; 1: optimizer, 2: gradients, 3: parameters partitioned."
     )
+    offload_optimizer: Literal["none", "cpu"] = key(
+        "none", "cpu: the optimizer's state and its update in the host's memory (stages 1 to 3)."
+    )
+    offload_parameters: Literal["none", "cpu"] = key("none", "cpu: parameters in the host's memory (stage 3).")
 
 
 @dataclass(frozen=True, kw_only=True)

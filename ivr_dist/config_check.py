@@ -74,6 +74,7 @@ _RANGES: dict[str, _Range] = {
     "train.epochs": _ABOVE_0,
     "train.lr": _ABOVE_0,
     "train.text_lr": _ABOVE_0,
+    "train.muon_lr": _ABOVE_0,
     "train.weight_decay": _AT_LEAST_0,
     "train.warmup": _SHARE,
     "train.min_lr_ratio": _SHARE,
@@ -107,7 +108,7 @@ def check(config: Config, origins: Mapping[str, str] | None = None) -> None:
     Raises:
         ConfigError: The first fault found.
     """
-    for rule in (_ranges, _data, _batch, _release, _model, _text, _loss, _train, _spans):
+    for rule in (_ranges, _data, _batch, _release, _model, _text, _loss, _zero, _train, _spans):
         for fault in rule(config):
             known = [origins[key] for key in fault.keys if key in origins] if origins else []
             raise ConfigError(fault.what, where=", ".join(dict.fromkeys(known)) or fault.keys[0], remedy=fault.remedy)
@@ -303,6 +304,35 @@ def _loss(config: Config) -> Iterator[_Fault]:
             ("svr.codes",),
             f"svr.codes is empty, but loss.svr.weight = {svr.weight:g}",
             f"name private, shared or both, {off}",
+        )
+
+
+def _zero(config: Config) -> Iterator[_Fault]:
+    zero, train = config.zero, config.train
+    if zero.stage == 0 and (zero.offload_optimizer != "none" or train.optimizer == "muon"):
+        path = "train.optimizer" if train.optimizer == "muon" else "zero.offload_optimizer"
+        yield _Fault(
+            (path, "zero.stage"),
+            f"{path} = {_value(config, path)} needs ZeRO, zero.stage is 0",
+            "use zero.stage 1, 2 or 3",
+        )
+    if zero.stage != 3 and zero.offload_parameters != "none":
+        yield _Fault(
+            ("zero.offload_parameters", "zero.stage"),
+            f"zero.offload_parameters = {zero.offload_parameters} needs zero.stage = 3, it is {zero.stage}",
+            "use zero.stage=3, or leave it unset",
+        )
+    if train.optimizer == "muon" and train.grad_clip:
+        yield _Fault(
+            ("train.grad_clip", "train.optimizer"),
+            f"train.grad_clip = {train.grad_clip:g} would shrink Muon's updates, whose norm is large by design",
+            "set train.grad_clip=0 with train.optimizer=muon",
+        )
+    if train.recompute and config.model.preset == "release":
+        yield _Fault(
+            ("train.recompute", "model.preset"),
+            "train.recompute has no effect on model.preset = release",
+            "leave it unset, or use model.preset=ivr",
         )
 
 

@@ -77,23 +77,14 @@ def _derived(config: Config, micro_batch: int, accumulation: int) -> dict[str, A
         "gradient_accumulation_steps": accumulation,
         # Written even when it is 0: DeepSpeed clips at 1.0 when told nothing.
         "gradient_clipping": train.grad_clip,
-        "zero_optimization": _zero(config.zero.stage),
-        "optimizer": {
-            "type": "AdamW",
-            "params": {
-                # PyTorch's own fused AdamW: DeepSpeed's are compiled at start-up, which takes minutes on a CPU.
-                "torch_adam": True,
-                "fused": True,
-                "lr": train.lr,
-                "betas": list(train.betas),
-                "eps": ADAM_EPSILON,
-                "weight_decay": train.weight_decay,
-            },
-        },
+        "zero_optimization": _zero(config),
+        "optimizer": _optimizer(config),
         # The loop reports progress itself.
         "steps_per_print": 2**31 - 1,
         "wall_clock_breakdown": False,
     }
+    if config.zero.offload_optimizer != "none" and train.torch_adam:
+        derived["zero_force_ds_cpu_optimizer"] = False
     if train.dtype == "bfloat16":
         # Autocast keeps weights and their gradients in float32, so that all stages round alike. It must be DeepSpeed's
         # own: on CUDA it switches off one entered outside of its forward. The empty list keeps the gradients of linear
@@ -102,7 +93,23 @@ def _derived(config: Config, micro_batch: int, accumulation: int) -> dict[str, A
     return derived
 
 
-def _zero(stage: int) -> dict[str, Any]:
+def _optimizer(config: Config) -> dict[str, Any]:
+    train = config.train
+    adam = {
+        # PyTorch's own AdamW: DeepSpeed's are compiled at start-up, which takes minutes on a CPU.
+        "torch_adam": train.torch_adam,
+        "lr": train.lr,
+        "betas": list(train.betas),
+        "eps": ADAM_EPSILON,
+        "weight_decay": train.weight_decay,
+    }
+    if train.optimizer == "muon":
+        return {"type": "Muon", "params": {**adam, "muon_lr": train.muon_lr, "adam_lr": train.lr, "momentum": 0.95}}
+    return {"type": "AdamW", "params": {**adam, **({"fused": True} if train.torch_adam else {})}}
+
+
+def _zero(config: Config) -> dict[str, Any]:
+    stage, muon = config.zero.stage, config.train.optimizer == "muon"
     if stage == 0:
         return {"stage": 0}
     # DeepSpeed allocates a bucket in full whatever the model's size: 64 MiB of float32 instead of its default 2 GB.
@@ -110,6 +117,13 @@ def _zero(stage: int) -> dict[str, Any]:
     if stage == 3:
         # Its default keeps parameters below 100,000 elements whole on every worker, which is most of a small model.
         zero["stage3_param_persistence_threshold"] = 1000
+        if muon:
+            # Muon needs whole matrices of gradients.
+            zero["reduce_scatter"] = False
+    if config.zero.offload_optimizer != "none":
+        zero["offload_optimizer"] = {"device": config.zero.offload_optimizer, "pin_memory": True}
+    if config.zero.offload_parameters != "none":
+        zero["offload_param"] = {"device": config.zero.offload_parameters, "pin_memory": True}
     return zero
 
 

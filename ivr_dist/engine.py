@@ -21,7 +21,7 @@ from ivr_dist import collectives, compiling, engine_state
 from ivr_dist import device as device_module
 from ivr_dist.checkpoint.fragments import Fragment, saved_buffers
 from ivr_dist.checkpoint.tensors import CheckpointTensors
-from ivr_dist.optim import parameter_groups
+from ivr_dist.optim import parameter_groups, rate_of
 
 
 class Engine:
@@ -56,8 +56,6 @@ class Engine:
 
             deepspeed.init_distributed(dist_backend=device_module.backend(), verbose=False)
             groups = parameter_groups(model, weight_decay)
-            # Kept here, because a checkpoint's optimizer state brings the groups' own settings back.
-            self._rates = [group["rate"] for group in groups]
             self._engine, _, _, _ = deepspeed.initialize(
                 model=model.to(device), model_parameters=groups, config=deepspeed_config
             )
@@ -84,15 +82,15 @@ class Engine:
         """Close the last micro-step: clip, and update the weights.
 
         Args:
-            rates: Learning rates by the names of `optim.parameter_groups`: `main`, and `text` of a pretrained encoder.
+            rates: Learning rates: `main`, `text` of a pretrained encoder, `muon` of what Muon updates.
 
         Returns:
             The norm of all gradients before clipping; not finite when the step did not count: weights and optimizer are
             as they were then, and the gradients are gone.
         """
         norm = self._stage0_norm() if self.stage == 0 else math.nan
-        for group, rate in zip(self._engine.optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = rates[rate]
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = rates[rate_of(group)]
         with _held(self._engine.optimizer) if self.stage == 0 and not math.isfinite(norm) else nullcontext():
             self._engine.step()
         if self.stage == 0:
@@ -145,9 +143,9 @@ class Engine:
         Raises:
             CheckpointError: The checkpoint lacks elements that this rank needs.
         """
-        for name, offset, numel in engine_state.held(self._engine):
-            states = {state: source.read(name, state, offset, numel) for state in source.states(name)}
-            engine_state.put(self._engine, name, states, source.scalars(name))
+        for place in engine_state.places(self._engine, source.states):
+            place.target.copy_(source.read(place.parameter, place.state, place.offset, place.target.numel()))
+        engine_state.put_scalars(self._engine, source.scalars)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ workers can read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from ivr_dist.checkpoint.fragments import WEIGHT, Fragment, saved_buffers, share
+
+_MOMENTUM = "momentum_buffer"
+
+
+@dataclass(frozen=True)
+class _Momentum:
+    """Muon at stages 1 and 2: each rank keeps that of whole parameters, all those it has any element of."""
+
+    start: int
+    """First element of the parameter in the rank's buffer."""
+    numel: int
+    total: int
+    """Elements of the buffer."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +42,8 @@ class _Slot:
     """What the optimizer updates, and keeps its state under: the parameter itself, or many flattened into one."""
     start: int
     """Their first one in the flattened key."""
+    momentum: _Momentum | None = None
+    """Where Muon's momentum of the parameter is, if it is not laid out like the key."""
 
     def view(self, whole: Tensor) -> Tensor:
         """This slot's elements of a tensor that has the key's elements."""
@@ -52,37 +67,54 @@ def owned(engine: Any, rank: int, world: int) -> list[Fragment]:
     return [*([] if stage == 0 else slots), *rest, *share(everywhere, rank, world)]
 
 
-def held(engine: Any) -> Iterator[tuple[str, int, int]]:
-    """Parameter, first element and number of elements of all optimizer state that this rank keeps."""
-    for slot in _slots(engine):
-        yield slot.parameter, slot.offset, slot.numel
+@dataclass(frozen=True)
+class Place:
+    """Where this rank keeps elements `offset .. offset + len(target)` of one parameter's state."""
+
+    parameter: str
+    state: str
+    offset: int
+    target: Tensor
+    """Flat view of the optimizer's own memory."""
 
 
-def put(engine: Any, parameter: str, states: dict[str, Tensor], scalars: dict[str, float]) -> None:
-    """Set the optimizer's state of the elements of one parameter that this rank keeps.
+def places(engine: Any, states: Callable[[str], Sequence[str]]) -> Iterator[Place]:
+    """All optimizer state that this rank keeps, made where the optimizer has not done so yet.
 
     Args:
         engine: DeepSpeed's engine.
-        parameter: One that `held` names.
-        states: Its elements by state name; `weight` are those of the float32 master weights.
-        scalars: What the optimizer keeps once for the parameter.
+        states: What there is to be kept for each element of a parameter, by the optimizer's names.
+    """
+    for slot in _slots(engine):
+        kept = _optimizer(engine).state[slot.key]
+        for state in states(slot.parameter):
+            if state == _MOMENTUM and slot.momentum is not None:
+                if state not in kept:
+                    kept[state] = torch.zeros(slot.momentum.total, dtype=slot.key.dtype, device=slot.key.device)
+                yield Place(slot.parameter, state, 0, kept[state].narrow(0, slot.momentum.start, slot.momentum.numel))
+                continue
+            if state not in kept:
+                kept[state] = torch.zeros_like(slot.key, memory_format=torch.contiguous_format)
+            yield Place(slot.parameter, state, slot.offset, slot.view(kept[state]))
+
+
+def put_scalars(engine: Any, scalars: Callable[[str], Mapping[str, float]]) -> None:
+    """Set what the optimizer keeps once for each parameter.
+
+    Args:
+        engine: DeepSpeed's engine.
+        scalars: By name, for a parameter.
     """
     optimizer = _optimizer(engine)
-    for slot in _slots(engine, parameter):
-        kept = optimizer.state[slot.key]
-        for name, values in states.items():
-            if name == WEIGHT:
-                slot.view(slot.key).copy_(values)
-                continue
-            if name not in kept:
-                kept[name] = torch.zeros_like(slot.key, memory_format=torch.contiguous_format)
-            slot.view(kept[name]).copy_(values)
-        for name, value in scalars.items():
-            kept[name] = _scalar(optimizer, slot.key, value)
+    for slot in _slots(engine):
+        for name, value in scalars(slot.parameter).items():
+            optimizer.state[slot.key][name] = _scalar(optimizer, slot.key, value)
 
 
 def _scalar(optimizer: torch.optim.Optimizer, key: Tensor, value: float) -> Any:
     """A scalar as the optimizer itself keeps it: PyTorch's as tensors, on the device where the update is fused."""
+    # Muon leaves what is not a matrix to an optimizer of its own.
+    optimizer = getattr(optimizer, "aux_optimizer", None) or optimizer
     if not type(optimizer).__module__.startswith("torch."):
         return int(value)
     on_device = optimizer.defaults.get("fused") or optimizer.defaults.get("capturable")
@@ -94,7 +126,9 @@ def _fragment(engine: Any, slot: _Slot) -> Fragment:
     tensors = {WEIGHT: slot.view(slot.key)}
     scalars = {}
     for name, value in kept.items():
-        if torch.is_tensor(value) and value.dim() and value.numel() == slot.key.numel():
+        if name == _MOMENTUM and slot.momentum is not None:
+            tensors[name] = value.narrow(0, slot.momentum.start + slot.offset, slot.numel)
+        elif torch.is_tensor(value) and value.dim() and value.numel() == slot.key.numel():
             tensors[name] = slot.view(value)
         elif torch.is_tensor(value) and value.numel() == 1:
             scalars[name] = float(value)
@@ -109,12 +143,12 @@ def _optimizer(engine: Any) -> torch.optim.Optimizer:
     return engine.optimizer if stage == 0 else engine.optimizer.optimizer  # type: ignore[no-any-return]
 
 
-def _slots(engine: Any, parameter: str | None = None) -> Iterator[_Slot]:
-    """This rank's slots, of one parameter or of all."""
+def _slots(engine: Any) -> Iterator[_Slot]:
+    """This rank's slots."""
     stage = engine.zero_optimization_stage()
     find = {0: _whole, 1: _flat, 2: _flat, 3: _sharded}[stage]
     for name, found in engine.module.named_parameters():
-        if found.requires_grad and parameter in (None, name):
+        if found.requires_grad:
             slot = find(engine, name, found)
             if slot is not None:
                 yield slot
@@ -132,7 +166,16 @@ def _flat(engine: Any, name: str, parameter: Any) -> _Slot | None:
         return None
     key = engine.optimizer.single_partition_of_fp32_groups[found.param_group_index]
     here, there = found.lp_fragment_address, found.hp_fragment_address
-    return _Slot(name, int(here.start), int(there.numel), key, int(there.start))
+    momentum = _momentum(engine.optimizer.params_in_partition[found.param_group_index], parameter)
+    return _Slot(name, int(here.start), int(there.numel), key, int(there.start), momentum)
+
+
+def _momentum(partition: Sequence[Tensor], parameter: Any) -> _Momentum | None:
+    if not getattr(parameter, "use_muon", False):
+        return None
+    sizes = [other.numel() for other in partition]
+    place = next(number for number, other in enumerate(partition) if other is parameter)
+    return _Momentum(sum(sizes[:place]), sizes[place], sum(sizes))
 
 
 def _sharded(engine: Any, name: str, parameter: Any) -> _Slot | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -20,7 +21,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
         weight_decay: AdamW's decoupled decay of the matrices.
 
     Returns:
-        Groups with at least one parameter, each with its `rate`: `main` or `text`.
+        Groups with at least one parameter, each with a `name` by which `rate_of` knows its learning rate.
     """
     own = pretrained_parameters(model)
     groups = []
@@ -29,6 +30,16 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
         decayed = [parameter for parameter in trainable if parameter.dim() >= 2]
         plain = [parameter for parameter in trainable if parameter.dim() < 2]
         prefix = "" if rate == "main" else f"{rate}_"
-        groups.append({"params": decayed, "weight_decay": weight_decay, "name": f"{prefix}decay", "rate": rate})
-        groups.append({"params": plain, "weight_decay": 0.0, "name": f"{prefix}no_decay", "rate": rate})
+        groups.append({"params": decayed, "weight_decay": weight_decay, "name": f"{prefix}decay"})
+        groups.append({"params": plain, "weight_decay": 0.0, "name": f"{prefix}no_decay"})
     return [group for group in groups if group["params"]]
+
+
+def rate_of(group: Mapping[str, Any]) -> str:
+    """Which learning rate a group of the optimizer has: `muon`, `text` or `main`.
+
+    DeepSpeed splits groups in two for Muon, and puts what it does with each behind our name.
+    """
+    if group.get("use_muon"):
+        return "muon"
+    return "text" if str(group["name"]).startswith("text_") else "main"

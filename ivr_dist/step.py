@@ -129,11 +129,11 @@ class Stepper:
         }
 
     def _rates(self, step: int) -> dict[str, float]:
-        """Learning rates of a step, by the names of `optim.parameter_groups`."""
+        """Learning rates of a step, by the names of `optim.rate_of`."""
         train, plan = self._config.train, self._plan
         return {
             name: lr_at(step, plan.total_steps, plan.warmup_steps, peak, train.schedule, train.min_lr_ratio)
-            for name, peak in (("main", train.lr), ("text", train.text_lr))
+            for name, peak in (("main", train.lr), ("text", train.text_lr), ("muon", train.muon_lr))
         }
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Literal
 
+from torch import nn
+
 from ivr_dist.config import ModelConfig
 from ivr_dist.model.ivr import IVRModel
+from ivr_dist.model.layers import TransformerLayer
 from ivr_dist.model.release import ReleaseModel
 from ivr_dist.model.spec import IVROutput, ModelSpec
+from ivr_dist.model.words import WordEncoder
 
-__all__ = ["IVRModel", "IVROutput", "ModelSpec", "ReleaseModel", "build_model"]
+__all__ = ["IVRModel", "IVROutput", "ModelSpec", "ReleaseModel", "build_model", "recompute_layers"]
 
 
 def build_model(
@@ -26,3 +30,12 @@ def build_model(
         ConfigError: The pretrained text encoder cannot be used.
     """
     return (ReleaseModel if config.preset == "release" else IVRModel)(config, spec, reverse)
+
+
+def recompute_layers(model: nn.Module) -> None:
+    """Have encoder layers, a pretrained encoder's too, keep their inputs only and compute the rest twice."""
+    for part in model.modules():
+        if isinstance(part, TransformerLayer):
+            part.recompute = True
+        if isinstance(part, WordEncoder):
+            part.recompute()

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from ivr_dist.config import ModelConfig
 from ivr_dist.data.batch import ModalityBatch
@@ -242,6 +243,9 @@ class Attention(nn.Module):
 class TransformerLayer(nn.Module):
     """Post-norm encoder layer (Vaswani et al. 2017) over each sample's counted steps."""
 
+    recompute = False
+    """Whether what is inside is computed again in the backward pass instead of being kept."""
+
     def __init__(self, width: int, heads: int, feedforward: int, dropout: float) -> None:
         super().__init__()
         self.attention = Attention(width, heads, dropout)
@@ -252,6 +256,12 @@ class TransformerLayer(nn.Module):
 
     def forward(self, steps: Tensor, layout: Steps) -> Tensor:
         """[N, H] to [N, H]."""
+        if self.recompute and self.training and torch.is_grad_enabled():
+            kept: Tensor = checkpoint(self._layer, steps, layout, use_reentrant=False)
+            return kept
+        return self._layer(steps, layout)
+
+    def _layer(self, steps: Tensor, layout: Steps) -> Tensor:
         attended, _ = self.attention(steps, layout, steps, layout, steps[:, :0])
         steps = self.norm_attention(steps + attended)
         out: Tensor = self.norm_feedforward(steps + self.dropout(self.feedforward(steps)))

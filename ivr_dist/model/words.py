@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from ivr_dist.data.batch import ModalityBatch
@@ -38,6 +40,12 @@ class WordEncoder(nn.Module):
         for part in self._trained:
             part.train(mode)
         return self
+
+    def recompute(self) -> None:
+        """Keep the layers' inputs only, where the encoder can compute the rest again."""
+        encoder: Any = self.encoder
+        if getattr(encoder, "supports_gradient_checkpointing", False):
+            encoder.gradient_checkpointing_enable({"use_reentrant": False})
 
     def forward(self, part: ModalityBatch) -> Tensor:
         """Words of a batch to their vectors, [N, D]."""

@@ -160,7 +160,7 @@ def conclude(
     compared = len(curve) if same else attempts[1].step + 20
     pairs = list(zip(curve, reference, strict=True))[:compared]
     off = max(abs(loss - other) / abs(other) for (_, loss), (_, other) in pairs)
-    assert off <= (0.0 if same else 1e-5), f"losses differ by {off:.1e}"
+    assert off <= (0.0 if same else 1e-3), f"losses differ by {off:.1e}"
     report = audit(str(run))
     assert report.ok
     lost = watched.first("lost worker", hurt)

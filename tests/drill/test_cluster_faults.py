@@ -22,6 +22,8 @@ pytestmark = [pytest.mark.drill, pytest.mark.xdist_group("ray")]
 
 Curve = list[tuple[int, float]]
 SINGLE = {"OMP_NUM_THREADS": "1"}
+SOME_STEPS_S = 0.4
+"""After a checkpoint: half of the steps until the next one."""
 
 
 def pid_of(run: Path, rank: int) -> int:
@@ -35,6 +37,7 @@ def host_of(run: Path, rank: int) -> int:
 def test_sigkill_of_a_worker(corpus: str, reference: Curve, run: Path) -> None:
     watched = start(train_words(overrides(corpus, run)), SINGLE)
     watched.wait_for(saved(run, 60), "before the fault")
+    time.sleep(SOME_STEPS_S)
     hurt = time.time()
     os.kill(pid_of(run, 1), signal.SIGKILL)
     conclude("SIGKILL of a worker", run, watched, hurt, reference)
@@ -54,6 +57,7 @@ def test_sigkill_right_after_a_checkpoint(corpus: str, reference: Curve, run: Pa
 def test_hung_worker(corpus: str, reference: Curve, run: Path) -> None:
     watched = start(train_words(overrides(corpus, run, "run.hang_after_s=5")), SINGLE)
     watched.wait_for(saved(run, 60), "before the fault")
+    time.sleep(SOME_STEPS_S)
     hurt = time.time()
     os.kill(pid_of(run, 1), signal.SIGSTOP)
     conclude("hung worker (SIGSTOP, hang_after_s=5)", run, watched, hurt, reference)
@@ -67,6 +71,7 @@ def test_sigkill_of_the_driver(corpus: str, reference: Curve, run: Path) -> None
     words = train_words(overrides(corpus, run))
     watched = start(words, SINGLE)
     watched.wait_for(saved(run, 60), "before the fault")
+    time.sleep(SOME_STEPS_S)
     second = subprocess.run(words, env=clean(SINGLE), capture_output=True, text=True, check=False)
     assert second.returncode == 2
     assert "is at work on this run" in second.stderr
@@ -80,6 +85,7 @@ def test_sigkill_of_the_driver(corpus: str, reference: Curve, run: Path) -> None
 def test_power_cut_of_a_host(corpus: str, reference: Curve, run: Path, cluster: Cluster) -> None:
     watched = start(cluster.words(train_words(overrides(corpus, run))), cluster.environment)
     watched.wait_for(saved(run, 60), "before the fault")
+    time.sleep(SOME_STEPS_S)
     hurt = time.time()
     cluster.hosts.cut_power(host_of(run, 1))
     conclude("power cut of a host", run, watched, hurt, reference)
@@ -88,6 +94,7 @@ def test_power_cut_of_a_host(corpus: str, reference: Curve, run: Path, cluster: 
 def test_cable_cut_of_a_host(corpus: str, reference: Curve, run: Path, cluster: Cluster) -> None:
     watched = start(cluster.words(train_words(overrides(corpus, run))), cluster.environment)
     watched.wait_for(saved(run, 60), "before the fault")
+    time.sleep(SOME_STEPS_S)
     hurt = time.time()
     cluster.hosts.cable(host_of(run, 1), plugged=False)
     conclude("cable cut of a host", run, watched, hurt, reference)
@@ -96,6 +103,7 @@ def test_cable_cut_of_a_host(corpus: str, reference: Curve, run: Path, cluster: 
 def test_sigkill_of_a_raylet(corpus: str, reference: Curve, run: Path, cluster: Cluster) -> None:
     watched = start(cluster.words(train_words(overrides(corpus, run))), cluster.environment)
     watched.wait_for(saved(run, 60), "before the fault")
+    time.sleep(SOME_STEPS_S)
     hurt = time.time()
     host = host_of(run, 1)
     kill = 'for p in /proc/[0-9]*; do [ "$(cat $p/comm 2>/dev/null)" = raylet ] && kill -9 ${p#/proc/}; done'
@@ -108,6 +116,7 @@ def test_elastic_run_shrinks_and_grows(corpus: str, reference: Curve, run: Path,
     given = overrides(corpus, run, "run.num_workers=[1,3]", "run.resize_s=5", "train.max_steps=400")
     watched = start(cluster.words(train_words(given)), cluster.environment)
     watched.wait_for(saved(run, 60), "before the fault")
+    time.sleep(SOME_STEPS_S)
     hurt = time.time()
     host = host_of(run, 1)
     cluster.hosts.cut_power(host)

@@ -19,7 +19,7 @@ from ivr_dist.data.words import word_batch
 from ivr_dist.errors import ConfigError
 from ivr_dist.model import ModelSpec, build_model
 from ivr_dist.model.words import WordEncoder, mean_over_pieces
-from ivr_dist.optim import parameter_groups
+from ivr_dist.optim import parameter_groups, rate_of
 from ivr_dist.pretrained import TextEncoder
 from tests.batches import DIMS, TASKS, assert_close_gradients, batch_of, gradients, make_samples, model_config, total_of
 from tests.encoders import KINDS, tiny_bert
@@ -192,7 +192,9 @@ def test_parameter_groups_have_their_rates(bert: str) -> None:
     def sizes(layers: int | None) -> dict[str, int]:
         groups = parameter_groups(make(bert, layers), 0.1)
         assert all((group["weight_decay"] == 0.1) == (not group["name"].endswith("no_decay")) for group in groups)
-        assert all((group["rate"] == "text") == group["name"].startswith("text_") for group in groups)
+        assert {group["name"]: rate_of(group) for group in groups} == {
+            group["name"]: "text" if group["name"].startswith("text_") else "main" for group in groups
+        }
         return {group["name"]: sum(p.numel() for p in group["params"]) for group in groups}
 
     assert list(sizes(None)) == ["decay", "no_decay", "text_decay", "text_no_decay"]
