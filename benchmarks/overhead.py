@@ -3,13 +3,13 @@
     python benchmarks/overhead.py
     python benchmarks/overhead.py --stages 0 --rounds 5
 
-The corpus is synthetic and packed by the program. `bare` is a loop of forward, the same losses, backward, clipping and
-PyTorch's AdamW over batches that are in memory already, in one process that may use one processor. `ours` is `ivr-dist
-train` with one Ray worker of one processor: reading shards, checks, ledgers, TensorBoard, checkpoints. `two` are two
-such workers with half of each batch. Bare and ours take turns; figures are medians.
+The corpus has MOSEI's shape: 50 steps of text vectors (768), audio (74) and vision (35). `bare` is a loop of forward,
+the same losses, backward, clipping and PyTorch's AdamW over batches that are in memory already, in one process that may
+use one processor. `ours` is `ivr-dist train` with one Ray worker of one processor: reading shards, checks, ledgers,
+TensorBoard, checkpoints. `two` are two such workers with as many samples each. They take turns; figures are medians.
 
 of bare     samples/s of our worker over those of the bare loop in the same round
-of twice    samples/s of two workers over twice those of one
+of twice    samples/s of two workers over twice those of one, each worker with the same number of samples a step
 first step  seconds from the command to the end of the first step, Ray's own start included
 
 `--json` ends with one JSON object on the last line of stdout; the table goes to stderr.
@@ -27,12 +27,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+import numpy as np
+from readers import STEPS, MoseiShaped
 
 from ivr_dist.config_file import load_config, to_yaml
-from ivr_dist.corpora.synth import SynthSource
+from ivr_dist.corpora.source import SampleRef, SourceSample
+from ivr_dist.data.manifest import FeatureSpec
 from ivr_dist.data.pack import pack
+
+TEXT = 768
 
 _SKIPPED = 5
 """First steps that are not timed: memory, caches and threads settle."""
@@ -43,7 +50,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stages", nargs="+", type=int, default=[0, 1], choices=range(4))
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--bare", help=argparse.SUPPRESS)
@@ -56,7 +63,7 @@ def main() -> int:
     rows = []
     with tempfile.TemporaryDirectory(prefix="ivr-overhead-") as scratch:
         corpus = f"{scratch}/corpus"
-        pack(SynthSource(samples=2000, seed=0), corpus)
+        pack(Shaped(options.batch * 12), corpus)
         for stage in options.stages:
             row = compare(options, corpus, Path(scratch) / f"stage{stage}", stage)
             if not rows:
@@ -69,6 +76,21 @@ def main() -> int:
     return 0
 
 
+class Shaped(MoseiShaped):
+    """MOSEI's shape with text as vectors."""
+
+    features: ClassVar = {
+        **MoseiShaped.features,
+        "text": FeatureSpec(set="vectors", dim=TEXT, dtype="float16", kind="features"),
+    }
+
+    def load(self, split: str, ref: SampleRef) -> SourceSample:
+        """Draw a sample."""
+        found = super().load(split, ref)
+        text = np.random.default_rng(ref.number).standard_normal((STEPS, TEXT), np.float32)
+        return replace(found, arrays={**found.arrays, "text": text.astype(np.float16)})
+
+
 def compare(options: argparse.Namespace, corpus: str, place: Path, stage: int) -> Mapping[str, Any]:
     """Rounds of the bare loop, one worker and two workers."""
     found: dict[str, list[float]] = {"bare": [], "ours": [], "two": [], "first": []}
@@ -79,7 +101,7 @@ def compare(options: argparse.Namespace, corpus: str, place: Path, stage: int) -
         for name, workers in (("ours", 1), ("two", 2)):
             config = write_config(options, corpus, place / f"{name}{number}", stage, workers)
             result, lines = run([sys.executable, "-m", "ivr_dist", "train", str(config), "--json"])
-            found[name].append(pace(result, lines, options.batch))
+            found[name].append(pace(result, lines, options.batch * workers))
             found["first"].append(next(when for when, line in lines if line.startswith("step ")))
     median = {name: statistics.median(values) for name, values in found.items()}
     return {
@@ -102,7 +124,7 @@ def write_config(options: argparse.Namespace, corpus: str, run_dir: Path, stage:
             f"run.dir={run_dir}",
             f"run.num_workers={workers}",
             f"model.hidden={options.hidden}",
-            f"train.global_batch={options.batch}",
+            f"train.global_batch={options.batch * workers}",
             f"train.max_steps={options.steps}",
             "train.select=last",
             "log.console_s=0",

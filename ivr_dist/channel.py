@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ivr_dist.console import Event
 from ivr_dist.errors import IvrError
 
-_PERIOD_S = 0.2
+_PERIOD_S = 0.5
 
 
 class _Channel:

@@ -22,7 +22,7 @@ from ivr_dist.errors import IvrError, UserError, WorkerError
 
 T = TypeVar("T")
 
-_POLL_S = 0.1
+_POLL_S = 0.25
 
 # Ray reads these when its processes start. A dead worker or host is noticed in about a second instead of many.
 FAST_FAILURE_DETECTION: Mapping[str, str] = {
