@@ -93,7 +93,7 @@ class EncoderConfig:
     kind: Literal["transformer", "gru", "none"] = key("transformer", "Context encoder over the steps.")
     layers: int = key(1, "Encoder layers.")
     heads: int = key(4, "Attention heads of a transformer encoder; must divide model.hidden.")
-    feedforward: int = key(4, "Width of a transformer's feed-forward layer, in multiples of model.hidden.")
+    feedforward: int = key(1, "Width of a transformer's feed-forward layer, in multiples of model.hidden.")
 
 
 @dataclass(frozen=True, kw_only=True)

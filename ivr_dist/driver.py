@@ -27,6 +27,7 @@ from ivr_dist.ledger import HISTORY, read_counting
 from ivr_dist.plan import Plan, describe, make_plan
 from ivr_dist.pretrained import TextEncoder, check_source, local_folder
 from ivr_dist.report import print_metrics, print_result, print_rows
+from ivr_dist.status import status
 
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
@@ -130,6 +131,8 @@ def train(config: Config, *, json_output: bool = False, debug: bool = False) -> 
         print_rows(goodput.rows(console.time_spent), stream)
         if console.how == "stop file":
             print(f"ended by {control_file(run_url)}; the same command continues this run", file=stream)
+            if json_output:
+                print(json.dumps(_stopped(run_url)))
             return 0
         if code:
             print(f"stopped; the same command continues this run: {config.run.dir}", file=stream)
@@ -147,6 +150,21 @@ def train(config: Config, *, json_output: bool = False, debug: bool = False) -> 
     if json_output:
         print(json.dumps({**result, "loss": loss_curve(run_url)}))
     return 0
+
+
+def _stopped(run_url: str) -> dict[str, Any]:
+    """What `train --json` says of a run that its stop file has ended."""
+    found = status(run_url)
+    return {
+        "run": run_url,
+        "status": "stopped",
+        "checkpoint": found["checkpoint"],
+        "steps": found["step"],
+        "total_steps": found["total_steps"],
+        "attempts": found["attempts"],
+        "metrics": {},
+        "loss": loss_curve(run_url),
+    }
 
 
 def _check_run_dir(run_url: str) -> None:
@@ -231,9 +249,9 @@ def loss_curve(run_url: str) -> list[tuple[int, float]]:
 def _execute(config: Config, stream: TextIO, debug: bool, started: float) -> tuple[int, LocalConsole]:
     """Run the workers; returns the exit code that a signal asked for, and what was told."""
     console = LocalConsole(stream)
-    # A wish of earlier times; whoever starts the run now wants it to go on.
-    storage.delete_tree(control_file(config.run.dir))
     with hold(config.run.dir, console) as lost, _signals(console.stop) as received:
+        # A wish of earlier times; whoever starts the run now wants it to go on.
+        storage.delete_tree(control_file(config.run.dir))
         if config.run.most_workers == 0:
             from ivr_dist.worker import run_in_process
 

@@ -186,9 +186,9 @@ def describe(plan: Plan, config: Config, parameters: int | None) -> list[tuple[s
     slots = plan.global_batch // plan.accumulation
     fewest = slots // plan.world
     split = f"{fewest}" if fewest == plan.micro_batch else f"{fewest} to {plan.micro_batch}"
-    epochs = plan.total_steps / plan.steps_per_epoch
+    epochs, workers = plan.total_steps / plan.steps_per_epoch, config.run.num_workers
     rows = [
-        ("workers", f"{plan.world}" + _elastic(config)),
+        ("workers", f"{plan.world}" if isinstance(workers, int) else f"{plan.world}, of {workers[0]} to {workers[1]}"),
         ("training samples", f"{plan.samples:,}"),
         ("global batch", f"{plan.global_batch} = {plan.accumulation} micro-step(s) x {slots} slots"),
         ("samples a worker and micro-step", split),
@@ -197,10 +197,12 @@ def describe(plan: Plan, config: Config, parameters: int | None) -> list[tuple[s
         ("steps", f"{plan.total_steps:,} ({plan.steps_per_epoch:,} an epoch, {epochs:.4g} epochs)"),
         ("learning rate", f"{config.train.lr:g}, {config.train.schedule}, warm-up {plan.warmup_steps} steps"),
         ("evaluation", f"every {plan.eval_every} steps" if config.data.valid else "none (data.valid is empty)"),
-        ("checkpoint", _checkpoints(plan, config)),
+        ("checkpoint", f"every {plan.checkpoint_every} steps, {config.checkpoint.keep_last} newest and the best kept"),
         ("forward pass", config.train.dtype),
         ("ZeRO stage", f"{config.zero.stage}"),
     ]
+    if plan.keep_every:
+        rows.append(("checkpoints kept for good", f"every {plan.keep_every} steps"))
     model, text = config.model, config.model.text
     size = f", size {model.size}" if model.preset == "ivr" else ""
     rows.append(("model", f"{model.preset}{size}, hidden {model.hidden}"))
@@ -218,13 +220,3 @@ def describe(plan: Plan, config: Config, parameters: int | None) -> list[tuple[s
         rows.append((f"model states a worker, ZeRO {stage}", f"{size}{used}"))
     rows.append(("checkpoint size", format_bytes(checkpoint_bytes(parameters))))
     return rows
-
-
-def _checkpoints(plan: Plan, config: Config) -> str:
-    besides = f", and those every {plan.keep_every} steps" if plan.keep_every else ""
-    return f"every {plan.checkpoint_every} steps, {config.checkpoint.keep_last} newest and the best kept{besides}"
-
-
-def _elastic(config: Config) -> str:
-    workers = config.run.num_workers
-    return "" if isinstance(workers, int) else f" (from {workers[0]} to {workers[1]}, as many as there are)"

@@ -65,9 +65,11 @@ def train_seeds(
         print(f"seed {seed} ({number} of {len(seeds)})", file=stream, flush=True)
         options = [*overrides, f"run.seed={seed}", f"run.dir={place}", *(["--debug"] if debug else [])]
         code = _train_one([path, *options], stream)
-        if code:
+        result = storage.join(place, "result.json")
+        if code or not storage.exists(result):
+            # Ended by its stop file, if the code is 0.
             return code
-        results.append(storage.read_json(storage.join(place, "result.json"))["metrics"])
+        results.append(storage.read_json(result)["metrics"])
     summary = {"seeds": list(seeds), "metrics": summarise(results)}
     storage.write_json(storage.join(run_dir, SUMMARY), summary)
     _print_summary(summary, storage.join(run_dir, SUMMARY), stream)

@@ -27,6 +27,7 @@ FOLDER = "stacks"
 EXIT_HUNG = 75
 _STEPS = 50
 _WRITE_S = 10.0
+_TELL_S = 1.0
 
 
 class Watchdog:
@@ -100,6 +101,8 @@ class Watchdog:
         writer.start()
         writer.join(_WRITE_S)
         self._tell(f"{self._label} made no progress for {waited:.0f} s and is ended; its stacks: {self._url}")
+        # The console's own thread passes it on.
+        time.sleep(_TELL_S)
         self._end(EXIT_HUNG)
 
     def _stacks(self, waited: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # Two test processes share the cores: threads that wait for each other at every operation triple the time of all.
@@ -16,3 +17,12 @@ settings.register_profile("local", _COMMON)
 # Continuous integration draws the same examples each time: a red run is then the change's doing, and can be repeated.
 settings.register_profile("ci", _COMMON, derandomize=True, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "local"))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Drills take half an hour and a quiet machine: they run where they are asked for, by `-m drill`."""
+    if "drill" in config.option.markexpr:
+        return
+    drills = [item for item in items if item.get_closest_marker("drill")]
+    config.hook.pytest_deselected(items=drills)
+    items[:] = [item for item in items if item not in drills]

@@ -28,6 +28,10 @@ class Proxy:
     upstream: str
     choose: Callable[[str, int], Fault | None] = lambda path, count: None
     """The fault of a request for a range, from its path and how many of it came before."""
+    refuse: Callable[[str, int], bool] = lambda path, count: False
+    """Whether a request that writes is answered 503, from its path and how many of them came before."""
+    writes: list[str] = field(default_factory=list)
+    """Paths of all requests that write."""
     slow_s: float = 0.5
     """Before a late first byte."""
     requests: list[tuple[str, str, Fault | None]] = field(default_factory=list)
@@ -42,6 +46,13 @@ class Proxy:
             fault = self.choose(path, before)
             self.requests.append((path, byte_range, fault))
             return fault
+
+    def refuses(self, path: str) -> bool:
+        """Decide about a request that writes, and remember."""
+        with self.lock:
+            before = self.writes.count(path)
+            self.writes.append(path)
+            return self.refuse(path, before)
 
 
 @contextmanager
@@ -75,6 +86,9 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
         def _pass_on(self) -> None:
             byte_range = self.headers.get("Range")
             fault = proxy.fault_of(self.path, byte_range) if byte_range else None
+            if self.command in ("PUT", "POST") and proxy.refuses(self.path.partition("?")[0]):
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                fault = "503"
             if fault in ("503", "403"):
                 self.send_response(int(fault))
                 self.send_header("Content-Length", "0")

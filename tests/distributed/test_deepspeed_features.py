@@ -49,7 +49,7 @@ def test_offloading_and_recomputing_change_no_loss(corpus: str, tmp_path: Path) 
 
 
 def test_muon_is_the_same_on_one_and_two_workers(corpus: str, tmp_path: Path) -> None:
-    cases = {f"stage {stage}": (*MUON, f"zero.stage={stage}") for stage in (1, 2, 3)}
+    cases = {f"stage {stage}": (*MUON, f"zero.stage={stage}") for stage in (1, 3)}
     found = {world: curves(corpus, tmp_path, cases, world) for world in (1, 2)}
     reference = found[1]["stage 1"]
     plain = curves(corpus, tmp_path, {"adamw": ()}, 1)["adamw"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,6 +52,21 @@ class Cluster:
         """Start a host of the cluster."""
         join = [_RAY, "start", f"--address={self.address}", f"--node-ip-address={self.hosts.address(host)}"]
         self.hosts.start(host, [*join, "--num-cpus=1", *_COMMON], self.environment)
+
+    def drain(self, host: int, seconds: int) -> None:
+        """Tell Ray that a host will be taken away, as clouds do; it is, after so many seconds."""
+        code = (
+            "import sys, logging, ray\n"
+            "ray.init(address=sys.argv[1], logging_level=logging.ERROR)\n"
+            "print([n['NodeID'] for n in ray.nodes() if n['NodeManagerAddress'] == sys.argv[2] and n['Alive']][0])\n"
+        )
+        words = self.hosts.command(1, [sys.executable, "-c", code, self.address, self.hosts.address(host)])
+        found = subprocess.run(words, env=self.environment, capture_output=True, text=True, check=True)
+        drain = [_RAY, "drain-node", "--address", self.address, "--node-id", found.stdout.split()[-1]]
+        drain += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "drill"]
+        drain += ["--deadline-remaining-seconds", str(seconds)]
+        subprocess.run(self.hosts.command(1, drain), env=self.environment, capture_output=True, check=True)
+        threading.Timer(seconds, self.hosts.cut_power, (host,)).start()
 
     def words(self, words: Sequence[str]) -> list[str]:
         """A command on the head, connected to the cluster."""

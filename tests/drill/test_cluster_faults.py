@@ -111,6 +111,17 @@ def test_sigkill_of_a_raylet(corpus: str, reference: Curve, run: Path, cluster: 
     conclude("SIGKILL of a raylet", run, watched, hurt, reference)
 
 
+def test_preemption_notice_of_a_host(corpus: str, reference: Curve, run: Path, cluster: Cluster) -> None:
+    """A checkpoint is written when the notice comes, besides the one that is due at the end only."""
+    given = overrides(corpus, run, "checkpoint.every=1000steps", "train.max_steps=400")
+    watched = start(cluster.words(train_words(given)), cluster.environment)
+    watched.wait_for(lambda: int(read_pulses(str(run)).get(1, {}).get("step", 0)) > 60, "before the notice")
+    hurt = time.time()
+    cluster.drain(host_of(run, 1), seconds=15)
+    conclude("preemption notice of 15 s", run, watched, hurt, reference)
+    assert read_attempts(str(run))[1].step > 60
+
+
 def test_elastic_run_shrinks_and_grows(corpus: str, reference: Curve, run: Path, cluster: Cluster) -> None:
     """From three workers to two by a power cut, and to three again when the host is back."""
     given = overrides(corpus, run, "run.num_workers=[1,3]", "run.resize_s=5", "train.max_steps=400")

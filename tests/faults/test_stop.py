@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -17,8 +18,8 @@ from ivr_dist.data.pack import pack
 DEADLINE_S = 120.0
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_the_run_after_a_checkpoint(tmp_path: Path, number: signal.Signals, code: int) -> None:
+def start_long_run(tmp_path: Path) -> tuple[Path, list[str]]:
+    """The run's directory, and the command that trains it in one process."""
     pack(SynthSource(samples=120, seed=4), str(tmp_path / "corpus"))
     run = tmp_path / "run"
     config = tmp_path / "config.yaml"
@@ -30,11 +31,20 @@ def test_a_signal_ends_the_run_after_a_checkpoint(tmp_path: Path, number: signal
         "train: {global_batch: 32, max_steps: 100000, select: last}\n"
         "checkpoint: {every: 5steps}\n"
     )
-    command = [sys.executable, "-m", "ivr_dist", "train", str(config)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return run, [sys.executable, "-m", "ivr_dist", "train", str(config)]
+
+
+def wait_for_checkpoint(run: Path, process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while not store.names(str(run)) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_run_after_a_checkpoint(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    run, command = start_long_run(tmp_path)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for_checkpoint(run, process)
     process.send_signal(number)
     output, errors = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == code, errors
@@ -43,3 +53,34 @@ def test_a_signal_ends_the_run_after_a_checkpoint(tmp_path: Path, number: signal
     newest = store.names(str(run))[0]
     assert store.verify(newest.url(str(run)))["step"] == newest.step
     assert f"saved checkpoint {newest}" in output
+
+
+def test_the_stop_file_ends_the_run_with_code_0_and_the_same_command_continues(tmp_path: Path) -> None:
+    run, command = start_long_run(tmp_path)
+    process = subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for_checkpoint(run, process)
+    told = subprocess.run(
+        [sys.executable, "-m", "ivr_dist", "stop", str(run)], capture_output=True, text=True, check=True
+    )
+    assert told.stdout.startswith(f"asked {run} to stop")
+    output, errors = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, errors
+    assert "the same command continues this run" in errors
+    result = json.loads(output.splitlines()[-1])
+    assert result["status"] == "stopped"
+    assert len(result["loss"]) == result["steps"] > 0
+    assert result["checkpoint"] == store.names(str(run))[0].url(str(run))
+    shown = subprocess.run(
+        [sys.executable, "-m", "ivr_dist", "status", str(run)], capture_output=True, text=True, check=True
+    )
+    assert "stopped by the stop file" in shown.stdout
+
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + DEADLINE_S
+    while store.names(str(run))[0].step <= result["steps"] and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not (run / "stop").exists(), "the wish is of the run before"
+    process.terminate()
+    output, errors = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 143, errors
+    assert f"training from step {result['steps']}" in output

@@ -14,8 +14,10 @@ from ivr_dist.data.foreign import index_tars
 from ivr_dist.data.pack import PackOptions, pack
 from ivr_dist.errors import CorruptDataError
 from ivr_dist.packing import RayTasks
+from tests.ray.clusters import Cluster
 
-pytestmark = pytest.mark.ray
+# One after the other, however many processes run the suite: they share one cluster.
+pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
 
 OPENER = Opener(partial(SynthSource, 120), "synth 120")
 OPTIONS = PackOptions(shard_samples=10)
@@ -25,7 +27,10 @@ def tree(place: Path) -> dict[str, bytes]:
     return {str(path.relative_to(place)): path.read_bytes() for path in sorted(place.rglob("*")) if path.is_file()}
 
 
-def test_tasks_write_what_this_process_writes(tmp_path: Path) -> None:
+def test_tasks_write_what_this_process_writes(
+    tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
     pack(OPENER(), str(tmp_path / "here"), OPTIONS)
     with connected(2, debug=False):
         crew = RayTasks()

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.ray.clusters import ROOT, Cluster, local_cluster
+
 # One after the other, however many processes run the suite: clusters are heavy, and they share one.
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
 
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "launch" / "local_cluster.sh"
 SECRET = "c2f3-secret-of-the-test"
 
 # Stands in for the training program: the tests are about what happens around it.
@@ -40,72 +34,6 @@ if "run.seed=0" not in sys.argv:
     time.sleep(120)
 sys.exit(7)
 """
-
-
-@dataclass(frozen=True)
-class Cluster:
-    url: str
-    state: Path
-    environment: dict[str, str]
-
-    def script(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = ["bash", str(SCRIPT), *arguments]
-        return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
-
-
-def free_ports() -> tuple[int, int]:
-    """A port for Ray whose next one is free too, and one for the dashboard."""
-    while True:
-        ray_port, dashboard_port = random.sample(range(21000, 29000), 2)
-        wanted = {ray_port, ray_port + 1, dashboard_port}
-        with suppress(OSError):
-            for port in wanted:
-                with closing(socket.socket()) as probe:
-                    probe.bind(("0.0.0.0", port))
-            if len(wanted) == 3:
-                return ray_port, dashboard_port
-
-
-@contextmanager
-def local_cluster(*options: str) -> Iterator[Cluster]:
-    ray_port, dashboard_port = free_ports()
-    state = Path(f"/tmp/ivr-test-{os.getpid()}-{ray_port}")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment |= {
-        "RAY_PORT": str(ray_port),
-        "DASHBOARD_PORT": str(dashboard_port),
-        "CLUSTER_DIR": str(state),
-        "VENV": sys.prefix,
-        "AWS_SECRET_ACCESS_KEY": "the cluster's own",
-    }
-    cluster = Cluster(f"http://127.0.0.1:{dashboard_port}", state, environment)
-    try:
-        started = cluster.script("up", *options)
-        assert started.returncode == 0, started.stderr
-        yield cluster
-    finally:
-        ended = cluster.script("down")
-        left = processes_of(state)
-        shutil.rmtree(state, ignore_errors=True)
-    assert ended.stdout.strip() == "Ray is down"
-    assert left == []
-
-
-def processes_of(state: Path) -> list[str]:
-    """Command lines of processes that belong to a cluster's folder."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):
-            command = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if str(state) in command:
-                found.append(command)
-    return found
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with local_cluster() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

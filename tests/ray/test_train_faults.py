@@ -23,6 +23,7 @@ from ivr_dist.corpora.synth import SynthSource
 from ivr_dist.data.pack import pack
 from ivr_dist.driver import loss_curve
 from tests.ranks import run_ranks
+from tests.ray.clusters import Cluster
 
 # One after the other, however many processes run the suite: clusters are heavy, and they share one.
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
@@ -68,8 +69,10 @@ def reference(corpus: str, tmp_path_factory: pytest.TempPathFactory) -> list[tup
     return loss_curve(str(run))
 
 
-def start(overrides: list[str], *options: str) -> subprocess.Popen[str]:
+def start(overrides: list[str], *options: str, address: str = "") -> subprocess.Popen[str]:
+    """On the cluster at `address`, or on one that the command starts and ends."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {"RAY_ADDRESS": address} if address else {}
     command = [sys.executable, "-m", "ivr_dist", "train", str(write_config(overrides)), *options]
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
@@ -107,10 +110,10 @@ def saved(run: Path, step: int) -> Callable[[], bool]:
     return lambda: any(name.step >= step for name in store.names(str(run)))
 
 
-def test_killed_worker(corpus: str, reference: list[tuple[int, float]], tmp_path: Path) -> None:
+def test_killed_worker(corpus: str, reference: list[tuple[int, float]], tmp_path: Path, cluster: Cluster) -> None:
     """The run recovers by itself, and neither the losses nor the samples show it."""
     run = tmp_path / "run"
-    process = start(settings(corpus, run), "--json")
+    process = start(settings(corpus, run), "--json", address=cluster.address)
     wait_for(saved(run, 10), process)
     _, _, pid = read_attempts(str(run))[0].workers[1].rpartition(":")
     os.kill(int(pid), signal.SIGKILL)
