@@ -101,20 +101,35 @@ class AttemptRun:
         Raises:
             IvrError: The run cannot go on.
         """
-        stopwatch = Stopwatch(began)
+        # From here on: a worker can hang while it reads a checkpoint, or waits for one that does.
+        watchdog = Watchdog(
+            self.run_url,
+            f"worker-{self.rank:05d}-pid-{os.getpid()}",
+            least_s=self.config.run.hang_after_s,
+            factor=_HANG_FACTOR,
+            tell=self.note,
+        )
+        try:
+            return self._run(attempts_before, Stopwatch(began), watchdog, left_out)
+        finally:
+            watchdog.close()
+
+    def _run(self, attempts_before: int, stopwatch: Stopwatch, watchdog: Watchdog, left_out: LeftOut | None) -> Ending:
         config, plan = self.config, self.plan
         state = weights.describe_model(config, self.spec) | {"world": self.world, "stage": config.zero.stage}
         before = None if left_out is None else left_out.before
         source = resume.find(config, self.run_url, state, attempts_before, before)
         self._say("starting from scratch" if source.state is None else f"continuing from {source.url}")
+        watchdog.moved()
         engine = self._engine(source)
+        watchdog.moved()
         with _splits(config, plan, self.manifests, self.spec, self.note) as splits:
             loader = splits["train"].loader
             counters, cursor = resume.position(loader.start, source)
             if left_out is not None:
                 counters = replace(counters, faults=left_out.faults)
             attempt = _start_attempt(config, self.run_url, source.parent, counters.step, plan, engine)
-            with self._helpers(attempt, stopwatch, engine, loader, source) as (helpers, end):
+            with self._helpers(attempt, stopwatch, watchdog, engine, loader, source) as (helpers, end):
                 trainer = Trainer(
                     config, plan, engine, loader, splits.get("valid"), state, counters, cursor, source.own, helpers
                 )
@@ -155,19 +170,18 @@ class AttemptRun:
 
     @contextmanager
     def _helpers(
-        self, attempt: attempts.Attempt, stopwatch: Stopwatch, engine: Engine, loader: Loader, source: resume.Resume
+        self,
+        attempt: attempts.Attempt,
+        stopwatch: Stopwatch,
+        watchdog: Watchdog,
+        engine: Engine,
+        loader: Loader,
+        source: resume.Resume,
     ) -> Iterator[tuple[Helpers, Callable[[Ending], None]]]:
         """What stands beside training, and whom to tell how it ended; all of it is closed at the end."""
         config, number = self.config, attempt.number
         spans = attempts.lineage(collectives.on_rank_zero(lambda: attempts.read_attempts(self.run_url)))
         control = Control(self.run_url, self.rank, self.world, self.console, self.surroundings)
-        watchdog = Watchdog(
-            self.run_url,
-            f"attempt-{number:04d}-worker-{self.rank:05d}",
-            least_s=config.run.hang_after_s,
-            factor=_HANG_FACTOR,
-            tell=self.note,
-        )
         saver = Saver(
             self.run_url,
             number,
@@ -187,7 +201,6 @@ class AttemptRun:
             yield Helpers(control, watchdog, stopwatch, saver, callbacks, self.console), how.append
         finally:
             control.close()
-            watchdog.close()
             if vitals is not None:
                 vitals.close(how[0] if how else "")
                 self.console.emit({"kind": "time", "parts": vitals.time_spent(), "how": how[0] if how else ""})

@@ -70,6 +70,10 @@ class Watchdog:
         self._recent.append(now - self._last)
         self._last = now
 
+    def moved(self) -> None:
+        """Something else is done, such as reading a checkpoint, which tells nothing of how long a step takes."""
+        self._last = time.monotonic()
+
     def watched(self, items: Iterable[T]) -> Iterator[T]:
         """The same items, each of them a sign of progress."""
         for item in items:

@@ -61,7 +61,7 @@ def test_hung_worker(corpus: str, reference: Curve, run: Path) -> None:
     hurt = time.time()
     os.kill(pid_of(run, 1), signal.SIGSTOP)
     conclude("hung worker (SIGSTOP, hang_after_s=5)", run, watched, hurt, reference)
-    stacks = list((run / "stacks").glob("attempt-0001-worker-00000.txt"))
+    stacks = list((run / "stacks").glob("worker-00000-pid-*.txt"))
     assert stacks
     assert "_agree" in stacks[0].read_text() or "step.py" in stacks[0].read_text()
 
