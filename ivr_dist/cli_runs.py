@@ -67,9 +67,9 @@ def status(run: Run, as_json: AsJson = False, debug: Debug = False) -> int:
 
 
 def stop(run: Run, debug: Debug = False) -> int:
-    """End a run after a checkpoint, from anywhere that reaches its storage.
+    """End a run after a checkpoint.
 
-    The same training command continues it.
+    Works from anywhere that reaches the run's storage. The same training command continues it.
     """
     from ivr_dist import storage
     from ivr_dist.attempts import read_attempts
@@ -89,7 +89,7 @@ def reshape(
     parts: Annotated[int, typer.Option(min=1, help="Number of its parts.")] = 1,
     debug: Debug = False,
 ) -> int:
-    """Write a checkpoint anew in another number of parts.
+    """Write a checkpoint in other parts.
 
     Training needs no such thing: any number of workers at any ZeRO stage continues any checkpoint.
     """
@@ -107,9 +107,10 @@ def doctor(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> int:
-    """Check whether this machine, the cluster and the storage are fit to train.
+    """Check that all is fit to train.
 
-    Looks at the cluster that RAY_ADDRESS names, if it names one. The exit code is 1 if something does not work.
+    Looks at this machine, at the storage that is named, and at the cluster that RAY_ADDRESS names, if it names one.
+    The exit code is 1 if something does not work.
     """
     from dataclasses import asdict
 
