@@ -136,6 +136,7 @@ def _fit(config: Config, handle: Any, use_gpu: bool, debug: bool, started: float
         from ray.train.v2.torch.torch_trainer import TorchTrainer
 
         from ivr_dist.channel import FailureTeller
+        from ivr_dist.surroundings import FreshMachines
         from ivr_dist.worker import ray_entry
 
         run, workers = config.run, config.run.num_workers
@@ -161,7 +162,10 @@ def _fit(config: Config, handle: Any, use_gpu: bool, debug: bool, started: float
                 storage_path=storage.join(storage.absolute(run.dir), "ray"),
                 failure_config=FailureConfig(max_failures=run.max_failures, controller_failure_limit=_MOST_STARTS),
                 logging_config=LoggingConfig(log_level="INFO" if debug else "ERROR"),
-                callbacks=[FailureTeller(handle, run.max_failures)],
+                callbacks=[
+                    FailureTeller(handle, run.max_failures),
+                    *([] if isinstance(workers, int) else [FreshMachines()]),
+                ],
             ),
         ).fit()
     except BaseException as error:  # the main thread raises it

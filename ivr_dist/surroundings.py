@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import threading
+import time
+from contextlib import suppress
+from typing import Any
 
 import ray
 import ray.train
+from ray.train.v2.api.callback import UserCallback
 
 _LOOK_S = 5.0
+_FOUND_DEAD_S = 4.0
+_ANSWER_S = 5.0
 
 
 class RayCluster:
@@ -41,3 +47,34 @@ class RayCluster:
             except ray.exceptions.RayError:
                 return
             self._grow = free.get(self._kind, 0.0) >= 1.0
+
+
+class FreshMachines(UserCallback):
+    """Has Ray's elastic policy go by the machines that are there now; runs in Ray Train's controller.
+
+    The policy's list of machines is up to 20 s old. After a loss it would ask for workers on a machine that is gone,
+    and wait for them in vain before it asks for fewer.
+    """
+
+    def __init__(self) -> None:
+        self._machines = _alive()
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Wait until Ray has found out whether a machine is gone, and have the list made anew."""
+        # A private part of Ray: where it has moved, the policy finds out by itself, only later.
+        with suppress(ImportError, AttributeError, TypeError, ray.exceptions.RayError):
+            from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
+                get_or_create_autoscaling_coordinator,
+            )
+
+            until = time.monotonic() + _FOUND_DEAD_S
+            while self._machines <= _alive() and time.monotonic() < until:
+                time.sleep(0.2)
+            self._machines = _alive()
+            coordinator = get_or_create_autoscaling_coordinator()  # type: ignore[no-untyped-call]
+            ray.get(coordinator.get_reserved_resources.remote("ivr_dist", recompute=True), timeout=_ANSWER_S)
+
+
+def _alive() -> set[str]:
+    """Ids of the machines of the cluster."""
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]

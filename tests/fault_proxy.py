@@ -28,8 +28,8 @@ class Proxy:
     upstream: str
     choose: Callable[[str, int], Fault | None] = lambda path, count: None
     """The fault of a request for a range, from its path and how many of it came before."""
-    refuse: Callable[[str, int], bool] = lambda path, count: False
-    """Whether a request that writes is answered 503, from its path and how many of them came before."""
+    refuse: Callable[[str, int], Literal["503", "stall"] | None] = lambda path, count: None
+    """What becomes of a request that writes, from its path and how many of them came before: 503, or no answer."""
     writes: list[str] = field(default_factory=list)
     """Paths of all requests that write."""
     slow_s: float = 0.5
@@ -47,7 +47,7 @@ class Proxy:
             self.requests.append((path, byte_range, fault))
             return fault
 
-    def refuses(self, path: str) -> bool:
+    def refusal_of(self, path: str) -> Literal["503", "stall"] | None:
         """Decide about a request that writes, and remember."""
         with self.lock:
             before = self.writes.count(path)
@@ -86,9 +86,13 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
         def _pass_on(self) -> None:
             byte_range = self.headers.get("Range")
             fault = proxy.fault_of(self.path, byte_range) if byte_range else None
-            if self.command in ("PUT", "POST") and proxy.refuses(self.path.partition("?")[0]):
+            if self.command in ("PUT", "POST") and (refusal := proxy.refusal_of(self.path.partition("?")[0])):
                 self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                fault = "503"
+                if refusal == "stall":
+                    self.close_connection = True
+                    proxy.ended.wait()
+                    return
+                fault = refusal
             if fault in ("503", "403"):
                 self.send_response(int(fault))
                 self.send_header("Content-Length", "0")

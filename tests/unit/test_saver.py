@@ -116,7 +116,7 @@ def test_an_attempt_that_was_given_up_does_not_write(tmp_path: Path) -> None:
 
 def test_a_busy_store_is_asked_again(s3_proxy: Proxy) -> None:
     """Every first request to write is refused."""
-    s3_proxy.refuse = lambda path, count: count == 0
+    s3_proxy.refuse = lambda path, count: "503" if count == 0 else None
     run = f"s3://{BUCKET}/busy"
     saving = saver(run, Memory())
     name = saving.save(1, {"step": 1}, None)
@@ -125,12 +125,31 @@ def test_a_busy_store_is_asked_again(s3_proxy: Proxy) -> None:
     assert len(s3_proxy.writes) > len(set(s3_proxy.writes))
 
 
+def test_a_store_that_does_not_answer(s3_proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training does not wait for it; what was not answered is asked again, and given up at last."""
+    # Not the fifteen seconds of s3fs, of which there would be five.
+    monkeypatch.setattr("s3fs.S3FileSystem.read_timeout", 1.0)
+    run = f"s3://{BUCKET}/stalling"
+    saving = saver(run, Memory())
+    s3_proxy.refuse = lambda path, count: "stall" if "step-00000001" in path and count == 0 else None
+    started = time.monotonic()
+    name = saving.save(1, {"step": 1}, None)
+    assert time.monotonic() - started < 0.5
+    saving.finish()
+    assert store.verify(name.url(run))["step"] == 1
+    s3_proxy.refuse = lambda path, count: "stall" if "step-00000002" in path else None
+    saving.save(2, {"step": 2}, None)
+    with pytest.raises(StorageError, match="step-00000002"):
+        saving.finish()
+    assert store.verify(name.url(run))["step"] == 1
+
+
 def test_a_store_that_refuses_for_good_is_an_error_and_the_one_before_stays(s3_proxy: Proxy) -> None:
     run = f"s3://{BUCKET}/refusing"
     saving = saver(run, Memory())
     first = saving.save(1, {"step": 1}, None)
     saving.finish()
-    s3_proxy.refuse = lambda path, count: "step-00000002" in path and "weights" in path
+    s3_proxy.refuse = lambda path, count: "503" if "step-00000002" in path and "weights" in path else None
     saving.save(2, {"step": 2}, None)
     with pytest.raises(StorageError, match=r"weights-00000\.safetensors"):
         saving.finish()
