@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,15 +14,15 @@ import numpy.typing as npt
 
 from ivr_dist import storage
 from ivr_dist.corpora.card import ArraysMapping, Card, Column, Context
+from ivr_dist.corpora.card_source import CardSource
 from ivr_dist.corpora.files import read_source_file, split_of_group
 from ivr_dist.corpora.source import Array, SampleRef, SourceSample, as_label, check_hygiene, checked_labels
-from ivr_dist.data.manifest import FeatureSpec, TaskSpec
 from ivr_dist.errors import DataError
 
 _ABSENT = -1
 
 
-class ArraysSource:
+class ArraysSource(CardSource):
     """A corpus of flat arrays.
 
     Every array is read from its .npz once and kept; a sample is a copy of its slices. Nothing is unpickled.
@@ -54,25 +54,6 @@ class ArraysSource:
         self._context: list[list[int]] | None = None
         if self._mapping.context is not None and self._groups is not None:
             self._context = self._read_context(self._mapping.context, self._groups)
-
-    @property
-    def corpus(self) -> str:
-        """The card's name."""
-        return self._card.name
-
-    @property
-    def features(self) -> Mapping[str, FeatureSpec]:
-        """By modality, as the card says."""
-        return self._features
-
-    @property
-    def tasks(self) -> Mapping[str, TaskSpec]:
-        """By name, as the card says."""
-        return self._card.tasks
-
-    def splits(self) -> Mapping[str, Sequence[SampleRef]]:
-        """All samples by split, in the order of the main file."""
-        return self._splits
 
     def load(self, split: str, ref: SampleRef) -> SourceSample:
         """Put one sample together.

@@ -15,11 +15,11 @@ import numpy.typing as npt
 
 from ivr_dist.corpora.arrays import ArrayFiles
 from ivr_dist.corpora.card import Card
+from ivr_dist.corpora.card_source import CardSource
 from ivr_dist.corpora.csd_file import CsdFile
 from ivr_dist.corpora.files import split_of_group
 from ivr_dist.corpora.mappings import CsdMapping, CsdVocabulary
 from ivr_dist.corpora.source import Array, Dropped, SampleRef, SourceSample, as_label, check_hygiene, checked_labels
-from ivr_dist.data.manifest import FeatureSpec, TaskSpec
 from ivr_dist.errors import DataError
 
 _LEAST_OVERLAP_S = 1e-3
@@ -41,7 +41,7 @@ class _Segment:
     """[T, 2] start and end of each word."""
 
 
-class CsdSource:
+class CsdSource(CardSource):
     """A corpus in computational sequences.
 
     Words and times are read when it is opened, features with their sample.
@@ -73,25 +73,6 @@ class CsdSource:
         self._dropped: list[Dropped] = []
         refs = self._read_splits(split_of_group(root, card) or {})
         self._splits = check_hygiene(refs, card.expected_counts(), f"corpus {card.name}")
-
-    @property
-    def corpus(self) -> str:
-        """The card's name."""
-        return self._card.name
-
-    @property
-    def features(self) -> Mapping[str, FeatureSpec]:
-        """By modality, as the card says and as wide as in the files."""
-        return self._features
-
-    @property
-    def tasks(self) -> Mapping[str, TaskSpec]:
-        """By name, as the card says."""
-        return self._card.tasks
-
-    def splits(self) -> Mapping[str, Sequence[SampleRef]]:
-        """All segments that have words by split, in the order of the labels."""
-        return self._splits
 
     def dropped(self) -> Sequence[Dropped]:
         """Segments without words, and videos that are in no split or have no labels."""

@@ -12,23 +12,22 @@ special ones.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ivr_dist.corpora import padding
 from ivr_dist.corpora.card import Card
+from ivr_dist.corpora.card_source import CardSource
 from ivr_dist.corpora.mappings import MmsaMapping
 from ivr_dist.corpora.source import Array, SampleRef, SourceSample, as_label, check_hygiene, checked_labels
 from ivr_dist.corpora.split_pickle import SplitPart, group_of, open_splits, widths
-from ivr_dist.data.manifest import FeatureSpec, TaskSpec
 from ivr_dist.errors import DataError
 
 _BERT = "text_bert"
 
 
-class MmsaSource:
+class MmsaSource(CardSource):
     """A corpus in a pickle of MMSA.
 
     Ids, transcripts, labels and lengths are read once; features stay in the file and are read with their sample.
@@ -56,25 +55,6 @@ class MmsaSource:
                 raise DataError(f"no split has an array {name}, the label {task}", where=self._file)
         refs = {split: part.refs() for split, part in self._parts.items()}
         self._splits = check_hygiene(refs, card.expected_counts(), f"corpus {card.name}")
-
-    @property
-    def corpus(self) -> str:
-        """The card's name."""
-        return self._card.name
-
-    @property
-    def features(self) -> Mapping[str, FeatureSpec]:
-        """By modality, as the card says and as wide as in the file."""
-        return self._features
-
-    @property
-    def tasks(self) -> Mapping[str, TaskSpec]:
-        """By name, as the card says."""
-        return self._card.tasks
-
-    def splits(self) -> Mapping[str, Sequence[SampleRef]]:
-        """All samples by split, in the order of the file."""
-        return self._splits
 
     def load(self, split: str, ref: SampleRef) -> SourceSample:
         """Read one sample and remove its padding.

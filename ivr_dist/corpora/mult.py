@@ -6,23 +6,21 @@ that is zero throughout is missing. There is no transcript.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 
 from ivr_dist.corpora import padding
 from ivr_dist.corpora.card import Card
+from ivr_dist.corpora.card_source import CardSource
 from ivr_dist.corpora.mappings import MultMapping
 from ivr_dist.corpora.source import Array, SampleRef, SourceSample, as_label, check_hygiene, checked_labels
 from ivr_dist.corpora.split_pickle import SplitPart, group_of, open_splits, widths
-from ivr_dist.data.manifest import FeatureSpec, TaskSpec
 from ivr_dist.errors import DataError
 
 _LABELS = "labels"
 _ID = "id"
 
 
-class MultSource:
+class MultSource(CardSource):
     """A corpus in a pickle of MulT or MultiBench.
 
     Ids and labels are read once; features stay in the file and are read with their sample. An id of three parts (video,
@@ -56,25 +54,6 @@ class MultSource:
         self._labels = {split: self._read_labels(part) for split, part in self._parts.items() if part.has(_LABELS)}
         refs = {split: self._refs(split, part) for split, part in self._parts.items()}
         self._splits = check_hygiene(refs, card.expected_counts(), f"corpus {card.name}")
-
-    @property
-    def corpus(self) -> str:
-        """The card's name."""
-        return self._card.name
-
-    @property
-    def features(self) -> Mapping[str, FeatureSpec]:
-        """By modality, as the card says and as wide as in the file."""
-        return self._features
-
-    @property
-    def tasks(self) -> Mapping[str, TaskSpec]:
-        """By name, as the card says."""
-        return self._card.tasks
-
-    def splits(self) -> Mapping[str, Sequence[SampleRef]]:
-        """All samples by split, in the order of the file."""
-        return self._splits
 
     def load(self, split: str, ref: SampleRef) -> SourceSample:
         """Read one sample and remove its padding.

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ivr_dist import storage
 from ivr_dist.corpora.card import MODALITIES, Card, FeatureSet
+from ivr_dist.corpora.card_source import CardSource
 from ivr_dist.corpora.files import read_source_file, split_of_group
 from ivr_dist.corpora.source import Array, SampleRef, SourceSample, check_hygiene, checked_labels
 from ivr_dist.corpora.strict import suggest
-from ivr_dist.data.manifest import FeatureSpec, TaskSpec
 from ivr_dist.errors import DataError
 
 _KEYS = frozenset(("id", "split", "group", "labels", "transcript", "provenance", *MODALITIES))
 
 
-class TableSource:
+class TableSource(CardSource):
     """A corpus listed in a JSONL table.
 
     A line is an object with `id`, `split` (unless the card lists groups), `labels` (numbers by task, null or absent
@@ -46,25 +46,6 @@ class TableSource:
         self._read_rows()
         self._features = card.feature_specs(self._read_dims())
         self._splits = check_hygiene(self._read_splits(), card.expected_counts(), f"corpus {card.name}")
-
-    @property
-    def corpus(self) -> str:
-        """The card's name."""
-        return self._card.name
-
-    @property
-    def features(self) -> Mapping[str, FeatureSpec]:
-        """By modality, as the card says."""
-        return self._features
-
-    @property
-    def tasks(self) -> Mapping[str, TaskSpec]:
-        """By name, as the card says."""
-        return self._card.tasks
-
-    def splits(self) -> Mapping[str, Sequence[SampleRef]]:
-        """All samples by split, in the order of the table."""
-        return self._splits
 
     def paths(self) -> list[str]:
         """The .npy files of all samples, relative to the folder that is packed."""

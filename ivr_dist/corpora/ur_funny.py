@@ -7,19 +7,19 @@ and the transcript. The ids say nothing about the talk that a sample was cut fro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from ivr_dist import storage
 from ivr_dist.corpora.card import Card
+from ivr_dist.corpora.card_source import CardSource
 from ivr_dist.corpora.mappings import UrFunnyMapping
 from ivr_dist.corpora.pickled import PickledArray, as_numbers, as_rows, as_texts
 from ivr_dist.corpora.pickles import load_pickle
 from ivr_dist.corpora.source import Array, SampleRef, SourceSample, as_label, check_hygiene, checked_labels
 from ivr_dist.corpora.split_pickle import by_split
-from ivr_dist.data.manifest import FeatureSpec, TaskSpec
 from ivr_dist.errors import DataError
 
 _MAX_SENTENCES = 1000
@@ -27,7 +27,7 @@ _MAX_SENTENCES = 1000
 _MAX_CHARACTERS = 100_000
 
 
-class UrFunnySource:
+class UrFunnySource(CardSource):
     """A corpus in UR-FUNNY's pickles.
 
     They are dictionaries of lists, so they are read whole when the corpus is opened.
@@ -57,25 +57,6 @@ class UrFunnySource:
         splits = self._read_folds()
         self._features = card.feature_specs(self._widths())
         self._splits = check_hygiene(splits, card.expected_counts(), f"corpus {card.name}")
-
-    @property
-    def corpus(self) -> str:
-        """The card's name."""
-        return self._card.name
-
-    @property
-    def features(self) -> Mapping[str, FeatureSpec]:
-        """By modality, as the card says and as wide as in the files."""
-        return self._features
-
-    @property
-    def tasks(self) -> Mapping[str, TaskSpec]:
-        """By name, as the card says."""
-        return self._card.tasks
-
-    def splits(self) -> Mapping[str, Sequence[SampleRef]]:
-        """All samples by split, in the order of the folds."""
-        return self._splits
 
     def load(self, split: str, ref: SampleRef) -> SourceSample:
         """Put one sample together; what a file has no entry for is missing.
