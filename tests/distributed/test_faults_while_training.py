@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from torch import Tensor
@@ -28,7 +30,7 @@ def small(corpus: str, run: Path, *more: str) -> Config:
     return config(corpus, run, "train.max_steps=14", "data.test=", "train.eval_every=100steps", *more)
 
 
-def spoil_gradient(rank: int, steps: tuple[int, ...], micro_steps: int) -> None:
+def spoilt_gradient(rank: int, steps: tuple[int, ...], micro_steps: int) -> AbstractContextManager[object]:
     """The second rank's gradient of these steps is not a number, while its loss is."""
     plain, calls = Engine.backward, [0]
 
@@ -37,20 +39,16 @@ def spoil_gradient(rank: int, steps: tuple[int, ...], micro_steps: int) -> None:
         bad = rank == 1 and (calls[0] - 1) // micro_steps + 1 in steps
         plain(self, loss * math.nan if bad else loss)
 
-    Engine.backward = backward  # type: ignore[method-assign]
+    return patch.object(Engine, "backward", backward)
 
 
 def train_spoilt(rank: int, world: int, cases: list[tuple[Config, int]]) -> None:
     from ivr_dist import worker
 
-    plain = Engine.backward
     for settings, micro_steps in cases:
-        spoil_gradient(rank, (BAD,), micro_steps)
-        try:
-            console = Recorder()
+        console = Recorder()
+        with spoilt_gradient(rank, (BAD,), micro_steps):
             assert worker.train(settings, console, rank, 0) == "finished"
-        finally:
-            Engine.backward = plain  # type: ignore[method-assign]
         notes = [event["text"] for event in console.events if event["kind"] == "note"]
         assert any(f"step {BAD} is left out: its gradient is not finite; worker {rank} had synth_" in n for n in notes)
 
@@ -89,13 +87,11 @@ def test_a_rollback_goes_back_and_leaves_the_window_out(corpus: str, tmp_path: P
 def refuse(rank: int, world: int, raising: Config, exhausted: Config) -> None:
     from ivr_dist import worker
 
-    plain = Engine.backward
-    spoil_gradient(rank, (BAD,), 1)
-    with pytest.raises(DivergedError, match=f"step {BAD} is at fault: its gradient is not finite"):
+    once = pytest.raises(DivergedError, match=f"step {BAD} is at fault: its gradient is not finite")
+    with spoilt_gradient(rank, (BAD,), 1), once:
         worker.train(raising, Recorder(), rank, 0)
-    Engine.backward = plain  # type: ignore[method-assign]
-    spoil_gradient(rank, (3, 4, 5), 1)
-    with pytest.raises(DivergedError, match="step 5 is at fault, after 2 others"):
+    thrice = pytest.raises(DivergedError, match="step 5 is at fault, after 2 others")
+    with spoilt_gradient(rank, (3, 4, 5), 1), thrice:
         worker.train(exhausted, Recorder(), rank, 0)
 
 
@@ -116,13 +112,13 @@ def train_on_bad_storage(rank: int, world: int, tolerant: Config, strict: Config
             raise StorageError("no space", where=url, remedy="free some")
         plain(url, part, *rest)  # type: ignore[arg-type]
 
-    store.write_part = failing  # type: ignore[assignment]
     console = Recorder()
-    assert worker.train(tolerant, console, rank, 0) == "finished"
-    notes = [event["text"] for event in console.events if event["kind"] == "note"]
-    assert sum("could not be written: no space" in note for note in notes) == (2 if rank == 1 else 0)
-    with pytest.raises(CheckpointError, match="2 checkpoints in a row could not be written"):
-        worker.train(strict, Recorder(), rank, 0)
+    with patch.object(store, "write_part", failing):
+        assert worker.train(tolerant, console, rank, 0) == "finished"
+        notes = [event["text"] for event in console.events if event["kind"] == "note"]
+        assert sum("could not be written: no space" in note for note in notes) == (2 if rank == 1 else 0)
+        with pytest.raises(CheckpointError, match="2 checkpoints in a row could not be written"):
+            worker.train(strict, Recorder(), rank, 0)
 
 
 def test_training_outlives_checkpoints_that_cannot_be_written(corpus: str, tmp_path: Path) -> None:
@@ -162,15 +158,14 @@ def test_a_worker_that_was_given_up_writes_no_checkpoint_and_deletes_none(corpus
 def train_until_file(rank: int, world: int, settings: Config) -> None:
     from ivr_dist import control, worker
 
-    control._LOOK_S = 0.01
-
     class Writer(Recorder):
         def emit(self, event: dict[str, object]) -> None:
             super().emit(event)
             if event["kind"] == "progress" and event["step"] == 3:
                 storage.write_text(f"{settings.run.dir}/stop", "")
 
-    assert worker.train(settings, Writer(), rank, 0) == "stop file"
+    with patch.object(control, "_LOOK_S", 0.01):
+        assert worker.train(settings, Writer(), rank, 0) == "stop file"
 
 
 def test_the_stop_file_ends_all_ranks_after_a_checkpoint(corpus: str, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -225,8 +226,10 @@ def meet_nan(rank: int, world: int, settings: Config) -> None:
                 sample.arrays["vision"] = sample.arrays["vision"] * np.float32("nan")
         return plain(samples, *rest)
 
-    loader.collate = spoilt
-    with pytest.raises(CorruptDataError, match=r"vision of sample synth_\d+ holds .*corpus synth, split train, step 1"):
+    named = pytest.raises(
+        CorruptDataError, match=r"vision of sample synth_\d+ holds .*corpus synth, split train, step 1"
+    )
+    with patch.object(loader, "collate", spoilt), named:
         worker.train(settings, Recorder(), rank, 0)
 
 
