@@ -6,10 +6,14 @@
 The corpus has MOSEI's shape: 50 steps of text vectors (768), audio (74) and vision (35). `bare` is a loop of forward,
 the same losses, backward, clipping and PyTorch's AdamW over batches that are in memory already, in one process that may
 use one processor. `ours` is `ivr-dist train` with one Ray worker of one processor: reading shards, checks, ledgers,
-TensorBoard, checkpoints. `two` are two such workers with as many samples each. They take turns; figures are medians.
+TensorBoard, checkpoints. `two` are two such workers with as many samples each. `apart` are two bare loops at once,
+which have nothing to do with each other: what two processors of this machine give at most. They take turns; figures
+are medians.
 
 of bare     samples/s of our worker over those of the bare loop in the same round
 of twice    samples/s of two workers over twice those of one, each worker with the same number of samples a step
+apart       samples/s of two bare loops at once over twice those of one: the most that `of twice` can be here
+of apart    samples/s of two workers over those of two bare loops at once
 first step  seconds from the command to the end of the first step, Ray's own start included
 
 `--json` ends with one JSON object on the last line of stdout; the table goes to stderr.
@@ -27,6 +31,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -93,24 +98,32 @@ class Shaped(MoseiShaped):
 
 def compare(options: argparse.Namespace, corpus: str, place: Path, stage: int) -> Mapping[str, Any]:
     """Rounds of the bare loop, one worker and two workers."""
-    found: dict[str, list[float]] = {"bare": [], "ours": [], "two": [], "first": []}
+    found: dict[str, list[float]] = {"bare": [], "apart": [], "ours": [], "two": [], "first": []}
     place.mkdir()
     for number in range(options.rounds):
-        one = write_config(options, corpus, place / f"one{number}", stage, 1)
-        found["bare"].append(run([sys.executable, __file__, "--bare", str(one)])[0]["samples_per_s"])
+        one = [sys.executable, __file__, "--bare", str(write_config(options, corpus, place / f"one{number}", stage, 1))]
+        found["bare"].append(run(one)[0]["samples_per_s"])
+        with ThreadPoolExecutor(2) as both:
+            found["apart"].append(sum(result["samples_per_s"] for result, _ in both.map(run, [one, one])))
         for name, workers in (("ours", 1), ("two", 2)):
             config = write_config(options, corpus, place / f"{name}{number}", stage, workers)
             result, lines = run([sys.executable, "-m", "ivr_dist", "train", str(config), "--json"])
             found[name].append(pace(result, lines, options.batch * workers))
             found["first"].append(next(when for when, line in lines if line.startswith("step ")))
     median = {name: statistics.median(values) for name, values in found.items()}
+
+    def ratio(name: str, other: str) -> float:
+        return statistics.median(a / b for a, b in zip(found[name], found[other], strict=True))
+
     return {
         "stage": stage,
         "bare/s": median["bare"],
         "ours/s": median["ours"],
         "two/s": median["two"],
-        "of bare": statistics.median(a / b for a, b in zip(found["ours"], found["bare"], strict=True)),
-        "of twice": statistics.median(a / b / 2 for a, b in zip(found["two"], found["ours"], strict=True)),
+        "of bare": ratio("ours", "bare"),
+        "of twice": ratio("two", "ours") / 2,
+        "apart": ratio("apart", "bare") / 2,
+        "of apart": ratio("two", "apart"),
         "first step": median["first"],
     }
 
