@@ -12,7 +12,6 @@ from collections import deque
 from typing import Any
 
 import ray
-from ray.train.v2.api.callback import UserCallback
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ivr_dist.console import Event
@@ -50,25 +49,6 @@ def create() -> Any:
     """Start a channel beside the driver, with which it lives and dies; the handle can be sent to workers."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(_Channel).options(num_cpus=0, max_restarts=0, scheduling_strategy=here).remote()
-
-
-class FailureTeller(UserCallback):
-    """Tells the driver that workers were lost and that Ray starts them again; runs in Ray Train's controller."""
-
-    def __init__(self, handle: Any, max_failures: int) -> None:
-        self._handle = handle
-        self._max_failures = max_failures
-        self._failures = 0
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """One line for one failure; what all lost workers say is mostly that one of them is gone."""
-        self._failures += 1
-        lost = ", ".join(str(rank) for rank in sorted(worker_exceptions))
-        allowed = "" if self._max_failures < 0 else f" of {self._max_failures}"
-        again = self._max_failures < 0 or self._failures <= self._max_failures
-        then = "all workers are started again" if again else "this is too many"
-        text = f"lost worker {lost} (failure {self._failures}{allowed}); {then}"
-        self._handle.push.remote([{"kind": "phase", "text": text}])
 
 
 class ChannelConsole:

@@ -135,10 +135,10 @@ def _fit(config: Config, handle: Any, use_gpu: bool, debug: bool, started: float
         from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
         from ray.train.v2.torch.torch_trainer import TorchTrainer
 
-        from ivr_dist.channel import FailureTeller
-        from ivr_dist.surroundings import FreshMachines
+        from ivr_dist.surroundings import FailureTeller, FreshMachines, start_coordinator
         from ivr_dist.worker import ray_entry
 
+        start_coordinator()
         run, workers = config.run, config.run.num_workers
         TorchTrainer(
             ray_entry,

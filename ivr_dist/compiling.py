@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from inspect import unwrap
+from types import MethodType
 from typing import Any, TypeVar
+from unittest.mock import patch
 
 import torch
 
@@ -36,3 +39,36 @@ def compiled(function: F, backend: str) -> F:
 def uncompiled(backend: str) -> AbstractContextManager[Any]:
     """Inside, what was compiled by `backend` runs as it was written."""
     return nullcontext() if backend == NONE else torch.compiler.set_stance("force_eager")
+
+
+@contextmanager
+def spared(backend: str) -> Iterator[None]:
+    """Inside, libraries leave functions of their own as they were written, where the run compiles nothing.
+
+    Importing the compiler takes three seconds of a processor, at every start of a worker. DeepSpeed compiles parts of
+    Muon as soon as it is imported; methods of optimizers import the compiler to tell it not to look at them.
+    """
+    if backend != NONE:
+        yield
+        return
+    for method in vars(torch.optim.Optimizer).values():
+        plain = getattr(method, "__wrapped__", None)
+        if plain is not None:
+            # Where `torch._compile._disable_dynamo` keeps what it makes of a function.
+            setattr(plain, "__dynamo_disable", plain)
+    with patch.object(torch, "compile", _as_written):
+        yield
+
+
+def _as_written(function: Any = None, **options: Any) -> Any:
+    """In place of `torch.compile`, as a call or a decorator."""
+    return (lambda function: function) if function is None else function
+
+
+def spare_steps(optimizer: Any, backend: str) -> None:
+    """Have an optimizer of PyTorch update the weights without importing the compiler, where the run compiles nothing.
+
+    Around its step there is only what tells the compiler, if there is one, to leave it alone, and `no_grad`.
+    """
+    if backend == NONE and isinstance(optimizer, torch.optim.Adam) and not optimizer.defaults["differentiable"]:
+        optimizer.step = MethodType(torch.no_grad()(unwrap(type(optimizer).step)), optimizer)  # type: ignore[method-assign]

@@ -46,12 +46,12 @@ class Engine:
         device: torch.device,
         backend: str = compiling.NONE,
     ) -> None:
-        device_module.configure_process()
         # DeepSpeed insists on a launcher's variable; Ray sets it, a plain process group does not.
         os.environ.setdefault("LOCAL_RANK", str(device.index or 0))
         # DeepSpeed calls collectives by names that torch 2.13 deprecates, once each for every step.
         warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-        with _quiet():
+        with _quiet(), compiling.spared(backend):
+            device_module.configure_process()
             import deepspeed
 
             deepspeed.init_distributed(dist_backend=device_module.backend(), verbose=False)
@@ -59,6 +59,7 @@ class Engine:
             self._engine, _, _, _ = deepspeed.initialize(
                 model=model.to(device), model_parameters=groups, config=deepspeed_config
             )
+            compiling.spare_steps(self._engine.basic_optimizer, backend)
             if backend != compiling.NONE:
                 compiling.prepare(backend)
                 self._engine.compile(backend=backend)

@@ -1,4 +1,4 @@
-"""What Ray knows of the machines of a run: whether one of them must go, and whether there are more of them now."""
+"""What Ray knows of the machines of a run, for its workers and for Ray Train's controller."""
 
 from __future__ import annotations
 
@@ -49,6 +49,25 @@ class RayCluster:
             self._grow = free.get(self._kind, 0.0) >= 1.0
 
 
+class FailureTeller(UserCallback):
+    """Tells the driver that workers were lost and that Ray starts them again; runs in Ray Train's controller."""
+
+    def __init__(self, handle: Any, max_failures: int) -> None:
+        self._handle = handle
+        self._max_failures = max_failures
+        self._failures = 0
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """One line for one failure; what all lost workers say is mostly that one of them is gone."""
+        self._failures += 1
+        lost = ", ".join(str(rank) for rank in sorted(worker_exceptions))
+        allowed = "" if self._max_failures < 0 else f" of {self._max_failures}"
+        again = self._max_failures < 0 or self._failures <= self._max_failures
+        then = "all workers are started again" if again else "this is too many"
+        text = f"lost worker {lost} (failure {self._failures}{allowed}); {then}"
+        self._handle.push.remote([{"kind": "phase", "text": text}])
+
+
 class FreshMachines(UserCallback):
     """Has Ray's elastic policy go by the machines that are there now; runs in Ray Train's controller.
 
@@ -61,18 +80,29 @@ class FreshMachines(UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Wait until Ray has found out whether a machine is gone, and have the list made anew."""
-        # A private part of Ray: where it has moved, the policy finds out by itself, only later.
-        with suppress(ImportError, AttributeError, TypeError, ray.exceptions.RayError):
-            from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
-                get_or_create_autoscaling_coordinator,
-            )
-
-            until = time.monotonic() + _FOUND_DEAD_S
+        until = time.monotonic() + _FOUND_DEAD_S
+        with suppress(ray.exceptions.RayError):
             while self._machines <= _alive() and time.monotonic() < until:
                 time.sleep(0.2)
             self._machines = _alive()
-            coordinator = get_or_create_autoscaling_coordinator()  # type: ignore[no-untyped-call]
-            ray.get(coordinator.get_reserved_resources.remote("ivr_dist", recompute=True), timeout=_ANSWER_S)
+            coordinator = start_coordinator()
+            if coordinator is not None:
+                ray.get(coordinator.get_reserved_resources.remote("ivr_dist", recompute=True), timeout=_ANSWER_S)
+
+
+def start_coordinator() -> Any:
+    """The actor that knows which machines there are, started if there is none yet; None if Ray has it no more.
+
+    Ray Train asks it before it starts workers. Begun early, it starts beside the controller instead of after it.
+    """
+    # A private part of Ray: where it has moved, all goes well without, only later.
+    with suppress(ImportError):
+        from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
+            get_or_create_autoscaling_coordinator,
+        )
+
+        return get_or_create_autoscaling_coordinator()  # type: ignore[no-untyped-call]
+    return None
 
 
 def _alive() -> set[str]:
