@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import importlib
 import importlib.util
 import os
@@ -146,16 +145,18 @@ def ivr_dist_reader(place: Place, verify: bool = True) -> Iterator[Batch]:
     from ivr_dist.data.fetch import Fetcher, FetchPolicy
     from ivr_dist.data.loader import Loader
     from ivr_dist.data.reader import ShardReader
+    from ivr_dist.garbage import collected_by_step
 
     device.tune_memory()
-    gc.freeze()
     manifest = Manifest.load(place.split())
     spec = BatchSpec.from_manifest(manifest, NAMES, standardize=())
     reader = ShardReader(place.split(), manifest, 1 << 30, Fetcher(FetchPolicy(verify=verify)))
-    with Loader(reader, spec, global_batch=BATCH, lanes=64, delay=250, seed=0) as loader:
-        for step in loader.steps(loader.start):
+    loader = Loader(reader, spec, global_batch=BATCH, lanes=64, delay=250, seed=0)
+    with loader, collected_by_step() as collect:
+        for number, step in enumerate(loader.steps(loader.start)):
             if step.epoch:
                 return
+            collect(number)
             (batch,) = step.micro_batches
             yield {name: part.features for name, part in batch.modalities.items()} | {"keys": batch.keys}  # type: ignore[dict-item]
 

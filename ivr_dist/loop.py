@@ -25,6 +25,7 @@ from ivr_dist.data.loader import Loader, StepBatches
 from ivr_dist.data.manifest import Manifest
 from ivr_dist.engine import Engine
 from ivr_dist.errors import CheckpointError, CorruptDataError, DivergedError, SupersededError
+from ivr_dist.garbage import collected_by_step
 from ivr_dist.goodput import Stopwatch
 from ivr_dist.losses import StepCounts, local_counts
 from ivr_dist.plan import Plan
@@ -155,7 +156,8 @@ class Trainer:
         """
         steps = self.loader.steps(self.cursor)
         try:
-            ending = self._run(steps)
+            with collected_by_step() as collect:
+                ending = self._run(steps, collect)
             if ending != "rollback":
                 self._save()
             self._finish_saving()
@@ -164,7 +166,7 @@ class Trainer:
             for callback in self.callbacks:
                 callback.on_close()
 
-    def _run(self, steps: Iterator[StepBatches]) -> Ending:
+    def _run(self, steps: Iterator[StepBatches], collect: Callable[[int], None]) -> Ending:
         self.engine.train()
         while self.counters.step < self.plan.total_steps:
             if self._patience_exhausted():
@@ -188,6 +190,7 @@ class Trainer:
                 self._save()
             self._tell_saved()
             self.watchdog.progress()
+            collect(self.counters.step)
         return "finished"
 
     def _agree(self, fetched: StepBatches) -> tuple[StepCounts, Verdict]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +40,7 @@ class Blocks(Tensors):
     """Samples and places a sample of each block; at least one block."""
 
 
+@lru_cache(maxsize=256)
 def one_block(samples: int, longest: int) -> Blocks:
     """All samples in their own order."""
     row = torch.arange(samples)

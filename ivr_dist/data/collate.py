@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -163,30 +165,46 @@ def collate(
     return Batch(
         keys=tuple(sample.id for sample in samples),
         slots=torch.from_numpy(np.asarray(slots, np.int64)),
-        modalities=in_blocks({name: _modality(samples, name, spec, steps) for name in spec.modalities}),
+        modalities=in_blocks(_modalities(samples, spec, steps)),
         labels=labels,
         label_mask=label_mask,
         positions=torch.from_numpy(np.asarray(positions, np.int64)),
     )
 
 
-def _modality(samples: Sequence[RawSample], name: str, spec: BatchSpec, common: int | None) -> ModalityBatch:
-    """Pad to the longest sample of the batch, or to the common length; the padding is 0 after standardisation too."""
+def _modalities(samples: Sequence[RawSample], spec: BatchSpec, common: int | None) -> dict[str, ModalityBatch]:
+    parts: dict[str, ModalityBatch] = {}
+    by_mask: dict[tuple[tuple[int, ...], bytes], ModalityBatch] = {}
+    for name, (kind, _) in spec.modalities.items():
+        if kind == WORDS:
+            assert spec.tokenizer is not None
+            parts[name] = word_batch([sample.words for sample in samples], spec.tokenizer)
+            continue
+        features, mask = _padded(samples, name, spec, common)
+        # What follows from a mask alone is worked out once where modalities are aligned.
+        key = mask.shape, mask.tobytes()
+        aligned = by_mask.get(key)
+        made = padded_batch(features, mask) if aligned is None else replace(aligned, features=features)
+        parts[name] = by_mask[key] = made
+    return parts
+
+
+def _padded(
+    samples: Sequence[RawSample], name: str, spec: BatchSpec, common: int | None
+) -> tuple[Tensor, npt.NDArray[np.bool_]]:
+    """Pad to the longest sample of the batch, or to the common length; the padding is 0 after standardisation too.
+
+    Returns:
+        [B, T, D] or [B, T] features, and [B, T] true where a step is valid.
+    """
     kind, dim = spec.modalities[name]
-    if kind == WORDS:
-        assert spec.tokenizer is not None
-        return word_batch([sample.words for sample in samples], spec.tokenizer)
     arrays = [sample.arrays.get(name) for sample in samples]
-    lengths = np.array([0 if array is None else len(array) for array in arrays], np.int64)
+    lengths = _lengths(samples, arrays, name, kind, dim)
     steps = int(lengths.max(initial=0)) if common is None else common
     padded: npt.NDArray[Any] = np.empty(
         (len(samples), steps) if kind == "tokens" else (len(samples), steps, dim),
         np.int64 if kind == "tokens" else np.float32,
     )
-    width, types = ((), "iu") if kind == "tokens" else ((dim,), "fiu")
-    for array, sample in zip(arrays, samples, strict=True):
-        if array is not None and (array.shape[1:] != width or array.dtype.kind not in types):
-            raise _other_layout(sample, name, array, kind, dim)
     _fill(padded, arrays, lengths)
     mask = np.arange(steps) < (lengths[:, None] if common is None else np.full((len(samples), 1), common))
     if kind == "tokens":
@@ -197,7 +215,29 @@ def _modality(samples: Sequence[RawSample], name: str, spec: BatchSpec, common: 
         padded -= mean
         padded /= deviation
         padded[np.arange(steps) >= lengths[:, None]] = 0
-    return padded_batch(torch.from_numpy(padded), mask)
+    return torch.from_numpy(padded), mask
+
+
+_SHAPE, _DTYPE = attrgetter("shape"), attrgetter("dtype")
+
+
+def _lengths(
+    samples: Sequence[RawSample], arrays: Sequence[npt.NDArray[Any] | None], name: str, kind: str, dim: int
+) -> Int64Array:
+    """[B] steps of each array, 0 where there is none; refuses arrays of another layout."""
+    there = [array for array in arrays if array is not None]
+    shapes, dtypes = list(map(_SHAPE, there)), set(map(_DTYPE, there))
+    width, types = ((), "iu") if kind == "tokens" else ((dim,), "fiu")
+    if any(shape[1:] != width for shape in set(shapes)) or any(dtype.kind not in types for dtype in dtypes):
+        for array, sample in zip(arrays, samples, strict=True):
+            if array is not None and (array.shape[1:] != width or array.dtype.kind not in types):
+                raise _other_layout(sample, name, array, kind, dim)
+    found = [shape[0] for shape in shapes]
+    if len(there) == len(arrays):
+        return np.array(found, np.int64)
+    lengths = np.zeros(len(arrays), np.int64)
+    lengths[[array is not None for array in arrays]] = found
+    return lengths
 
 
 def _fill(padded: npt.NDArray[Any], arrays: Sequence[npt.NDArray[Any] | None], lengths: Int64Array) -> None:
@@ -226,27 +266,28 @@ def _other_layout(sample: RawSample, name: str, array: npt.NDArray[Any], kind: s
 def _labels(samples: Sequence[RawSample], name: str, task: TaskSpec) -> tuple[Tensor, Tensor]:
     """Values and mask of one task's labels, both [B]."""
     found = [sample.labels.get(name) for sample in samples]
-    mask = torch.tensor([value is not None for value in found], dtype=torch.bool)
-    values = [0.0 if value is None else float(value) for value in found]
+    mask = np.array([value is not None for value in found], bool)
+    values = np.array([0.0 if value is None else value for value in found], np.float64)
     if task.type == "regression":
-        for sample, value in zip(samples, found, strict=True):
-            if value is not None and not _inside(value, task):
-                raise CorruptDataError(
-                    f"label {name} is {value:g}, outside {task.low:g}..{task.high:g}",
-                    where=sample.where,
-                    remedy="correct the label, or the task's range, and pack the split again",
-                )
-        return torch.tensor(values, dtype=torch.float32), mask
+        low, high = -math.inf if task.low is None else task.low, math.inf if task.high is None else task.high
+        wrong = mask & ~((low <= values) & (values <= high))
+        if wrong.any():
+            raise _other_label(samples, values, wrong, name, f"outside {low:g}..{high:g}", "range")
+        return torch.from_numpy(values.astype(np.float32)), torch.from_numpy(mask)
     classes = task.classes or 0
-    for sample, value in zip(samples, values, strict=True):
-        if not (value.is_integer() and 0 <= value < classes):
-            raise CorruptDataError(
-                f"label {name} is {value:g}, not a class 0..{classes - 1}",
-                where=sample.where,
-                remedy="correct the label, or the task's classes, and pack the split again",
-            )
-    return torch.tensor(values, dtype=torch.float32).long(), mask
+    wrong = ~((values == np.floor(values)) & (values >= 0) & (values < classes))
+    if wrong.any():
+        raise _other_label(samples, values, wrong, name, f"not a class 0..{classes - 1}", "classes")
+    return torch.from_numpy(values.astype(np.int64)), torch.from_numpy(mask)
 
 
-def _inside(value: float, task: TaskSpec) -> bool:
-    return (task.low is None or value >= task.low) and (task.high is None or value <= task.high)
+def _other_label(
+    samples: Sequence[RawSample], values: npt.NDArray[np.float64], wrong: npt.NDArray[np.bool_], *said: str
+) -> CorruptDataError:
+    name, why, what = said
+    first = int(wrong.argmax())
+    return CorruptDataError(
+        f"label {name} is {values[first]:g}, {why}",
+        where=samples[first].where,
+        remedy=f"correct the label, or the task's {what}, and pack the split again",
+    )

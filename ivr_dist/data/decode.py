@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 
 from ivr_dist.data import npy
 from ivr_dist.data.places import ShardPlaces
@@ -45,11 +46,10 @@ class RawSample:
         return f"{self.shard}, sample {self.key}"
 
 
-_JSON = json.JSONDecoder()
 _NUMBERS = (float, int)
 """Of JSON; bool is an int to Python, and no number here."""
 _JSON_SUFFIX = b".json\0"
-_SIZE = range(124, 135)
+_SIZE = slice(124, 135)
 """Octal digits of a member's size in its header."""
 
 
@@ -97,7 +97,7 @@ def decode_at(
         if steps < 0:
             continue
         at = start + column.at[number]
-        if column.suffix and not _is_at(data, at, prefix + column.suffix):
+        if column.suffix and bytes(data[at : at + len(prefix) + len(column.suffix)]) != prefix + column.suffix:
             return None
         header, shape = column.headers[steps]
         first = at + BLOCK
@@ -106,15 +106,12 @@ def decode_at(
             return None
         arrays[column.modality] = np.ndarray(shape, column.dtype, data, payload)
     at = start + at_json
-    size = bytes(data[at + _SIZE.start : at + _SIZE.stop])
-    if not _is_at(data, at, prefix + _JSON_SUFFIX) or not size.isdigit():
-        return None
     first = at + BLOCK
+    head = bytes(data[at:first])
+    size = head[_SIZE]
+    if not head.startswith(prefix + _JSON_SUFFIX) or not size.isdigit():
+        return None
     return _sample(_about(bytes(data[first : first + int(size, 8)]), shard, key), arrays, shard, key)
-
-
-def _is_at(data: bytes | memoryview, at: int, member: bytes) -> bool:
-    return bytes(data[at : at + len(member)]) == member
 
 
 def _sample(about: Mapping[str, Any], arrays: dict[str, npt.NDArray[Any]], shard: str, key: str) -> RawSample:
@@ -174,13 +171,13 @@ def _members(data: memoryview, where: str, key: str) -> Places:
 
 def _about(text: bytes, shard: str, key: str) -> dict[str, Any]:
     try:
-        # What `pack` writes is UTF-8 with nothing around the object; else other encodings are looked for.
-        string = text.decode() if text[:1] == b"{" else ""
-        about, end = _JSON.raw_decode(string) if string else (None, 0)
-        if end != len(string) or not string:
+        about = orjson.loads(text)
+    except ValueError:
+        # Python's own reads more: other encodings, NaN; and says where what cannot be read is wrong.
+        try:
             about = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise _refused(f"the sample's JSON cannot be read: {error}", f"{shard}, sample {key}") from error
+        except (ValueError, RecursionError) as error:
+            raise _refused(f"the sample's JSON cannot be read: {error}", f"{shard}, sample {key}") from error
     if not isinstance(about, dict):
         raise _refused("the sample's JSON is not an object", f"{shard}, sample {key}")
     return about

@@ -13,7 +13,6 @@ come back together.
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import random
 import threading
@@ -27,6 +26,7 @@ from typing import Any, Protocol, TypeVar
 from ivr_dist.errors import CorruptDataError, IvrError, StorageError
 from ivr_dist.storage._disk import Buffer, Disk, pread
 from ivr_dist.storage._failures import NotFoundError, explain, is_transient
+from ivr_dist.storage._mapped import MappedFile
 from ivr_dist.storage._places import absolute, display, is_local, join, local_path, scheme
 from ivr_dist.storage._remote import connect
 
@@ -74,8 +74,6 @@ ATTEMPTS = 4
 
 _FIRST_WAIT_S = 0.5
 _CANNOT_LIST = ("http", "https")
-_MADV_POPULATE_READ = 22
-"""Since Linux 5.14; Python has no name for it."""
 _disk = Disk()
 # Own generator: the global one belongs to the training run and must not move because storage was slow.
 _jitter = random.SystemRandom()
@@ -122,55 +120,6 @@ class RangeReader:
             return _as_many(pread(self._descriptor, start, end), self._url, start, end)
         except OSError as error:
             raise explain("read", self._url, error, 1) from error
-
-
-class MappedFile:
-    """A local file of which parts are used where the system has them, without copying them; safe to use from threads.
-
-    What is mapped must stay as it is: the process dies if the file is cut short while a part of it is used.
-
-    Args:
-        url: The file.
-    """
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._lock = threading.Lock()
-        self._descriptor: int | None = None
-        self._map: mmap.mmap | None = None
-
-    def view(self, start: int, end: int) -> memoryview:
-        """Those of the bytes [start, end) that the file has, read from the disk by now."""
-        try:
-            with self._lock:
-                descriptor = self._open() if self._descriptor is None else self._descriptor
-            end = min(end, os.fstat(descriptor).st_size)
-            if end <= start:
-                return memoryview(b"")
-            return self._mapped(descriptor, start, end) or memoryview(pread(descriptor, start, end))
-        except OSError as error:
-            raise explain("read", self._url, error, 1) from error
-
-    def _open(self) -> int:
-        self._descriptor = os.open(local_path(self._url), os.O_RDONLY | os.O_CLOEXEC)
-        weakref.finalize(self, os.close, self._descriptor)
-        # Some file systems cannot map, and an empty file cannot be mapped.
-        with suppress(OSError, ValueError):
-            self._map = mmap.mmap(self._descriptor, 0, prot=mmap.PROT_READ)
-        return self._descriptor
-
-    def _mapped(self, descriptor: int, start: int, end: int) -> memoryview | None:
-        """A part of the map, if the system can tell that all of it is there."""
-        if self._map is None or end > len(self._map):
-            return None
-        os.posix_fadvise(descriptor, start, end - start, os.POSIX_FADV_WILLNEED)
-        first = start - start % mmap.PAGESIZE
-        try:
-            # A page that cannot be read is an error here, and not the death of the process later.
-            self._map.madvise(_MADV_POPULATE_READ, first, end - first)
-        except OSError:
-            return None
-        return memoryview(self._map)[start:end]
 
 
 def open_stream(url: str) -> Any:

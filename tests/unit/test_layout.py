@@ -22,6 +22,7 @@ LEVELS = {
     "ivr_dist.config": 0,
     "ivr_dist.device": 0,
     "ivr_dist.compiling": 0,
+    "ivr_dist.garbage": 0,
     "ivr_dist.environment": 0,
     "ivr_dist.storage": 1,
     "ivr_dist.data": 1,

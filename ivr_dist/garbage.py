@@ -1,0 +1,31 @@
+"""When Python looks for garbage: at the same steps on all workers, and not at any moment.
+
+Left to itself the collector runs on each worker whenever that one has made so many objects, and all others wait for it
+at their next collective. It also goes through all that torch, DeepSpeed and Ray have loaded, which is never garbage.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+EVERY = 50
+"""Steps between two collections."""
+
+
+@contextmanager
+def collected_by_step() -> Iterator[Callable[[int], None]]:
+    """Inside, nothing is collected but by what it gives: call that with the number of every step."""
+    gc.freeze()
+    gc.disable()
+    try:
+        yield _collect
+    finally:
+        gc.enable()
+        gc.unfreeze()
+
+
+def _collect(step: int) -> None:
+    if step % EVERY == 0:
+        gc.collect()

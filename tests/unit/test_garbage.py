@@ -1,0 +1,35 @@
+"""Garbage is looked for at the steps that were agreed on, and at no other time."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+from ivr_dist.garbage import EVERY, collected_by_step
+
+
+class Cycle:
+    def __init__(self) -> None:
+        self.own = self
+
+
+def test_collected_at_every_so_many_steps() -> None:
+    with collected_by_step() as collect:
+        assert not gc.isenabled()
+        gone = weakref.ref(Cycle())
+        for step in range(1, EVERY):
+            collect(step)
+            assert gone() is not None
+        collect(EVERY)
+        assert gone() is None
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
+
+
+def test_as_before_after_an_error() -> None:
+    try:
+        with collected_by_step():
+            raise ValueError
+    except ValueError:
+        pass
+    assert gc.isenabled()
