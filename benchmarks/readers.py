@@ -153,7 +153,7 @@ def ivr_dist_reader(place: Place, verify: bool = True) -> Iterator[Batch]:
     reader = ShardReader(place.split(), manifest, 1 << 30, Fetcher(FetchPolicy(verify=verify)))
     loader = Loader(reader, spec, global_batch=BATCH, lanes=64, delay=250, seed=0)
     with loader, collected_by_step() as collect:
-        for number, step in enumerate(loader.steps(loader.start)):
+        for number, step in enumerate(loader.steps(loader.start), 1):
             if step.epoch:
                 return
             collect(number)

@@ -15,12 +15,10 @@ from __future__ import annotations
 import json
 import os
 import random
-import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
 from ivr_dist.errors import CorruptDataError, IvrError, StorageError
