@@ -29,8 +29,9 @@ class Segments:
         self._limit = limit
         self._most_in_flight = in_flight
         self._load = load
-        # Reentrant, as a future that is done at once calls back while it is being asked for.
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
+        # Of its own: whoever brings a segment must not wait for the one who asks for a hundred more.
+        self._in_flight_lock = threading.Lock()
         self._wanted: dict[Segment, Held] = {}
         self._idle: OrderedDict[Segment, Held] = OrderedDict()
         self._wanted_bytes = 0
@@ -84,12 +85,13 @@ class Segments:
 
     def _begin(self, segment: Segment) -> Held:
         future, size = self._load(segment)
-        self._in_flight += size
+        with self._in_flight_lock:
+            self._in_flight += size
         future.add_done_callback(lambda _: self._arrived(size))
         return Held(future, size)
 
     def _arrived(self, size: int) -> None:
-        with self._lock:
+        with self._in_flight_lock:
             self._in_flight -= size
 
     def _make_room(self) -> None:
