@@ -46,6 +46,8 @@ class FetchPolicy:
 
     threads: int = 32
     """Ranges that are read at a time."""
+    local_threads: int = 4
+    """The same of files on this machine, where more threads only wait for Python and each other."""
     deadline_s: float = 600.0
     """Seconds for one range, with all attempts."""
     attempt_s: float = 60.0
@@ -99,7 +101,8 @@ class Fetcher:
             who: Names the samples, for errors.
         """
         self._after_fork()
-        return self._pool.submit(self._range, url, start, end, xxh3, who)
+        pool = self._local_pool if storage.is_local(url) else self._pool
+        return pool.submit(self._range, url, start, end, xxh3, who)
 
     def read_file(self, url: str, size: int, *, sha256: str, what: str) -> bytes:
         """A whole small file of known size and checksum.
@@ -124,11 +127,14 @@ class Fetcher:
         """Stop without waiting for requests under way; may be called again."""
         self._closing.set()
         if self._pid == os.getpid():
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            for pool in (self._pool, self._local_pool):
+                pool.shutdown(wait=False, cancel_futures=True)
 
     def _begin(self) -> None:
         self._pid = os.getpid()
+        # Threads start as they are needed.
         self._pool = ThreadPoolExecutor(self.policy.threads, thread_name_prefix="ivr-fetch")
+        self._local_pool = ThreadPoolExecutor(self.policy.local_threads, thread_name_prefix="ivr-fetch")
         self._closing = threading.Event()
         self._lock = threading.Lock()
         self._files: OrderedDict[str, storage.MappedFile] = OrderedDict()

@@ -14,7 +14,7 @@ from ivr_dist.data.index import ShardIndex
 from ivr_dist.data.manifest import FeatureSpec, Manifest
 from ivr_dist.data.places import shard_places
 
-_THREADS = 32
+_THREADS, _LOCAL_THREADS = 32, 4
 _KEPT_SAMPLES = 200_000
 """Of open shards together, but for those that are in use."""
 
@@ -87,7 +87,8 @@ class OpenShards:
         self._split_url = split_url
         self._manifest = manifest
         self._fetcher = fetcher
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="ivr-index")
+        threads = _LOCAL_THREADS if storage.is_local(split_url) else _THREADS
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="ivr-index")
         self._lock = threading.Lock()
         self._open: dict[int, OpenShard] = {}
         self._under_way: dict[int, Future[OpenShard]] = {}
