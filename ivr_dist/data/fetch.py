@@ -1,4 +1,4 @@
-"""Reading ranges of files on threads: tried again where that helps, and compared with their checksums.
+"""Reading ranges of files ahead: tried again where that helps, and compared with their checksums.
 
 A server's answer may be late, cut short, an error, or wrong. Each range has a deadline; within it an attempt that fails
 for a passing reason is made again after a random wait, one that stalls is given up, and one that is slower than nearly
@@ -17,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 
 import xxhash
 
@@ -24,6 +25,7 @@ from ivr_dist import storage
 from ivr_dist.config import DataConfig
 from ivr_dist.data.disk_cache import DiskCache
 from ivr_dist.data.fetch_meters import FetchMeters
+from ivr_dist.data.on_use import OnUse
 from ivr_dist.errors import CorruptDataError, DataError, StorageError
 from ivr_dist.units import parse_bytes
 
@@ -45,9 +47,7 @@ class FetchPolicy:
     """How hard to try."""
 
     threads: int = 32
-    """Ranges that are read at a time."""
-    local_threads: int = 4
-    """The same of files on this machine, where more threads only wait for Python and each other."""
+    """Ranges that are read at a time, but for those of local files, which the system reads ahead."""
     deadline_s: float = 600.0
     """Seconds for one range, with all attempts."""
     attempt_s: float = 60.0
@@ -90,6 +90,8 @@ class Fetcher:
     def submit(self, url: str, start: int, end: int, *, xxh3: int, who: str) -> Future[Content]:
         """Begin to read the bytes [start, end) of a file, whose xxh3-64 is known.
 
+        Of a local file only the system begins to: copying and comparing is left to whoever asks for the result.
+
         The future raises a DataError if the file is missing, a CorruptDataError if the bytes are not those, or a
         StorageError if storage failed until the deadline.
 
@@ -101,8 +103,10 @@ class Fetcher:
             who: Names the samples, for errors.
         """
         self._after_fork()
-        pool = self._local_pool if storage.is_local(url) else self._pool
-        return pool.submit(self._range, url, start, end, xxh3, who)
+        if storage.is_local(url):
+            self._file(url).will_need(start, end)
+            return OnUse(partial(self._range, url, start, end, xxh3, who))
+        return self._pool.submit(self._range, url, start, end, xxh3, who)
 
     def read_file(self, url: str, size: int, *, sha256: str, what: str) -> bytes:
         """A whole small file of known size and checksum.
@@ -127,14 +131,11 @@ class Fetcher:
         """Stop without waiting for requests under way; may be called again."""
         self._closing.set()
         if self._pid == os.getpid():
-            for pool in (self._pool, self._local_pool):
-                pool.shutdown(wait=False, cancel_futures=True)
+            self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _begin(self) -> None:
         self._pid = os.getpid()
-        # Threads start as they are needed.
         self._pool = ThreadPoolExecutor(self.policy.threads, thread_name_prefix="ivr-fetch")
-        self._local_pool = ThreadPoolExecutor(self.policy.local_threads, thread_name_prefix="ivr-fetch")
         self._closing = threading.Event()
         self._lock = threading.Lock()
         self._files: OrderedDict[str, storage.MappedFile] = OrderedDict()

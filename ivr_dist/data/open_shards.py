@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 
 import numpy as np
 
@@ -12,9 +14,10 @@ from ivr_dist import storage
 from ivr_dist.data.fetch import Fetcher
 from ivr_dist.data.index import ShardIndex
 from ivr_dist.data.manifest import FeatureSpec, Manifest
+from ivr_dist.data.on_use import OnUse
 from ivr_dist.data.places import shard_places
 
-_THREADS, _LOCAL_THREADS = 32, 4
+_THREADS = 32
 _KEPT_SAMPLES = 200_000
 """Of open shards together, but for those that are in use."""
 
@@ -87,8 +90,7 @@ class OpenShards:
         self._split_url = split_url
         self._manifest = manifest
         self._fetcher = fetcher
-        threads = _LOCAL_THREADS if storage.is_local(split_url) else _THREADS
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="ivr-index")
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="ivr-index")
         self._lock = threading.Lock()
         self._open: dict[int, OpenShard] = {}
         self._under_way: dict[int, Future[OpenShard]] = {}
@@ -124,7 +126,11 @@ class OpenShards:
         """A shard that is not open, under way."""
         future = self._under_way.get(number)
         if future is None:
-            future = self._under_way[number] = self._pool.submit(self._read, number)
+            if storage.is_local(self._split_url):
+                future = OnUse(partial(self._read, number))
+            else:
+                future = self._pool.submit(self._read, number)
+            self._under_way[number] = future
         return future
 
     def _wait_for(self, number: int) -> OpenShard:
@@ -132,7 +138,8 @@ class OpenShards:
             if number in self._open:
                 return self._open[number]
             future = self._begin(number)
-        wait([future])
+        with suppress(CancelledError):
+            future.exception()
         with self._lock:
             # Once, whoever waited for it; what failed is tried again by whoever asks next.
             if self._under_way.get(number) is future:

@@ -39,17 +39,25 @@ class MappedFile:
         self._map: mmap.mmap | None = None
         self._address = 0
 
+    def will_need(self, start: int, end: int) -> None:
+        """Have the system read the bytes [start, end) in the background; what is wrong is told by `view`."""
+        with suppress(OSError):
+            os.posix_fadvise(self._opened(), start, end - start, os.POSIX_FADV_WILLNEED)
+
     def view(self, start: int, end: int) -> memoryview:
         """Those of the bytes [start, end) that the file has, read from the disk by now."""
         try:
-            with self._lock:
-                descriptor = self._open() if self._descriptor is None else self._descriptor
+            descriptor = self._opened()
             end = min(end, os.fstat(descriptor).st_size)
             if end <= start:
                 return memoryview(b"")
-            return self._mapped(descriptor, start, end) or memoryview(pread(descriptor, start, end))
+            return self._mapped(start, end) or memoryview(pread(descriptor, start, end))
         except OSError as error:
             raise explain("read", self._url, error, 1) from error
+
+    def _opened(self) -> int:
+        with self._lock:
+            return self._open() if self._descriptor is None else self._descriptor
 
     def _open(self) -> int:
         self._descriptor = os.open(local_path(self._url), os.O_RDONLY | os.O_CLOEXEC)
@@ -61,11 +69,10 @@ class MappedFile:
             self._map = mapped
         return self._descriptor
 
-    def _mapped(self, descriptor: int, start: int, end: int) -> memoryview | None:
+    def _mapped(self, start: int, end: int) -> memoryview | None:
         """A part of the map, if the system can tell that all of it is there."""
         if self._map is None or end > len(self._map):
             return None
-        os.posix_fadvise(descriptor, start, end - start, os.POSIX_FADV_WILLNEED)
         first = start - start % mmap.PAGESIZE
         # A page that cannot be read is an error here, and not the death of the process later. Not by `mmap.madvise`,
         # which keeps all other threads of Python waiting for the disk.
