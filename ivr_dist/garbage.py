@@ -12,6 +12,8 @@ from contextlib import contextmanager
 
 EVERY = 50
 """Steps between two collections."""
+_THOROUGH = 20
+"""Every so many of them everything is looked at, and not only what is young."""
 
 
 @contextmanager
@@ -28,4 +30,4 @@ def collected_by_step() -> Iterator[Callable[[int], None]]:
 
 def _collect(step: int) -> None:
     if step % EVERY == 0:
-        gc.collect()
+        gc.collect(1 if step // EVERY % _THOROUGH else 2)
