@@ -1,7 +1,7 @@
 """Samples by number, read ahead of those who ask for them.
 
-Samples are fetched in segments, runs of about 1 MiB of a shard: one ranged request each, compared with its checksum, on
-the threads of a `Fetcher`. Whoever knows what is wanted next (`ahead`) has it under way while earlier samples are
+Samples are fetched in segments, runs of about 1 MiB of a shard: one ranged request each, compared with its checksum by
+a `Fetcher`. Whoever knows what is wanted next (`ahead`) has it under way while earlier samples are
 decoded; how far ahead is counted in bytes. Nothing is ever left out: what cannot be read is an error in its place.
 """
 
