@@ -23,7 +23,8 @@ class OnUse(Future[T]):
     def __init__(self, work: Callable[[], T]) -> None:
         super().__init__()
         self._work = work
-        self._turn = threading.Lock()
+        # Reentrant: whoever hears that it is done may ask for the result at once.
+        self._turn = threading.RLock()
 
     def result(self, timeout: float | None = None) -> T:
         """See `Future`; the work itself takes as long as it takes."""
