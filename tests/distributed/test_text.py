@@ -130,9 +130,9 @@ def test_pieces_of_a_run_continue_bitwise_and_need_no_folder(corpus: str, bert: 
     shutil.rmtree(mine)
     for (whole, _), (pieces, _) in zip(cases[::4], cases[1::4], strict=True):
         assert loss_curve(pieces.run.dir) == loss_curve(whole.run.dir)
-        result = storage.read_json(f"{pieces.run.dir}/result.json")
-        scored = score_checkpoint(result["checkpoint"], pieces.data.valid, 2)
-        assert scored == result["metrics"]["valid"], "the same batches on as many workers"
+    result = storage.read_json(f"{pieces.run.dir}/result.json")
+    scored = score_checkpoint(result["checkpoint"], pieces.data.valid, 2)
+    assert scored == result["metrics"]["valid"], "the same batches on as many workers"
 
 
 def test_each_group_has_its_own_rate_and_one_schedule(corpus: str, bert: str, tmp_path: Path) -> None:

@@ -128,7 +128,10 @@ def test_killed_worker(corpus: str, reference: list[tuple[int, float]], tmp_path
     assert [tuple(point) for point in result["loss"]] == reference
 
 
-def test_ctrl_c_and_the_same_command_again(corpus: str, reference: list[tuple[int, float]], tmp_path: Path) -> None:
+def test_ctrl_c_and_the_same_command_again(
+    corpus: str, reference: list[tuple[int, float]], tmp_path: Path, cluster: Cluster
+) -> None:
+    """First on a cluster that the command starts, then on another."""
     run = tmp_path / "run"
     process = start(settings(corpus, run))
     wait_for(saved(run, 10), process)
@@ -139,7 +142,7 @@ def test_ctrl_c_and_the_same_command_again(corpus: str, reference: list[tuple[in
     interrupted_at = store.names(str(run))[0].step
     assert interrupted_at < STEPS
 
-    process = start(settings(corpus, run))
+    process = start(settings(corpus, run), address=cluster.address)
     output = finish(process)
     assert process.returncode == 0, output
     assert f"training from step {interrupted_at}" in output

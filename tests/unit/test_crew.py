@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,13 +45,20 @@ def run(crew: Crew, function: object, jobs: list[int]) -> tuple[dict[int, object
     return results, seen
 
 
+@pytest.fixture(autouse=True)
+def _no_process_stays() -> Iterator[None]:
+    # Other tests keep groups of ranks.
+    before = multiprocessing.active_children()
+    yield
+    assert set(multiprocessing.active_children()) <= set(before)
+
+
 @pytest.mark.parametrize("crew", [Here(), Processes(2), Processes(8)], ids=["here", "two", "more than jobs"])
 def test_every_job_is_done_once(crew: Crew) -> None:
     results, _ = run(crew, squared, [5, 3, 3, 7])
     assert {number: value for number, (value, _) in results.items()} == {0: 25, 1: 9, 2: 9, 3: 49}  # type: ignore[misc]
     pids = {pid for _, pid in results.values()}  # type: ignore[misc]
     assert (os.getpid() in pids) == isinstance(crew, Here)
-    assert multiprocessing.active_children() == []
 
 
 def test_no_jobs() -> None:
@@ -70,13 +78,11 @@ def test_the_error_of_a_job_comes_back_as_it_was() -> None:
     assert (caught.value.what, caught.value.where, caught.value.remedy) == ("a fault", "job 3", "mend it")
     with pytest.raises(IvrError, match="ValueError"):
         run(Processes(1), failing, [4])
-    assert multiprocessing.active_children() == []
 
 
 def test_a_killed_process_is_told() -> None:
     with pytest.raises(WorkerError, match="SIGKILL"):
         run(Processes(2), killed, [0, 1, 2])
-    assert multiprocessing.active_children() == []
 
 
 def marked(job: str, tick: Tick) -> None:
