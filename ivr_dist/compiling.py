@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from inspect import unwrap
 from types import MethodType
 from typing import Any, TypeVar
-from unittest.mock import patch
 
 import torch
 
@@ -56,8 +55,12 @@ def spared(backend: str) -> Iterator[None]:
         if plain is not None:
             # Where `torch._compile._disable_dynamo` keeps what it makes of a function.
             setattr(plain, "__dynamo_disable", plain)
-    with patch.object(torch, "compile", _as_written):
+    compile_ = torch.compile
+    torch.compile = _as_written  # type: ignore[assignment]
+    try:
         yield
+    finally:
+        torch.compile = compile_
 
 
 def _as_written(function: Any = None, **options: Any) -> Any:
