@@ -135,3 +135,25 @@ def test_bytes_cut_short_are_refused() -> None:
     for cut in (100, 600, 1100, len(data) - 400):
         with pytest.raises(CorruptDataError, match="sample k1"):
             decode_sample(data[:cut], "s", "k1", MODALITIES)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        as_json(),
+        json.dumps(ABOUT).encode("utf-16"),
+        b"\xef\xbb\xbf" + as_json(),
+        b" \n" + as_json() + b"\n",
+        as_json(provenance={"lone": "\ud800", "count": 10**40, "unknown": float("nan")}),
+    ],
+    ids=["as packed", "utf-16", "byte order mark", "white space", "what Python alone reads"],
+)
+def test_json_of_other_programs(content: bytes) -> None:
+    sample = decode([("k1.json", content)])
+    assert (sample.id, sample.labels, sample.transcript) == (ABOUT["id"], ABOUT["labels"], "well")
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "1" + 400 * "0"])
+def test_a_label_that_is_no_finite_number(number: str) -> None:
+    with pytest.raises(CorruptDataError, match="not a finite number"):
+        decode([("k1.json", b'{"id": "x", "labels": {"sentiment": ' + number.encode() + b"}}")])
