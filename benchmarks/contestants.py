@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -29,7 +30,7 @@ MODES = ("whole", "task", "probed")
 """A training step; one with the task's loss alone; one that measures SVR's gradient too."""
 
 
-class Contestant:
+class Contestant(ABC):
     """A model that can take training steps.
 
     Args:
@@ -49,17 +50,17 @@ class Contestant:
         self.dtype = dtype
         self.clock = clock
 
+    @abstractmethod
     def loss(self, mode: str) -> tuple[float, Tensor]:
         """The time when the forward pass was done, and the loss."""
-        raise NotImplementedError
 
     def backward(self, loss: Tensor) -> None:
         """Gradients of the loss."""
         loss.backward()
 
+    @abstractmethod
     def forward(self) -> None:
         """The model's forward pass alone, not compiled."""
-        raise NotImplementedError
 
     def step(self, mode: str) -> dict[str, float]:
         """One step; the seconds of its parts."""
