@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ivr_dist.data.batch import Batch
+from ivr_dist.data.batch import Batch, modality_batch
 from ivr_dist.data.collate import BatchSpec, collate
 from ivr_dist.data.decode import RawSample
 from ivr_dist.data.manifest import FeatureSpec, Manifest, Statistics, TaskSpec
@@ -122,6 +122,26 @@ def test_valid_steps_are_the_standardised_samples_and_the_rest_is_zero(lengths: 
     assert part.features[~part.mask].abs().sum() == 0
     assert part.sample.tolist() == [i for i, row in enumerate(rows) for _ in row]
     assert len(part.pairs) == sum(max(0, len(row) - 1) for row in rows)
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=4))
+def test_modalities_that_are_aligned_and_those_that_are_not(lengths: list[tuple[int, int, int]]) -> None:
+    """Three lengths at a time of a few: all three masks, two of them or none are the same."""
+    samples = [
+        sample(str(i), text=np.full(t, 1 + i), audio=np.full((a, 2), 2.0 + i), vision=np.full((v, 3), 3.0 + i))
+        for i, (t, a, v) in enumerate(lengths)
+    ]
+    batch = batch_of(*samples)
+    for name, own in zip(SPEC.modalities, zip(*lengths, strict=True), strict=True):
+        part = batch.modalities[name]
+        expected = modality_batch(part.features, torch.arange(max(own)) < torch.tensor(own)[:, None])
+        for field in ("mask", "flat", "sample", "pairs"):
+            assert torch.equal(getattr(part, field), getattr(expected, field)), f"{field} of {name}"
+        values = part.features if name == "text" else part.features[..., 0]
+        if name != "audio":
+            start = 1 if name == "text" else 3
+            assert values[part.mask].tolist() == [start + i for i, n in enumerate(own) for _ in range(n)]
 
 
 def test_a_sample_does_not_depend_on_its_company() -> None:
