@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,10 +28,33 @@ def variation(codes: Sequence[Tensor], pairs: Tensor, kind: str, temperature: fl
     if kind == "js":
         joined = torch.softmax(wide(torch.cat(list(codes), dim=-1)) / temperature, dim=-1)
         return _divergence(joined.index_select(0, pairs), joined.index_select(0, pairs + 1)).sum()
-    stacked = wide(torch.stack(list(codes)))
-    change = stacked.index_select(1, pairs + 1) - stacked.index_select(1, pairs)
-    size = change.abs() if kind == "tv_l1" else change.square()
-    return size.mean(dim=-1).mean(dim=0).sum()
+    keep = codes[0].new_zeros(max(len(codes[0]) - 1, 0), 1, dtype=wide(codes[0]).dtype).index_fill_(0, pairs, 1.0)
+    order = 1 if kind == "tv_l1" else 2
+    sums: list[Tensor] = [_Changes.apply(wide(code), keep, order) for code in codes]  # type: ignore[no-untyped-call]
+    return torch.stack(sums).sum() / (codes[0].shape[1] * len(codes))
+
+
+class _Changes(torch.autograd.Function):
+    """Sum of |c_{n+1} - c_n|^order over all N steps of [N, H] where `keep` [N - 1, 1] is 1 and not 0.
+
+    Autograd would keep four more tensors of that size, and make as many again on the way back.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, code: Tensor, keep: Tensor, order: int) -> Tensor:
+        change = (code[1:] - code[:-1]).mul_(keep)
+        ctx.save_for_backward(change)
+        ctx.order, ctx.shape = order, code.shape
+        return change.abs().sum() if order == 1 else change.square().sum()
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (change,) = ctx.saved_tensors
+        pull = (change.sign() if ctx.order == 1 else 2 * change) * grad_outputs[0]
+        gradient = pull.new_zeros(ctx.shape)
+        gradient[1:] = pull
+        gradient[:-1] -= pull
+        return gradient, None, None
 
 
 def divergence_of_groups(

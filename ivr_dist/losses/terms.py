@@ -154,7 +154,8 @@ def _reconstruction(output: IVROutput, batch: Batch, counts: StepCounts, loss: L
             # The reconstruction is linear, so that of the mean code is the mean of the steps' reconstructions.
             part = batch.modalities[name]
             made = Steps.of(part).mean(made).index_select(0, part.sample)
-        errors.append(over((made - wide(target)).square().mean(dim=-1).sum(), counts.steps[name]))
+        error = F.mse_loss(made, wide(target), reduction="sum") / target.shape[-1]
+        errors.append(over(error, counts.steps[name]))
     return over(torch.stack(errors).sum(), _nonzero(counts.steps.values()))
 
 
