@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ivr_dist.data.batch import MODALITIES
 from ivr_dist.model.dropout import Dropout
-from ivr_dist.model.layers import reverse_gradient, unit_norm, wide
+from ivr_dist.model.layers import Steps, reverse_gradient, unit_norm, wide
 
 
 class Code(nn.Module):
@@ -22,6 +22,22 @@ class Code(nn.Module):
     def forward(self, encoded: Tensor) -> Tensor:
         """[N, H] to [N, H]."""
         return torch.sigmoid(self.linear(encoded))
+
+
+def codes_of_all(code: Code, encoded: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """One code for all modalities, in one product: by modality [N, H] to [N, H]."""
+    joined = code(torch.cat(list(encoded.values())))
+    parts = torch.split(joined, [len(steps) for steps in encoded.values()])
+    return dict(zip(encoded, parts, strict=True))
+
+
+def pooled_codes(
+    shared: Mapping[str, Tensor], private: Mapping[str, Tensor], layouts: Mapping[str, Steps]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Time means of both codes by modality: [N, H] to [B, H]."""
+    both = {name: layouts[name].mean(torch.cat([shared[name], private[name]], dim=1)) for name in shared}
+    halves = {name: means.chunk(2, dim=1) for name, means in both.items()}
+    return {name: half[0] for name, half in halves.items()}, {name: half[1] for name, half in halves.items()}
 
 
 class Discriminator(nn.Module):

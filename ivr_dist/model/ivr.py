@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ivr_dist.config import ModelConfig
 from ivr_dist.data.batch import MODALITIES, Batch
-from ivr_dist.model.codes import Code, Discriminator, discriminate
+from ivr_dist.model.codes import Code, Discriminator, codes_of_all, discriminate, pooled_codes
 from ivr_dist.model.encoder import ModalityEncoder
 from ivr_dist.model.fusion import Fusion
 from ivr_dist.model.heads import TaskHeads
@@ -67,13 +67,12 @@ class IVRModel(nn.Module):
         """Encode, split, fuse and predict one batch; B and every T may be 0."""
         layouts = {name: Steps.of(batch.modalities[name]) for name in self.modalities}
         encoded = {name: self.encoders[name](self._input(batch, name), layouts[name]) for name in self.modalities}
-        shared = {name: self.shared(steps) for name, steps in encoded.items()}
+        shared = codes_of_all(self.shared, encoded)
         private = {name: self.private[name](steps) for name, steps in encoded.items()}
         branch = {name: (shared[name].view_as(shared[name]), private[name].view_as(private[name])) for name in encoded}
         asking = query_steps(layouts)
         fused, gates = self.fusion(branch, self._hidden(layouts), asking)
-        pooled_shared = {name: layouts[name].mean(code) for name, code in shared.items()}
-        pooled_private = {name: layouts[name].mean(code) for name, code in private.items()}
+        pooled_shared, pooled_private = pooled_codes(shared, private, layouts)
         logits_shared, logits_private, penalty = discriminate(
             self.discriminator, pooled_shared, pooled_private, self.reverse
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -22,6 +23,10 @@ from ivr_dist.data.blocks import Blocks
 from ivr_dist.model.dropout import Dropout
 from ivr_dist.model.feedforward import FeedForward
 
+_SHORT = 128
+"""Steps up to which a CPU attends faster by plain matrix products than by the fused operation."""
+_TABLE = 64
+"""Tables of positions are as long as a multiple of this, so that few are made for many lengths."""
 _DROPOUT = {"encoder": 0.1, "cross": 0.2, "gate": 0.4, "head": 0.6, "discriminator": 0.6}
 
 
@@ -66,16 +71,21 @@ class Steps:
     """[B] int64, counted steps of each sample."""
     present: Tensor = field(init=False)
     """[B] bool, samples with at least one counted step."""
-    visible: tuple[Tensor, ...] = field(init=False)
-    """By block: [b, 1, 1, t] bool, keys that attention may use; all, rather than none, where no step is counted."""
+    bias: tuple[Tensor, ...] = field(init=False)
+    """By block: [b, t] float32, 0 for keys that attention may use, else -inf; 0 for all where no step is counted."""
+    _cuts: dict[int, Tensor] = field(init=False, default_factory=dict)
+    """By number of parts that a step is cut into: what `_places` found."""
 
     def __post_init__(self) -> None:
         # Set here, since a cached property takes a lock, which breaks the graph of torch.compile.
         lengths = self.mask.sum(dim=1)
-        seen = self.to_blocks(self.mask.flatten().index_select(0, self.place))
         object.__setattr__(self, "lengths", lengths)
         object.__setattr__(self, "present", lengths > 0)
-        object.__setattr__(self, "visible", tuple((m | ~m.any(dim=1, keepdim=True))[:, None, None] for m in seen))
+        counted = self.mask.flatten().index_select(0, self.place)
+        keys = torch.zeros(sum(self._sizes()), dtype=torch.bool, device=counted.device)
+        keys.index_copy_(0, self.block_place, counted)
+        parts = zip(torch.split(keys, self._sizes()), self.blocks.shapes, strict=True)
+        object.__setattr__(self, "bias", tuple(_bias(part.view(shape)) for part, shape in parts))
 
     @classmethod
     def of(cls, part: ModalityBatch) -> Steps:
@@ -105,17 +115,32 @@ class Steps:
         """[B, T, ...] to [N, ...]."""
         return padded.flatten(0, 1).index_select(0, self.place)
 
-    def to_blocks(self, steps: Tensor) -> list[Tensor]:
-        """[N, ...] to [b, t, ...] by block, zeros in the padding."""
-        sizes = [samples * places for samples, places in self.blocks.shapes]
-        padded = steps.new_zeros(sum(sizes), *steps.shape[1:]).index_copy_(0, self.block_place, steps)
-        parts = zip(torch.split(padded, sizes), self.blocks.shapes, strict=True)
-        return [part.view(*shape, *steps.shape[1:]) for part, shape in parts]
+    def to_blocks(self, steps: Tensor, parts: int) -> list[Tensor]:
+        """[N, parts * d] to [parts, b, t, d] by block, zeros in the padding."""
+        width, sizes = steps.shape[1] // parts, self._sizes()
+        padded = steps.new_zeros(parts * sum(sizes), width)
+        padded.index_copy_(0, self._places(parts), steps.reshape(len(steps) * parts, width))
+        blocks = zip(torch.split(padded.view(parts, sum(sizes), width), sizes, dim=1), self.blocks.shapes, strict=True)
+        return [block.view(parts, *shape, width) for block, shape in blocks]
 
     def from_blocks(self, padded: Sequence[Tensor]) -> Tensor:
-        """[b, t, ...] by block to [N, ...]."""
-        joined = [part.flatten(0, 1) for part in padded]
-        return (joined[0] if len(joined) == 1 else torch.cat(joined)).index_select(0, self.block_place)
+        """[parts, b, t, d] by block to [N, parts * d]."""
+        flat = [block.flatten(1, 2) for block in padded]
+        joined = flat[0] if len(flat) == 1 else torch.cat(flat, dim=1)
+        parts, _, width = joined.shape
+        steps = joined.flatten(0, 1).index_select(0, self._places(parts))
+        return steps.view(len(self.sample), parts * width)
+
+    def _sizes(self) -> list[int]:
+        """Places of each block."""
+        return [samples * places for samples, places in self.blocks.shapes]
+
+    def _places(self, parts: int) -> Tensor:
+        """[N * parts] int64: where each part of each step stands when all of one part come before those of the next."""
+        if parts not in self._cuts:
+            first = sum(self._sizes()) * torch.arange(parts, device=self.block_place.device)
+            self._cuts[parts] = (self.block_place[:, None] + first).flatten()
+        return self._cuts[parts]
 
     def total(self, steps: Tensor) -> Tensor:
         """Sum over each sample's counted steps, in float32 at least: [N, H] to [B, H]."""
@@ -125,6 +150,12 @@ class Steps:
     def mean(self, steps: Tensor) -> Tensor:
         """Mean over each sample's counted steps, in float32 at least: [N, H] to [B, H]; 0 where there are none."""
         return self.total(steps) / self.lengths.clamp(min=1)[:, None]
+
+
+def _bias(keys: Tensor) -> Tensor:
+    """[b, t]: 0 for keys that count, else -inf; 0 for all, rather than none, where none counts."""
+    hidden = ~keys & keys.any(dim=1, keepdim=True)
+    return torch.zeros(keys.shape, device=keys.device).masked_fill_(hidden, -math.inf)
 
 
 def query_steps(layouts: Mapping[str, Steps]) -> Steps:
@@ -165,11 +196,20 @@ def query_steps(layouts: Mapping[str, Steps]) -> Steps:
 
 def with_positions(steps: Tensor, layout: Steps) -> Tensor:
     """Add sinusoidal positions (Vaswani et al. 2017, section 3.5) to [N, H]; H must be even."""
-    width = steps.shape[1]
-    dtype = torch.promote_types(steps.dtype, torch.float32)
-    rate = torch.exp(torch.arange(0, width, 2, device=steps.device, dtype=dtype) * (-math.log(10_000.0) / width))
-    angle = layout.position[:, None] * rate
-    return steps + torch.stack([torch.sin(angle), torch.cos(angle)], dim=-1).flatten(1).to(steps.dtype)
+    places = _TABLE * -(-layout.mask.shape[1] // _TABLE)
+    # The compiler looks through the cache, and says so.
+    made = _positions.__wrapped__ if torch.compiler.is_compiling() else _positions
+    table: Tensor = made(places, steps.shape[1], steps.dtype, steps.device)
+    return steps + table.index_select(0, layout.position)
+
+
+@lru_cache(maxsize=64)
+def _positions(places: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[places, width] sines and cosines in turns."""
+    wider = torch.promote_types(dtype, torch.float32)
+    rate = torch.exp(torch.arange(0, width, 2, device=device, dtype=wider) * (-math.log(10_000.0) / width))
+    angle = torch.arange(places, device=device)[:, None] * rate
+    return torch.stack([torch.sin(angle), torch.cos(angle)], dim=-1).flatten(1).to(dtype)
 
 
 class _ReverseGradient(torch.autograd.Function):
@@ -193,51 +233,79 @@ class Attention(nn.Module):
 
     A sample without a valid key attends to its padding, whose values are 0, so its result is the output projection's
     bias: finite, and the same whatever stood in the padding.
+
+    The parameters are its own, not those of an `nn.Linear` each, since one product takes the steps to all of them.
     """
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.heads = heads
-        self.query = nn.Linear(width, width, bias=False)
-        self.key = nn.Linear(width, width, bias=False)
-        self.value = nn.Linear(width, width, bias=False)
+        self.query_weight, self.key_weight, self.value_weight = (
+            nn.Linear(width, width, bias=False).weight for _ in range(3)
+        )
         self.output = nn.Linear(width, width)
         self.dropout = Dropout(dropout)
 
     def forward(
-        self, query: Tensor, asking: Steps, source: Tensor, answering: Steps, carried: Tensor
+        self, query: Tensor, asking: Steps, source: Tensor, answering: Steps, carried: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Attend.
 
         Args:
             query: [N_q, H].
             asking: Where the query's steps belong.
-            source: [N_k, H], keys and values.
+            source: [N_k, H], keys and values; the query itself for self-attention.
             answering: Where the source's steps belong.
-            carried: [N_k, C], averaged with the same weights but not projected, head by head (C / heads features
-                each); C may be 0.
+            carried: [N_k, H], averaged with the same weights but not projected, head by head (H / heads features
+                each).
 
         Returns:
-            [N_q, H] attended values, and [N_q, C] what was carried along.
+            [N_q, H] attended values, and [N_q, H] what was carried along, or [N_q, 0].
         """
-        width = query.shape[1] // self.heads
-        key = self._split(self.key(source))
-        # Keys and values go into their blocks together.
-        stored = torch.cat([key, self._split(self.value(source)), self._split(carried.to(key.dtype))], dim=-1)
-        mixed = []
-        for q, kv, seen in zip(
-            asking.to_blocks(self._split(self.query(query))),
-            answering.to_blocks(stored),
-            answering.visible,
-            strict=True,
-        ):
-            k, v = kv.transpose(1, 2).tensor_split([width], dim=-1)
-            mixed.append(F.scaled_dot_product_attention(q.transpose(1, 2), k, v, attn_mask=seen).transpose(1, 2))
-        own, along = asking.from_blocks(mixed).tensor_split([width], dim=-1)
-        return self.dropout(self.output(own.flatten(1))), along.flatten(1)
+        weights = [self.query_weight, self.key_weight, self.value_weight]
+        if source is query and carried is None:
+            parts = [
+                torch.split(part, self.heads) for part in asking.to_blocks(_projected(query, weights), 3 * self.heads)
+            ]
+        else:
+            stored = _projected(source, weights[1:])
+            if carried is not None:
+                stored = torch.cat([stored, carried.to(stored.dtype)], dim=-1)
+            asked = asking.to_blocks(_projected(query, weights[:1]), self.heads)
+            kept = answering.to_blocks(stored, (2 if carried is None else 3) * self.heads)
+            parts = [(q, *torch.split(kv, self.heads)) for q, kv in zip(asked, kept, strict=True)]
+        mixed = [_attend(q, k, v, bias) for (q, k, *v), bias in zip(parts, answering.bias, strict=True)]
+        own = asking.from_blocks([values[0] for values in mixed])
+        along = own[:, :0] if carried is None else asking.from_blocks([values[1] for values in mixed])
+        return self.dropout(self.output(own)), along
 
-    def _split(self, steps: Tensor) -> Tensor:
-        return steps.view(len(steps), self.heads, steps.shape[1] // self.heads)
+
+def _projected(steps: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """[N, H] to [N, H * weights], one after the other."""
+    return F.linear(steps, weights[0] if len(weights) == 1 else torch.cat(list(weights)))
+
+
+def _attend(query: Tensor, key: Tensor, values: Sequence[Tensor], bias: Tensor) -> list[Tensor]:
+    """Values averaged by softmax(q k / sqrt(d) + bias).
+
+    Args:
+        query: [heads, b, t_q, d].
+        key: [heads, b, t_k, d].
+        values: [heads, b, t_k, d] each.
+        bias: [b, t_k]; 0 at least once in every row.
+
+    Returns:
+        [heads, b, t_q, d] each.
+    """
+    heads, samples, asking, width = query.shape
+    bias = bias.to(query.dtype)
+    if query.device.type != "cpu" or max(asking, bias.shape[1]) > _SHORT:
+        joined = F.scaled_dot_product_attention(query, key, torch.cat(list(values), dim=-1), attn_mask=bias[:, None])
+        return list(torch.split(joined, width, dim=-1))
+    rows = bias.expand(heads, samples, -1).reshape(heads * samples, 1, bias.shape[1])
+    scores = torch.baddbmm(rows, query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2), alpha=width**-0.5)
+    weights = torch.softmax(wide(scores), dim=-1).to(query.dtype)
+    return [torch.bmm(weights, value.flatten(0, 1)).view(query.shape) for value in values]
 
 
 class TransformerLayer(nn.Module):
@@ -262,7 +330,7 @@ class TransformerLayer(nn.Module):
         return self._layer(steps, layout)
 
     def _layer(self, steps: Tensor, layout: Steps) -> Tensor:
-        attended, _ = self.attention(steps, layout, steps, layout, steps[:, :0])
+        attended, _ = self.attention(steps, layout, steps, layout)
         steps = self.norm_attention(steps + attended)
         out: Tensor = self.norm_feedforward(steps + self.dropout(self.feedforward(steps)))
         return out

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ivr_dist.config import ModelConfig
 from ivr_dist.data.batch import MODALITIES, Batch
 from ivr_dist.errors import ConfigError
-from ivr_dist.model.codes import Code, Discriminator, discriminate
+from ivr_dist.model.codes import Code, Discriminator, codes_of_all, discriminate, pooled_codes
 from ivr_dist.model.dropout import Dropout
 from ivr_dist.model.feedforward import FeedForward
 from ivr_dist.model.heads import TaskHeads
@@ -55,13 +55,13 @@ class EncoderLayer(nn.Module):
         return out
 
     def _attend(self, steps: Tensor) -> Tensor:
-        part = steps.shape[-1] // self.heads
-        query, key, value = (
-            each.unflatten(-1, (self.heads, part)).transpose(1, 2) for each in self.project(steps).chunk(3, dim=-1)
-        )
-        weights = torch.softmax(query @ key.transpose(-1, -2) * part**-0.5, dim=-1)
-        mixed: Tensor = self.dropout(weights).to(value.dtype) @ value
-        return mixed.transpose(1, 2).flatten(2)
+        batch, length, width = steps.shape
+        part = width // self.heads
+        projected = self.project(steps).view(batch, length, 3, self.heads, part)
+        query, key, value = projected.permute(2, 0, 3, 1, 4).flatten(1, 2).unbind()
+        weights = torch.softmax(torch.bmm(query * part**-0.5, key.transpose(1, 2)), dim=-1)
+        mixed = torch.bmm(self.dropout(weights).to(value.dtype), value)
+        return mixed.view(batch, self.heads, length, part).transpose(1, 2).reshape(batch, length, width)
 
 
 class ReleaseEncoder(nn.Module):
@@ -126,7 +126,7 @@ class ReleaseFusion(nn.Module):
         placed = {name: with_positions(private, layout) for name, (_, private) in codes.items()}
         query, parts, gates = placed["text"], [], {}
         for name in _OTHERS:
-            answer, _ = self.cross[name](query, layout, placed[name], layout, query[:, :0])
+            answer, _ = self.cross[name](query, layout, placed[name], layout)
             gate = self._gate(self.bilinear[name](codes[name][0], codes["text"][0]))
             parts.append(self.norm[name](gate.to(answer.dtype) * answer + query))
             gates[name] = layout.pad(gate.squeeze(-1))
@@ -174,12 +174,11 @@ class ReleaseModel(nn.Module):
         layout = Steps.of(batch.modalities["text"])
         assert all(part.features.shape[:2] == layout.mask.shape for part in batch.modalities.values())
         encoded = {name: self.encoders[name](batch.modalities[name].features) for name in MODALITIES}
-        shared = {name: self.shared(steps) for name, steps in encoded.items()}
+        shared = codes_of_all(self.shared, encoded)
         private = {name: self.private[name](steps) for name, steps in encoded.items()}
         branch = {name: (shared[name].view_as(shared[name]), private[name].view_as(private[name])) for name in encoded}
         fused, gates = self.fusion(branch, layout)
-        pooled_shared = {name: layout.mean(code) for name, code in shared.items()}
-        pooled_private = {name: layout.mean(code) for name, code in private.items()}
+        pooled_shared, pooled_private = pooled_codes(shared, private, dict.fromkeys(shared, layout))
         logits_shared, logits_private, penalty = discriminate(
             self.discriminator, pooled_shared, pooled_private, self.reverse
         )

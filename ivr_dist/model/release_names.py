@@ -45,8 +45,9 @@ def _modules(task: str) -> dict[str, str]:
     for number, name in enumerate(("audio", "vision"), start=1):
         letter = _LETTERS[name]
         layers[f"encoders.{name}.context"] = f"transformer_encoder_{letter}"
-        for own, theirs in {"query": "wq", "key": "wk", "value": "wv", "output": "out_proj"}.items():
-            found[f"fusion.cross.{name}.{own}"] = f"cross_attn_{letter}t.{theirs}"
+        found[f"fusion.cross.{name}.output"] = f"cross_attn_{letter}t.out_proj"
+        for own, theirs in {"query_weight": "wq", "key_weight": "wk", "value_weight": "wv"}.items():
+            found[f"fusion.cross.{name}.{own}"] = f"cross_attn_{letter}t.{theirs}.weight"
         found[f"fusion.norm.{name}"] = f"norm_atten{number}"
         found[f"fusion.bilinear.{name}.other"] = f"fbp_{letter}t.fusion_1_matrix"
         found[f"fusion.bilinear.{name}.text"] = f"fbp_{letter}t.fusion_2_matrix"

@@ -113,7 +113,7 @@ def test_every_size_learns_in_every_parameter(size: str) -> None:
     # Float32, for xl's sake: the floor lies above its rounding.
     floor = 1e-6 * norm_of_all(found)
     assert [name for name, gradient in found.items() if not float(gradient.norm()) > floor] == []
-    assert sum(name.endswith("attention.query.weight") for name in found) == 2 + 4 * SIZES[size][1]
+    assert sum(name.endswith("attention.query_weight") for name in found) == 2 + 4 * SIZES[size][1]
 
 
 @pytest.fixture(scope="module")

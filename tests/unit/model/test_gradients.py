@@ -72,7 +72,7 @@ def test_every_parameter_has_a_gradient_whatever_the_data_set_holds(modalities: 
     dead = {name for name, gradient in found.items() if float(gradient.norm()) <= floor}
     # Without text the fused sequence is the placeholder's one step, and the weights of attention to one key are fixed.
     own = "fusion.layers.0.attention"
-    assert dead == (set() if "text" in modalities else {f"{own}.query.weight", f"{own}.key.weight"})
+    assert dead == (set() if "text" in modalities else {f"{own}.query_weight", f"{own}.key_weight"})
 
 
 def test_the_hard_gate_alone_does_not_learn() -> None:

@@ -30,7 +30,7 @@ def test_a_transformer_layer_is_pytorchs() -> None:
     with torch.no_grad():
         attention = ours.attention
         theirs.self_attn.in_proj_weight.copy_(
-            torch.cat([attention.query.weight, attention.key.weight, attention.value.weight])
+            torch.cat([attention.query_weight, attention.key_weight, attention.value_weight])
         )
         theirs.self_attn.in_proj_bias.zero_()
     pairs = [
@@ -105,7 +105,7 @@ def test_attention_carries_with_the_weights_of_each_head() -> None:
     _, along = attention(query, text, source, audio, carried)
     for head in range(2):
         part = slice(4 * head, 4 * head + 4)
-        scores = attention.query(query)[:, part] @ attention.key(source)[:, part].T / 2.0
+        scores = (query @ attention.query_weight.T)[:, part] @ (source @ attention.key_weight.T)[:, part].T / 2.0
         torch.testing.assert_close(along[:, part], torch.softmax(scores, dim=1) @ carried[:, part])
 
 
