@@ -50,9 +50,7 @@ def dropout(x: Tensor, rate: float) -> Tensor:
     if rate == 0 or not drawn_as_bits(x, rate):
         return F.dropout(x, rate)
     if torch.compiler.is_compiling():
-        # A compiler takes two calls of an operator for one where their arguments are the same.
-        seed = torch.randint(1 << 62, ())
-        return torch.where(_dropped(seed, x.numel(), rate).view(x.shape), 0.0, x / (1 - rate))
+        return torch.where(_dropped(compiled_seed(), x.numel(), rate).view(x.shape), 0.0, x / (1 - rate))
     out: Tensor = _Dropped.apply(x, rate)  # type: ignore[no-untyped-call]
     return out
 
@@ -62,19 +60,33 @@ def drawn_as_bits(x: Tensor, rate: float) -> bool:
     return x.device.type == "cpu" and x.dtype == torch.float32 and rate <= _MOST
 
 
-def random_bits(count: int) -> Tensor:
-    """Bits that decide about `count` values: [(count + 1) // 2] float32, one word for two values.
-
-    16 bits decide about a value: the words as they are about the first half of the values, the words moved by 16 bits
-    about the second half, so that no deciding bits are shared. Torch's global generator gives the seed.
-    """
-    seed = int(torch.empty((), dtype=torch.int64).random_())
-    return torch.from_numpy(_words(seed, count).view(np.float32)[: (count + 1) // 2])
+def drawn_seed() -> int:
+    """A seed for `Bits` from torch's global generator."""
+    return int(torch.empty((), dtype=torch.int64).random_())
 
 
-def _words(seed: int, count: int) -> npt.NDArray[np.uint64]:
-    """Numpy's SFC64 takes half of the time for them that torch's generator would."""
-    return np.random.SFC64(_Seed(seed)).random_raw((count + 3) // 4)  # type: ignore[arg-type]
+def compiled_seed() -> Tensor:
+    """The same as a scalar that a compiler leaves to each step; it takes calls with equal arguments for one."""
+    return torch.randint(1 << 62, ())
+
+
+class Bits:
+    """A stream of random bits by numpy's SFC64, which takes half of the time that torch's generator would."""
+
+    def __init__(self, seed: int) -> None:
+        self._stream = np.random.SFC64(_Seed(seed))  # type: ignore[arg-type]
+
+    def draw(self, count: int) -> Tensor:
+        """Bits that decide about `count` values: [(count + 1) // 2] float32, one word for two values.
+
+        16 bits decide about a value: the words as they are about the first half of the values, the words moved by 16
+        bits about the second half, so that no deciding bits are shared.
+        """
+        return torch.from_numpy(self.words(count).view(np.float32)[: (count + 1) // 2])
+
+    def words(self, count: int) -> npt.NDArray[np.uint64]:
+        """16 bits for each of `count` values."""
+        return self._stream.random_raw((count + 3) // 4)
 
 
 class _Seed(ISeedSequence):
@@ -92,7 +104,7 @@ class _Seed(ISeedSequence):
 @torch.library.custom_op("ivr_dist::dropped", mutates_args=())
 def _dropped(seed: Tensor, count: int, rate: float) -> Tensor:
     """[count] bool, true with probability `rate`, exact to 2^-16."""
-    draws = torch.from_numpy(_words(int(seed), count).view(np.int16)[:count])
+    draws = torch.from_numpy(Bits(int(seed)).words(count).view(np.int16)[:count])
     return draws < round(rate * (1 << 16)) - (1 << 15)
 
 
@@ -120,7 +132,7 @@ def zero_below(x: Tensor, bits: Tensor, threshold: float) -> None:
 
 
 def drop(x: Tensor, bits: Tensor, rate: float) -> Tensor:
-    """Set the values of contiguous `x` that `random_bits` decides against to 0, in place."""
+    """Set the values of contiguous `x` that `Bits` decide against to 0, in place."""
     threshold, values = drop_threshold(rate), x.view(-1)
     first, second = values.tensor_split((len(bits),))
     zero_below(first, bits, threshold)
@@ -131,7 +143,7 @@ def drop(x: Tensor, bits: Tensor, rate: float) -> Tensor:
 class _Dropped(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, rate: float) -> Tensor:
-        bits = random_bits(x.numel())
+        bits = Bits(drawn_seed()).draw(x.numel())
         ctx.save_for_backward(bits)
         ctx.rate = rate
         return drop((x / (1 - rate)).contiguous(), bits, rate)

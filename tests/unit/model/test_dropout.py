@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
 
-from ivr_dist.model.dropout import Dropout, drop, drop_threshold, random_bits, zero_below
+from ivr_dist.model.dropout import Bits, Dropout, drawn_seed, drop, drop_threshold, zero_below
 
 
 def assert_dropped(mask: torch.Tensor, rate: float) -> None:
@@ -80,15 +81,39 @@ def test_any_count_is_drawn_and_repeats_with_the_seed(count: int) -> None:
     drawn = []
     for _ in range(2):
         torch.manual_seed(0)
-        drawn.append(drop(torch.ones(count), random_bits(count), 0.3))
+        drawn.append(drop(torch.ones(count), Bits(drawn_seed()).draw(count), 0.3))
     assert torch.equal(*drawn)
     if count > 1000:
-        assert not torch.equal(drop(torch.ones(count), random_bits(count), 0.3), drawn[0]), "the next draw is another"
+        assert not torch.equal(drop(torch.ones(count), Bits(drawn_seed()).draw(count), 0.3), drawn[0]), (
+            "the next draw is another"
+        )
 
 
 def test_halves_that_share_drawn_words_decide_independently() -> None:
     torch.manual_seed(0)
     count, rate = 4_000_000, 0.1
-    kept = drop(torch.ones(count), random_bits(count), rate).double()
+    kept = drop(torch.ones(count), Bits(drawn_seed()).draw(count), rate).double()
     first, second = (1 - kept).view(2, -1) - rate
     assert abs((first * second).mean()) / (rate * (1 - rate)) < 4 / math.sqrt(count / 2)
+
+
+def test_compiled_it_is_dropout_and_layers_of_one_shape_draw_on_their_own() -> None:
+    """By the partitioner of a training graph, which takes calls of an operator with equal arguments for one."""
+
+    def two(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return first(x), second(x)
+
+    first, second = Dropout(0.3), Dropout(0.3)
+    compiled = torch.compile(two, backend="aot_eager_decomp_partition", fullgraph=True)
+    x = torch.ones(900, 333, requires_grad=True)
+    drawn = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        drawn.append(compiled(x))
+    masks = [out == 0 for out in (*drawn[0], *compiled(x))]
+    for mask in masks:
+        assert_dropped(mask, 0.3)
+    assert all(not torch.equal(one, other) for one, other in combinations(masks, 2))
+    assert all(torch.equal(one, other) for one, other in zip(*drawn, strict=True)), "it repeats with the seed"
+    (gradient,) = torch.autograd.grad(drawn[0][0].sum(), x)
+    assert torch.equal(gradient, drawn[0][0].detach())

@@ -47,14 +47,17 @@ def test_hidden_values_are_dropped_at_the_rate(rate: float) -> None:
     with torch.no_grad():
         layer.widen_weight.zero_()
         layer.widen_bias.fill_(1.0)
-    result = feedforward._Blocks.apply(torch.zeros(rows, 1, requires_grad=True), *layer.parameters(), rate)  # type: ignore[no-untyped-call]
+    result = feedforward._Blocks.apply(torch.zeros(rows, 1, requires_grad=True), *layer.parameters(), rate, 7)  # type: ignore[no-untyped-call]
     assert_dropped(result.grad_fn.saved_tensors[3] == 0, rate)
 
 
-def test_the_gradient_belongs_to_the_mask_that_was_drawn() -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_gradient_belongs_to_the_mask_that_was_drawn(compiled: bool) -> None:
     """With the mask read off the result, dropout is the plain one with that very mask."""
     torch.manual_seed(0)
     layer, rate, rows = FeedForward(64, 64, 0.3), 0.3, 1300
+    if compiled:
+        layer.compile(backend="aot_eager_decomp_partition", fullgraph=True)
     with torch.no_grad():
         layer.narrow_weight.copy_(torch.eye(64))
         layer.narrow_bias.zero_()

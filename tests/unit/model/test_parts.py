@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from ivr_dist.config import EncoderConfig, FusionConfig
+from ivr_dist.model import layers
 from ivr_dist.model.codes import Discriminator
 from ivr_dist.model.encoder import GruContext, ModalityEncoder
 from ivr_dist.model.fusion import Gate
@@ -107,6 +109,18 @@ def test_attention_carries_with_the_weights_of_each_head() -> None:
         part = slice(4 * head, 4 * head + 4)
         scores = (query @ attention.query_weight.T)[:, part] @ (source @ attention.key_weight.T)[:, part].T / 2.0
         torch.testing.assert_close(along[:, part], torch.softmax(scores, dim=1) @ carried[:, part])
+
+
+def test_long_sequences_attend_as_short_ones_do() -> None:
+    text, audio = layout(*LENGTHS), layout(4, 2, 6, 0)
+    torch.manual_seed(0)
+    attention = Attention(8, 2, 0.0)
+    query, source, carried = torch.randn(9, 8), torch.randn(12, 8), torch.rand(12, 8)
+    for arguments in ((query, text, query, text), (query, text, source, audio, carried)):
+        short = attention(*arguments)
+        with patch.object(layers, "_SHORT", 0):
+            long = attention(*arguments)
+        torch.testing.assert_close(long, short)
 
 
 def test_the_gate_is_half_open_at_first_and_follows_its_kind() -> None:
