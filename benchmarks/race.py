@@ -1,30 +1,32 @@
-"""Contestants measured one after the other, several rounds of each, always in fresh processes of their own.
+"""Contestants measured in turns, many short ones, each in a process of its own.
 
-Of their own, because the allocator's state belongs to a process: in a shared one, a model that frees large buffers
-makes those of the others cheap. Fresh, because a process that waits for its turn loses its memory to the system on some
-machines.
+In turns, because what a machine gives changes from minute to minute, and should change for all alike. Of their own,
+because the allocator's state belongs to a process: in a shared one, a model that frees large buffers makes those of the
+others cheap. A turn begins with steps that do not count, since some machines take memory from a process that waits.
 """
 
 from __future__ import annotations
 
-import itertools
 import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
-from contestants import made
+from contestants import Contestant, made
 from torch import Tensor
 
 from ivr_dist import device
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-_ROUNDS = 3
+_TURNS = 8
 _SIZE = 1024
-_WARM_UP_STEPS = 2
+_WARM_UP_STEPS = 3
+"""Until all is compiled and the allocator has found its blocks."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Setting:
     threads: int
     clock: str
     seconds: float
-    """Of one round of one contestant."""
+    """Of one turn of one contestant."""
 
 
 @dataclass
@@ -55,15 +57,32 @@ class Racer:
     """Seconds of a large matrix product between the steps."""
     peak: float = 0.0
     """MB needed beyond what the process held before the model was built."""
+    _calls: Connection = field(init=False)
+    _process: BaseProcess = field(init=False)
 
-    def round(self) -> None:
+    def start(self) -> None:
+        """Begin the process, and wait until it has taken its first steps."""
+        context = multiprocessing.get_context("spawn")
+        self._calls, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_answer, args=(theirs, self.name, self.backend, self.lengths, self.setting)
+        )
+        self._process.start()
+        theirs.close()
+        self.flops = self._calls.recv()
+
+    def turn(self) -> None:
         """Measure for a while more."""
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            flops, steps, products, peak = pool.apply(_measure, (self.name, self.backend, self.lengths, self.setting))
-        self.flops, self.peak = flops, max(peak, self.peak)
+        self._calls.send(True)
+        steps, products, self.peak = self._calls.recv()
         self.products += products
         for mode, found in steps.items():
             self.steps.setdefault(mode, []).extend(found)
+
+    def stop(self) -> None:
+        """End the process."""
+        self._calls.send(False)
+        self._process.join()
 
     def seconds(self, mode: str = "whole") -> float:
         """Median of a step."""
@@ -75,16 +94,19 @@ class Racer:
 
 
 def race(racers: Sequence[Racer]) -> float:
-    """Measure all of them, in rounds; the rate of the matrix product over the whole race, in operations a second."""
-    for _ in range(_ROUNDS):
+    """Measure all of them; the rate of the matrix product over the whole race, in operations a second."""
+    for racer in racers:
+        racer.start()
+    for _ in range(_TURNS):
         for racer in racers:
-            racer.round()
+            racer.turn()
+    for racer in racers:
+        racer.stop()
     return 2.0 * _SIZE**3 / statistics.median(seconds for racer in racers for seconds in racer.products)
 
 
-def _measure(
-    name: str, backend: str, lengths: Tensor, setting: Setting
-) -> tuple[float, dict[str, list[Mapping[str, float]]], list[float], float]:
+def _answer(calls: Connection, name: str, backend: str, lengths: Tensor, setting: Setting) -> None:
+    """What a contestant's process does: operations of a step, then the figures of a turn each time it is asked."""
     if name != "plain":
         device.tune_memory()
     torch.set_num_threads(setting.threads)
@@ -95,21 +117,26 @@ def _measure(
     # From here on the peak is the model's.
     Path("/proc/self/clear_refs").write_text("5")
     contestant = made(name, lengths, dtype, clock, backend=backend)
+    for _ in range(_WARM_UP_STEPS):
+        for mode in contestant.modes:
+            contestant.step(mode)
+    calls.send(contestant.flops())
+    while calls.recv():
+        calls.send((*_turn(contestant, product, setting.seconds), _memory("VmHWM") - before))
+
+
+def _turn(
+    contestant: Contestant, product: Callable[[], float], seconds: float
+) -> tuple[dict[str, list[Mapping[str, float]]], list[float]]:
     steps: dict[str, list[Mapping[str, float]]] = {mode: [] for mode in contestant.modes}
     products: list[float] = []
-    # What does not count: compilation, and the time until the allocator has found its blocks.
+    contestant.step(contestant.modes[0])
     started = time.monotonic()
-    for number in itertools.count():
-        if number >= _WARM_UP_STEPS and time.monotonic() - started > setting.seconds / 2:
-            break
-        for mode in steps:
-            contestant.step(mode)
-    started = time.monotonic()
-    while not products or time.monotonic() - started < setting.seconds:
+    while not products or time.monotonic() - started < seconds:
         for mode, found in steps.items():
             found.append(contestant.step(mode))
         products.append(product())
-    return contestant.flops(), steps, products, _memory("VmHWM") - before
+    return steps, products
 
 
 def _product(dtype: torch.dtype, clock: Callable[[], float]) -> Callable[[], float]:

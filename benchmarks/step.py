@@ -5,8 +5,8 @@
     python benchmarks/step.py --models ivr release --dtype bfloat16
     python benchmarks/step.py --models ivr --lengths data/mosi_words/train
 
-Every model is measured in three rounds, each in a process of its own; figures are medians over all of them. Ours run as
-a worker does, with freed memory kept and tensors in huge pages; the plain model is left as PyTorch is.
+The models take turns, eight each, in processes of their own; figures are medians over all of them. Ours run as a worker
+does, with freed memory kept and tensors in huge pages; the plain model is left as PyTorch is.
 
 x plain     samples/s over those of the plain model
 GFLOP/s     of the model's matrix products, forward and twice that for backward, nothing that is computed again
@@ -67,7 +67,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--lengths", help="packed split whose lengths of text are used instead")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--compile", action="store_true", help="also with torch.compile of models and losses")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of one round of one model")
+    parser.add_argument("--seconds", type=float, default=1.5, help="of one turn of one model")
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="cpu: where other jobs disturb")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", action="store_true")
