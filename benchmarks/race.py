@@ -128,12 +128,14 @@ def _answer(calls: Connection, name: str, backend: str, lengths: Tensor, setting
 def _turn(
     contestant: Contestant, product: Callable[[], float], seconds: float
 ) -> tuple[dict[str, list[Mapping[str, float]]], list[float]]:
-    steps: dict[str, list[Mapping[str, float]]] = {mode: [] for mode in contestant.modes}
+    steps: dict[str, list[Mapping[str, float]]] = {}
     products: list[float] = []
-    contestant.step(contestant.modes[0])
-    started = time.monotonic()
-    while not products or time.monotonic() - started < seconds:
-        for mode, found in steps.items():
+    for mode in contestant.modes:
+        # Not counted: what the allocator has at hand is from steps of another kind.
+        contestant.step(mode)
+        found = steps[mode] = []
+        started = time.monotonic()
+        while not found or time.monotonic() - started < seconds / len(contestant.modes):
             found.append(contestant.step(mode))
         products.append(product())
     return steps, products

@@ -16,10 +16,10 @@ from torch.nn import functional as F
 
 from ivr_dist.model.dropout import Bits, compiled_seed, drawn_as_bits, drawn_seed, drop, dropout, zero_below
 
-_ROWS = 1024
-"""Rows of a block: 8 MB of hidden values at the widest layers in use (2,048)."""
-_FEW = 128
-"""Columns below which a product that gives them is faster the other way round, with the many hidden ones as columns."""
+_ROWS = 2048
+"""Rows of a block, at most: 16 MB of hidden values at the widest layers in use (2,048)."""
+_VECTOR = 16
+"""Numbers that a processor's widest instructions take at once."""
 
 
 class FeedForward(nn.Module):
@@ -87,6 +87,7 @@ def _forward(
 
     Dropout only zeroes here; its factor 1 / (1 - p) goes into the products, where it costs nothing.
     """
+    narrow, narrow_bias = _whole(narrow, 0), _whole(narrow_bias, 0)
     hidden, out = x.new_empty(len(x), len(widen)), x.new_empty(len(x), len(narrow))
     scale, bits = 1.0 / (1.0 - rate), Bits(seed)
     for rows, block, result in _in_blocks(x, hidden, out):
@@ -94,30 +95,36 @@ def _forward(
         if rate > 0:
             drop(block, bits.draw(block.numel()), rate)
         torch.addmm(narrow_bias, block, narrow.t(), alpha=scale, out=result)
-    return out, hidden
+    return out[:, : x.shape[1]].contiguous(), hidden
 
 
 def _backward(
     gradient: Tensor, x: Tensor, widen: Tensor, narrow: Tensor, hidden: Tensor, rate: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the input, of `widen`, of its bias and of `narrow`."""
-    scale = 1.0 / (1.0 - rate)
-    to_x, to_narrow = torch.empty_like(x), torch.empty_like(narrow)
-    turned = x.shape[1] < _FEW
-    to_widen = x.new_empty(widen.shape[::-1] if turned else widen.shape)
+    columns, scale = x.shape[1], 1.0 / (1.0 - rate)
+    widen, x = _whole(widen, 1), _whole(x, 1)
+    to_x, to_widen, to_narrow = torch.empty_like(x), torch.empty_like(widen), torch.empty_like(narrow)
     to_widen_bias = x.new_zeros(len(widen))
     space = x.new_empty(min(len(x), _ROWS), len(widen))
     for number, (rows, block, upper, lower) in enumerate(_in_blocks(x, hidden, gradient, to_x)):
         kept = min(number, 1)
         to_narrow.addmm_(upper.t(), block, beta=kept, alpha=scale)
-        inner = space[: len(rows)]
-        torch.addmm(inner, upper, narrow, beta=0, alpha=scale, out=inner)
+        inner = torch.addmm(space[: len(rows)], upper, narrow, beta=0, alpha=scale, out=space[: len(rows)])
         # Where a hidden value is 0, whether by ReLU or by dropout, nothing comes back.
         zero_below(inner, block, 0.0)
-        to_widen.addmm_(*((rows.t(), inner) if turned else (inner.t(), rows)), beta=kept)
+        to_widen.addmm_(inner.t(), rows, beta=kept)
         to_widen_bias += inner.sum(dim=0)
         torch.mm(inner, widen, out=lower)
-    return to_x, to_widen.t().contiguous() if turned else to_widen, to_widen_bias, to_narrow
+    return to_x[:, :columns].contiguous(), to_widen[:, :columns].contiguous(), to_widen_bias, to_narrow
+
+
+def _whole(x: Tensor, dim: int) -> Tensor:
+    """With zeros behind, to a whole number of vectors in a dimension: products that give fewer columns take longer."""
+    missing = -x.shape[dim] % _VECTOR
+    if not missing:
+        return x
+    return torch.cat([x, x.new_zeros(*x.shape[:dim], missing, *x.shape[dim + 1 :])], dim=dim)
 
 
 def _in_blocks(*parts: Tensor) -> Iterator[tuple[Tensor, ...]]:

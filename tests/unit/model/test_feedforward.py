@@ -21,7 +21,7 @@ def gradients(layer: FeedForward, x: torch.Tensor, weight: torch.Tensor) -> list
 
 @settings(max_examples=25)
 @given(
-    rows=st.sampled_from([0, 1, 511, 512, 513, 1100]),
+    rows=st.sampled_from([0, 1, 700, 2048, 2049, 4100]),
     width=st.integers(1, 40),
     hidden=st.integers(1, 60),
     seed=st.integers(0, 99),
@@ -55,7 +55,7 @@ def test_hidden_values_are_dropped_at_the_rate(rate: float) -> None:
 def test_the_gradient_belongs_to_the_mask_that_was_drawn(compiled: bool) -> None:
     """With the mask read off the result, dropout is the plain one with that very mask."""
     torch.manual_seed(0)
-    layer, rate, rows = FeedForward(64, 64, 0.3), 0.3, 1300
+    layer, rate, rows = FeedForward(64, 64, 0.3), 0.3, 2300
     if compiled:
         layer.compile(backend="aot_eager_decomp_partition", fullgraph=True)
     with torch.no_grad():
