@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -96,13 +97,22 @@ class Racer:
 def race(racers: Sequence[Racer]) -> float:
     """Measure all of them; the rate of the matrix product over the whole race, in operations a second."""
     for racer in racers:
+        _say(f"first steps of {racer.name}")
         racer.start()
-    for _ in range(_TURNS):
+    for number in range(_TURNS):
         for racer in racers:
+            _say(f"turn {number + 1} of {_TURNS}: {racer.name}")
             racer.turn()
     for racer in racers:
         racer.stop()
+    _say("")
     return 2.0 * _SIZE**3 / statistics.median(seconds for racer in racers for seconds in racer.products)
+
+
+def _say(what: str) -> None:
+    """Progress, on a line of a terminal that the next word replaces."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{what}", end="", file=sys.stderr, flush=True)
 
 
 def _answer(calls: Connection, name: str, backend: str, lengths: Tensor, setting: Setting) -> None:

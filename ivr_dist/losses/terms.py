@@ -42,11 +42,9 @@ class LossTerms:
 
     def total(self, weights: Mapping[str, float], world: int, accumulation: int) -> Tensor:
         """The weighted sum as DeepSpeed must see it."""
-        scaled = [
-            weight_of(name, weights) * accumulation * (1 if name in self.replicated else world) * value
-            for name, value in self.values.items()
-        ]
-        return torch.stack(scaled).sum()
+        values = torch.stack(list(self.values.values()))
+        factors = [weight_of(name, weights) * (1 if name in self.replicated else world) for name in self.values]
+        return (values * values.new_tensor(factors)).sum() * accumulation
 
     def family(self, family: str, weights: Mapping[str, float], world: int) -> Tensor:
         """Weighted sum of the terms of one family, this rank's share."""
@@ -136,13 +134,10 @@ def _adversary(
 ) -> Tensor:
     present = {name: batch.modalities[name].present for name in output.logits_shared}
     form = loss.adversary
-    both = [
-        adversary(cosines, present, form.scale, form.margin)
-        for cosines in (output.logits_shared, output.logits_private)
-    ]
+    both = adversary([output.logits_shared, output.logits_private], present, form.scale, form.margin)
     # The penalty does not depend on the batch: each rank and micro-step brings an equal share, empty ones too.
     penalty = 2 * PENALTY * output.class_penalty / (world * layout.accumulation)
-    return over(both[0] + both[1], counts.codes) + penalty
+    return over(both, counts.codes) + penalty
 
 
 def _reconstruction(output: IVROutput, batch: Batch, counts: StepCounts, loss: LossConfig) -> Tensor:
