@@ -1,7 +1,7 @@
 """One training step timed: forward, losses, backward and AdamW, beside the plain way of writing the released method.
 
     python benchmarks/step.py
-    python benchmarks/step.py --batch 16 --models plain release --compile
+    python benchmarks/step.py --batch 16 --models plain release --no-compile
     python benchmarks/step.py --models ivr release --dtype bfloat16
     python benchmarks/step.py --models ivr --lengths data/mosi_words/train
 
@@ -66,7 +66,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=50, help="steps of every sequence")
     parser.add_argument("--lengths", help="packed split whose lengths of text are used instead")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--compile", action="store_true", help="also with torch.compile of models and losses")
+    both = argparse.BooleanOptionalAction
+    parser.add_argument("--compile", action=both, default=True, help="also with torch.compile of models and losses")
     parser.add_argument("--seconds", type=float, default=1.5, help="of one turn of one model")
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="cpu: where other jobs disturb")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
