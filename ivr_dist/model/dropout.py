@@ -2,9 +2,9 @@
 
 Stock dropout draws a Bernoulli number for each value there, which takes longer than the matrix products around it. Here
 a value is dropped where random bits, read as a float32, lie at or below a threshold: one word decides about two values,
-and one comparison both decides and zeroes. `torch.compile` draws the same bits by an operator of ours and fuses the
-comparison with what stands around it; its own dropout on a CPU takes longer than all the rest of a model's forward
-pass. Elsewhere and in other precisions it is `F.dropout`.
+and one comparison both decides and zeroes. Under `torch.compile` an operator of ours makes the mask from such bits,
+since the compiler's own numbers cost more still, and the compiler fuses the zeroing with what stands around it.
+Elsewhere and in other precisions it is `F.dropout`.
 """
 
 from __future__ import annotations
@@ -36,9 +36,7 @@ class Dropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape to the same."""
-        if not self.training or self.rate == 0:
-            return x
-        return dropout(x, self.rate)
+        return dropout(x, self.rate) if self.training else x
 
     def extra_repr(self) -> str:
         """The rate, where the module is printed."""
@@ -47,7 +45,9 @@ class Dropout(nn.Module):
 
 def dropout(x: Tensor, rate: float) -> Tensor:
     """`x` with values dropped at `rate`, 0 to 1, and the others divided by 1 - rate; of any shape, to the same."""
-    if rate == 0 or not drawn_as_bits(x, rate):
+    if rate == 0:
+        return x
+    if not drawn_as_bits(x, rate):
         return F.dropout(x, rate)
     if torch.compiler.is_compiling():
         return torch.where(_dropped(compiled_seed(), x.numel(), rate).view(x.shape), 0.0, x / (1 - rate))
@@ -66,7 +66,10 @@ def drawn_seed() -> int:
 
 
 def compiled_seed() -> Tensor:
-    """The same as a scalar that a compiler leaves to each step; it takes calls with equal arguments for one."""
+    """The same inside of what is compiled: an int64 scalar, drawn anew at each step.
+
+    An operator that draws must be given one: calls of an operator with equal arguments become a single call.
+    """
     return torch.randint(1 << 62, ())
 
 
