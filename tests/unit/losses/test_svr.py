@@ -123,3 +123,12 @@ def test_distributions_without_a_common_value_have_a_finite_divergence() -> None
     assert float(value.detach()) == pytest.approx(np.log(2), rel=1e-5)
     value.backward()
     assert codes.grad is not None and torch.isfinite(codes.grad).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("lengths", [(4,), (3, 1, 0, 2), (1, 1), (0,)])
+def test_the_gradient_is_that_of_the_variation(kind: str, lengths: tuple[int, ...]) -> None:
+    """By finite differences; of two codes, whose steps belong to several samples."""
+    torch.manual_seed(0)
+    codes = [torch.rand(sum(lengths), 3, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    assert torch.autograd.gradcheck(lambda *both: 7 * variation(both, pairs_of(*lengths), kind, 1.0), codes)
