@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import torch
 from contestants import Contestant, made
@@ -65,20 +66,30 @@ class Racer:
         """Begin the process, and wait until it has taken its first steps."""
         context = multiprocessing.get_context("spawn")
         self._calls, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_answer, args=(theirs, self.name, self.backend, self.lengths, self.setting)
-        )
+        given = (theirs, self.name, self.backend, self.lengths, self.setting)
+        # A daemon, so that the others do not wait for ever for their next turn when one of them fails.
+        self._process = context.Process(target=_answer, args=given, daemon=True)
         self._process.start()
         theirs.close()
-        self.flops = self._calls.recv()
+        self.flops = self._received()
 
     def turn(self) -> None:
         """Measure for a while more."""
-        self._calls.send(True)
-        steps, products, self.peak = self._calls.recv()
+        steps, products, self.peak = self._received(asked=True)
         self.products += products
         for mode, found in steps.items():
             self.steps.setdefault(mode, []).extend(found)
+
+    def _received(self, asked: bool = False) -> Any:
+        """What the process says next, once it was asked for a turn if need be; ends the race if it is no more."""
+        try:
+            if asked:
+                self._calls.send(True)
+            return self._calls.recv()
+        except (EOFError, OSError):
+            self._process.join()
+            why = f"exit code {self._process.exitcode}; what it said stands above"
+            raise SystemExit(f"{self.name}: its process ended, {why}") from None
 
     def stop(self) -> None:
         """End the process."""
@@ -131,8 +142,16 @@ def _answer(calls: Connection, name: str, backend: str, lengths: Tensor, setting
         for mode in contestant.modes:
             contestant.step(mode)
     calls.send(contestant.flops())
-    while calls.recv():
+    while _asked(calls):
         calls.send((*_turn(contestant, product, setting.seconds), _memory("VmHWM") - before))
+
+
+def _asked(calls: Connection) -> bool:
+    """Waits for the next turn; false if there is none, or nobody any more who could ask."""
+    try:
+        return bool(calls.recv())
+    except EOFError:
+        return False
 
 
 def _turn(
