@@ -17,7 +17,6 @@ import numpy.typing as npt
 import torch
 from numpy.random.bit_generator import ISeedSequence
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 _DRAWS = 1 << 32
@@ -51,8 +50,8 @@ def dropout(x: Tensor, rate: float) -> Tensor:
         return F.dropout(x, rate)
     if torch.compiler.is_compiling():
         return torch.where(_dropped(compiled_seed(), x.numel(), rate).view(x.shape), 0.0, x / (1 - rate))
-    out: Tensor = _Dropped.apply(x, rate)  # type: ignore[no-untyped-call]
-    return out
+    kept = torch.full(x.shape, 1 / (1 - rate))
+    return x * drop(kept, Bits(drawn_seed()).draw(x.numel()), rate)
 
 
 def drawn_as_bits(x: Tensor, rate: float) -> bool:
@@ -141,18 +140,3 @@ def drop(x: Tensor, bits: Tensor, rate: float) -> Tensor:
     zero_below(first, bits, threshold)
     zero_below(second, (bits.view(torch.int32) << 16).view(torch.float32)[: len(second)], threshold)
     return x
-
-
-class _Dropped(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, rate: float) -> Tensor:
-        bits = Bits(drawn_seed()).draw(x.numel())
-        ctx.save_for_backward(bits)
-        ctx.rate = rate
-        return drop((x / (1 - rate)).contiguous(), bits, rate)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (bits,) = ctx.saved_tensors
-        return drop((gradient / (1 - ctx.rate)).contiguous(), bits, ctx.rate), None
