@@ -1,13 +1,13 @@
 """The feed-forward part of a transformer layer: Linear, ReLU, dropout, Linear.
 
 On a CPU the memory traffic between these four costs more than their matrix products do, stock dropout alone as much as
-two of them. There the layer runs over blocks of rows that stay in cache and draws its dropout mask as raw random bits.
+two of them. There the layer runs over blocks of rows that stay in cache, by oneDNN, and draws its dropout mask as raw random bits.
 Elsewhere and in other precisions it is the four operations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ivr_dist.model.dropout import Bits, compiled_seed, drawn_as_bits, drawn_seed, drop, dropout, zero_below
+from ivr_dist.model.products import linear, weight_gradient
 
 _ROWS = 2048
 """Rows of a block, at most: 16 MB of hidden values at the widest layers in use (2,048)."""
-_VECTOR = 16
-"""Numbers that a processor's widest instructions take at once."""
 
 
 class FeedForward(nn.Module):
@@ -66,71 +65,70 @@ class _Blocks(torch.autograd.Function):
         rate: float,
         seed: Any,
     ) -> Tensor:
-        run = _forward_operator if torch.compiler.is_compiling() else _forward
-        out, hidden = run(x, widen, widen_bias, narrow, narrow_bias, rate, seed)
-        ctx.save_for_backward(x, widen, narrow, hidden)
+        out: Tensor
+        if torch.compiler.is_compiling():
+            out, joined = _forward_operator(x, widen, widen_bias, narrow, narrow_bias, rate, seed)
+            hidden = [joined]
+        else:
+            out, hidden = _forward(x, widen, widen_bias, narrow, narrow_bias, rate, seed)
+        ctx.save_for_backward(x, widen, narrow, *hidden)
         ctx.rate = rate
         return out
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        run = _backward_operator if torch.compiler.is_compiling() else _backward
         (gradient,) = grad_outputs
-        x, widen, narrow, hidden = ctx.saved_tensors
-        return *run(gradient, x, widen, narrow, hidden, ctx.rate), gradient.sum(dim=0), None, None
+        x, widen, narrow, *hidden = ctx.saved_tensors
+        if torch.compiler.is_compiling():
+            found = _backward_operator(gradient, x, widen, narrow, hidden[0], ctx.rate)
+        else:
+            found = _backward(gradient, x, widen, narrow, hidden, ctx.rate)
+        return *found, gradient.sum(dim=0), None, None
 
 
 def _forward(
     x: Tensor, widen: Tensor, widen_bias: Tensor, narrow: Tensor, narrow_bias: Tensor, rate: float, seed: int
-) -> tuple[Tensor, Tensor]:
-    """[N, D] to [N, D], and the hidden values.
+) -> tuple[Tensor, list[Tensor]]:
+    """[N, D] to [N, D], and the hidden values by block.
 
-    Dropout only zeroes here; its factor 1 / (1 - p) goes into the products, where it costs nothing.
+    Dropout only zeroes here; its factor 1 / (1 - p) goes into the narrowing weight, where it costs nothing.
     """
-    narrow, narrow_bias = _whole(narrow, 0), _whole(narrow_bias, 0)
-    hidden, out = x.new_empty(len(x), len(widen)), x.new_empty(len(x), len(narrow))
-    scale, bits = 1.0 / (1.0 - rate), Bits(seed)
-    for rows, block, result in _in_blocks(x, hidden, out):
-        torch.addmm(widen_bias, rows, widen.t(), out=block).relu_()
+    narrow, bits = narrow / (1.0 - rate), Bits(seed)
+    out, hidden = [], []
+    for rows in _blocks(x):
+        block = linear(rows, widen, widen_bias, relu=True)
         if rate > 0:
             drop(block, bits.draw(block.numel()), rate)
-        torch.addmm(narrow_bias, block, narrow.t(), alpha=scale, out=result)
-    return out[:, : x.shape[1]].contiguous(), hidden
+        hidden.append(block)
+        out.append(linear(block, narrow, narrow_bias))
+    return _joined(out), hidden
 
 
 def _backward(
-    gradient: Tensor, x: Tensor, widen: Tensor, narrow: Tensor, hidden: Tensor, rate: float
+    gradient: Tensor, x: Tensor, widen: Tensor, narrow: Tensor, hidden: Sequence[Tensor], rate: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the input, of `widen`, of its bias and of `narrow`."""
-    columns, scale = x.shape[1], 1.0 / (1.0 - rate)
-    widen, x = _whole(widen, 1), _whole(x, 1)
-    to_x, to_widen, to_narrow = torch.empty_like(x), torch.empty_like(widen), torch.empty_like(narrow)
-    to_widen_bias = x.new_zeros(len(widen))
-    space = x.new_empty(min(len(x), _ROWS), len(widen))
-    for number, (rows, block, upper, lower) in enumerate(_in_blocks(x, hidden, gradient, to_x)):
-        kept = min(number, 1)
-        to_narrow.addmm_(upper.t(), block, beta=kept, alpha=scale)
-        inner = torch.addmm(space[: len(rows)], upper, narrow, beta=0, alpha=scale, out=space[: len(rows)])
+    gradient = gradient / (1.0 - rate)
+    to_x: list[Tensor] = []
+    sums: tuple[Tensor, ...] = ()
+    for rows, block, upper in zip(_blocks(x), hidden, _blocks(gradient), strict=True):
+        inner = linear(upper, narrow.t())
         # Where a hidden value is 0, whether by ReLU or by dropout, nothing comes back.
         zero_below(inner, block, 0.0)
-        to_widen.addmm_(inner.t(), rows, beta=kept)
-        to_widen_bias += inner.sum(dim=0)
-        torch.mm(inner, widen, out=lower)
-    return to_x[:, :columns].contiguous(), to_widen[:, :columns].contiguous(), to_widen_bias, to_narrow
+        found = weight_gradient(inner, rows), inner.sum(dim=0), weight_gradient(upper, block)
+        sums = tuple(a.add_(b) for a, b in zip(sums, found, strict=True)) if to_x else found
+        to_x.append(linear(inner, widen.t()))
+    to_widen, to_widen_bias, to_narrow = sums
+    return _joined(to_x), to_widen, to_widen_bias, to_narrow
 
 
-def _whole(x: Tensor, dim: int) -> Tensor:
-    """With zeros behind, to a whole number of vectors in a dimension: products that give fewer columns take longer."""
-    missing = -x.shape[dim] % _VECTOR
-    if not missing:
-        return x
-    return torch.cat([x, x.new_zeros(*x.shape[:dim], missing, *x.shape[dim + 1 :])], dim=dim)
+def _blocks(x: Tensor) -> tuple[Tensor, ...]:
+    """As many rows in each; at least one block, which may be empty."""
+    return torch.chunk(x, max(1, -(-len(x) // _ROWS)))
 
 
-def _in_blocks(*parts: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """As many rows of each at a time; at least one block, which may be empty."""
-    blocks = max(1, -(-len(parts[0]) // _ROWS))
-    return zip(*(torch.chunk(part, blocks) for part in parts), strict=True)
+def _joined(blocks: list[Tensor]) -> Tensor:
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
 
 
 # What a compiler calls and does not look into.
@@ -138,10 +136,17 @@ def _in_blocks(*parts: Tensor) -> Iterator[tuple[Tensor, ...]]:
 def _forward_operator(
     x: Tensor, widen: Tensor, widen_bias: Tensor, narrow: Tensor, narrow_bias: Tensor, rate: float, seed: Tensor
 ) -> tuple[Tensor, Tensor]:
-    return _forward(x, widen, widen_bias, narrow, narrow_bias, rate, int(seed))
+    out, hidden = _forward(x, widen, widen_bias, narrow, narrow_bias, rate, int(seed))
+    return out, _joined(hidden)
 
 
-_backward_operator = torch.library.custom_op("ivr_dist::feedforward_backward", _backward, mutates_args=())
+@torch.library.custom_op("ivr_dist::feedforward_backward", mutates_args=())
+def _backward_operator(
+    gradient: Tensor, x: Tensor, widen: Tensor, narrow: Tensor, hidden: Tensor, rate: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    to_x, to_widen, to_bias, to_narrow = _backward(gradient, x, widen, narrow, _blocks(hidden), rate)
+    # In the layout that the compiler was promised.
+    return to_x, to_widen.contiguous(), to_bias, to_narrow.contiguous()
 
 
 @_forward_operator.register_fake
