@@ -130,7 +130,7 @@ class Ours(Contestant):
             features={name: ("features", width) for name, width in WIDTHS.items()},
             tasks={TASK: TaskSpec(type="regression", low=-3.0, high=3.0)},
         )
-        model = build_model(self.config.model, spec, self.config.loss.adversary.reverse)
+        model = build_model(self.config.model, spec, self.config.loss)
         groups = parameter_groups(model, self.config.train.weight_decay)
         super().__init__(model, torch.optim.AdamW(groups, lr=1e-5, fused=True), dtype, clock)
         self.batch = batch

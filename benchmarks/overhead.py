@@ -194,7 +194,7 @@ def bare(config_file: str) -> dict[str, float]:
     plan = make_plan(config, manifest.samples, 1, manifest.total_bytes)
     spec = BatchSpec.from_manifest(manifest, config.data.modalities, config.data.standardize)
     layout = StepLayout(plan.global_batch, plan.accumulation, plan.group)
-    model = build_model(config.model, ModelSpec(spec.modalities, spec.tasks), config.loss.adversary.reverse)
+    model = build_model(config.model, ModelSpec(spec.modalities, spec.tasks), config.loss)
     optimizer = torch.optim.AdamW(parameter_groups(model, config.train.weight_decay), lr=config.train.lr, fused=True)
     loss = config.loss
     weights = {f"task/{task}": 1.0 for task in spec.tasks} | {

@@ -153,7 +153,7 @@ class AttemptRun:
         config = self.config
         torch.manual_seed(config.run.seed)
         spec = ModelSpec(self.spec.modalities, self.spec.tasks, self.text)
-        model = build_model(config.model, spec, config.loss.adversary.reverse)
+        model = build_model(config.model, spec, config.loss)
         if config.train.recompute:
             recompute_layers(model)
         if source.url:

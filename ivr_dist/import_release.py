@@ -90,7 +90,7 @@ def import_release(path: str, out: str, shards: str | None = None) -> Imported:
     spec = _spec(features, outputs, storage.absolute(shards) if shards else None)
     config = from_dict({"model": {"preset": "release", "hidden": hidden}}, where=path)
     (task,) = spec.tasks
-    model = build_model(config.model, ModelSpec(spec.modalities, spec.tasks), config.loss.adversary.reverse)
+    model = build_model(config.model, ModelSpec(spec.modalities, spec.tasks), config.loss)
     names = release_names(dict(model.named_parameters()), task)
     taken = {}
     for name, parameter in model.named_parameters():

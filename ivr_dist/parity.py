@@ -171,7 +171,7 @@ def _config(hidden: int, samples: int) -> Config:
 def _model(config: Config, features: Mapping[str, int], outputs: int) -> ReleaseModel:
     task = TaskSpec(type="classification", classes=outputs) if outputs > 1 else TaskSpec(type="regression")
     spec = ModelSpec({name: ("features", features[name]) for name in MODALITIES}, {_TASK: task})
-    model = build_model(config.model, spec, config.loss.adversary.reverse)
+    model = build_model(config.model, spec, config.loss)
     assert isinstance(model, ReleaseModel)
     return model.eval()
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ivr_dist.config import Config, ModelConfig
+from ivr_dist.config import Config, LossConfig, ModelConfig
 from ivr_dist.config_file import from_dict
 from ivr_dist.data.batch import MODALITIES, Batch, modality_batch
 from ivr_dist.data.manifest import TaskSpec
@@ -103,12 +103,12 @@ def make_model(
     modalities: Sequence[str] = MODALITIES,
     *,
     seed: int = 0,
-    reverse: Literal["shared", "both"] = "shared",
+    loss: LossConfig | None = None,
 ) -> nn.Module:
     """A model with fresh weights for the given modalities and all tasks."""
     torch.manual_seed(seed)
     spec = ModelSpec({name: ("features", DIMS[name]) for name in modalities}, TASKS)
-    return build_model(config or model_config(), spec, reverse)
+    return build_model(config or model_config(), spec, loss)
 
 
 def release_config(**model: Any) -> Config:

@@ -114,7 +114,7 @@ def load_model(url: str) -> nn.Module:
     spec = batch_spec(state)
     config = from_dict(state["config"], where=url)
     with stored_text(url, state) as text:
-        model = build_model(config.model, ModelSpec(spec.modalities, spec.tasks, text), config.loss.adversary.reverse)
+        model = build_model(config.model, ModelSpec(spec.modalities, spec.tasks, text), config.loss)
     load_weights(model, url)
     return model
 

@@ -20,7 +20,7 @@ from ivr_dist.losses.adversary import PENALTY, adversary
 from ivr_dist.losses.consistency import consistency
 from ivr_dist.losses.layout import StepCounts, StepLayout, over
 from ivr_dist.losses.svr import divergence_of_groups, variation
-from ivr_dist.model.layers import Steps, wide
+from ivr_dist.model.layers import wide
 from ivr_dist.model.spec import IVROutput
 
 CONSISTENCY = "consistency"
@@ -146,9 +146,7 @@ def _reconstruction(output: IVROutput, batch: Batch, counts: StepCounts, loss: L
     for name, target in output.encoded.items():
         made = wide(output.reconstructed[name])
         if loss.reconstruction.per == "pooled":
-            # The reconstruction is linear, so that of the mean code is the mean of the steps' reconstructions.
-            part = batch.modalities[name]
-            made = Steps.of(part).mean(made).index_select(0, part.sample)
+            made = made.index_select(0, batch.modalities[name].sample)
         error = F.mse_loss(made, wide(target), reduction="sum") / target.shape[-1]
         errors.append(over(error, counts.steps[name]))
     return over(torch.stack(errors).sum(), _nonzero(counts.steps.values()))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import nn
 
-from ivr_dist.config import ModelConfig
+from ivr_dist.config import LossConfig, ModelConfig
 from ivr_dist.model.ivr import IVRModel
 from ivr_dist.model.layers import TransformerLayer
 from ivr_dist.model.release import ReleaseModel
@@ -16,20 +14,18 @@ from ivr_dist.model.words import WordEncoder
 __all__ = ["IVRModel", "IVROutput", "ModelSpec", "ReleaseModel", "build_model", "recompute_layers"]
 
 
-def build_model(
-    config: ModelConfig, spec: ModelSpec, reverse: Literal["shared", "both"] = "shared"
-) -> IVRModel | ReleaseModel:
+def build_model(config: ModelConfig, spec: ModelSpec, loss: LossConfig | None = None) -> IVRModel | ReleaseModel:
     """A model with fresh weights, drawn from torch's global generator, but for a pretrained text encoder's.
 
     Args:
         config: The preset and its sizes.
         spec: The data it is for.
-        reverse: `loss.adversary.reverse`, which decides a gradient inside the model.
+        loss: What the losses ask of the model: `adversary.reverse` and `reconstruction.per`.
 
     Raises:
         ConfigError: The pretrained text encoder cannot be used.
     """
-    return (ReleaseModel if config.preset == "release" else IVRModel)(config, spec, reverse)
+    return (ReleaseModel if config.preset == "release" else IVRModel)(config, spec, loss or LossConfig())
 
 
 def recompute_layers(model: nn.Module) -> None:

@@ -40,6 +40,14 @@ def pooled_codes(
     return {name: half[0] for name, half in halves.items()}, {name: half[1] for name, half in halves.items()}
 
 
+def reconstructions(
+    layers: nn.ModuleDict, shared: Mapping[str, Tensor], private: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Each modality's linear layer on the sum of its codes, of steps or their means: [R, H] to [R, H]."""
+    sums = {name: shared[name] + private[name] for name in layers}
+    return {name: layer(sums[name].to(layer.get_parameter("weight").dtype)) for name, layer in layers.items()}
+
+
 class Discriminator(nn.Module):
     """Tells the modality of a code by its cosine to three class weights (additive-margin softmax, Wang et al. 2018)."""
 

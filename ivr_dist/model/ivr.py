@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from ivr_dist.config import ModelConfig
+from ivr_dist.config import LossConfig, ModelConfig
 from ivr_dist.data.batch import MODALITIES, Batch
-from ivr_dist.model.codes import Code, Discriminator, codes_of_all, discriminate, pooled_codes
+from ivr_dist.model.codes import Code, Discriminator, codes_of_all, discriminate, pooled_codes, reconstructions
 from ivr_dist.model.encoder import ModalityEncoder
 from ivr_dist.model.fusion import Fusion
 from ivr_dist.model.heads import TaskHeads
@@ -27,17 +27,17 @@ class IVRModel(nn.Module):
     Args:
         config: Widths, encoders, fusion, dropout.
         spec: Modalities and tasks.
-        reverse: Codes whose gradient the discriminator's input reverses, `shared` or `both`.
+        loss: Codes whose gradient the discriminator's input reverses, and whether single steps are reconstructed.
 
     Raises:
         ConfigError: The pretrained text encoder cannot be loaded, or has fewer layers than are to be trained.
     """
 
-    def __init__(self, config: ModelConfig, spec: ModelSpec, reverse: str) -> None:
+    def __init__(self, config: ModelConfig, spec: ModelSpec, loss: LossConfig) -> None:
         super().__init__()
         rates = dropout_rates(config)
         width = config.hidden
-        self.reverse = reverse
+        self.loss = loss
         self.modality_dropout = config.modality_dropout
         self.modalities = [name for name in MODALITIES if name in spec.features]
         self.encoders = nn.ModuleDict(
@@ -72,10 +72,9 @@ class IVRModel(nn.Module):
         branch = {name: (shared[name].view_as(shared[name]), private[name].view_as(private[name])) for name in encoded}
         asking = query_steps(layouts)
         fused, gates = self.fusion(branch, self._hidden(layouts), asking)
-        pooled_shared, pooled_private = pooled_codes(shared, private, layouts)
-        logits_shared, logits_private, penalty = discriminate(
-            self.discriminator, pooled_shared, pooled_private, self.reverse
-        )
+        pooled = pooled_codes(shared, private, layouts)
+        logits_shared, logits_private, penalty = discriminate(self.discriminator, *pooled, self.loss.adversary.reverse)
+        kept = pooled if self.loss.reconstruction.per == "pooled" else (shared, private)
         return IVROutput(
             predictions=self.heads(fused),
             encoded=encoded,
@@ -85,8 +84,8 @@ class IVRModel(nn.Module):
             logits_shared=logits_shared,
             logits_private=logits_private,
             class_penalty=penalty,
-            pooled_shared=pooled_shared,
-            reconstructed={m: self.reconstruct[m](shared[m] + private[m]) for m in self.modalities},
+            pooled_shared=pooled[0],
+            reconstructed=reconstructions(self.reconstruct, *kept),
             gates=gates,
             query_mask=asking.mask,
         )

@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ivr_dist.config import ModelConfig
+from ivr_dist.config import LossConfig, ModelConfig
 from ivr_dist.data.batch import MODALITIES, Batch
 from ivr_dist.errors import ConfigError
-from ivr_dist.model.codes import Code, Discriminator, codes_of_all, discriminate, pooled_codes
+from ivr_dist.model.codes import Code, Discriminator, codes_of_all, discriminate, pooled_codes, reconstructions
 from ivr_dist.model.dropout import Dropout
 from ivr_dist.model.feedforward import FeedForward
 from ivr_dist.model.heads import TaskHeads
@@ -146,19 +146,19 @@ class ReleaseModel(nn.Module):
     Args:
         config: Width, heads, dropout; the rest is fixed by the preset.
         spec: Text, audio and vision as features, and tasks.
-        reverse: Codes whose gradient the discriminator's input reverses, `shared` or `both`.
+        loss: Codes whose gradient the discriminator's input reverses, and whether single steps are reconstructed.
 
     Raises:
         ConfigError: A modality is absent or given as tokens.
     """
 
-    def __init__(self, config: ModelConfig, spec: ModelSpec, reverse: str) -> None:
+    def __init__(self, config: ModelConfig, spec: ModelSpec, loss: LossConfig) -> None:
         super().__init__()
         _check_features(spec)
         rates = dropout_rates(config)
         width, dims = config.hidden, {name: spec.features[name][1] for name in MODALITIES}
         contexts = {name: EncoderLayer(dims[name], getattr(config, name).heads, rates["encoder"]) for name in _OTHERS}
-        self.reverse = reverse
+        self.loss = loss
         self.encoders = nn.ModuleDict(
             {name: ReleaseEncoder(dims[name], width, contexts.get(name)) for name in MODALITIES}
         )
@@ -178,10 +178,9 @@ class ReleaseModel(nn.Module):
         private = {name: self.private[name](steps) for name, steps in encoded.items()}
         branch = {name: (shared[name].view_as(shared[name]), private[name].view_as(private[name])) for name in encoded}
         fused, gates = self.fusion(branch, layout)
-        pooled_shared, pooled_private = pooled_codes(shared, private, dict.fromkeys(shared, layout))
-        logits_shared, logits_private, penalty = discriminate(
-            self.discriminator, pooled_shared, pooled_private, self.reverse
-        )
+        pooled = pooled_codes(shared, private, dict.fromkeys(shared, layout))
+        logits_shared, logits_private, penalty = discriminate(self.discriminator, *pooled, self.loss.adversary.reverse)
+        kept = pooled if self.loss.reconstruction.per == "pooled" else (shared, private)
         return IVROutput(
             predictions=self.heads(fused),
             encoded=encoded,
@@ -191,8 +190,8 @@ class ReleaseModel(nn.Module):
             logits_shared=logits_shared,
             logits_private=logits_private,
             class_penalty=penalty,
-            pooled_shared=pooled_shared,
-            reconstructed={m: self.reconstruct[m](shared[m] + private[m]) for m in MODALITIES},
+            pooled_shared=pooled[0],
+            reconstructed=reconstructions(self.reconstruct, *kept),
             gates=gates,
             query_mask=layout.mask,
         )

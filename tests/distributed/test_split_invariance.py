@@ -104,7 +104,7 @@ def step(
     layout = StepLayout(SLOTS, accumulation, GROUP)
     names = (list(case.modalities), list(TASKS))
     # At seed 0 no gate is within rounding of its threshold, where straight-through jumps.
-    model = make_model(case.model, case.modalities, reverse=case.config.loss.adversary.reverse).to(dtype)
+    model = make_model(case.model, case.modalities, loss=case.config.loss).to(dtype)
     batches = [rank_batch(case, layout, micro, rank, world) for micro in range(accumulation)]
     counts = StepCounts.from_vector(summed(local_counts(batches, layout, *names), world), layout, *names)
     reduce = no_reduce if world == 1 else collectives.all_reduce_sum

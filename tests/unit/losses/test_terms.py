@@ -98,7 +98,8 @@ def test_the_adversary_is_the_additive_margin_softmax() -> None:
 def test_reconstruction_is_from_each_steps_codes_or_from_their_mean(per: Any) -> None:
     samples = mixed_samples(7)
     batch = batch_of(samples)
-    model = make_model()
+    config = Config(loss=LossConfig(reconstruction=ReconstructionConfig(per=per)))
+    model = make_model(loss=config.loss)
     output = model(batch)
     expected = []
     for name in MODALITIES:
@@ -110,7 +111,6 @@ def test_reconstruction_is_from_each_steps_codes_or_from_their_mean(per: Any) ->
             ]
             codes = torch.cat(means)
         expected.append((model.reconstruct[name](codes) - output.encoded[name]).square().mean())
-    config = Config(loss=LossConfig(reconstruction=ReconstructionConfig(per=per)))
     found = terms_of(output, batch, config).values["reconstruction"]
     torch.testing.assert_close(found, torch.stack(expected).mean())
 

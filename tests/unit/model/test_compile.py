@@ -61,7 +61,7 @@ def compiled_loss(preset: str, backend: str) -> Callable[[IVROutput, Batch], Ten
 def models(preset: str, backend: str) -> tuple[torch.nn.Module, torch.nn.Module]:
     """The same model twice, the second one compiled; a break of its graph raises."""
     config = CONFIGS[preset]
-    plain, compiled = (make_model(config.model, reverse=config.loss.adversary.reverse) for _ in range(2))
+    plain, compiled = (make_model(config.model, loss=config.loss) for _ in range(2))
     compiled.compile(backend=backend, fullgraph=True)
     return plain, compiled
 

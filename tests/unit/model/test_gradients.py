@@ -166,7 +166,7 @@ def test_a_bfloat16_step_has_the_losses_of_float32(preset: str) -> None:
         batch = batch_of(mixed_samples(16), common=6)
     else:
         config, batch = Config(model=model_config(hidden=128)), batch_of(mixed_samples(16))
-    model = make_model(config.model, reverse=config.loss.adversary.reverse)
+    model = make_model(config.model, loss=config.loss)
     exact = terms_of(model(batch), batch, config)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rough = terms_of(model(batch), batch, config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ivr_dist.config import Config
+from ivr_dist.config import AdversaryConfig, Config, LossConfig
 from ivr_dist.data.batch import MODALITIES, Batch, modality_batch
 from ivr_dist.data.manifest import TaskSpec
 from ivr_dist.errors import ConfigError
@@ -38,7 +39,7 @@ GATE = ("fusion.score.", "fusion.bilinear.")
 
 
 def release(**model: object) -> torch.nn.Module:
-    return make_model(release_config(**model).model, reverse="both")
+    return make_model(release_config(**model).model, loss=CONFIG.loss)
 
 
 def total(output: IVROutput, batch: Batch) -> Tensor:
@@ -67,7 +68,7 @@ def test_it_computes_what_the_released_code_does(sizes: Sizes, seed: int) -> Non
     kind = TaskSpec(type="classification", classes=sizes.outputs) if sizes.outputs > 1 else TaskSpec(type="regression")
     config = release_config(hidden=sizes.hidden)
     spec = ModelSpec({name: ("features", getattr(sizes, name)) for name in MODALITIES}, {"sentiment": kind})
-    model = build_model(config.model, spec, config.loss.adversary.reverse).double()
+    model = build_model(config.model, spec, config.loss).double()
     names = release_names(dict(model.named_parameters()), "sentiment")
     assert sorted(names.values()) == sorted(name[6:] for name in arrays if name.startswith("param."))
     model.load_state_dict({own: arrays[f"param.{theirs}"] for own, theirs in names.items()})
@@ -137,9 +138,9 @@ def test_one_weight_and_bias_serve_both_gates_and_the_gate_is_0_or_1() -> None:
 
 @pytest.mark.parametrize("reverse", ["shared", "both"])
 @pytest.mark.parametrize("preset", ["ivr", "release"])
-def test_private_codes_are_reversed_on_request(preset: str, reverse: str) -> None:
-    config = (CONFIG if preset == "release" else Config()).model
-    model = make_model(replace(config, hidden=8, dropout=0.0), reverse=reverse)  # type: ignore[arg-type]
+def test_private_codes_are_reversed_on_request(preset: str, reverse: Literal["shared", "both"]) -> None:
+    config = replace((CONFIG if preset == "release" else Config()).model, hidden=8, dropout=0.0)
+    model = make_model(config, loss=LossConfig(adversary=AdversaryConfig(reverse=reverse)))
     batch = batch_of(mixed_samples(6), common=5)
 
     def gradient_of(code: str) -> Tensor:
@@ -148,7 +149,7 @@ def test_private_codes_are_reversed_on_request(preset: str, reverse: str) -> Non
         return torch.autograd.grad(adversary, getattr(output, code)["audio"])[0]
 
     found = gradient_of("private"), gradient_of("shared")
-    model.reverse = "shared"
+    model.loss = LossConfig()
     sign = -1 if reverse == "both" else 1
     torch.testing.assert_close(found[0], sign * gradient_of("private"))
     torch.testing.assert_close(found[1], gradient_of("shared"))
@@ -159,7 +160,7 @@ def test_private_codes_are_reversed_on_request(preset: str, reverse: str) -> Non
 @given(order=st.permutations(range(7)), seed=st.integers(0, 1000))
 def test_the_order_of_the_samples_changes_nothing(order: list[int], seed: int) -> None:
     """In float64, as for preset ivr."""
-    model = make_model(CONFIG.model, seed=seed, reverse="both").double()
+    model = make_model(CONFIG.model, seed=seed, loss=CONFIG.loss).double()
     samples = mixed_samples(7, seed=seed)
     plain, permuted = batch_of(samples, common=6), batch_of([samples[i] for i in order], common=6)
     for task in TASKS:
