@@ -1,8 +1,8 @@
 """The feed-forward part of a transformer layer: Linear, ReLU, dropout, Linear.
 
 On a CPU the memory traffic between these four costs more than their matrix products do, stock dropout alone as much as
-two of them. There the layer runs over blocks of rows that stay in cache, by oneDNN, and draws its dropout mask as raw random bits.
-Elsewhere and in other precisions it is the four operations.
+two of them. There the layer runs by oneDNN over blocks of rows that stay in cache, and draws its dropout mask as raw
+random bits. Elsewhere and in other precisions it is the four operations.
 """
 
 from __future__ import annotations
