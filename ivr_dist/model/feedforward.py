@@ -1,8 +1,9 @@
 """The feed-forward part of a transformer layer: Linear, ReLU, dropout, Linear.
 
 On a CPU the memory traffic between these four costs more than their matrix products do, stock dropout alone as much as
-two of them. There the layer runs by oneDNN over blocks of rows that stay in cache, and draws its dropout mask as raw
-random bits. Elsewhere and in other precisions it is the four operations.
+two of them. There a training step runs by oneDNN over blocks of rows that stay in cache, and draws its dropout mask as
+raw random bits. Elsewhere, in other precisions, and in evaluation, where plain products round half as much, it is the
+four operations.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class FeedForward(nn.Module):
         """[..., D] to [..., D]."""
         rate = self.dropout if self.training else 0.0
         weights = (self.widen_weight, self.widen_bias, self.narrow_weight, self.narrow_bias)
-        if drawn_as_bits(x, rate) and self.widen_weight.dtype == x.dtype and not torch.is_autocast_enabled("cpu"):
+        alike = self.widen_weight.dtype == x.dtype and not torch.is_autocast_enabled("cpu")
+        if self.training and alike and drawn_as_bits(x, rate):
             seed = compiled_seed() if torch.compiler.is_compiling() else drawn_seed()
             out: Tensor = _Blocks.apply(x.flatten(0, -2), *weights, rate, seed)  # type: ignore[no-untyped-call]
             return out.view(x.shape)
