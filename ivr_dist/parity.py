@@ -120,7 +120,7 @@ def _read(path: str) -> dict[str, Tensor]:
         raise UserError(error.what, where=path, remedy="check the path") from error
     except (ValueError, AttributeError, TypeError, OSError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         raise _alien(path, f"it cannot be read: {error}") from error
-    except (zlib.error, NotImplementedError, RuntimeError, KeyError, SyntaxError) as error:
+    except (zlib.error, RuntimeError, KeyError, SyntaxError) as error:
         raise _alien(path, f"it is damaged: {error}") from error
     for name, array in arrays.items():
         if array.dtype.kind not in "fiu" or not np.isfinite(array).all() or array.size == 0:

@@ -87,7 +87,7 @@ def loss_terms(
     values = {f"task/{task}": _task(task, output, batch, counts, config.loss) for task in output.predictions}
     values[CONSISTENCY] = _consistency(output, batch, counts, layout, config.loss, micro, all_reduce)
     values["adversary"] = _adversary(output, batch, counts, layout, config.loss, world)
-    values["reconstruction"] = _reconstruction(output, batch, counts, config.loss)
+    values["reconstruction"] = _reconstruction(output, counts)
     if config.svr.over == "batch":
         regularizer = _svr_of_groups(output, batch, counts, layout, config, micro, all_reduce)
         return LossTerms(values | regularizer, frozenset({CONSISTENCY, *regularizer}))
@@ -140,14 +140,11 @@ def _adversary(
     return over(both, counts.codes) + penalty
 
 
-def _reconstruction(output: IVROutput, batch: Batch, counts: StepCounts, loss: LossConfig) -> Tensor:
+def _reconstruction(output: IVROutput, counts: StepCounts) -> Tensor:
     """Mean squared error over valid steps and widths, mean over the modalities that the global batch has."""
     errors = []
     for name, target in output.encoded.items():
-        made = wide(output.reconstructed[name])
-        if loss.reconstruction.per == "pooled":
-            made = made.index_select(0, batch.modalities[name].sample)
-        error = F.mse_loss(made, wide(target), reduction="sum") / target.shape[-1]
+        error = F.mse_loss(wide(output.reconstructed[name]), wide(target), reduction="sum") / target.shape[-1]
         errors.append(over(error, counts.steps[name]))
     return over(torch.stack(errors).sum(), _nonzero(counts.steps.values()))
 

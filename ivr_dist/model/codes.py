@@ -41,11 +41,27 @@ def pooled_codes(
 
 
 def reconstructions(
-    layers: nn.ModuleDict, shared: Mapping[str, Tensor], private: Mapping[str, Tensor]
+    layers: nn.ModuleDict,
+    shared: Mapping[str, Tensor],
+    private: Mapping[str, Tensor],
+    means_of: Mapping[str, Steps] | None = None,
 ) -> dict[str, Tensor]:
-    """Each modality's linear layer on the sum of its codes, of steps or their means: [R, H] to [R, H]."""
+    """Each modality's linear layer on the sum of both codes.
+
+    Args:
+        layers: By modality.
+        shared: By modality: [N, H] of each step, or [B, H] time means.
+        private: The same.
+        means_of: Where the steps belong, if the codes are time means; every step is given what its sample's mean gives.
+
+    Returns:
+        By modality: [N, H] for each step.
+    """
     sums = {name: shared[name] + private[name] for name in layers}
-    return {name: layer(sums[name].to(layer.get_parameter("weight").dtype)) for name, layer in layers.items()}
+    made = {name: layer(sums[name].to(layer.get_parameter("weight").dtype)) for name, layer in layers.items()}
+    if means_of is None:
+        return made
+    return {name: rows.index_select(0, means_of[name].sample) for name, rows in made.items()}
 
 
 class Discriminator(nn.Module):

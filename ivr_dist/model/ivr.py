@@ -74,7 +74,10 @@ class IVRModel(nn.Module):
         fused, gates = self.fusion(branch, self._hidden(layouts), asking)
         pooled = pooled_codes(shared, private, layouts)
         logits_shared, logits_private, penalty = discriminate(self.discriminator, *pooled, self.loss.adversary.reverse)
-        kept = pooled if self.loss.reconstruction.per == "pooled" else (shared, private)
+        if self.loss.reconstruction.per == "pooled":
+            reconstructed = reconstructions(self.reconstruct, *pooled, layouts)
+        else:
+            reconstructed = reconstructions(self.reconstruct, shared, private)
         return IVROutput(
             predictions=self.heads(fused),
             encoded=encoded,
@@ -85,7 +88,7 @@ class IVRModel(nn.Module):
             logits_private=logits_private,
             class_penalty=penalty,
             pooled_shared=pooled[0],
-            reconstructed=reconstructions(self.reconstruct, *kept),
+            reconstructed=reconstructed,
             gates=gates,
             query_mask=asking.mask,
         )

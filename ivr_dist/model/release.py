@@ -178,9 +178,13 @@ class ReleaseModel(nn.Module):
         private = {name: self.private[name](steps) for name, steps in encoded.items()}
         branch = {name: (shared[name].view_as(shared[name]), private[name].view_as(private[name])) for name in encoded}
         fused, gates = self.fusion(branch, layout)
-        pooled = pooled_codes(shared, private, dict.fromkeys(shared, layout))
+        layouts = dict.fromkeys(shared, layout)
+        pooled = pooled_codes(shared, private, layouts)
         logits_shared, logits_private, penalty = discriminate(self.discriminator, *pooled, self.loss.adversary.reverse)
-        kept = pooled if self.loss.reconstruction.per == "pooled" else (shared, private)
+        if self.loss.reconstruction.per == "pooled":
+            reconstructed = reconstructions(self.reconstruct, *pooled, layouts)
+        else:
+            reconstructed = reconstructions(self.reconstruct, shared, private)
         return IVROutput(
             predictions=self.heads(fused),
             encoded=encoded,
@@ -191,7 +195,7 @@ class ReleaseModel(nn.Module):
             logits_private=logits_private,
             class_penalty=penalty,
             pooled_shared=pooled[0],
-            reconstructed=reconstructions(self.reconstruct, *kept),
+            reconstructed=reconstructed,
             gates=gates,
             query_mask=layout.mask,
         )

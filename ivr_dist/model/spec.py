@@ -47,8 +47,8 @@ class IVROutput:
     pooled_shared: Mapping[str, Tensor]
     """By modality: [B, h] time mean of I over valid steps, in float32 at least; 0 where the modality is missing."""
     reconstructed: Mapping[str, Tensor]
-    """R, by modality: [N_m, h] reconstruction of U from S + I of the same step; where `loss.reconstruction.per` is
-    `pooled`, [B, h] from their time means."""
+    """R, by modality: [N_m, h] reconstruction of U from S + I of the same step, or, where `loss.reconstruction.per` is
+    `pooled`, from their time means."""
     gates: Mapping[str, Tensor]
     """By modality other than text: [B, T_q] share of it let into each query step; 0 where it is missing."""
     query_mask: Tensor
