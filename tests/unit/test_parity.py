@@ -170,6 +170,17 @@ def test_a_torn_file_is_a_users_mistake(save: Callable[[Arrays], str], capsys: p
         assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+def test_a_compression_that_python_does_not_have_is_a_users_mistake(save: Callable[[Arrays], str]) -> None:
+    path = Path(save(arrays_of(Sizes())))
+    data = bytearray(path.read_bytes())
+    for signature, at in ((b"PK\3\4", 8), (b"PK\1\2", 10)):
+        first = data.index(signature)
+        data[first + at : first + at + 2] = (99).to_bytes(2, "little")
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="no golden file: it is damaged"):
+        parity(str(path))
+
+
 def test_an_array_alone_is_no_golden_file(tmp_path: Path) -> None:
     np.save(tmp_path / "golden.npy", np.ones(3))
     with pytest.raises(UserError, match="no golden file"):
