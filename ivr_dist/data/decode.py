@@ -13,14 +13,16 @@ import numpy.typing as npt
 import orjson
 
 from ivr_dist.data import npy
-from ivr_dist.data.places import ShardPlaces
-from ivr_dist.data.tar import BLOCK, samples
+from ivr_dist.data.tar import samples
 from ivr_dist.errors import CorruptDataError
 
+Transcript = str | tuple[str, ...]
+"""What was said: a text, or a list of words as it stands; empty if there is none."""
 
-@dataclass(slots=True)
+
+@dataclass(frozen=True, slots=True)
 class RawSample:
-    """One utterance as stored. Not frozen, only because that makes it slower to make; nothing changes one."""
+    """One utterance as stored."""
 
     key: str
     """Name of its members in the shard."""
@@ -32,13 +34,12 @@ class RawSample:
     """By modality: [T, D] features or [T] token ids, read-only; a missing modality is absent."""
     shard: str = ""
     """Name of the shard it came from."""
-    transcript: str | tuple[str, ...] = ()
-    """What was said: a text, or a list of words as it stands; empty if there is none."""
+    transcript: Transcript = ()
 
     @property
     def words(self) -> tuple[str, ...]:
-        """The transcript, a text cut at white space."""
-        return tuple(self.transcript.split()) if isinstance(self.transcript, str) else self.transcript
+        """Those of the transcript."""
+        return words_of(self.transcript)
 
     @property
     def where(self) -> str:
@@ -46,11 +47,13 @@ class RawSample:
         return f"{self.shard}, sample {self.key}"
 
 
+def words_of(transcript: Transcript) -> tuple[str, ...]:
+    """The words of a transcript, a text cut at white space."""
+    return tuple(transcript.split()) if isinstance(transcript, str) else transcript
+
+
 _NUMBERS = (float, int)
 """Of JSON; bool is an int to Python, and no number here."""
-_JSON_SUFFIX = b".json\0"
-_SIZE = slice(124, 135)
-"""Octal digits of a member's size in its header."""
 
 
 def decode_sample(data: bytes | memoryview, shard: str, key: str, modalities: Collection[str]) -> RawSample:
@@ -68,55 +71,9 @@ def decode_sample(data: bytes | memoryview, shard: str, key: str, modalities: Co
     return decode_with_json(data, shard, key, modalities)[0]
 
 
-def decode_at(
-    data: bytes | memoryview, start: int, places: ShardPlaces, number: int, shard: str, key: str
-) -> RawSample | None:
-    """Decode a sample whose members lie where `pack` puts them.
-
-    Args:
-        data: A segment; the arrays keep it in memory.
-        start: Where in it the sample begins.
-        places: Of the members of its shard.
-        number: Of the sample in its shard.
-        shard: Name of the shard, for errors.
-        key: The sample that the index says is here.
-
-    Returns:
-        None if a member's name or an array's header is not where it should be; `decode_sample` reads any sample.
-
-    Raises:
-        CorruptDataError: The sample's JSON cannot be read.
-    """
-    at_json = places.json[number]
-    if at_json < 0:
-        return None
-    prefix = key.encode()
-    arrays: dict[str, npt.NDArray[Any]] = {}
-    for column in places.arrays:
-        steps = column.steps[number]
-        if steps < 0:
-            continue
-        at = start + column.at[number]
-        if column.suffix and bytes(data[at : at + len(prefix) + len(column.suffix)]) != prefix + column.suffix:
-            return None
-        header, shape = column.headers[steps]
-        first = at + BLOCK
-        payload = first + len(header)
-        if bytes(data[first:payload]) != header:
-            return None
-        arrays[column.modality] = np.ndarray(shape, column.dtype, data, payload)
-    at = start + at_json
-    first = at + BLOCK
-    head = bytes(data[at:first])
-    size = head[_SIZE]
-    if not head.startswith(prefix + _JSON_SUFFIX) or not size.isdigit():
-        return None
-    return _sample(_about(bytes(data[first : first + int(size, 8)]), shard, key), arrays, shard, key)
-
-
 def _sample(about: Mapping[str, Any], arrays: dict[str, npt.NDArray[Any]], shard: str, key: str) -> RawSample:
-    id_ = str(about.get("id", key))
-    return RawSample(key, id_, _labels(about, shard, key), arrays, shard, _transcript(about, shard, key))
+    labels, transcript = labels_of(about, shard, key), transcript_of(about, shard, key)
+    return RawSample(key, id_of(about, key), labels, arrays, shard, transcript)
 
 
 def decode_with_json(
@@ -183,7 +140,17 @@ def _about(text: bytes, shard: str, key: str) -> dict[str, Any]:
     return about
 
 
-def _labels(about: Mapping[str, Any], shard: str, key: str) -> dict[str, float | None]:
+def id_of(about: Mapping[str, Any], key: str) -> str:
+    """The sample's identity in its corpus, as its JSON says."""
+    return str(about.get("id", key))
+
+
+def labels_of(about: Mapping[str, Any], shard: str, key: str) -> dict[str, float | None]:
+    """The labels in a sample's JSON, by task.
+
+    Raises:
+        CorruptDataError: They are something else.
+    """
     labels = about.get("labels", {})
     if not isinstance(labels, dict):
         raise _refused("the sample's labels are not an object of numbers by task", f"{shard}, sample {key}")
@@ -193,7 +160,12 @@ def _labels(about: Mapping[str, Any], shard: str, key: str) -> dict[str, float |
     return labels
 
 
-def _transcript(about: Mapping[str, Any], shard: str, key: str) -> str | tuple[str, ...]:
+def transcript_of(about: Mapping[str, Any], shard: str, key: str) -> Transcript:
+    """The transcript in a sample's JSON.
+
+    Raises:
+        CorruptDataError: It is something else.
+    """
     transcript = about.get("transcript")
     if transcript is None:
         return ()

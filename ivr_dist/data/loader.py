@@ -6,10 +6,11 @@ import os
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import tee
+from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -17,9 +18,9 @@ import numpy as np
 from ivr_dist.data.batch import Batch
 from ivr_dist.data.collate import BatchSpec, collate
 from ivr_dist.data.cursor import DataCursor
-from ivr_dist.data.decode import RawSample
 from ivr_dist.data.order import EMPTY, EpochOrder, Int64Array, by_length, check_layout, micro_slots, rank_slots
-from ivr_dist.data.reader import ShardReader, Unreadable, raise_first
+from ivr_dist.data.reader import Answer, ShardReader
+from ivr_dist.data.samples import Samples
 from ivr_dist.errors import ConfigError, CorruptDataError, StorageError
 
 T = TypeVar("T")
@@ -168,17 +169,17 @@ class Loader:
 
     def _produce_steps(self, cursor: DataCursor) -> Iterator[StepBatches]:
         planned, asked = tee(self._planned_steps(cursor))
-        samples = self.reader.ahead(step.numbers for step in asked)
-        for step, found in zip(planned, samples, strict=True):
-            kept, skipped = self._kept(step, found)
-            yield StepBatches(step.cursor, self._micro_batches(kept, found), skipped)
+        answers = self.reader.ahead(step.numbers for step in asked)
+        for step, answer in zip(planned, answers, strict=True):
+            kept, samples, skipped = self._kept(step, answer)
+            yield StepBatches(step.cursor, self._micro_batches(kept, samples), skipped)
 
     def _produce_eval(self) -> Iterator[Batch]:
         order = self._order(0, shuffle=False)
         planned, asked = tee(self._planned(self.start, order.batch(step)) for step in range(order.steps))
-        samples = self.reader.ahead(step.numbers for step in asked)
-        for step, found in zip(planned, samples, strict=True):
-            yield from self._micro_batches(step, found)
+        answers = self.reader.ahead(step.numbers for step in asked)
+        for step, answer in zip(planned, answers, strict=True):
+            yield from self._micro_batches(step, answer.whole())
 
     def _planned_steps(self, cursor: DataCursor) -> Iterator[_Planned]:
         while True:
@@ -203,35 +204,35 @@ class Loader:
         all_numbers = numbers[numbers != EMPTY] if self.spec.common_length else None
         return _Planned(cursor, slots, numbers[np.concatenate(slots)], all_numbers)
 
-    def _kept(self, step: _Planned, found: list[RawSample | Unreadable]) -> tuple[_Planned, dict[str, str]]:
-        """The step without the samples that may be skipped, which are taken out of `found`; and why, by id."""
-        if not self._skip:
-            return step, {}
-        lost = {place: sample for place, sample in enumerate(found) if isinstance(sample, Unreadable)}
-        # Damage and outages pass; a file that is not there is a mistake that skipping would hide.
-        lost = {n: each for n, each in lost.items() if isinstance(each.error, CorruptDataError | StorageError)}
-        if not lost:
-            return step, {}
-        found[:] = [sample for place, sample in enumerate(found) if place not in lost]
+    def _kept(self, step: _Planned, answer: Answer) -> tuple[_Planned, Samples, dict[str, str]]:
+        """The step and its samples without those that may be skipped; and why, by id.
+
+        Raises:
+            DataError, CorruptDataError, StorageError: One may not be skipped.
+        """
+        if not answer.lost:
+            return step, answer.samples, {}
+        for each in answer.lost.values():
+            # Damage and outages pass; a file that is not there is a mistake that skipping would hide.
+            if not (self._skip and isinstance(each.error, CorruptDataError | StorageError)):
+                raise each.error
         remains = np.ones(len(step.numbers), bool)
-        remains[list(lost)] = False
+        remains[list(answer.lost)] = False
         ends = np.cumsum([len(part) for part in step.slots])
         parts = np.split(remains, ends[:-1])
-        kept = [slots[part] for slots, part in zip(step.slots, parts, strict=True)]
-        return replace(step, slots=kept, numbers=step.numbers[remains]), {
-            each.key: str(each.error) for each in lost.values()
-        }
+        slots = [slots[part] for slots, part in zip(step.slots, parts, strict=True)]
+        kept = replace(step, slots=slots, numbers=step.numbers[remains])
+        return kept, answer.samples, {each.key: str(each.error) for each in answer.lost.values()}
 
-    def _micro_batches(self, step: _Planned, found: list[RawSample | Unreadable]) -> list[Batch]:
-        samples = raise_first(found)
+    def _micro_batches(self, step: _Planned, samples: Samples) -> list[Batch]:
         steps = None
         if step.all_numbers is not None:
             steps = int(self.reader.lengths(step.all_numbers, self.spec.modalities).max(initial=1))
-        ends = np.cumsum([len(part) for part in step.slots])
-        batches = [
-            collate(samples[end - len(part) : end], part, step.numbers[end - len(part) : end], self.spec, steps)
-            for part, end in zip(step.slots, ends, strict=True)
-        ]
+        batches, first = [], 0
+        for slots in step.slots:
+            end = first + len(slots)
+            batches.append(collate(samples.part(first, end), slots, step.numbers[first:end], self.spec, steps))
+            first = end
         return [batch.pinned() for batch in batches] if self._pin else batches
 
 
@@ -292,51 +293,55 @@ def _stop(buffer: _Buffer[T], thread: threading.Thread, pid: int) -> None:
 
 
 class _Buffer(Generic[T]):
-    """Items between the two threads; both sides wait on one condition, so closing wakes whoever waits."""
+    """Items between the two threads.
+
+    By queues that are not Python's own code: a hand-over wakes the other thread once, where a condition does it twice.
+    """
 
     def __init__(self, depth: int) -> None:
-        self._depth = depth
-        self._changed = threading.Condition()
-        self._items: deque[T] = deque()
+        self._items: SimpleQueue[T | _End] = SimpleQueue()
+        self._room: SimpleQueue[None] = SimpleQueue()
+        for _ in range(depth):
+            self._room.put(None)
         self._closed = False
-        self._ended = False
-        self._error: BaseException | None = None
 
     def fill(self, source: Iterator[T]) -> None:
         """Body of the background thread: produce until the source ends, fails, or the consumer closes."""
-        error: BaseException | None = None
+        reason: BaseException = StopIteration()
         try:
             for item in source:
-                if not self._put(item):
+                self._room.get()
+                if self._closed:
                     return
-        except BaseException as raised:  # whatever it is, the consumer must hear of it instead of waiting
-            error = raised
-        with self._changed:
-            self._ended, self._error = True, error
-            self._changed.notify_all()
+                self._items.put(item)
+        except BaseException as error:  # whatever it is, the consumer must hear of it instead of waiting
+            reason = error
+        self._items.put(_End(reason))
 
     def take(self) -> T:
         """The next item; after the last one the source's error or StopIteration."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._items or self._ended or self._closed)
-            if self._closed:
-                raise RuntimeError("this stream of batches was closed")
-            if self._items:
-                self._changed.notify_all()
-                return self._items.popleft()
-            raise self._error if self._error is not None else StopIteration
+        item = self._items.get()
+        if self._closed:
+            item = _End(RuntimeError("this stream of batches was closed"))
+        if isinstance(item, _End):
+            # For whoever asks again.
+            self._items.put(item)
+            raise item.reason
+        self._room.put(None)
+        return item
 
     def close(self) -> None:
         """Wake both sides; nothing more is produced or taken."""
-        with self._changed:
-            self._closed = True
-            self._items.clear()
-            self._changed.notify_all()
+        self._closed = True
+        with suppress(Empty):
+            while True:
+                self._items.get_nowait()
+        self._items.put(_End(StopIteration()))
+        self._room.put(None)
 
-    def _put(self, item: T) -> bool:
-        with self._changed:
-            self._changed.wait_for(lambda: len(self._items) < self._depth or self._closed)
-            if not self._closed:
-                self._items.append(item)
-                self._changed.notify_all()
-            return not self._closed
+
+@dataclass(frozen=True)
+class _End:
+    """What follows the last item."""
+
+    reason: BaseException

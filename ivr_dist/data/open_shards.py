@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -13,9 +13,9 @@ import numpy as np
 from ivr_dist import storage
 from ivr_dist.data.fetch import Fetcher
 from ivr_dist.data.index import ShardIndex
-from ivr_dist.data.manifest import FeatureSpec, Manifest
+from ivr_dist.data.manifest import Manifest
 from ivr_dist.data.on_use import OnUse
-from ivr_dist.data.places import shard_places
+from ivr_dist.data.places import Layout
 
 _THREADS = 32
 _KEPT_SAMPLES = 200_000
@@ -29,17 +29,18 @@ class OpenShard:
         name: Of the tar.
         url: Of the tar.
         index: What was read.
-        features: Of the split.
+        layout: Of the split.
     """
 
     __slots__ = (
+        "as_packed",
         "begins",
         "ends",
         "firsts",
         "keys",
         "lengths",
+        "members",
         "name",
-        "places",
         "segments",
         "sizes",
         "starts",
@@ -47,7 +48,7 @@ class OpenShard:
         "xxh3",
     )
 
-    def __init__(self, name: str, url: str, index: ShardIndex, features: Mapping[str, FeatureSpec]) -> None:
+    def __init__(self, name: str, url: str, index: ShardIndex, layout: Layout) -> None:
         self.name = name
         self.url = url
         self.keys = index.keys
@@ -65,7 +66,10 @@ class OpenShard:
         """By sample: where it begins in its segment."""
         self.ends: list[int] = (index.offset[lasts] + index.size[lasts]).tolist()
         self.xxh3: list[int] = index.xxh3.tolist()
-        self.places = shard_places(index, features)
+        self.members = layout.places(index)
+        """By sample: where its members are, if `pack` wrote it."""
+        self.as_packed = True
+        """Whether all samples so far were found there."""
 
     def bounds(self, place: int) -> tuple[int, int]:
         """Where a sample begins and ends in its segment."""
@@ -83,12 +87,14 @@ class OpenShards:
     Args:
         split_url: Directory or fsspec URL of the split.
         manifest: The split's manifest.
+        layout: Of the split.
         fetcher: Reads the files.
     """
 
-    def __init__(self, split_url: str, manifest: Manifest, fetcher: Fetcher) -> None:
+    def __init__(self, split_url: str, manifest: Manifest, layout: Layout, fetcher: Fetcher) -> None:
         self._split_url = split_url
         self._manifest = manifest
+        self._layout = layout
         self._fetcher = fetcher
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="ivr-index")
         self._lock = threading.Lock()
@@ -167,4 +173,4 @@ class OpenShards:
         url = storage.join(self._split_url, entry.index.name)
         data = self._fetcher.read_file(url, entry.index.bytes, sha256=entry.index.sha256, what="index")
         index = ShardIndex.from_bytes(data, where=storage.display(url))
-        return OpenShard(entry.name, storage.join(self._split_url, entry.name), index, self._manifest.features)
+        return OpenShard(entry.name, storage.join(self._split_url, entry.name), index, self._layout)

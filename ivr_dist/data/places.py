@@ -20,92 +20,119 @@ from ivr_dist.data.tar import BLOCK
 
 Int64Array = npt.NDArray[np.int64]
 
+_JSON = "json"
+
 
 @dataclass(frozen=True)
-class ArrayPlaces:
-    """The member of one modality in every sample of a shard."""
+class Kind:
+    """Of what the arrays of a modality are."""
 
-    modality: str
-    suffix: bytes
-    """What follows the key in the member's name; empty where an array's header alone tells that it is the one: no other
-    modality has such arrays."""
     dtype: np.dtype[np.generic]
     """As stored."""
     dim: int | None
     """Width of a step; None for token ids, which have one dimension."""
-    at: list[int]
-    """By sample: bytes from the start of the sample to that of the member."""
-    steps: list[int]
-    """By sample: steps of the array; -1 where there is none."""
+
+    @classmethod
+    def of(cls, spec: FeatureSpec) -> Kind:
+        """That of a modality."""
+        return cls(np.dtype(spec.dtype), None if spec.kind == "tokens" else spec.dim)
+
+    @property
+    def step_bytes(self) -> int:
+        """Bytes of one step."""
+        return self.dtype.itemsize * (1 if self.dim is None else self.dim)
+
+    def shape(self, *leading: int) -> tuple[int, ...]:
+        """With these dimensions before those of a step."""
+        return leading if self.dim is None else (*leading, self.dim)
+
+
+@dataclass(frozen=True)
+class MemberLayout:
+    """The member of one modality in the samples of a split."""
+
+    modality: str
+    kind: Kind
+    suffix: str
+    """What follows the key in the member's name; empty where an array's header alone tells that it is the one: no other
+    modality has such arrays."""
     headers: Headers
     """By steps: what the array's file begins with."""
 
+    @property
+    def head(self) -> int:
+        """Bytes of the header; that of an array of very many steps is longer, and is not gone by."""
+        return len(self.headers[0])
 
-class Headers(dict[int, tuple[bytes, tuple[int, ...]]]):
-    """By steps of an array: its `.npy` header, and its shape. Made as they are asked for."""
 
-    def __init__(self, dtype: np.dtype[np.generic], dim: int | None) -> None:
+class Headers(dict[int, bytes]):
+    """By steps of an array: its `.npy` header. Made as they are asked for."""
+
+    def __init__(self, kind: Kind) -> None:
         super().__init__()
-        self._descr = dtype.str
-        self._width = () if dim is None else (dim,)
+        self._kind = kind
 
-    def __missing__(self, steps: int) -> tuple[bytes, tuple[int, ...]]:
-        """Make one."""
-        shape = (steps, *self._width)
-        found = self[steps] = (npy.header(self._descr, shape), shape)
+    def __missing__(self, steps: int) -> bytes:
+        """Make one; there is none where there is no array."""
+        found = self[steps] = b"" if steps < 0 else npy.header(self._kind.dtype.str, self._kind.shape(steps))
         return found
 
 
 @dataclass(frozen=True)
-class ShardPlaces:
-    """All members of every sample of a shard."""
+class Layout:
+    """How `pack` lays out the samples of a split."""
 
-    arrays: list[ArrayPlaces]
-    json: list[int]
-    """By sample: where the member of its JSON begins, from the start of the sample; -1 where its lengths cannot be."""
+    members: list[MemberLayout]
 
+    @classmethod
+    def of(cls, features: Mapping[str, FeatureSpec]) -> Layout:
+        """That of a split with these features."""
+        kinds = {name: Kind.of(spec) for name, spec in features.items()}
+        return cls(
+            [
+                MemberLayout(
+                    modality=name,
+                    kind=kind,
+                    suffix=f".{name}.npy\0" if list(kinds.values()).count(kind) > 1 else "",
+                    headers=Headers(kind),
+                )
+                for name, kind in kinds.items()
+            ]
+        )
 
-def shard_places(index: ShardIndex, features: Mapping[str, FeatureSpec]) -> ShardPlaces:
-    """The places of a shard's members, of a split with these features."""
-    members = {
-        name: _sizes(index.lengths[:, MODALITIES.index(name)].astype(np.int64), features[name]) for name in features
-    }
-    kinds = [_kind(spec) for spec in features.values()]
-    at = np.zeros(len(index.keys), np.int64)
-    starts: dict[str, Int64Array] = {}
-    rest = index.size - sum(members.values(), np.zeros_like(at))
-    for name in sorted([*features, _JSON]):
-        starts[name] = at
-        at = at + (rest if name == _JSON else members[name])
-    return ShardPlaces(
-        arrays=[
-            ArrayPlaces(
-                modality=name,
-                suffix=f".{name}.npy\0".encode() if kinds.count(_kind(spec)) > 1 else b"",
-                dtype=np.dtype(spec.dtype),
-                dim=None if spec.kind == "tokens" else spec.dim,
-                at=starts[name].tolist(),
-                steps=index.lengths[:, MODALITIES.index(name)].tolist(),
-                headers=Headers(np.dtype(spec.dtype), None if spec.kind == "tokens" else spec.dim),
-            )
-            for name, spec in features.items()
-        ],
+    def places(self, index: ShardIndex) -> list[list[int]]:
+        """The places of a shard's members, by sample.
+
+        Returns:
+            For each sample where the member of its JSON begins, -1 where its lengths cannot be; then for each modality
+            the steps of its array, -1 where there is none, and where its file begins, where its values begin, and where
+            they end: at one place where there is none. All are counted from the first byte of the sample's segment.
+        """
+        segments = index.segment[:-1]
+        begins = index.offset - np.repeat(index.offset[segments], np.diff(index.segment))
+        steps = {
+            each.modality: index.lengths[:, MODALITIES.index(each.modality)].astype(np.int64) for each in self.members
+        }
+        sizes = {each.modality: _member_bytes(each, steps[each.modality]) for each in self.members}
+        sizes[_JSON] = index.size - sum(sizes.values(), np.zeros_like(begins))
+        starts: dict[str, Int64Array] = {}
+        at = begins
+        for name in sorted(sizes):
+            starts[name] = at
+            at = at + sizes[name]
         # Members that take more than the sample has would lead out of it.
-        json=np.where(rest < BLOCK, -1, starts[_JSON]).tolist(),
-    )
+        columns = [np.where(sizes[_JSON] < BLOCK, -1, starts[_JSON])]
+        for each in self.members:
+            file = starts[each.modality] + BLOCK
+            values = file + np.where(steps[each.modality] < 0, 0, each.head)
+            ends = values + np.maximum(steps[each.modality], 0) * each.kind.step_bytes
+            columns += [steps[each.modality], file, values, ends]
+        found: list[list[int]] = np.stack(columns, axis=1).tolist()
+        return found
 
 
-_JSON = "json"
-
-
-def _kind(spec: FeatureSpec) -> tuple[np.dtype[np.generic], int | None]:
-    return np.dtype(spec.dtype), None if spec.kind == "tokens" else spec.dim
-
-
-def _sizes(steps: Int64Array, spec: FeatureSpec) -> Int64Array:
+def _member_bytes(member: MemberLayout, steps: Int64Array) -> Int64Array:
     """[n] bytes of a modality's member with header and padding; 0 where it is absent."""
-    width = np.dtype(spec.dtype).itemsize * (1 if spec.kind == "tokens" else spec.dim)
-    head = len(npy.header(np.dtype(spec.dtype).str, (0,) if spec.kind == "tokens" else (0, spec.dim)))
-    content = head + np.maximum(steps, 0) * width
+    content = member.head + np.maximum(steps, 0) * member.kind.step_bytes
     found: Int64Array = np.where(steps < 0, 0, BLOCK + -(-content // BLOCK) * BLOCK)
     return found

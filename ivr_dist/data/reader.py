@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from ivr_dist.data.decode import RawSample, decode_at, decode_sample
+from ivr_dist.data.decode import decode_sample
 from ivr_dist.data.fetch import Content, Fetcher
 from ivr_dist.data.manifest import MODALITIES, Manifest
 from ivr_dist.data.open_shards import OpenShard, OpenShards
 from ivr_dist.data.order import Int64Array, ShardTable
+from ivr_dist.data.places import Layout
+from ivr_dist.data.samples import Samples
 from ivr_dist.data.segments import Held, Segment, Segments
+from ivr_dist.data.together import decode_together
 from ivr_dist.errors import IvrError
 
 IN_FLIGHT_BYTES = 64 << 20
@@ -46,10 +49,30 @@ class StoredSample:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """What stands in place of a sample that is not to be had."""
+    """A sample that is not to be had."""
 
     key: str
     error: IvrError
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a request."""
+
+    samples: Samples
+    """Those that could be read, in the order asked for."""
+    lost: Mapping[int, Unreadable] = field(default_factory=dict)
+    """The others, by their places in the request, ascending."""
+
+    def whole(self) -> Samples:
+        """All samples that were asked for.
+
+        Raises:
+            DataError, CorruptDataError, StorageError: Why the first one of those that are not there is not.
+        """
+        for each in self.lost.values():
+            raise each.error
+        return self.samples
 
 
 class ShardReader:
@@ -69,6 +92,7 @@ class ShardReader:
         self.fetcher = fetcher or Fetcher()
         self._cache_bytes = cache_bytes
         self._table = ShardTable(manifest.shard_samples)
+        self._layout = Layout.of(manifest.features)
         self._begin()
 
     @property
@@ -76,7 +100,7 @@ class ShardReader:
         """Bytes of segments in memory or under way."""
         return self._segments.resident
 
-    def read(self, numbers: Int64Array) -> list[RawSample]:
+    def read(self, numbers: Int64Array) -> Samples:
         """The samples with these numbers (manifest order, 0..samples-1), in the order asked for.
 
         Raises:
@@ -84,17 +108,17 @@ class ShardReader:
             CorruptDataError: Bytes do not match their checksum, index or layout; names shard and sample.
             StorageError: Storage failed.
         """
-        (found,) = self.ahead([numbers])
-        return raise_first(found)
+        (answer,) = self.ahead([numbers])
+        return answer.whole()
 
-    def ahead(self, requests: Iterable[Int64Array]) -> Iterator[list[RawSample | Unreadable]]:
+    def ahead(self, requests: Iterable[Int64Array]) -> Iterator[Answer]:
         """The samples of each request in turn, while those of the next ones are under way.
 
         Args:
             requests: Numbers of samples, as for `read`. Some requests are taken before they are answered.
 
         Returns:
-            For each request as many as it has numbers, in its order: a sample, or why it is not there.
+            An answer to each request.
 
         Raises:
             DataError, CorruptDataError, StorageError: An index cannot be read.
@@ -113,7 +137,7 @@ class ShardReader:
                     more -= 1
                 if not window:
                     return
-                answer = [self._decoded(*sample) for sample in window[0].samples]
+                answer = self._answer(window[0])
                 self._segments.release(window.popleft().held)
                 yield answer
         finally:
@@ -127,9 +151,9 @@ class ShardReader:
         request = self._hold(shards, places)
         try:
             found = []
-            for shard, place, segment in request.samples:
+            for shard, place, segment in request:
                 start, end = shard.bounds(place)
-                found.append(StoredSample(shard.keys[place], shard.name, memoryview(segment.data())[start:end]))
+                found.append(StoredSample(shard.keys[place], shard.name, segment.data()[start:end]))
             return found
         finally:
             self._segments.release(request.held)
@@ -176,7 +200,7 @@ class ShardReader:
 
     def _begin(self) -> None:
         self._pid = os.getpid()
-        self._shards = OpenShards(self.split_url, self.manifest, self.fetcher)
+        self._shards = OpenShards(self.split_url, self.manifest, self._layout, self.fetcher)
         self._segments = Segments(self._cache_bytes, IN_FLIGHT_BYTES, self._load)
 
     def _after_fork(self) -> None:
@@ -187,11 +211,10 @@ class ShardReader:
     def _hold(self, shards: Int64Array, places: Int64Array) -> _Request:
         numbers, in_shard = shards.tolist(), places.tolist()
         opened = self._shards.get(numbers)
-        where = [
-            (number, shard.segments[place]) for number, shard, place in zip(numbers, opened, in_shard, strict=True)
-        ]
+        parts = [shard.segments[place] for shard, place in zip(opened, in_shard, strict=True)]
+        where = list(zip(numbers, parts, strict=True))
         held = self._segments.hold(dict.fromkeys(where))
-        return _Request(list(zip(opened, in_shard, map(held.__getitem__, where), strict=True)), held)
+        return _Request(opened, in_shard, list(map(held.__getitem__, where)), held)
 
     def _load(self, segment: Segment) -> tuple[Future[Content], int]:
         """Begin to read a segment of a shard that is open."""
@@ -201,35 +224,64 @@ class ShardReader:
         who = shard.samples_of(part)
         return self.fetcher.submit(shard.url, start, end, xxh3=shard.xxh3[part], who=who), end - start
 
-    def _decoded(self, shard: OpenShard, place: int, segment: Held) -> RawSample | Unreadable:
+    def _answer(self, request: _Request) -> Answer:
+        """Decode what a request holds: together, or one by one if that cannot be done."""
         try:
-            data, key = segment.data(), shard.keys[place]
-            found = decode_at(data, shard.begins[place], shard.places, place, shard.name, key)
+            found = self._together(request.shards, request.places, request.segments)
+        except IvrError:
+            found = None
+        if found is not None:
+            return Answer(found)
+        return self._one_by_one([self._alone(*sample) for sample in request])
+
+    def _one_by_one(self, found: Sequence[Samples | Unreadable]) -> Answer:
+        """The answer of which these are the single samples."""
+        samples = Samples.joined([each for each in found if isinstance(each, Samples)], self._layout)
+        return Answer(samples, {place: each for place, each in enumerate(found) if isinstance(each, Unreadable)})
+
+    def _together(self, shards: Sequence[OpenShard], places: Sequence[int], segments: Sequence[Held]) -> Samples | None:
+        """What `decode_together` makes of samples.
+
+        Raises:
+            DataError, CorruptDataError, StorageError: A segment cannot be read.
+        """
+        if not shards or any(not shard.as_packed for shard in shards):
+            return None
+        return decode_together(
+            [shard.keys[place] for shard, place in zip(shards, places, strict=True)],
+            [shard.name for shard in shards],
+            [segment.data() for segment in segments],
+            [shard.members[place] for shard, place in zip(shards, places, strict=True)],
+            self._layout,
+        )
+
+    def _alone(self, shard: OpenShard, place: int, segment: Held) -> Samples | Unreadable:
+        key = shard.keys[place]
+        try:
+            found = self._together([shard], [place], [segment])
             if found is None:
+                # Its other samples are likely to lie in another order than `pack` has too.
+                shard.as_packed = False
                 start, end = shard.bounds(place)
-                found = decode_sample(data[start:end], shard.name, key, self.manifest.features)
+                sample = decode_sample(segment.data()[start:end], shard.name, key, self.manifest.features)
+                found = Samples.of([sample], self._layout)
             return found
         except IvrError as error:
-            return Unreadable(shard.keys[place], error)
-
-
-def raise_first(samples: Iterable[RawSample | Unreadable]) -> list[RawSample]:
-    """The samples, if all are there; else the first error is raised."""
-    found = []
-    for sample in samples:
-        if isinstance(sample, Unreadable):
-            raise sample.error
-        found.append(sample)
-    return found
+            return Unreadable(key, error)
 
 
 @dataclass(frozen=True)
 class _Request:
-    """What was asked for together."""
+    """What was asked for together: of each sample its shard, its place in it, and its segment."""
 
-    samples: list[tuple[OpenShard, int, Held]]
-    """Shard, place in it, and segment."""
+    shards: list[OpenShard]
+    places: list[int]
+    segments: list[Held]
     held: dict[Segment, Held]
+    """The segments, each once."""
+
+    def __iter__(self) -> Iterator[tuple[OpenShard, int, Held]]:
+        return zip(self.shards, self.places, self.segments, strict=True)
 
 
 class _Scouts:

@@ -110,15 +110,15 @@ class Held:
         """In bytes."""
         self.wanted = 0
         """By how many requests."""
-        self._data: Content | None = None
+        self._data: memoryview | None = None
 
     @property
     def usable(self) -> bool:
         """Whether its bytes are there; what could not be read is read again when it is wanted again."""
         return self.future.done() and not self.future.cancelled() and self.future.exception() is None
 
-    def data(self) -> Content:
+    def data(self) -> memoryview:
         """Its bytes; waits for them, or raises why they cannot be had."""
         if self._data is None:
-            self._data = self.future.result()
+            self._data = memoryview(self.future.result())
         return self._data

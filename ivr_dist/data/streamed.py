@@ -15,12 +15,13 @@ from contextlib import suppress
 from typing import Any
 
 from ivr_dist import storage
-from ivr_dist.data.decode import RawSample, decode_members
+from ivr_dist.data.decode import decode_members
 from ivr_dist.data.fetch import REMEDY, Fetcher
 from ivr_dist.data.manifest import Manifest
 from ivr_dist.data.open_shards import OpenShard
 from ivr_dist.data.order import Int64Array
-from ivr_dist.data.reader import ShardReader, Unreadable
+from ivr_dist.data.reader import Answer, ShardReader, Unreadable
+from ivr_dist.data.samples import Samples
 from ivr_dist.errors import CorruptDataError, DataError, IvrError, StorageError
 
 Members = dict[str, bytes]
@@ -55,14 +56,14 @@ class StreamReader(ShardReader):
         """Bytes of samples that were passed."""
         return sum(stream.bytes for stream in self._streams.values())
 
-    def ahead(self, requests: Iterable[Int64Array]) -> Iterator[list[RawSample | Unreadable]]:
+    def ahead(self, requests: Iterable[Int64Array]) -> Iterator[Answer]:
         """The samples of each request in turn; see `ShardReader.ahead`. Nothing is read before it is asked for."""
         self._after_fork()
         for numbers in requests:
             shards, places = self._table.locate(numbers)
             opened = self._shards.get(shards.tolist())
             where = zip(shards.tolist(), opened, places.tolist(), strict=True)
-            yield [self._found(number, shard, shard.keys[place]) for number, shard, place in where]
+            yield self._one_by_one([self._found(number, shard, shard.keys[place]) for number, shard, place in where])
             self._make_room()
 
     def close(self) -> None:
@@ -72,9 +73,10 @@ class StreamReader(ShardReader):
         self._streams.clear()
         super().close()
 
-    def _found(self, number: int, shard: OpenShard, key: str) -> RawSample | Unreadable:
+    def _found(self, number: int, shard: OpenShard, key: str) -> Samples | Unreadable:
         try:
-            return decode_members(self._members(number, shard, key), shard.name, key, self.manifest.features)
+            sample = decode_members(self._members(number, shard, key), shard.name, key, self.manifest.features)
+            return Samples.of([sample], self._layout)
         except IvrError as error:
             return Unreadable(key, error)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,9 @@ from ivr_dist.config_file import load_config
 from ivr_dist.console import Event
 from ivr_dist.corpora.synth import SynthSource
 from ivr_dist.data.batch import Batch
-from ivr_dist.data.decode import RawSample
 from ivr_dist.data.manifest import Manifest
 from ivr_dist.data.pack import PackOptions, pack
+from ivr_dist.data.samples import Samples
 from ivr_dist.driver import loss_curve, preflight
 from ivr_dist.errors import CheckpointMismatchError, CorruptDataError, DataError
 from tests.ranks import run_ranks
@@ -220,10 +219,11 @@ def meet_nan(rank: int, world: int, settings: Config) -> None:
 
     plain = loader.collate
 
-    def spoilt(samples: Sequence[RawSample], *rest: Any) -> Batch:
-        for sample in samples:
-            if rank == 1 and "vision" in sample.arrays:
-                sample.arrays["vision"] = sample.arrays["vision"] * np.float32("nan")
+    def spoilt(samples: Samples, *rest: Any) -> Batch:
+        if rank == 1:
+            vision = samples.columns["vision"]
+            values = [np.full(len(one) // 4, np.nan, np.float32).tobytes() for one in vision.values]
+            samples = replace(samples, columns={**samples.columns, "vision": replace(vision, values=values)})
         return plain(samples, *rest)
 
     named = pytest.raises(

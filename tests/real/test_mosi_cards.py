@@ -33,7 +33,7 @@ def pack_card(name: str, out: Path) -> PackSummary:
 def read(place: Path) -> Iterator[tuple[Manifest, list[RawSample]]]:
     manifest = Manifest.load(str(place))
     reader = ShardReader(str(place), manifest, 64 << 20)
-    yield manifest, reader.read(np.arange(manifest.samples))
+    yield manifest, list(reader.read(np.arange(manifest.samples)))
 
 
 def splits(out: Path) -> dict[str, tuple[Manifest, dict[str, RawSample]]]:

@@ -16,6 +16,8 @@ from ivr_dist.data.batch import Batch, modality_batch
 from ivr_dist.data.collate import BatchSpec, collate
 from ivr_dist.data.decode import RawSample
 from ivr_dist.data.manifest import FeatureSpec, Manifest, Statistics, TaskSpec
+from ivr_dist.data.places import Layout
+from ivr_dist.data.samples import Samples
 from ivr_dist.errors import CorruptDataError, DataError
 
 MEAN, DEVIATION = np.array([1.0, -2.0], np.float32), np.array([2.0, 0.5], np.float32)
@@ -36,8 +38,21 @@ def sample(key: str, labels: dict[str, float | None] | None = None, **arrays: ob
     )
 
 
+def stored(
+    samples: Sequence[RawSample], spec: BatchSpec = SPEC, numbers: str = "float32", ids: str = "int64"
+) -> Samples:
+    """Samples of a split whose features and token ids are of these types."""
+    features = {}
+    for name, (kind, dim) in spec.modalities.items():
+        if kind == "tokens":
+            features[name] = FeatureSpec(set=name, dim=1, dtype=ids, kind="tokens")
+        elif kind == "features":
+            features[name] = FeatureSpec(set=name, dim=dim, dtype=numbers, kind="features")
+    return Samples.of(samples, Layout.of(features))
+
+
 def batch_of(*samples: RawSample, spec: BatchSpec = SPEC) -> Batch:
-    return collate(samples, np.arange(len(samples)) + 5, np.arange(len(samples)) * 10, spec)
+    return collate(stored(samples, spec), np.arange(len(samples)) + 5, np.arange(len(samples)) * 10, spec)
 
 
 def test_padding_masks_and_flat_indices() -> None:
@@ -144,6 +159,19 @@ def test_modalities_that_are_aligned_and_those_that_are_not(lengths: list[tuple[
             assert values[part.mask].tolist() == [start + i for i, n in enumerate(own) for _ in range(n)]
 
 
+@pytest.mark.parametrize("numbers", ["float16", "float64", "int16", ">f4"])
+@pytest.mark.parametrize("ids", ["uint8", "int32", ">i8"])
+def test_whatever_is_stored_a_batch_holds_float32_and_int64(numbers: str, ids: str) -> None:
+    samples = [sample("a", text=[1, 2], audio=[[3, 4]]), sample("b", text=[5], audio=[[6, 7], [8, 9]]), sample("c")]
+    found = collate(stored(samples, replace(SPEC, statistics={}), numbers, ids), np.arange(3), np.arange(3), SPEC)
+    text, audio = found.modalities["text"].features, found.modalities["audio"].features
+    assert (text.dtype, audio.dtype) == (torch.int64, torch.float32)
+    assert text.tolist() == [[1, 2], [5, 0], [0, 0]]
+    expected = np.array([[[3, 4], [0, 0]], [[6, 7], [8, 9]], [[0, 0], [0, 0]]], np.float32)
+    expected[[0, 1, 1], [0, 0, 1]] = (expected[[0, 1, 1], [0, 0, 1]] - MEAN) / DEVIATION
+    np.testing.assert_array_equal(audio.numpy(), expected)
+
+
 def test_a_sample_does_not_depend_on_its_company() -> None:
     short = sample("a", audio=np.array([[0.1, 0.7]], np.float32))
     alone = batch_of(short).modalities["audio"].features[0]
@@ -248,7 +276,7 @@ def test_splits_that_do_not_fit_training_are_refused() -> None:
 def test_a_common_length_counts_every_step_and_misses_no_modality() -> None:
     samples = [sample("a", audio=np.full((2, 2), 3.0)), sample("b", vision=np.ones((4, 3)))]
     spec = replace(SPEC, modalities={name: SPEC.modalities[name] for name in ("audio", "vision")}, common_length=True)
-    batch = collate(samples, np.arange(2), np.arange(2), spec, steps=5)
+    batch = collate(stored(samples, spec), np.arange(2), np.arange(2), spec, steps=5)
     for name, dim in (("audio", 2), ("vision", 3)):
         part = batch.modalities[name]
         assert part.features.shape == (2, 5, dim)
@@ -258,7 +286,7 @@ def test_a_common_length_counts_every_step_and_misses_no_modality() -> None:
     audio = batch.modalities["audio"].features
     assert audio[0, 0].tolist() == [1.0, 10.0]
     assert not audio[0, 2:].any() and not audio[1].any(), "the padding is 0 after standardisation too"
-    assert collate([], np.arange(0), np.arange(0), spec, steps=5).modalities["audio"].mask.shape == (0, 5)
+    assert collate(stored([], spec), np.arange(0), np.arange(0), spec, steps=5).modalities["audio"].mask.shape == (0, 5)
 
 
 class Encoder:

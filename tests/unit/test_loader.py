@@ -212,10 +212,10 @@ def test_no_more_than_prefetch_steps_are_kept(loaders: LoaderFactory) -> None:
     assert loader._stream is not None
     waiting = loader._stream._buffer._items
     deadline = time.monotonic() + 20
-    while len(waiting) < 2 and time.monotonic() < deadline:
+    while waiting.qsize() < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.3)
-    assert len(waiting) == 2
+    assert waiting.qsize() == 2
 
 
 def test_a_waiting_consumer_learns_how_long(loaders: LoaderFactory) -> None:

@@ -70,7 +70,7 @@ def files(folder: Path) -> dict[str, str]:
 def read(url: str) -> list[RawSample]:
     manifest = Manifest.load(url)
     reader = ShardReader(url, manifest, 1 << 26)
-    found = reader.read(np.arange(manifest.samples))
+    found = list(reader.read(np.arange(manifest.samples)))
     reader.close()
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ivr_dist.data.decode import RawSample, decode_at, decode_sample
+from ivr_dist.data.decode import RawSample, decode_sample
 from ivr_dist.data.index import ShardIndex, build_index
 from ivr_dist.data.manifest import FeatureSpec
-from ivr_dist.data.places import shard_places
+from ivr_dist.data.places import Layout
+from ivr_dist.data.samples import Samples
 from ivr_dist.data.tar import TarWriter
+from ivr_dist.data.together import decode_together
 
 Arrays = dict[str, npt.NDArray[np.generic]]
 FEATURES = {
@@ -26,6 +29,7 @@ FEATURES = {
     "audio": FeatureSpec(set="a", dim=3, dtype="float32", kind="features"),
     "vision": FeatureSpec(set="v", dim=3, dtype="float32", kind="features"),
 }
+LAYOUT = Layout.of(FEATURES)
 
 
 def members(key: str, arrays: Arrays, note: str) -> list[tuple[str, bytes]]:
@@ -47,9 +51,23 @@ def tar_of(files: list[tuple[str, bytes]]) -> bytes:
     return out.getvalue()
 
 
+def together(data: bytes, index: ShardIndex, numbers: Sequence[int]) -> Samples | None:
+    """Samples of a tar of few segments."""
+    places = LAYOUT.places(index)
+    starts = index.offset[index.segment[:-1]]
+    segments = [memoryview(data)[starts[np.searchsorted(index.segment, number, "right") - 1] :] for number in numbers]
+    return decode_together(
+        [index.keys[number] for number in numbers],
+        ["s.tar"] * len(numbers),
+        segments,
+        [places[number] for number in numbers],
+        LAYOUT,
+    )
+
+
 def quickly(data: bytes, index: ShardIndex, number: int) -> RawSample | None:
-    places = shard_places(index, FEATURES)
-    return decode_at(data, int(index.offset[number]), places, number, "s.tar", index.keys[number])
+    found = together(data, index, [number])
+    return None if found is None else found[0]
 
 
 def carefully(data: bytes, index: ShardIndex, number: int) -> RawSample:
@@ -90,10 +108,12 @@ def test_what_pack_writes_is_where_it_should_be(samples: list[tuple[dict[str, in
         files += members(f"k{number}" * (40 if long else 1), make(steps, number), "x" * note)
     data = tar_of(files)
     index = build_index(data)
-    for number in range(len(samples)):
-        found = quickly(data, index, number)
-        assert found is not None
-        assert same(found, carefully(data, index, number))
+    every = list(range(len(samples)))
+    for numbers in (every[:1], every[::-1], [every[-1], *every]):
+        found = together(data, index, numbers)
+        assert found is not None and len(found) == len(numbers)
+        for number, one in zip(numbers, found, strict=True):
+            assert same(one, carefully(data, index, number))
 
 
 @pytest.mark.parametrize("order", ["reversed", "two swapped", "picture first", "columns first", "other type"])

@@ -13,9 +13,10 @@ from ivr_dist.corpora.synth import SynthSource
 from ivr_dist.data.index import load
 from ivr_dist.data.manifest import Manifest
 from ivr_dist.data.pack import PackOptions, pack
-from ivr_dist.data.reader import ShardReader, Unreadable, raise_first
+from ivr_dist.data.reader import ShardReader
 from ivr_dist.data.shard import shuffled
 from ivr_dist.errors import CorruptDataError, DataError, IvrError
+from tests.packed import Members, change_array, change_members
 
 SOURCE = SynthSource(260, dims={"text": 300, "audio": 74, "vision": 35})
 REFS = shuffled(SOURCE.splits()["train"], 0)
@@ -100,7 +101,7 @@ def test_the_indexes_of_shards_in_use_stay(packed: Path, monkeypatch: pytest.Mon
     )
     ends = np.cumsum(reader.manifest.shard_samples)
     for back in range(1, 6):
-        assert len(raise_first(next(iter(reader.ahead([ends - back]))))) == len(ends)
+        assert len(next(iter(reader.ahead([ends - back]))).whole()) == len(ends)
     assert sorted(opened) == sorted(set(opened)) and len(opened) == len(ends)
     reader.close()
 
@@ -178,7 +179,7 @@ def test_requests_are_answered_in_turn_and_held_no_longer(packed: Path, cache_by
     random = np.random.default_rng(1)
     requests = [random.integers(0, len(REFS), count) for count in (3, 0, 40, 1, 40)]
     for numbers, found in zip(requests, reader.ahead(iter(requests)), strict=True):
-        assert [sample.id for sample in raise_first(found)] == [REFS[number].id for number in numbers]
+        assert found.whole().ids == [REFS[number].id for number in numbers]
     assert not reader._segments._wanted
     answers = reader.ahead(iter(requests))
     next(answers)
@@ -204,11 +205,43 @@ def test_an_error_stands_in_place_of_its_sample(damaged: Path) -> None:
     flip(damaged / shard.name, 10)
     bad = int(index.segment[1])
     (found,) = open_reader(damaged).ahead([np.array([0, bad, bad - 1])])
-    assert [isinstance(each, Unreadable) and isinstance(each.error, CorruptDataError) for each in found] == [
-        True,
-        False,
-        True,
-    ]
+    assert found.samples.keys == [index.keys[bad]]
+    assert {place: each.key for place, each in found.lost.items()} == {0: index.keys[0], 2: index.keys[bad - 1]}
+    assert all(isinstance(each.error, CorruptDataError) for each in found.lost.values())
+    with pytest.raises(CorruptDataError, match="do not match"):
+        found.whole()
+
+
+def test_shards_laid_out_by_pack_and_by_others_in_one_request(damaged: Path) -> None:
+    """One sample of the second shard, and all of the third, have their members in another order."""
+    shards = Manifest.load(str(damaged)).shards
+    for number, changed in ((1, 1), (2, shards[2].samples)):
+
+        def turned(content: Members, changed: int = changed) -> Members:
+            samples: dict[str, Members] = {}
+            for member in content:
+                samples.setdefault(member[0].partition(".")[0], []).append(member)
+            parts = [part[::-1] if place < changed else part for place, part in enumerate(samples.values())]
+            return [member for part in parts for member in part]
+
+        change_members(damaged, turned, number)
+    reader = open_reader(damaged)
+    random = np.random.default_rng(0)
+    for _ in range(3):
+        check_sample(reader, random.permutation(len(REFS)).tolist())
+    assert [shard.as_packed for shard in reader._shards.get([0, 1, 2])] == [True, False, False]
+    reader.close()
+
+
+def test_an_array_of_another_kind_is_an_error_in_place_of_its_sample(damaged: Path) -> None:
+    shard = Manifest.load(str(damaged)).shards[0]
+    change_array(damaged, "audio", lambda array: np.zeros((4, 5), np.float32))
+    (found,) = open_reader(damaged).ahead([np.arange(shard.samples)])
+    assert len(found.samples) == shard.samples - 1
+    (lost,) = found.lost.values()
+    assert isinstance(lost.error, CorruptDataError)
+    assert "audio is float32 [4, 5], the manifest says numbers [steps, 74]" in lost.error.what
+    assert lost.error.where == f"{shard.name}, sample {lost.key}"
 
 
 @pytest.mark.parametrize("part", [0, 300, 700])

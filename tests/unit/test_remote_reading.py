@@ -159,7 +159,7 @@ def test_memory_stays_within_the_limit(tmp_path: Path, width: int, samples: int)
     order = np.random.default_rng(0).permutation(manifest.samples)
     seen = 0
     for found in reader.ahead(order[i : i + 1] for i in range(len(order))):
-        seen += len(found)
+        seen += len(found.samples)
         assert reader.resident <= limit + largest
     assert seen == manifest.samples
     reader.close()
