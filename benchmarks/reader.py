@@ -15,7 +15,7 @@ of the rounds. The files have been read before, so the disk plays no part.
 `--through s3` through SeaweedFS with signed requests. webdataset then reads files of fsspec, which s3fs opens for S3;
 its workers, processes that start anew, have curl fetch each shard, as webdataset does by itself.
 
-samples/s   of one epoch, from an imported library to the last batch
+samples/s   of one epoch, from an imported library to the last batch; what it reaches a server by is imported too
 x           over those of webdataset
 CPU s       of the process and its children, for one epoch
 """
@@ -111,7 +111,7 @@ def epoch(name: str, place: Place) -> Mapping[str, float]:
     import torch
 
     torch.set_num_threads(1)
-    import_for(name)
+    import_for(name, place)
     batches = READERS[name](place)
     started, before = time.perf_counter(), _cpu()
     first, samples = 0.0, 0

@@ -104,10 +104,12 @@ def installed(name: str) -> bool:
     return name not in ("streaming", "litdata") or importlib.util.find_spec(name) is not None
 
 
-def import_for(name: str) -> None:
-    """Import what a reader is made of, which takes long for all of them and tells nothing of reading."""
+def import_for(name: str, place: Place) -> None:
+    """Import what a reader is made of, and what it reaches the place by: it takes long and tells nothing of reading."""
     libraries = ("webdataset", "streaming", "litdata", "ivr_dist.data.loader")
-    for library in (library for library in libraries if library.startswith(name.partition(",")[0])):
+    clients = {"http": ("aiohttp", "fsspec.implementations.http"), "s3": ("s3fs",)}
+    reaching = () if place.url is None else clients[place.url.partition(":")[0]]
+    for library in (*(library for library in libraries if library.startswith(name.partition(",")[0])), *reaching):
         importlib.import_module(library)
 
 
