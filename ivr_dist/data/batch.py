@@ -118,4 +118,5 @@ def padded_batch(features: Tensor, mask: npt.NDArray[np.bool_]) -> ModalityBatch
 def in_blocks(modalities: Mapping[str, ModalityBatch]) -> dict[str, ModalityBatch]:
     """The modalities of one batch with its samples in blocks of similar length."""
     blocks = blocks_of([np.count_nonzero(part.mask.numpy(), axis=1) for part in modalities.values()])
-    return {name: replace(part, blocks=own) for (name, part), own in zip(modalities.items(), blocks, strict=True)}
+    named = zip(modalities.items(), blocks, strict=True)
+    return {name: part if own is part.blocks else replace(part, blocks=own) for (name, part), own in named}

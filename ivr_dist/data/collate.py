@@ -174,34 +174,31 @@ def collate(
 
 def _modalities(samples: Samples, spec: BatchSpec, common: int | None) -> dict[str, ModalityBatch]:
     parts: dict[str, ModalityBatch] = {}
-    by_mask: dict[tuple[tuple[int, ...], bytes], ModalityBatch] = {}
+    by_lengths: dict[bytes, ModalityBatch] = {}
     for name, (kind, _) in spec.modalities.items():
         if kind == WORDS:
             assert spec.tokenizer is not None
             parts[name] = word_batch(list(map(words_of, samples.transcripts)), spec.tokenizer)
             continue
-        features, mask = _padded(samples.columns[name], name, spec, common)
-        # What follows from a mask alone is worked out once where modalities are aligned.
-        key = mask.shape, mask.tobytes()
-        aligned = by_mask.get(key)
-        made = padded_batch(features, mask) if aligned is None else replace(aligned, features=features)
-        parts[name] = by_mask[key] = made
+        own = np.maximum(np.array(samples.columns[name].steps, np.int64), 0)
+        steps = int(own.max(initial=0)) if common is None else common
+        features = _padded(samples.columns[name], own, steps, name, spec)
+        # What follows from the lengths alone is worked out once where modalities are aligned.
+        counted = own if common is None else np.full_like(own, common)
+        aligned = by_lengths.get(counted.tobytes())
+        if aligned is None:
+            made = padded_batch(features, np.arange(steps) < counted[:, None])
+        else:
+            made = replace(aligned, features=features)
+        parts[name] = by_lengths[counted.tobytes()] = made
     return parts
 
 
-def _padded(column: Column, name: str, spec: BatchSpec, common: int | None) -> tuple[Tensor, npt.NDArray[np.bool_]]:
-    """Pad to the longest sample of the batch, or to the common length; the padding is 0 after standardisation too.
-
-    Returns:
-        [B, T, D] or [B, T] features, and [B, T] true where a step is valid.
-    """
+def _padded(column: Column, lengths: Int64Array, steps: int, name: str, spec: BatchSpec) -> Tensor:
+    """[B, T, D] or [B, T] features of the arrays of [B] lengths; the padding is 0 after standardisation too."""
     kind, dim = spec.modalities[name]
-    lengths = np.maximum(np.array(column.steps, np.int64), 0)
-    steps = int(lengths.max(initial=0)) if common is None else common
-    padded: npt.NDArray[Any] = _joined(column, lengths, steps).astype(
-        np.int64 if kind == "tokens" else np.float32, copy=False
-    )
-    mask = np.arange(steps) < (lengths[:, None] if common is None else np.full((len(lengths), 1), common))
+    dtype = np.int64 if kind == "tokens" else np.float32
+    padded: npt.NDArray[Any] = _joined(column, lengths, steps).astype(dtype, copy=False)
     if kind == "tokens":
         # Ids that the training split does not have are one and the same to the model: the first unknown one.
         np.minimum(padded, dim, out=padded)
@@ -210,7 +207,7 @@ def _padded(column: Column, name: str, spec: BatchSpec, common: int | None) -> t
         padded -= mean
         padded /= deviation
         padded[np.arange(steps) >= lengths[:, None]] = 0
-    return torch.from_numpy(padded), mask
+    return torch.from_numpy(padded)
 
 
 def _joined(column: Column, lengths: Int64Array, steps: int) -> npt.NDArray[Any]:

@@ -54,6 +54,7 @@ def words_of(transcript: Transcript) -> tuple[str, ...]:
 
 _NUMBERS = (float, int)
 """Of JSON; bool is an int to Python, and no number here."""
+_LARGEST = sys.float_info.max
 
 
 def decode_sample(data: bytes | memoryview, shard: str, key: str, modalities: Collection[str]) -> RawSample:
@@ -155,7 +156,7 @@ def labels_of(about: Mapping[str, Any], shard: str, key: str) -> dict[str, float
     if not isinstance(labels, dict):
         raise _refused("the sample's labels are not an object of numbers by task", f"{shard}, sample {key}")
     for task, value in labels.items():
-        if value is not None and not (type(value) in _NUMBERS and abs(value) <= sys.float_info.max):
+        if value is not None and not (type(value) in _NUMBERS and abs(value) <= _LARGEST):
             raise _refused(f"label {task} is {value!r}, not a finite number", f"{shard}, sample {key}")
     return labels
 

@@ -23,7 +23,10 @@ _KEPT_SAMPLES = 200_000
 
 
 class OpenShard:
-    """One shard's index, laid out for looking up single samples: lists, whose entries are had faster than an array's.
+    """One shard's index, laid out for looking up single samples.
+
+    What is looked up for every sample is a list, whose entries are had faster than an array's; but for where its
+    members are: that would take four times the memory.
 
     Args:
         name: Of the tar.
@@ -53,7 +56,7 @@ class OpenShard:
         self.url = url
         self.keys = index.keys
         self.lengths = index.lengths
-        self.sizes: list[int] = index.size.tolist()
+        self.sizes = index.size
         firsts, lasts = index.segment[:-1], index.segment[1:] - 1
         self.firsts: list[int] = index.segment.tolist()
         """By segment: its first sample; and the number of samples behind them."""
@@ -62,19 +65,19 @@ class OpenShard:
         starts = index.offset[firsts]
         self.starts: list[int] = starts.tolist()
         """By segment: where its bytes begin."""
-        self.begins: list[int] = (index.offset - np.repeat(starts, lasts + 1 - firsts)).tolist()
+        self.begins = index.offset - np.repeat(starts, lasts + 1 - firsts)
         """By sample: where it begins in its segment."""
         self.ends: list[int] = (index.offset[lasts] + index.size[lasts]).tolist()
         self.xxh3: list[int] = index.xxh3.tolist()
         self.members = layout.places(index)
-        """By sample: where its members are, if `pack` wrote it."""
+        """By sample: where its members are, if `pack` wrote it; see `Layout.places`."""
         self.as_packed = True
         """Whether all samples so far were found there."""
 
     def bounds(self, place: int) -> tuple[int, int]:
         """Where a sample begins and ends in its segment."""
-        start = self.begins[place]
-        return start, start + self.sizes[place]
+        start = int(self.begins[place])
+        return start, start + int(self.sizes[place])
 
     def samples_of(self, segment: int) -> str:
         """Names the samples of a segment, for errors."""

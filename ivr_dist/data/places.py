@@ -100,13 +100,14 @@ class Layout:
             ]
         )
 
-    def places(self, index: ShardIndex) -> list[list[int]]:
-        """The places of a shard's members, by sample.
+    def places(self, index: ShardIndex) -> Int64Array:
+        """The places of the members of a shard's n samples.
 
         Returns:
-            For each sample where the member of its JSON begins, -1 where its lengths cannot be; then for each modality
-            the steps of its array, -1 where there is none, and where its file begins, where its values begin, and where
-            they end: at one place where there is none. All are counted from the first byte of the sample's segment.
+            [n, 1 + 4 M] with M modalities: where the member of the sample's JSON begins, -1 if its lengths cannot be;
+            then for each modality the steps of its array, -1 where there is none, and where its file begins, where its
+            values begin, and where they end: at one place where there is none. All places are counted from the first
+            byte of the sample's segment.
         """
         segments = index.segment[:-1]
         begins = index.offset - np.repeat(index.offset[segments], np.diff(index.segment))
@@ -127,8 +128,7 @@ class Layout:
             values = file + np.where(steps[each.modality] < 0, 0, each.head)
             ends = values + np.maximum(steps[each.modality], 0) * each.kind.step_bytes
             columns += [steps[each.modality], file, values, ends]
-        found: list[list[int]] = np.stack(columns, axis=1).tolist()
-        return found
+        return np.stack(columns, axis=1)
 
 
 def _member_bytes(member: MemberLayout, steps: Int64Array) -> Int64Array:

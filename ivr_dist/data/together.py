@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import orjson
 
 from ivr_dist.data.decode import id_of, labels_of, transcript_of
-from ivr_dist.data.places import Layout, MemberLayout
+from ivr_dist.data.places import Int64Array, Layout, MemberLayout
 from ivr_dist.data.samples import Column, Samples
 from ivr_dist.data.tar import BLOCK
 from ivr_dist.errors import CorruptDataError
@@ -22,7 +23,7 @@ def decode_together(
     keys: Sequence[str],
     shards: Sequence[str],
     segments: Sequence[memoryview],
-    places: Sequence[Sequence[int]],
+    places: Sequence[Int64Array],
     layout: Layout,
 ) -> Samples | None:
     """Decode n samples, at least one, by the places of their members.
@@ -38,7 +39,7 @@ def decode_together(
         None if a member's name or an array's header is not where it should be, or a sample's JSON cannot be read;
         `decode_sample` reads any sample, or says what is wrong.
     """
-    json_at, *rest = zip(*places, strict=True)
+    json_at, *rest = np.array(places).T.tolist()
     abouts = _abouts(keys, segments, json_at)
     if abouts is None:
         return None
