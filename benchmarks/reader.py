@@ -11,9 +11,10 @@ mosaicml-streaming and litdata, where they are installed, their own formats. web
 tensors and ours are compared bit by bit. Each run is a process of its own; readers take turns, and figures are medians
 of the rounds. The files have been read before, so the disk plays no part.
 
-`--through slow` reads through a server on this machine that answers after 25 ms and gives each connection 80 MB/s;
-`--through s3` through SeaweedFS with signed requests. webdataset then reads files of fsspec, which s3fs opens for S3;
-its workers, processes that start anew, have curl fetch each shard, as webdataset does by itself.
+`--through slow` reads through a server on this machine that answers after 25 ms and gives each connection 80 MB/s, and
+`--through slow-s3` by the clients of S3 from the same server; `--through s3` through SeaweedFS with signed requests.
+webdataset then reads files of fsspec, which s3fs opens for S3; its workers, processes that start anew, have curl fetch
+each shard, as webdataset does by itself.
 
 samples/s   of one epoch, from an imported library to the last batch; what it reaches a server by is imported too
 x           over those of webdataset
@@ -49,7 +50,7 @@ S3 = (BASE, "ivr_dist")
 def main() -> int:
     """Race and print."""
     options = parse()
-    names = options.readers or {"disk": LOCAL, "slow": SLOW, "s3": S3}[options.through]
+    names = options.readers or {"disk": LOCAL, "slow": SLOW, "slow-s3": S3, "s3": S3}[options.through]
     absent = [name for name in names if not installed(name)]
     if absent:
         print(f"not installed, left out: {', '.join(absent)}", file=sys.stderr)
@@ -76,7 +77,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--readers", nargs="+", choices=list(READERS))
     parser.add_argument(
-        "--through", choices=("disk", "slow", "s3"), default="disk", help="where the corpus is read from"
+        "--through", choices=("disk", "slow", "slow-s3", "s3"), default="disk", help="where the corpus is read from"
     )
     parser.add_argument("--folder", help="where the corpus is written; default: the temporary folder")
     parser.add_argument("--json", action="store_true", help="end with one JSON object on stdout")

@@ -119,6 +119,10 @@ def server(place: Place, through: str) -> Iterator[Place]:
     if through == "slow":
         with serve(place.folder, latency_s=0.025, bytes_per_s=80e6) as url:
             yield replace(place, url=url)
+    elif through == "slow-s3":
+        with serve(place.folder.parent, latency_s=0.025, bytes_per_s=80e6) as endpoint:
+            os.environ.update(AWS_ENDPOINT_URL=endpoint, AWS_ACCESS_KEY_ID="key", AWS_SECRET_ACCESS_KEY="secret")
+            yield replace(place, url=f"s3://{place.folder.name}")
     elif through == "s3":
         with _s3_server(place) as url:
             yield replace(place, url=url)

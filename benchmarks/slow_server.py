@@ -1,4 +1,7 @@
-"""A server of files with the latency of an object store: every answer comes late, every connection is slow."""
+"""A server of files with the latency of an object store: every answer comes late, every connection is slow.
+
+To a client of S3 a folder in what is served is a bucket; signatures are not looked at.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +32,8 @@ def serve(folder: Path, latency_s: float, bytes_per_s: float) -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        # Head and body of an answer are two writes: the second must not wait until the first is acknowledged.
+        disable_nagle_algorithm = True
 
         def do_HEAD(self) -> None:
             self._answer(with_body=False)
@@ -51,6 +56,9 @@ def serve(folder: Path, latency_s: float, bytes_per_s: float) -> Iterator[str]:
             end = min(size, int(found[2]) + 1) if found and found[2] else size
             self.send_response(206 if found else 200)
             self.send_header("Accept-Ranges", "bytes")
+            # What clients of S3 want to know of an object.
+            self.send_header("ETag", f'"{size:x}"')
+            self.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
             self.send_header("Content-Length", str(end - start))
             if found:
                 self.send_header("Content-Range", f"bytes {start}-{end - 1}/{size}")
