@@ -46,7 +46,7 @@ def serve(folder: Path, latency_s: float, bytes_per_s: float) -> Iterator[str]:
 
         def _answer(self, with_body: bool) -> None:
             time.sleep(latency_s)
-            path = folder / self.path.lstrip("/")
+            path = folder / self.path.partition("?")[0].lstrip("/")
             if not path.is_file():
                 self.send_error(404)
                 return

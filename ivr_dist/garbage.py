@@ -28,6 +28,21 @@ def collected_by_step() -> Iterator[Callable[[int], None]]:
         gc.unfreeze()
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Inside, nothing is collected: for what makes very many objects and no garbage.
+
+    The collector would go through all objects of the process again and again, since there are so many new ones.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
 def _collect(step: int) -> None:
     if step % EVERY == 0:
         gc.collect(1 if step // EVERY % _THOROUGH else 2)

@@ -11,16 +11,20 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext, suppress
 from typing import Any
+from urllib.request import getproxies
 
+from ivr_dist.garbage import uncollected
 from ivr_dist.storage._disk import Buffer, publish, staged
 from ivr_dist.storage._failures import UnknownSchemeError, answer_code, refuse_root
 from ivr_dist.storage._places import display, scheme
+from ivr_dist.storage._signed import SignedReads
 
 _OBJECT_STORES = frozenset(("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oci", "oss"))
 _NO_DIRECTORIES = _OBJECT_STORES | {"memory", "http", "https"}
 _MOST_CONNECTIONS = 64
 """To a bucket at a time; botocore's own limit, 10, is less than a reader has under way."""
 _memory_lock = threading.RLock()
+_SMALL_BYTES = 1 << 20
 
 
 class Remote:
@@ -42,13 +46,31 @@ class Remote:
             if hasattr(self.fs, "config_kwargs"):
                 self.fs.config_kwargs.setdefault("retries", {"total_max_attempts": 1})
                 self.fs.config_kwargs.setdefault("max_pool_connections", _MOST_CONNECTIONS)
+        self._signed = self._sign_reads(url) if self.scheme in ("s3", "s3a") else None
         # fsspec's memory files share one read position and test for existence before they write.
         self.guard: Any = _memory_lock if self.scheme == "memory" else nullcontext()
+
+    def _sign_reads(self, url: str) -> SignedReads | None:
+        """Reads by signed requests: not for buckets that sign in a way of their own, and not through a proxy."""
+        bucket = self._path(url).partition("/")[0]
+        if ":" in bucket or bucket.endswith(("--x-s3", ".mrap")) or getproxies():
+            return None
+        # What requests are signed with in any case; for URLs it has to be said.
+        self.fs.config_kwargs.setdefault("signature_version", "s3v4")
+        # The client reads a description of all of S3.
+        with uncollected():
+            self.fs.connect()
+        return SignedReads(self.fs)
 
     def _path(self, url: str) -> str:
         return str(self.fs._strip_protocol(url))
 
     def read(self, url: str) -> bytes:
+        if self._signed is not None:
+            # Most files are small: one request, where the client of S3 asks for the size first.
+            found = self.begin_range(url, 0, _SMALL_BYTES).result()
+            if len(found) != _SMALL_BYTES:
+                return found
         with self.guard:
             return bytes(self.fs.cat_file(self._path(url)))
 
@@ -70,7 +92,8 @@ class Remote:
         A client without asynchronous calls is waited for.
         """
         if self.fs.async_impl:
-            request = self.fs._cat_file(self._path(url), start=start, end=end)
+            read = self.fs._cat_file if self._signed is None else self._signed.read
+            request = read(self._path(url), start=start, end=end)
             return asyncio.run_coroutine_threadsafe(_content(request), self.fs.loop)
         future: Future[bytes] = Future()
         try:
