@@ -36,6 +36,10 @@ class Proxy:
     """Before a late first byte."""
     requests: list[tuple[str, str, Fault | None]] = field(default_factory=list)
     """Path, range and fault of all requests for ranges."""
+    takes_signed: bool = True
+    """Whether requests whose signature is in their URL are passed on; else they are refused."""
+    signed: list[str] = field(default_factory=list)
+    """URLs of these requests."""
     ended: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -85,8 +89,12 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
 
         def _pass_on(self) -> None:
             byte_range = self.headers.get("Range")
-            fault = proxy.fault_of(self.path, byte_range) if byte_range else None
-            if self.command in ("PUT", "POST") and (refusal := proxy.refusal_of(self.path.partition("?")[0])):
+            path = self.path.partition("?")[0]
+            fault = proxy.fault_of(path, byte_range) if byte_range else None
+            if "X-Amz-Signature=" in self.path:
+                proxy.signed.append(self.path)
+                fault = fault if proxy.takes_signed else "403"
+            if self.command in ("PUT", "POST") and (refusal := proxy.refusal_of(path)):
                 self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 if refusal == "stall":
                     self.close_connection = True

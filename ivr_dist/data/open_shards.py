@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -113,6 +113,10 @@ class OpenShards:
                 if shard not in self._open:
                     self._begin(shard)
 
+    def has(self, shards: Iterable[int]) -> bool:
+        """Whether all of some shards are open."""
+        return all(map(self._open.__contains__, shards))
+
     def get(self, shards: Sequence[int]) -> list[OpenShard]:
         """Shards by number; waits for those that are not open yet.
 
@@ -121,11 +125,15 @@ class OpenShards:
             CorruptDataError: It does not match the manifest, or is not sound.
             StorageError: Storage failed.
         """
-        is_open = self._open.get
-        found = [is_open(number) or self._wait_for(number) for number in shards]
+        found = list(self.each(shards))
         if self._samples > _KEPT_SAMPLES:
             self._forget(shards)
         return found
+
+    def each(self, shards: Iterable[int]) -> Iterator[OpenShard]:
+        """Like `get`, one after the other as they come; none is closed."""
+        is_open = self._open.get
+        return (is_open(number) or self._wait_for(number) for number in shards)
 
     def close(self) -> None:
         """Stop without waiting for requests under way; may be called again."""

@@ -11,6 +11,7 @@ import os
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -190,7 +191,7 @@ class ShardReader:
     def segment_bytes(self, segment: Segment) -> int:
         """Bytes of a segment."""
         number, part = segment
-        (shard,) = self._shards.get([number])
+        (shard,) = self._shards.each([number])
         return shard.ends[part] - shard.starts[part]
 
     def close(self) -> None:
@@ -210,16 +211,32 @@ class ShardReader:
 
     def _hold(self, shards: Int64Array, places: Int64Array) -> _Request:
         numbers, in_shard = shards.tolist(), places.tolist()
-        opened = self._shards.get(numbers)
-        parts = [shard.segments[place] for shard, place in zip(opened, in_shard, strict=True)]
-        where = list(zip(numbers, parts, strict=True))
-        held = self._segments.hold(dict.fromkeys(where))
+        begun = self._begin_by_shard(numbers, in_shard)
+        try:
+            opened = self._shards.get(numbers)
+            parts = [shard.segments[place] for shard, place in zip(opened, in_shard, strict=True)]
+            where = list(zip(numbers, parts, strict=True))
+            held = self._segments.hold(dict.fromkeys(where))
+        finally:
+            self._segments.release(begun)
         return _Request(opened, in_shard, list(map(held.__getitem__, where)), held)
+
+    def _begin_by_shard(self, shards: Sequence[int], places: Sequence[int]) -> dict[Segment, Held]:
+        """Where indexes are still under way: want the segments of each shard as soon as its own index is there."""
+        begun: dict[Segment, Held] = {}
+        if self._shards.has(shards):
+            return begun
+        with suppress(IvrError):  # which is raised again where all indexes are asked for
+            for number, place, shard in zip(shards, places, self._shards.each(shards), strict=True):
+                segment = number, shard.segments[place]
+                if segment not in begun:
+                    begun |= self._segments.hold([segment])
+        return begun
 
     def _load(self, segment: Segment) -> tuple[Future[Content], int]:
         """Begin to read a segment of a shard that is open."""
         number, part = segment
-        (shard,) = self._shards.get([number])
+        (shard,) = self._shards.each([number])
         start, end = shard.starts[part], shard.ends[part]
         who = shard.samples_of(part)
         return self.fetcher.submit(shard.url, start, end, xxh3=shard.xxh3[part], who=who), end - start

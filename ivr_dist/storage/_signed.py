@@ -33,10 +33,18 @@ class SignedReads:
     """
 
     def __init__(self, fs: Any) -> None:
+        from aiohttp import ClientTimeout
         from fsspec.implementations.http import HTTPFileSystem
 
         self._fs = fs
-        self._http = HTTPFileSystem(encoded=True, loop=fs.loop, skip_instance_cache=True)
+        # As long as the client of S3 waits: for the next byte, not for all of them.
+        timeout = ClientTimeout(
+            sock_connect=fs.config_kwargs.get("connect_timeout", fs.connect_timeout),
+            sock_read=fs.config_kwargs.get("read_timeout", fs.read_timeout),
+        )
+        self._http = HTTPFileSystem(
+            encoded=True, client_kwargs={"timeout": timeout}, loop=fs.loop, skip_instance_cache=True
+        )
         self._taken = True
         self._signed: dict[str, tuple[str, float]] = {}
         """By path: a URL, and when it was signed."""

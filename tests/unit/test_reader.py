@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from ivr_dist.corpora.synth import SynthSource
 from ivr_dist.data.index import load
 from ivr_dist.data.manifest import Manifest
+from ivr_dist.data.open_shards import OpenShard
 from ivr_dist.data.pack import PackOptions, pack
 from ivr_dist.data.reader import ShardReader
 from ivr_dist.data.shard import shuffled
@@ -197,6 +199,24 @@ def test_requests_are_under_way_before_they_are_answered(packed: Path) -> None:
     for _ in range(int(index.segment[1]) - 1):
         next(answers)
     assert len(noted) >= 2
+
+
+def test_segments_are_under_way_before_all_indexes_are_there(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = open_reader(packed)
+    ends = np.cumsum(reader.manifest.shard_samples)
+    reads = reader._shards._read
+    begun = threading.Event()
+
+    def late(number: int) -> OpenShard:
+        # The last one's index comes when the first one's segment has been asked for.
+        assert number != len(ends) - 1 or begun.wait(20)
+        return reads(number)
+
+    submit = reader.fetcher.submit
+    monkeypatch.setattr(reader._shards, "_read", late)
+    monkeypatch.setattr(reader.fetcher, "submit", lambda *some, **named: begun.set() or submit(*some, **named))
+    assert len(reader.read(ends - 1)) == len(ends)
+    reader.close()
 
 
 def test_an_error_stands_in_place_of_its_sample(damaged: Path) -> None:
