@@ -7,12 +7,15 @@ The corpus has MOSEI's shape: 50 steps of text vectors (768), audio (74) and vis
 the same losses, backward, clipping and PyTorch's AdamW over batches that are in memory already, in one process that may
 use one processor. `ours` is `ivr-dist train` with one Ray worker of one processor: reading shards, checks, ledgers,
 TensorBoard, checkpoints. `two` are two such workers with as many samples each. `apart` are two bare loops at once,
-which have nothing to do with each other: what two processors of this machine give at most. They take turns; figures
+which have nothing to do with each other: what two processors of this machine give at most. All these may use any
+processor of the machine; `on one` is our worker again, with Ray and all, on one processor. They take turns; figures
 are medians.
 
 of bare     samples/s of our worker over those of the bare loop in the same round
-of twice    samples/s of two workers over twice those of one, each worker with the same number of samples a step
-apart       samples/s of two bare loops at once over twice those of one: the most that `of twice` can be here
+of twice    samples/s of two workers on two processors over twice those of one on one processor, each worker with the
+            same number of samples a step, where the machine has two processors
+of two free the same over twice those of one worker that leaves Ray's own processes to another processor
+apart       samples/s of two bare loops at once over twice those of one
 of apart    samples/s of two workers over those of two bare loops at once
 first step  seconds from the command to the end of the first step, Ray's own start included
 
@@ -98,18 +101,19 @@ class Shaped(MoseiShaped):
 
 def compare(options: argparse.Namespace, corpus: str, place: Path, stage: int) -> Mapping[str, Any]:
     """Rounds of the bare loop, one worker and two workers."""
-    found: dict[str, list[float]] = {"bare": [], "apart": [], "ours": [], "two": [], "first": []}
+    found: dict[str, list[float]] = {"bare": [], "apart": [], "ours": [], "on one": [], "two": [], "first": []}
     place.mkdir()
     for number in range(options.rounds):
         one = [sys.executable, __file__, "--bare", str(write_config(options, corpus, place / f"one{number}", stage, 1))]
         found["bare"].append(run(one)[0]["samples_per_s"])
         with ThreadPoolExecutor(2) as both:
             found["apart"].append(sum(result["samples_per_s"] for result, _ in both.map(run, [one, one])))
-        for name, workers in (("ours", 1), ("two", 2)):
-            config = write_config(options, corpus, place / f"{name}{number}", stage, workers)
-            result, lines = run([sys.executable, "-m", "ivr_dist", "train", str(config), "--json"])
+        for name, workers, processors in (("ours", 1, None), ("on one", 1, {number % 2}), ("two", 2, None)):
+            config = write_config(options, corpus, place / f"{name}{number}".replace(" ", "-"), stage, workers)
+            result, lines = run([sys.executable, "-m", "ivr_dist", "train", str(config), "--json"], processors)
             found[name].append(pace(result, lines, options.batch * workers))
-            found["first"].append(next(when for when, line in lines if line.startswith("step ")))
+            if processors is None:
+                found["first"].append(next(when for when, line in lines if line.startswith("step ")))
     median = {name: statistics.median(values) for name, values in found.items()}
 
     def ratio(name: str, other: str) -> float:
@@ -119,9 +123,11 @@ def compare(options: argparse.Namespace, corpus: str, place: Path, stage: int) -
         "stage": stage,
         "bare/s": median["bare"],
         "ours/s": median["ours"],
+        "on one/s": median["on one"],
         "two/s": median["two"],
         "of bare": ratio("ours", "bare"),
-        "of twice": ratio("two", "ours") / 2,
+        "of twice": ratio("two", "on one") / 2,
+        "of two free": ratio("two", "ours") / 2,
         "apart": ratio("apart", "bare") / 2,
         "of apart": ratio("two", "apart"),
         "first step": median["first"],
@@ -149,11 +155,18 @@ def write_config(options: argparse.Namespace, corpus: str, run_dir: Path, stage:
     return path
 
 
-def run(words: list[str]) -> tuple[dict[str, Any], list[tuple[float, str]]]:
-    """The JSON object that a command ends with, and its other lines with the seconds after which they came."""
+def run(words: list[str], processors: set[int] | None = None) -> tuple[dict[str, Any], list[tuple[float, str]]]:
+    """The JSON object that a command ends with, and its other lines with the seconds after which they came.
+
+    Args:
+        words: The command.
+        processors: Those that it and all it starts may use; None: any.
+    """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {"OMP_NUM_THREADS": "1"}
     started = time.monotonic()
+    if processors is not None:
+        words = ["taskset", "--cpu-list", ",".join(map(str, sorted(processors))), *words]
     process = subprocess.Popen(
         words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
     )
