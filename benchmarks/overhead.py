@@ -75,8 +75,8 @@ def main() -> int:
         for stage in options.stages:
             row = compare(options, corpus, Path(scratch) / f"stage{stage}", stage)
             if not rows:
-                print("  ".join(f"{name:>10}" for name in row), file=stream)
-            cells = (f"{v:10.3f}" if isinstance(v, float) else f"{v:>10}" for v in row.values())
+                print("  ".join(f"{name:>11}" for name in row), file=stream)
+            cells = (f"{v:11.3f}" if isinstance(v, float) else f"{v:>11}" for v in row.values())
             print("  ".join(cells), file=stream, flush=True)
             rows.append(row)
     if options.json:
