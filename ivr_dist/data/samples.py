@@ -106,18 +106,18 @@ class Samples:
         """Those that were decoded one by one.
 
         Raises:
-            CorruptDataError: An array is not of its modality's kind.
+            CorruptDataError: An array is not of its modality's kind, or has values that this cannot hold.
         """
         columns = {}
         for member in layout.members:
             arrays = [sample.arrays.get(member.modality) for sample in samples]
-            for array, sample in zip(arrays, samples, strict=True):
-                if array is not None:
-                    _check_kind(array, member.kind, member.modality, sample)
             columns[member.modality] = Column(
                 member.kind,
                 [-1 if array is None else len(array) for array in arrays],
-                [b"" if array is None else array.astype(member.kind.dtype).tobytes() for array in arrays],
+                [
+                    b"" if array is None else _values(array, member.kind, member.modality, sample)
+                    for array, sample in zip(arrays, samples, strict=True)
+                ],
             )
         return cls(
             [sample.key for sample in samples],
@@ -129,13 +129,21 @@ class Samples:
         )
 
 
-def _check_kind(array: npt.NDArray[np.generic], kind: Kind, modality: str, sample: RawSample) -> None:
-    """Numbers of another type are taken for what they are worth, but for fractions among token ids."""
-    if array.shape[1:] == kind.shape() and array.dtype.kind in ("iu" if kind.dim is None else "fiu"):
-        return
-    expected = "integers [steps]" if kind.dim is None else f"numbers [steps, {kind.dim}]"
-    raise CorruptDataError(
-        f"{modality} is {array.dtype} {list(array.shape)}, the manifest says {expected}",
-        where=sample.where,
-        remedy="pack the split again with one feature set",
-    )
+def _values(array: npt.NDArray[np.generic], kind: Kind, modality: str, sample: RawSample) -> bytes:
+    """An array as its modality is stored; numbers of another type are taken for what they are worth."""
+    if array.shape[1:] != kind.shape() or array.dtype.kind not in ("iu" if kind.dim is None else "fiu"):
+        expected = "integers [steps]" if kind.dim is None else f"numbers [steps, {kind.dim}]"
+        raise _refused(f"{modality} is {array.dtype} {list(array.shape)}, the manifest says {expected}", sample)
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = array.astype(kind.dtype)
+    if kind.dtype.kind in "iu":
+        same = np.array_equal(found, array)
+    else:
+        same = np.array_equal(np.isfinite(found), np.isfinite(array))
+    if not same:
+        raise _refused(f"{modality} is {array.dtype} with values that the manifest's {kind.dtype} cannot hold", sample)
+    return found.tobytes()
+
+
+def _refused(what: str, sample: RawSample) -> CorruptDataError:
+    return CorruptDataError(what, where=sample.where, remedy="pack the split again with one feature set")

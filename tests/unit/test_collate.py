@@ -200,6 +200,23 @@ def test_another_layout_is_refused(arrays: dict, message: str) -> None:
         batch_of(sample("a", **arrays))
 
 
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"text": np.array([1, 2**40])}, "text is int64 with values that the manifest's int32 cannot hold"),
+        ({"text": np.array([3, 2**31], np.uint32)}, "text is uint32 with values"),
+        ({"audio": np.array([[1.0, 1e39]])}, "audio is float64 with values that the manifest's float32 cannot hold"),
+    ],
+)
+def test_values_that_do_not_fit_what_is_stored_are_refused(arrays: dict, message: str) -> None:
+    """And never wrapped around to other ones."""
+    with pytest.raises(CorruptDataError, match=message + r".*s\.tar, sample a\); pack"):
+        stored([sample("a", **arrays)], ids="int32")
+    fits = stored([sample("a", text=np.array([2**31 - 1]), audio=np.array([[0.1, np.inf]]))], ids="int32")
+    assert fits[0].arrays["text"].tolist() == [2**31 - 1]
+    assert fits[0].arrays["audio"].tolist() == [[np.float32(0.1), np.inf]]
+
+
 @pytest.mark.parametrize("label", [3.1, -9.0])
 def test_a_label_outside_its_range_is_refused(label: float) -> None:
     expected = rf"label sentiment is {label:g}, outside -3\.\.3 \(s\.tar, sample a\); correct the label"
