@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import weakref
 
-from ivr_dist.garbage import EVERY, collected_by_step
+import pytest
+
+from ivr_dist.garbage import EVERY, collected_by_step, uncollected
 
 
 class Cycle:
@@ -33,3 +35,16 @@ def test_as_before_after_an_error() -> None:
     except ValueError:
         pass
     assert gc.isenabled()
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+def test_nothing_is_collected_inside_and_all_is_as_before_after_it(collecting: bool) -> None:
+    before = gc.isenabled()
+    try:
+        (gc.enable if collecting else gc.disable)()
+        with pytest.raises(ValueError, match="inside"), uncollected():
+            assert not gc.isenabled()
+            raise ValueError("inside")
+        assert gc.isenabled() == collecting
+    finally:
+        (gc.enable if before else gc.disable)()
