@@ -15,6 +15,7 @@ from ivr_dist.storage._failures import is_transient
 
 _VALID_S = 3600
 _MOST_SIGNED = 10_000
+_MOST_FAILED = 4
 
 
 class BusyError(OSError):
@@ -46,6 +47,9 @@ class SignedReads:
             encoded=True, client_kwargs={"timeout": timeout}, loop=fs.loop, skip_instance_cache=True
         )
         self._taken = True
+        self._proven = False
+        """Whether one was answered ever."""
+        self._failed = 0
         self._signed: dict[str, tuple[str, float]] = {}
         """By path: a URL, and when it was signed."""
 
@@ -55,14 +59,20 @@ class SignedReads:
             return await self._unsigned(path, start, end)
         new = self._forget_old(path)
         try:
-            return bytes(await self._http._cat_file(await self._sign(path), start=start, end=end))
+            found = bytes(await self._http._cat_file(await self._sign(path), start=start, end=end))
         except Exception as error:
-            if _passing(error):
+            passing = _passing(error)
+            if passing and self._proven:
                 raise _nameless(error) from None
+        else:
+            self._proven = True
+            return found
         self._signed.pop(path, None)
         found = await self._unsigned(path, start, end)
-        # The object is there for us, but not for a new signature.
-        self._taken = self._taken and not new
+        # The object is there for us, but not for a new signature; or something on the way breaks all such connections.
+        self._failed += 1
+        if (new and not passing) or (not self._proven and self._failed >= _MOST_FAILED):
+            self._taken = False
         return found
 
     async def _unsigned(self, path: str, start: int, end: int) -> bytes:

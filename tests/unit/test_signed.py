@@ -49,6 +49,31 @@ def test_a_server_that_takes_no_signed_requests_is_sent_no_more_of_them(proxy: P
     assert len(proxy.signed) == 1
 
 
+def test_where_signed_requests_break_the_client_of_s3_goes_on(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a firewall cuts what it does not know: it must not be tried until a deadline."""
+    asked: list[str] = []
+
+    async def cut(url: str, **_: object) -> bytes:
+        asked.append(url)
+        raise ConnectionResetError("connection reset by peer")
+
+    monkeypatch.setattr(signed_reads()._http, "_cat_file", cut)
+    for start in range(0, 1000, 100):
+        assert read(start, start + 100) == DATA[start : start + 100]
+    assert len(asked) == _signed._MOST_FAILED
+
+
+def test_a_connection_that_breaks_once_is_no_refusal(proxy: Proxy) -> None:
+    assert read(0, 100) == DATA[:100]
+    proxy.choose = lambda path, count: "503"
+    for _ in range(2 * _signed._MOST_FAILED):
+        with pytest.raises(_signed.BusyError):
+            read(100, 200)
+    proxy.choose = lambda path, count: None
+    assert read(200, 300) == DATA[200:300]
+    assert len(proxy.signed) == len(proxy.requests)
+
+
 def test_a_signature_that_is_refused_is_made_anew(proxy: Proxy) -> None:
     """As when credentials ended before it did."""
     assert read(0, 100) == DATA[:100]
