@@ -73,10 +73,11 @@ def stop(run: Run, debug: Debug = False) -> int:
     """
     from ivr_dist import storage
     from ivr_dist.attempts import read_attempts
-    from ivr_dist.control import STOP_FILE
+    from ivr_dist.lease import STOP_FILE, holder
 
     url = storage.absolute(run)
-    if not read_attempts(url):
+    # A driver has the run before the first of its workers has begun an attempt.
+    if holder(url) is None and not read_attempts(url):
         raise UserError("no run here", where=storage.display(url), remedy="give the run.dir of a run that has started")
     storage.write_text(storage.join(url, STOP_FILE), "stop after a checkpoint\n")
     print(f"asked {storage.display(url)} to stop; watch it with: ivr-dist status {run}")

@@ -36,6 +36,7 @@ class RunConfig:
     resume: str = key("auto", "auto: continue the run's newest complete checkpoint; never: start over; or a path.")
     audit: bool = key(True, "Keep a ledger of the sample ids trained on, for `ivr-dist audit`.")
     max_failures: int = key(3, "Worker failures survived before the run gives up; -1 for any number.")
+    wait_s: float = key(300.0, "Seconds to wait for machines of the cluster that RAY_ADDRESS names.")
     resize_s: float = key(60.0, "With [min, max]: seconds between two looks whether the run can go on more workers.")
     hang_after_s: float = key(
         300.0, "Seconds without progress, and 20 times the usual, after which a worker is ended; 0: never."

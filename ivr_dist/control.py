@@ -18,9 +18,7 @@ from torch import Tensor
 from ivr_dist import storage
 from ivr_dist.console import Console
 from ivr_dist.errors import IvrError
-
-STOP_FILE = "stop"
-"""Below the run's directory: its presence ends the run after a checkpoint."""
+from ivr_dist.lease import STOP_FILE
 
 _LOOK_S = 1.0
 _TICK_S = 5.0

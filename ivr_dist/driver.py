@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from types import FrameType
 from typing import Any, TextIO
@@ -22,15 +22,15 @@ from ivr_dist.config import Config
 from ivr_dist.console import LocalConsole
 from ivr_dist.data.manifest import Manifest
 from ivr_dist.errors import ConfigError, DataError, IvrError, StorageError, UserError
-from ivr_dist.lease import hold
+from ivr_dist.lease import STOP_FILE, StoppedWaiting, hold
 from ivr_dist.ledger import HISTORY, read_counting
 from ivr_dist.plan import Plan, describe, make_plan
 from ivr_dist.pretrained import TextEncoder, check_source, local_folder
 from ivr_dist.report import print_metrics, print_result, print_rows
 from ivr_dist.status import status
 
-EXIT_INTERRUPTED = 130
-EXIT_TERMINATED = 143
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Each ends the run after a checkpoint, with exit code 128 and its number."""
 
 
 def preflight(config: Config, world: int) -> tuple[Plan, dict[str, Manifest]]:
@@ -109,7 +109,7 @@ def train(config: Config, *, json_output: bool = False, debug: bool = False) -> 
         debug: Show tracebacks of workers.
 
     Returns:
-        The exit code: 0 done, 130 after Ctrl-C, 143 after SIGTERM.
+        The exit code: 0 done, 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
 
     Raises:
         IvrError: The run failed.
@@ -130,7 +130,7 @@ def train(config: Config, *, json_output: bool = False, debug: bool = False) -> 
         code, console = _execute(config, stream, debug, started)
         print_rows(goodput.rows(console.time_spent), stream)
         if console.how == "stop file":
-            print(f"ended by {control_file(run_url)}; the same command continues this run", file=stream)
+            print(f"ended by {storage.join(run_url, STOP_FILE)}; the same command continues this run", file=stream)
             if json_output:
                 print(json.dumps(_stopped(run_url)))
             return 0
@@ -249,49 +249,56 @@ def loss_curve(run_url: str) -> list[tuple[int, float]]:
 def _execute(config: Config, stream: TextIO, debug: bool, started: float) -> tuple[int, LocalConsole]:
     """Run the workers; returns the exit code that a signal asked for, and what was told."""
     console = LocalConsole(stream)
-    with hold(config.run.dir, console) as lost, _signals(console.stop) as received:
-        # A wish of earlier times; whoever starts the run now wants it to go on.
-        storage.delete_tree(control_file(config.run.dir))
-        if config.run.most_workers == 0:
-            from ivr_dist.worker import run_in_process
+    with _signals(console.stop) as received, suppress(_Now, StoppedWaiting):
+        with hold(config.run.dir, console) as held:
+            if config.run.most_workers == 0:
+                from ivr_dist.worker import run_in_process
 
-            run_in_process(config, console)
-        else:
-            from ivr_dist.cluster import run_on_ray
+                run_in_process(config, console)
+            else:
+                from ivr_dist.supervisor import run_on_ray
 
-            run_on_ray(config, console, debug, started)
-    if lost.error is not None:
-        raise lost.error
+                run_on_ray(config, console, debug, started)
+        if held.error is not None:
+            raise held.error
     return received.code, console
-
-
-def control_file(run_url: str) -> str:
-    """The file whose presence ends the run after a checkpoint."""
-    return storage.join(run_url, "stop")
 
 
 class _Received:
     """The exit code that a signal asked for; 0 if none came."""
 
     code = 0
+    ending = False
+    """Whether a second one has ended everything at once."""
+
+
+class _Now(BaseException):
+    """A second signal: end at once."""
 
 
 @contextmanager
 def _signals(stop: threading.Event) -> Iterator[_Received]:
-    """Turn the first Ctrl-C or SIGTERM into a wish to stop, and the second one into an immediate end."""
+    """Turn the first Ctrl-C, SIGTERM or SIGHUP into a wish to stop, and the second one into an immediate end."""
     received = _Received()
 
     def handle(number: int, _frame: FrameType | None) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        received.code = EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_TERMINATED
-        print("stopping after a checkpoint; once more to stop at once", file=sys.stderr, flush=True)
+        if received.ending:
+            return
+        if received.code:
+            received.ending = True
+            raise _Now
+        received.code = 128 + number
         stop.set()
+        # Whoever hangs up has taken the terminal along.
+        with suppress(OSError, ValueError):
+            print("stopping after a checkpoint; once more to stop at once", file=sys.stderr, flush=True)
 
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    # nohup has it ignored, and that is meant.
+    ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set()
+    previous = {number: signal.signal(number, handle) for number in _STOPPING if number not in ignored}
     try:
         yield received
     finally:

@@ -24,9 +24,15 @@ from ivr_dist.console import LocalConsole
 from ivr_dist.errors import IvrError, SupersededError, UserError
 
 FOLDER = "driver"
+STOP_FILE = "stop"
+"""Below the run's directory: its presence ends the run after a checkpoint."""
 BEAT_S = 2.0
 SILENT_S = 4 * BEAT_S
 """A holder whose beat has not changed for so long is taken for dead."""
+
+
+class StoppedWaiting(Exception):
+    """The user wants to stop, and nothing had begun."""
 
 
 class Held:
@@ -47,12 +53,16 @@ def hold(run_url: str, console: LocalConsole, silent_s: float = SILENT_S) -> Ite
 
     Raises:
         UserError: Another driver is at work.
+        StoppedWaiting: `console.stop` was set before it was known whether one is.
     """
     number, last = _newest(run_url)
     if last is not None and not last.get("released"):
         _await_silence(run_url, number, last, console, silent_s)
+    # A wish of earlier times; from the record on, a wish to stop is meant for this driver.
+    storage.delete_tree(storage.join(run_url, STOP_FILE))
     record = {
         "host": socket.gethostname(),
+        "space": _process_space(),
         "pid": os.getpid(),
         "process": _process(os.getpid()),
         "token": uuid.uuid4().hex,
@@ -92,8 +102,8 @@ def _newest(run_url: str) -> tuple[int, dict[str, Any] | None]:
 
 
 def _await_silence(run_url: str, number: int, last: dict[str, Any], console: LocalConsole, silent_s: float) -> None:
-    """Return when the holder is dead; on this host that is known at once."""
-    if last["host"] == socket.gethostname() and storage.is_local(run_url):
+    """Return when the holder is dead; among the processes of this one that is known at once."""
+    if last["host"] == socket.gethostname() and last.get("space") == _process_space() != "":
         if _process(last["pid"]) == last["process"]:
             raise _busy(run_url, last)
         return
@@ -101,7 +111,8 @@ def _await_silence(run_url: str, number: int, last: dict[str, Any], console: Loc
     console.emit({"kind": "note", "text": f"waiting up to {silent_s:.0f} s to see whether driver {who} still lives"})
     deadline = time.monotonic() + silent_s
     while time.monotonic() < deadline:
-        time.sleep(min(0.5, silent_s / 4))
+        if console.stop.wait(min(0.5, silent_s / 4)):
+            raise StoppedWaiting
         now, seen = _newest(run_url)
         if now == number and (seen is None or seen.get("released")):
             return
@@ -128,6 +139,15 @@ def _beat(
         except IvrError:
             # Storage fails: whoever takes over meanwhile is found at the next beat that succeeds.
             continue
+
+
+def _process_space() -> str:
+    """Names the processes that this one can look up by number: those of one boot and one container."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
 
 
 def _process(pid: int) -> str:

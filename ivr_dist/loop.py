@@ -126,7 +126,7 @@ class Trainer:
         self.metrics: dict[str, evaluate.Metrics] = {}
         self.saved = saved
         """Name of this run's newest checkpoint."""
-        self._saved_step = counters.step if saved is not None or counters.step == 0 else -1
+        self._saved_step = counters.step if saved is not None else -1
         self._failed_saves = 0
         """In a row, as all ranks know them."""
         self._saved_now = self._unsaved_now = False

@@ -19,7 +19,7 @@ from ivr_dist import storage
 def print_rows(rows: Iterable[tuple[str, str]], stream: TextIO) -> None:
     """Two columns: a label and its value. Values are not wrapped, so that a command can be copied."""
     rows = list(rows)
-    width = max(len(label) for label, _ in rows)
+    width = max((len(label) for label, _ in rows), default=0)
     for label, value in rows:
         print(f"{label:<{width}}  {value}", file=stream)
 

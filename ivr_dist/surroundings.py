@@ -50,12 +50,18 @@ class RayCluster:
 
 
 class FailureTeller(UserCallback):
-    """Tells the driver that workers were lost and that Ray starts them again; runs in Ray Train's controller."""
+    """Tells the driver that workers were lost and that Ray starts them again; runs in Ray Train's controller.
 
-    def __init__(self, handle: Any, max_failures: int) -> None:
+    Args:
+        handle: The channel to the driver.
+        max_failures: How many failures the run survives; -1 for any number.
+        failures: Those it has survived before this controller.
+    """
+
+    def __init__(self, handle: Any, max_failures: int, failures: int) -> None:
         self._handle = handle
         self._max_failures = max_failures
-        self._failures = 0
+        self._failures = failures
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """One line for one failure; what all lost workers say is mostly that one of them is gone."""
@@ -65,7 +71,7 @@ class FailureTeller(UserCallback):
         again = self._max_failures < 0 or self._failures <= self._max_failures
         then = "all workers are started again" if again else "this is too many"
         text = f"lost worker {lost} (failure {self._failures}{allowed}); {then}"
-        self._handle.push.remote([{"kind": "phase", "text": text}])
+        self._handle.push.remote([{"kind": "phase", "text": text, "failure": 1}])
 
 
 class FreshMachines(UserCallback):
