@@ -1,5 +1,6 @@
 # make train   install, make a small synthetic corpus, train on 2 workers, evaluate
 # make test    install what the tests need and run all of them
+# make test-long  the tests that are slow by nature: signals and faults on Ray clusters; under an hour
 # make drill   faults on a cluster of hosts in namespaces, every pair of stages and sizes; half an hour, a quiet machine
 # make check   ruff and mypy
 # make install the environment only, in .venv
@@ -14,7 +15,7 @@ QUICKSTART_DATA := data/quickstart
 QUICKSTART_RUN := runs/quickstart
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev train test drill check format clean
+.PHONY: help install dev train test test-long drill check format clean
 
 help:
 	@sed -n '1,/^$$/s/^# //p' Makefile
@@ -59,6 +60,9 @@ train: install $(QUICKSTART_DATA)/test/manifest.json
 
 test: dev
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-long: dev
+	@$(BIN)/python -m pytest -m "long and not drill"
 
 drill: dev
 	@$(BIN)/python -m pytest -m drill -s

@@ -33,6 +33,9 @@ class RunConfig:
     num_workers: int | list[int] = key(
         2, "Training workers, one process (and GPU) each; 0 trains in this process; [min, max]: as many as there are."
     )
+    threads: int | None = key(
+        None, "CPU threads of a run with num_workers=0; unset: OMP_NUM_THREADS, or as many as processors are free."
+    )
     resume: str = key("auto", "auto: continue the run's newest complete checkpoint; never: start over; or a path.")
     audit: bool = key(True, "Keep a ledger of the sample ids trained on, for `ivr-dist audit`.")
     max_failures: int = key(3, "Worker failures survived before the run gives up; -1 for any number.")

@@ -7,8 +7,8 @@ when Ray or a part of it is gone.
 
 from __future__ import annotations
 
-import ctypes
 import os
+import shutil
 import signal
 import threading
 import time
@@ -24,12 +24,11 @@ from ivr_dist.config import Config
 from ivr_dist.config_file import from_dict
 from ivr_dist.console import Event
 from ivr_dist.errors import IvrError, WorkerError
-from ivr_dist.supervisor import Job, no_cluster
+from ivr_dist.supervisor import MARK, Job, end_marked, no_cluster
 
 _POLL_S = 0.25
 _ANSWER_S = 5.0
 _SILENCE_S = 30.0
-_PR_SET_PDEATHSIG = 1
 
 _TRAIN_SETTINGS = {
     "RAY_TRAIN_V2_ENABLED": "1",
@@ -45,10 +44,12 @@ _MOST_STARTS = 10
 
 def main(descriptor: int) -> None:
     """The process: all that it does, from the pipe that it is given to its end."""
-    _stand_apart()
+    # The command alone hears signals. A blocked signal stays blocked in the processes that this one starts: a scheduler
+    # that sends SIGTERM to all processes of a job would otherwise end Ray before the workers have written a checkpoint.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     connection: Connection[Any, Any] = Connection(descriptor)
     job: Job = connection.recv()
-    command = _Command(connection)
+    command = _Command(connection, job.scratch)
     try:
         with _cluster(job, from_dict(job.config), command):
             command.tell(*_ending(job, from_dict(job.config), command))
@@ -62,24 +63,17 @@ def main(descriptor: int) -> None:
         os._exit(0)
 
 
-def _stand_apart() -> None:
-    """Leave signals to the command, and end with it.
-
-    A blocked signal stays blocked in the processes that this one starts: a scheduler that sends SIGTERM to all
-    processes of a job would otherwise end Ray before the workers have written their checkpoint.
-    """
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
-    parent = os.getppid()
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent or parent == 1:
-        os._exit(1)
-
-
 class _Command:
-    """The command's end of the pipe."""
+    """The command, at the other end of the pipe.
 
-    def __init__(self, connection: Connection[Any, Any]) -> None:
+    Args:
+        connection: The pipe.
+        folder: Of a cluster of our own; removed when the command is gone.
+    """
+
+    def __init__(self, connection: Connection[Any, Any], folder: str) -> None:
         self._connection = connection
+        self._folder = folder
         self._lock = threading.Lock()
         self.stop = threading.Event()
         threading.Thread(target=self._listen, name="ivr-command", daemon=True).start()
@@ -99,6 +93,10 @@ class _Command:
                 self._connection.recv()
                 self.stop.set()
         except (EOFError, OSError):
+            # The command was killed: nothing of it stays behind.
+            end_marked(os.environ[MARK])
+            if self._folder:
+                shutil.rmtree(self._folder, ignore_errors=True)
             os._exit(1)
 
 
@@ -202,7 +200,12 @@ class _Silence:
             import ray
 
             have = ray.cluster_resources().get(self._kind, 0)  # type: ignore[no-untyped-call]
-            self._say(f"waiting for workers: {self._fewest} {self._kind}s are needed, the cluster has {have:.0f}")
+            if have < self._fewest:
+                self._say(f"waiting for workers: {self._fewest} {self._kind}s are needed, the cluster has {have:.0f}")
+            else:
+                self._say(
+                    "the workers are still starting: each imports PyTorch and DeepSpeed, and reads the data's index"
+                )
             self._last = time.monotonic()
 
 

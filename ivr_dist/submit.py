@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 from urllib.parse import urlsplit
 
+import psutil
+
 from ivr_dist import storage
 from ivr_dist.config import Config
 from ivr_dist.config_file import load_config
@@ -127,10 +129,10 @@ def absolute_paths(config: Config, address: str) -> list[str]:
     if local_folder(config.model.text.pretrained):
         paths["model.text.pretrained"] = config.model.text.pretrained
     relative = {key: path for key, path in paths.items() if path and _is_relative(path)}
-    if relative and not is_this_machine(address):
+    if relative and (where := elsewhere(address)):
         key, path = next(iter(relative.items()))
         raise ConfigError(
-            f"{key}={path} is a path relative to this machine's current directory, and the cluster is another machine",
+            f"{key}={path} is a path relative to this machine's current directory, and {where}",
             where=address,
             remedy=f"set {key} to a URL (s3://...) or to the absolute path of a folder that all nodes share",
         )
@@ -141,12 +143,35 @@ def _is_relative(path: str) -> bool:
     return storage.is_local(path) and not os.path.isabs(storage.local_path(path)) and "://" not in path
 
 
-def is_this_machine(address: str) -> bool:
-    """Whether a Jobs address is on loopback.
+def elsewhere(address: str) -> str:
+    """Why the cluster of a Jobs address is not known to be this machine, in words; empty if it is.
+
+    Loopback alone does not say so: ssh and kubectl forward ports of other machines to it.
 
     Raises:
         UserError: It is not an HTTP address.
     """
+    if not _is_loopback(address):
+        return "the cluster is another machine"
+    parts = urlsplit(address)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    owners = {
+        entry.pid for entry in psutil.net_connections("tcp") if entry.status == "LISTEN" and entry.laddr[1] == port
+    }
+    lines = {pid: _command_line(pid) for pid in owners}
+    if not owners or any("ray" in line and "dashboard" in line for line in lines.values()):
+        return ""
+    name = next((line.split()[0].rpartition("/")[2] for line in lines.values() if line), "a process of another user")
+    return f"port {port} here is not Ray's own but held by {name}, as where the port of another machine is forwarded"
+
+
+def _command_line(pid: int | None) -> str:
+    with suppress(psutil.Error):
+        return " ".join(psutil.Process(pid).cmdline()) if pid else ""
+    return ""
+
+
+def _is_loopback(address: str) -> bool:
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UserError(
@@ -240,7 +265,7 @@ def _check_import(files: Sequence[Path], root: Path) -> None:
 
 
 def _connect(address: str) -> JobSubmissionClient:
-    is_this_machine(address)
+    _is_loopback(address)
     # Ray lets these override the address that it is given.
     os.environ.pop("RAY_ADDRESS", None)
     os.environ.pop("RAY_API_SERVER_ADDRESS", None)

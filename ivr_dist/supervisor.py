@@ -267,7 +267,7 @@ def end_marked(mark: str) -> None:
 
 
 def marked(mark: str) -> list[int]:
-    """Processes of this machine that carry a session's mark."""
+    """Processes of this machine that carry a session's mark, without this one."""
     wanted = f"{MARK}={mark}".encode()
     found = []
     for entry in Path("/proc").glob("[0-9]*/environ"):

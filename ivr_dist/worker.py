@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ivr_dist import attempts, collectives, device, storage
+from ivr_dist import attempts, collectives, device, storage, threads
 from ivr_dist.attempt_run import AttemptRun, LeftOut
 from ivr_dist.config import Config
 from ivr_dist.config_file import from_dict
@@ -54,6 +54,10 @@ def ray_entry(payload: dict[str, Any]) -> None:
 
 def run_in_process(config: Config, console: Console) -> None:
     """Train in this process alone, without Ray."""
+    if not device.available():
+        chosen = threads.choose(config.run.threads)
+        torch.set_num_threads(chosen.threads)
+        console.emit({"kind": "phase", "text": f"computing with {chosen.threads} thread(s): {chosen.why}"})
     with tempfile.TemporaryDirectory(prefix="ivr-group-") as scratch:
         torch.distributed.init_process_group(
             device.backend(), init_method=f"file://{scratch}/store", rank=0, world_size=1

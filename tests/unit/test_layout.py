@@ -75,6 +75,7 @@ LEVELS = {
     "ivr_dist.attempt_run": 5,
     "ivr_dist.worker": 5,
     "ivr_dist.scratch": 1,
+    "ivr_dist.threads": 1,
     "ivr_dist.supervisor": 6,
     "ivr_dist.ray_session": 6,
     "ivr_dist.cluster": 6,

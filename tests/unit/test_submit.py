@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import socket
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ivr_dist import submit
+from ivr_dist.config import Config
 from ivr_dist.config_file import load_config
 from ivr_dist.environment import storage_variables
 from ivr_dist.errors import ConfigError, UserError
@@ -123,13 +127,26 @@ def test_relative_paths_are_refused_for_a_cluster_elsewhere(checkout: Path) -> N
     ],
 )
 def test_loopback_addresses(address: str, local: bool) -> None:
-    assert submit.is_this_machine(address) is local
+    """Nobody listens at those that are ours: the connection will say so."""
+    assert (submit.elsewhere(address) == "") is local
+
+
+def test_a_port_on_loopback_that_is_not_rays_is_another_machine() -> None:
+    """What `ssh -L` and `kubectl port-forward` look like from here; a real dashboard is in tests/ray."""
+    config = replace(Config(), data=replace(Config().data, train="data/train"))
+    with closing(socket.create_server(("127.0.0.1", 0))) as forwarded:
+        port = forwarded.getsockname()[1]
+        address = f"http://127.0.0.1:{port}"
+        assert submit.elsewhere(address).startswith(f"port {port} here is not Ray's own but held by python")
+        with pytest.raises(ConfigError, match="is forwarded") as refused:
+            submit.absolute_paths(config, address)
+        assert "s3://" in refused.value.remedy
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:8265", "ray://127.0.0.1:10001", "auto", ""])
 def test_other_kinds_of_address_are_refused(address: str) -> None:
     with pytest.raises(UserError, match="http://HOST:8265"):
-        submit.is_this_machine(address)
+        submit.elsewhere(address)
 
 
 def test_only_storage_variables_travel() -> None:

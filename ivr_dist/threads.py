@@ -1,0 +1,86 @@
+"""How many threads a process that trains by itself computes with: as many as there are free processors.
+
+Threads that share a processor wait for each other at every operation: on a busy machine two of them are many times
+slower than one. Under Ray each worker has a processor, and Ray sets one thread.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+_SAMPLE_S = 0.3
+_NEARLY = 0.3
+"""By how much of a processor a thread may have less than one of its own."""
+_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Threads to compute with, and why."""
+
+    threads: int
+    why: str
+
+
+def choose(wanted: int | None) -> Choice:
+    """Threads of this process.
+
+    Args:
+        wanted: `run.threads`; None chooses by what is free now.
+    """
+    allowed = len(os.sched_getaffinity(0))
+    if wanted is not None:
+        return Choice(wanted, "run.threads")
+    for name in _VARIABLES:
+        value = os.environ.get(name, "").partition(",")[0].strip()
+        if value.isdigit() and int(value) > 0:
+            return Choice(int(value), name)
+    before, began = _idle_s(), time.monotonic()
+    time.sleep(_SAMPLE_S)
+    idle = sum(now - then for then, now in zip(before, _idle_s(), strict=True))
+    free = idle / (time.monotonic() - began)
+    return by_what_is_free(allowed, free, _quota())
+
+
+def by_what_is_free(allowed: int, free: float, quota: float | None) -> Choice:
+    """The choice, from what was measured.
+
+    Args:
+        allowed: Processors that this process may use.
+        free: How many of them idle, in processors.
+        quota: How many a container may use at a time; None for no limit.
+    """
+    most = min(float(allowed), free, float(allowed) if quota is None else quota)
+    threads = max(int(most + _NEARLY), 1)
+    limit = "" if quota is None or quota >= allowed else f", a quota of {quota:g}"
+    return Choice(threads, f"{min(free, allowed):.1f} of {allowed} processors are free{limit}; run.threads sets it")
+
+
+def _idle_s() -> list[float]:
+    """Seconds that each processor we may use has idled since boot; without /proc all are taken for idle."""
+    allowed, tick = os.sched_getaffinity(0), os.sysconf("SC_CLK_TCK")
+    with suppress(OSError, ValueError, IndexError):
+        found = []
+        for line in Path("/proc/stat").read_text().splitlines():
+            name, *fields = line.split()
+            if name[:3] == "cpu" and name[3:].isdigit() and int(name[3:]) in allowed:
+                found.append((int(fields[3]) + int(fields[4])) / tick)
+        if len(found) == len(allowed):
+            return found
+    return [time.monotonic()] * len(allowed)
+
+
+def _quota() -> float | None:
+    """Processors that this process's control group may use, version 2 or 1; None for no limit."""
+    with suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    with suppress(OSError, ValueError):
+        folder = Path("/sys/fs/cgroup/cpu")
+        quota_us = int((folder / "cpu.cfs_quota_us").read_text())
+        return None if quota_us <= 0 else quota_us / int((folder / "cpu.cfs_period_us").read_text())
+    return None
