@@ -19,6 +19,7 @@ from ivr_dist.config_file import to_dict
 from ivr_dist.console import Event, LocalConsole
 from ivr_dist.environment import storage_variables
 from ivr_dist.errors import IvrError, UserError, WorkerError
+from ivr_dist.foreign_errors import describe, remedy_for, root_cause
 
 T = TypeVar("T")
 
@@ -237,7 +238,7 @@ def connected(workers: int, debug: bool) -> Iterator[None]:
     except Exception as error:  # ray.init raises them bare when a process of the cluster does not come up in time
         shutil.rmtree(scratch, ignore_errors=True)
         raise UserError(
-            f"no Ray cluster could be reached or started: {str(error).splitlines()[0]}",
+            f"no Ray cluster could be reached or started: {describe(error)}",
             where=f"RAY_ADDRESS={address}",
             remedy="check the address, or unset RAY_ADDRESS to use this machine alone",
         ) from error
@@ -251,13 +252,12 @@ def connected(workers: int, debug: bool) -> Iterator[None]:
 
 def _explain(error: BaseException | None) -> IvrError:
     """The cause behind Ray's wrapping, as one line."""
-    failures = getattr(error, "worker_failures", None) or {}
-    causes = [getattr(failure, "cause", failure) for failure in failures.values()] or [error]
-    for cause in causes:
-        if isinstance(cause, IvrError):
-            return cause
-    text = str(causes[0]).strip().splitlines()
+    cause = root_cause(error)
+    if isinstance(cause, IvrError):
+        return cause
+    more = remedy_for(cause)
     return WorkerError(
-        f"the workers failed for good: {text[-1] if text else type(causes[0]).__name__}",
-        remedy="the same command continues from the last checkpoint; --debug shows the workers' logs",
+        f"the workers failed for good: {describe(cause)}",
+        remedy=f"{more + '; ' if more else ''}the same command continues from the last checkpoint; --debug shows the "
+        "workers' logs",
     )

@@ -272,7 +272,7 @@ def open_fetcher(data: DataConfig, notice: Callable[[str], None] | None = None) 
     Raises:
         StorageError: `data.disk_cache` cannot be written to.
     """
-    cache = DiskCache(data.disk_cache, parse_bytes(data.disk_cache_bytes)) if data.disk_cache else None
+    cache = DiskCache(data.disk_cache, parse_bytes(data.disk_cache_bytes), notice) if data.disk_cache else None
     return Fetcher(FetchPolicy(deadline_s=data.deadline_s, verify=data.verify), cache, notice)
 
 

@@ -17,7 +17,10 @@ MAX_LINES = 450
 # Level of each module; a name also covers the modules below it. An import may go to the same level or further down.
 LEVELS = {
     "ivr_dist": 0,
+    "ivr_dist.plain": 0,
     "ivr_dist.errors": 0,
+    "ivr_dist.foreign_errors": 0,
+    "ivr_dist.streams": 0,
     "ivr_dist.units": 0,
     "ivr_dist.config": 0,
     "ivr_dist.device": 0,
