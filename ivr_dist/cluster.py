@@ -117,10 +117,9 @@ class _Silence:
             import ray
 
             have = ray.cluster_resources().get(self._kind, 0)  # type: ignore[no-untyped-call]
-            _say(
-                self._console,
-                f"waiting for workers: {self._fewest} {self._kind}s are needed, the cluster has {have:.0f}",
-            )
+            enough = have >= self._fewest
+            missing = f"{self._fewest} {self._kind}s are needed, the cluster has {have:.0f}"
+            _say(self._console, "workers are still starting" if enough else f"waiting for workers: {missing}")
             self._last = time.monotonic()
 
 

@@ -279,7 +279,10 @@ class _Received:
 
 @contextmanager
 def _signals(stop: threading.Event) -> Iterator[_Received]:
-    """Turn the first Ctrl-C or SIGTERM into a wish to stop, and the second one into an immediate end."""
+    """Turn the first Ctrl-C or SIGTERM into a wish to stop, and the second one into an immediate end.
+
+    A terminal that is closed ends nothing: its SIGHUP is ignored, here and by all processes that are started from here.
+    """
     received = _Received()
 
     def handle(number: int, _frame: FrameType | None) -> None:
@@ -293,6 +296,7 @@ def _signals(stop: threading.Event) -> Iterator[_Received]:
         yield received
         return
     previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         yield received
     finally:

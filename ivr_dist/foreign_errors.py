@@ -25,7 +25,9 @@ _CLASS = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Warning|Exit|Interrupt)(
 _SECRET = re.compile(r"(?<=://)[^/@\s'\"]*@|(?<=[\w/])\?[^\s'\"]*=[^\s'\")\]]*")
 """Name and password, and the query that signs a request, of a URL."""
 _UNFINISHED = (":", ",")
-_BARE = (Exception, RuntimeError, OSError, ValueError)
+_BARE = frozenset(
+    ("Exception", "RuntimeError", "OSError", "ValueError", "JSONDecodeError", "UnicodeDecodeError", "BadZipFile")
+)
 """Classes whose names tell nothing that their message does not."""
 
 _ERRNO_REMEDIES: Mapping[int, str] = {
@@ -79,12 +81,11 @@ def describe(error: BaseException | None, most: int = LONGEST) -> str:
         return shorten(plain(_reason(error)), most)
     if isinstance(error, (MemoryError, TimeoutError)) and not str(error):
         return "out of memory" if isinstance(error, MemoryError) else "timed out"
-    # YAML's texts are pictures of the place.
-    said = first_sentence(str(getattr(error, "problem", None) or error), most)
+    said = first_sentence(_text(error), most)
     kind = type(error).__name__
     if not said:
         return kind
-    telling = type(error) in _BARE or _is_ray(error) or _CLASS.match(said)
+    telling = kind in _BARE or _is_ray(error) or _CLASS.match(said)
     return said if telling else shorten(f"{kind}: {said}", most)
 
 
@@ -186,6 +187,17 @@ def _is_memory(error: BaseException) -> bool:
 
 def _is_threads(text: str) -> bool:
     return "can't start new thread" in text
+
+
+def _text(error: BaseException) -> str:
+    problem = getattr(error, "problem", None)
+    if isinstance(problem, str):
+        # YAML's texts are pictures of the place.
+        return problem
+    if isinstance(error, KeyError) and error.args and isinstance(error.args[0], str) and " " in error.args[0]:
+        # A sentence, which Python would print as a key.
+        return error.args[0]
+    return str(error)
 
 
 def _reason(error: OSError) -> str:

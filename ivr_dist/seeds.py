@@ -104,12 +104,13 @@ def _train_one(arguments: Sequence[str], stream: TextIO) -> int:
 
 @contextmanager
 def _signals_passed_to(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Leave it to the seed in training to stop well, or at once when asked twice."""
+    """Leave it to the seed in training to stop well, or at once when asked twice; a closed terminal ends nothing."""
 
     def forward(number: int, _frame: FrameType | None) -> None:
         process.send_signal(number)
 
     previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         yield
     finally:

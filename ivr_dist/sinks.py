@@ -77,7 +77,8 @@ class TensorBoard:
         """Write everything out, as far as that is possible."""
         self._closed.set()
         self._thread.join(_CLOSE_S)
-        if self._thread.is_alive() or self._file.lost or self._file.waiting:
+        unsent = self._remote and self._sent < self._file.size
+        if self._thread.is_alive() or self._file.lost or self._file.waiting or unsent:
             self._note(f"some points of TensorBoard's curves could not be written to {storage.display(self._target)}")
         if not self._thread.is_alive():
             self._file.close()

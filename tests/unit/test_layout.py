@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -236,3 +237,15 @@ def test_python_files_fit_the_limit() -> None:
     lengths = {path: len(path.read_text().splitlines()) for path in text_files() if path.suffix == ".py"}
     too_long = {str(path.relative_to(ROOT)): lines for path, lines in lengths.items() if lines > MAX_LINES}
     assert too_long == {}
+
+
+def test_lines_for_people_are_printed_in_one_place() -> None:
+    """By `plain.say` and `report`, which make them plain; anything else prints JSON, or a constant."""
+    others = {}
+    for module, path in MODULES.items():
+        if module in ("ivr_dist.plain", "ivr_dist.report"):
+            continue
+        for shown in re.findall(r"(?<![\w.])print\((.*)", path.read_text()):
+            if not shown.startswith("json.dumps(") and shown != "__version__)":
+                others[module] = shown
+    assert others == {}
