@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ivr_dist.data.pack import PackSummary
 
 EXIT_INTERRUPTED = 130
+_LEAVE_SOMETHING = ("train", "pack", "index", "synth", "stop", "reshape", "import-release", "submit")
+"""Commands whose work is in storage or on a cluster: where nothing of what they print can be written, it counts."""
 
 app = typer.Typer(
     name="ivr-dist",
@@ -394,9 +396,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _run(given)
         sys.stdout.flush()
         if out is not None and out.error is not None:
-            # The command itself has done what it should: a reader that has left is no fault, lost output is one.
             text = f"stdout could not be written: {describe(out.error)}"
-            return _fail(StorageError(text, remedy=remedy_for(out.error)), code or EXIT_FAILED)
+            only_report = given[0] in _LEAVE_SOMETHING and "--json" not in given
+            return _fail(StorageError(text, remedy=remedy_for(out.error)), code if only_report else code or EXIT_FAILED)
         return code
 
 

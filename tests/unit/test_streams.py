@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import pty
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from ivr_dist import driver
 from ivr_dist.streams import Output, lasting_streams
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,7 +25,7 @@ TALKS = (
     "    report.print_rows([('a', '\\u6587')], sys.stdout); report.print_table(('h',), [('\\ud800',)], sys.stdout)\n"
     "    print('{}', flush=True); cli.say('note', sys.stderr)\n"
     "    return int(sys.argv[1])\n"
-    "cli.app = app; sys.exit(cli.main(['x']))"
+    "cli.app = app; sys.exit(cli.main([*sys.argv[2:], 'x']))"
 )
 
 
@@ -37,9 +40,11 @@ def test_without_stdout_a_command_is_done() -> None:
     assert (done.returncode, done.stderr) == (1, "note\n")
 
 
-def test_a_full_disk_behind_stdout_is_told_in_one_line() -> None:
-    done = shell(TALKS, ">/dev/full", "0")
-    assert done.returncode == 1
+@pytest.mark.parametrize(("command", "code"), [(["inspect"], 1), (["train"], 0), (["train", "--json"], 1)])
+def test_a_full_disk_behind_stdout_is_told_in_one_line(command: list[str], code: int) -> None:
+    """What a run has done counts; what only was to be printed is lost."""
+    done = shell(TALKS, ">/dev/full", "0", *command)
+    assert done.returncode == code
     note, error = done.stderr.splitlines()
     assert note == "note" and error.startswith("error: stdout could not be written: No space left on device; free")
 
@@ -86,6 +91,14 @@ def test_a_closed_terminal_is_a_reader_that_has_left() -> None:
     os.close(ours)
     assert output.write(b"lost\n") == 5 and output.error is None
     os.close(theirs)
+
+
+def test_a_terminal_that_hangs_up_ends_no_training() -> None:
+    before = signal.getsignal(signal.SIGHUP)
+    with driver._signals(threading.Event()) as received:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN and received.code == 0
+    assert signal.getsignal(signal.SIGHUP) is before
 
 
 def test_a_pipe_that_does_not_block_is_waited_for() -> None:
