@@ -213,7 +213,7 @@ class AttemptRun:
         if vitals is not None:
             callbacks.append(History(LedgerWriter(self.run_url, HISTORY, number, self.rank)))
             callbacks.append(Progress(self.console, total_steps=self.plan.total_steps, period_s=config.log.console_s))
-            board = TensorBoard(self.run_url, attempt.step + 1)
+            board = TensorBoard(self.run_url, attempt.step + 1, self.note)
             callbacks.append(Curves(board, config.log.every, loader.meters, vitals.time_spent))
             callbacks.append(vitals)
         return callbacks

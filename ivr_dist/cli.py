@@ -13,13 +13,18 @@ import typer
 from ivr_dist import __version__, cli_runs, cli_shards
 from ivr_dist.cli_options import EXIT_FAILED, AsJson, Debug
 from ivr_dist.cli_options import examples as _examples
-from ivr_dist.errors import IvrError, UserError
+from ivr_dist.errors import IvrError, StorageError, UserError
+from ivr_dist.foreign_errors import describe, explained, named, remedy_for
+from ivr_dist.plain import say, say_lines
+from ivr_dist.streams import lasting_streams
 
 if TYPE_CHECKING:
     from ivr_dist.config import Config
     from ivr_dist.data.pack import PackSummary
 
 EXIT_INTERRUPTED = 130
+_LEAVE_SOMETHING = ("train", "pack", "index", "synth", "stop", "reshape", "import-release", "submit")
+"""Commands whose work is in storage or on a cluster: where nothing of what they print can be written, it counts."""
 
 app = typer.Typer(
     name="ivr-dist",
@@ -178,7 +183,7 @@ def index(
     if scale not in known:
         raise UserError(f"--scale {scale} is not known", remedy=f"use one of {', '.join(known)}")
     for url, manifest in index_splits(splits, corpus, cast(Scale, scale), Where(jobs, ray, debug)).items():
-        print(f"{storage.display(url)}: {manifest.samples} samples in {len(manifest.shards)} shards")
+        say(f"{storage.display(url)}: {manifest.samples} samples in {len(manifest.shards)} shards")
     return 0
 
 
@@ -277,15 +282,15 @@ def parity(
     report = compare(file)
     stream = sys.stderr if as_json else sys.stdout
     print_table(("quantity", "relative error", ""), report.rows(), stream)
-    print(f"{', '.join(f'{name} {size}' for name, size in report.sizes.items())}", file=stream)
+    say(f"{', '.join(f'{name} {size}' for name, size in report.sizes.items())}", stream)
     worst, bound = report.worst(), f"{TOLERANCE:g}"
     verdict = f"all are within {bound}" if report.ok else f"NOT within {bound}"
-    print(f"{verdict}; the largest is {worst.error:.2e} of {worst.name}", file=stream)
+    say(f"{verdict}; the largest is {worst.error:.2e} of {worst.name}", stream)
     if not report.ok:
         import torch
 
         exact = compare(file, torch.float64).worst()
-        print(f"in float64 the largest is {exact.error:.2e} of {exact.name}; see docs/method.md", file=stream)
+        say(f"in float64 the largest is {exact.error:.2e} of {exact.name}; see docs/method.md", stream)
     if as_json:
         print(json.dumps(report.to_json()))
     return 0 if report.ok else EXIT_FAILED
@@ -328,8 +333,10 @@ def _show_packed(summary: PackSummary, as_json: bool, *, show_gaps: bool = True)
     print_table((summary.corpus, "samples", "shards", "size", "", "place"), rows, sys.stdout)
     if show_gaps:
         for split in summary.splits:
-            print("".join(f"{split.split}: {warning}\n" for warning in split.warnings), end="", file=sys.stderr)
-        print("".join(f"{warning}\n" for warning in summary.warnings), end="", file=sys.stderr)
+            for warning in split.warnings:
+                say(f"{split.split}: {warning}", sys.stderr)
+        for warning in summary.warnings:
+            say(warning, sys.stderr)
     return 0
 
 
@@ -385,6 +392,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, 1 failed, 2 the user's mistake, 130 Ctrl-C.
     """
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    with lasting_streams() as out:
+        code = _run(given)
+        sys.stdout.flush()
+        if out is not None and out.error is not None:
+            text = f"stdout could not be written: {describe(out.error)}"
+            only_report = given[0] in _LEAVE_SOMETHING and "--json" not in given
+            return _fail(StorageError(text, remedy=remedy_for(out.error)), code if only_report else code or EXIT_FAILED)
+        return code
+
+
+def _run(given: Sequence[str]) -> int:
     try:
         return int(app(given, prog_name="ivr-dist", standalone_mode=False) or 0)
     except typer.TyperException as error:
@@ -392,19 +410,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = context.command_path if context else "ivr-dist"
         return _fail(UserError(error.format_message().rstrip("."), remedy=f"see {command} --help"), error.exit_code)
     except IvrError as error:
-        if "--debug" in given:
-            traceback.print_exc()
+        _show_traceback(given)
         return _fail(error, error.exit_code)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except Exception as error:
-        if "--debug" in given:
-            traceback.print_exc()
-            return EXIT_FAILED
-        text = f"internal error: {type(error).__name__}: {error}"
-        return _fail(IvrError(text, remedy="run again with --debug for the traceback"), EXIT_FAILED)
+        _show_traceback(given)
+        found = explained(error)
+        if found is None:
+            found = IvrError(f"internal error: {named(error)}", remedy="run again with --debug for the traceback")
+        return _fail(found, found.exit_code)
+
+
+def _show_traceback(given: Sequence[str]) -> None:
+    if "--debug" in given:
+        say_lines(traceback.format_exc().rstrip("\n"), sys.stderr)
 
 
 def _fail(error: IvrError, code: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    say(f"error: {error}", sys.stderr, flush=True)
     return code

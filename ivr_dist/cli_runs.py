@@ -10,6 +10,7 @@ import typer
 
 from ivr_dist.cli_options import EXIT_FAILED, AsJson, Debug, examples
 from ivr_dist.errors import UserError
+from ivr_dist.plain import say
 
 AUDIT_EXAMPLES = examples("ivr-dist audit runs/quickstart")
 STATUS_EXAMPLES = examples("ivr-dist status runs/quickstart", "ivr-dist status s3://bucket/runs/1 --json")
@@ -41,7 +42,7 @@ def audit(run: Run, as_json: AsJson = False, debug: Debug = False) -> int:
         lost = f"; {len(report.lost_steps)} steps have no complete record" if report.lost_steps else ""
         but = f" but for {report.skipped} that were skipped" if report.skipped else ""
         verdict = f"each sample counted exactly once{but}" if report.ok else "NOT exactly once"
-        print(f"{verdict}: {report.samples} samples, {report.attempts} attempts{lost}")
+        say(f"{verdict}: {report.samples} samples, {report.attempts} attempts{lost}")
     return 0 if report.ok else EXIT_FAILED
 
 
@@ -80,7 +81,7 @@ def stop(run: Run, debug: Debug = False) -> int:
     if holder(url) is None and not read_attempts(url):
         raise UserError("no run here", where=storage.display(url), remedy="give the run.dir of a run that has started")
     storage.write_text(storage.join(url, STOP_FILE), "stop after a checkpoint\n")
-    print(f"asked {storage.display(url)} to stop; watch it with: ivr-dist status {run}")
+    say(f"asked {storage.display(url)} to stop; watch it with: ivr-dist status {run}")
     return 0
 
 
@@ -99,7 +100,7 @@ def reshape(
 
     source, target = storage.absolute(checkpoint), storage.absolute(out)
     rewrite(source, target, parts)
-    print(f"wrote {storage.display(target)} in {parts} part(s)")
+    say(f"wrote {storage.display(target)} in {parts} part(s)")
     return 0
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ivr_dist.cli_options import EXIT_FAILED, AsJson, Debug, examples
+from ivr_dist.plain import say
 
 VERIFY_EXAMPLES = examples(
     "ivr-dist verify s3://bucket/mosi --card mosi_words",
@@ -76,7 +77,7 @@ def inspect(
     print_survey(splits, sys.stderr if as_json else sys.stdout)
     if html is not None:
         storage.write_bytes(html, render_page(splits).encode("utf-8", "replace"))
-        print(f"page: {storage.display(html)}", file=sys.stderr)
+        say(f"page: {storage.display(html)}", sys.stderr)
     if as_json:
         print(json.dumps({"splits": [split.to_json() for split in splits]}))
     return 0

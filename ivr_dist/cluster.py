@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from ivr_dist import device, scratch
 from ivr_dist.environment import storage_variables
 from ivr_dist.errors import UserError
+from ivr_dist.foreign_errors import describe
 from ivr_dist.supervisor import no_cluster
 
 T = TypeVar("T")
@@ -169,7 +170,7 @@ def connected(workers: int, debug: bool, *, folder: str = "", patience_s: float 
             ray.init(address=address or "local", **options)
     except Exception as error:  # ray.init raises them bare when a process of the cluster does not come up in time
         shutil.rmtree(own_folder, ignore_errors=True)
-        raise no_cluster(address, str(error).strip().splitlines()[0]) from error
+        raise no_cluster(address, describe(error)) from error
     try:
         yield
     finally:

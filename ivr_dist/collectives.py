@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ivr_dist.errors import IvrError, WorkerError
+from ivr_dist.foreign_errors import describe
 
 T = TypeVar("T")
 
@@ -101,7 +102,7 @@ def raise_together(error: Exception | None) -> None:
 
     The rank at fault raises its own error; the others raise a `WorkerError` that carries the first one's text.
     """
-    found = gather(None if error is None else str(error))
+    found = gather(None if error is None else describe(error))
     if error is not None:
         raise error
     for other, text in enumerate(found):

@@ -13,6 +13,7 @@ import yaml
 
 from ivr_dist.config_schema import Word
 from ivr_dist.errors import ConfigError
+from ivr_dist.foreign_errors import describe
 
 _TAG_PREFIX = "tag:yaml.org,2002:"
 _TAGS = frozenset(
@@ -42,7 +43,9 @@ def read_yaml(path: str) -> Located:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"the config file cannot be read: {error}", where=path, remedy="give a YAML text file"
+            f"the config file cannot be read: {getattr(error, 'strerror', None) or describe(error)}",
+            where=path,
+            remedy="give a YAML text file",
         ) from None
     value = _parse(text, lambda mark: f"{path}:{mark.line + 1}" if mark else path)
     if value == "" and isinstance(value, Word):

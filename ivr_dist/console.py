@@ -6,10 +6,10 @@ once; from a Ray worker they travel through `channel` to the driver, which print
 
 from __future__ import annotations
 
-import sys
 import threading
 from typing import Any, Protocol, TextIO
 
+from ivr_dist.plain import say
 from ivr_dist.units import format_duration
 
 Event = dict[str, Any]
@@ -49,7 +49,7 @@ class LocalConsole:
             line = None if line in self._noted else line
             self._noted.add(str(event["text"]))
         if line is not None:
-            print(line, file=self._stream or sys.stdout, flush=True)
+            say(line, self._stream, flush=True)
 
     def stop_requested(self) -> bool:
         """Whether `stop` was set, by a signal handler or a test."""

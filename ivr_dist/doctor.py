@@ -16,6 +16,7 @@ from typing import Literal
 
 from ivr_dist import device, storage
 from ivr_dist.errors import IvrError
+from ivr_dist.foreign_errors import describe, remedy_for
 
 _PACKAGES = ("torch", "deepspeed", "ray", "webdataset", "s3fs", "tensorboard")
 _RANKS = 2
@@ -76,8 +77,7 @@ def _collectives() -> Finding:
         with tempfile.TemporaryDirectory(prefix="ivr-doctor-") as scratch:
             mp.spawn(_sum, (_RANKS, str(Path(scratch) / "store")), nprocs=_RANKS)  # type: ignore
     except Exception as error:  # whatever it is, this is the place where it is told
-        text = str(error).strip().splitlines()
-        return Finding("BAD", "collectives", text[-1] if text else type(error).__name__, "see GLOO_SOCKET_IFNAME")
+        return Finding("BAD", "collectives", describe(error), remedy_for(error) or "see GLOO_SOCKET_IFNAME")
     return Finding("ok", "collectives", f"gloo, {_RANKS} processes, {time.monotonic() - started:.1f} s")
 
 

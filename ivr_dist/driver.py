@@ -7,6 +7,7 @@ when to stop) is decided in storage and by the workers, so a driver that dies lo
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import threading
@@ -24,6 +25,7 @@ from ivr_dist.data.manifest import Manifest
 from ivr_dist.errors import ConfigError, DataError, IvrError, StorageError, UserError
 from ivr_dist.lease import STOP_FILE, StoppedWaiting, hold
 from ivr_dist.ledger import HISTORY, read_counting
+from ivr_dist.plain import say
 from ivr_dist.plan import Plan, describe, make_plan
 from ivr_dist.pretrained import TextEncoder, check_source, local_folder
 from ivr_dist.report import print_metrics, print_result, print_rows
@@ -130,21 +132,21 @@ def train(config: Config, *, json_output: bool = False, debug: bool = False) -> 
         code, console = _execute(config, stream, debug, started)
         print_rows(goodput.rows(console.time_spent), stream)
         if console.how == "stop file":
-            print(f"ended by {storage.join(run_url, STOP_FILE)}; the same command continues this run", file=stream)
+            say(f"ended by {storage.join(run_url, STOP_FILE)}; the same command continues this run", stream)
             if json_output:
                 print(json.dumps(_stopped(run_url)))
             return 0
         if code:
-            print(f"stopped; the same command continues this run: {config.run.dir}", file=stream)
+            say(f"stopped; the same command continues this run: {config.run.dir}", stream)
             return code
         result = finished_result(run_url, plan.total_steps)
         if result is None:
             raise IvrError("the workers ended without a result", where=run_url, remedy="run again with --debug")
     else:
-        print(
+        say(
             f"this run is complete already ({result['steps']} steps); "
             "choose another run.dir, or run.resume=never to train it anew",
-            file=stream,
+            stream,
         )
     print_result(result, stream)
     if json_output:
@@ -289,9 +291,9 @@ def _signals(stop: threading.Event) -> Iterator[_Received]:
             raise _Now
         received.code = 128 + number
         stop.set()
-        # Whoever hangs up has taken the terminal along.
-        with suppress(OSError, ValueError):
-            print("stopping after a checkpoint; once more to stop at once", file=sys.stderr, flush=True)
+        # Not through the stream, which this may interrupt; and whoever hangs up has taken the terminal along.
+        with suppress(OSError):
+            os.write(2, b"stopping after a checkpoint; once more to stop at once\n")
 
     if threading.current_thread() is not threading.main_thread():
         yield received

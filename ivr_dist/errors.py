@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ivr_dist.plain import plain
+
 
 class IvrError(Exception):
     """A failure that is explained to the user instead of shown as a traceback.
@@ -27,10 +29,10 @@ class IvrError(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        """Render the one line: `what (where): remedy`, always without line breaks."""
+        """Render the one line: `what (where); remedy`, without line breaks or characters that cannot be seen."""
         text = f"{self.what} ({self.where})" if self.where else self.what
         text = f"{text}; {self.remedy}" if self.remedy else text
-        return " ".join(text.split())
+        return plain(" ".join(text.split()))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Keep keyword arguments through pickle: errors travel from Ray workers to the driver."""

@@ -81,9 +81,13 @@ class Lived:
     @classmethod
     def from_pulse(cls, pulse: Mapping[str, Any]) -> Lived:
         """From what an attempt left in storage."""
-        return cls(
-            pulse["began"], pulse["seen"], pulse["seconds"], pulse["ended"], pulse["forked"], pulse.get("parent")
-        )
+        seconds, forked = (_measured(pulse[name]) for name in ("seconds", "forked"))
+        return cls(pulse["began"], pulse["seen"], seconds, pulse["ended"], forked, pulse.get("parent"))
+
+
+def _measured(parts: Mapping[str, float]) -> dict[str, float]:
+    """Without names that another version may have written."""
+    return {part: parts[part] for part in _MEASURED if part in parts}
 
 
 def account(lives: Mapping[int, Lived]) -> dict[str, float]:

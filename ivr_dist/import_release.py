@@ -25,6 +25,7 @@ from ivr_dist.data.batch import MODALITIES
 from ivr_dist.data.collate import BatchSpec
 from ivr_dist.data.manifest import Manifest, TaskSpec
 from ivr_dist.errors import CheckpointMismatchError, StorageError, UserError
+from ivr_dist.foreign_errors import describe
 from ivr_dist.model import ModelSpec, build_model
 from ivr_dist.model.release_names import SHARED_CODE, release_names, release_sizes
 
@@ -131,9 +132,7 @@ def _read(path: str) -> dict[str, Tensor]:
     except StorageError as error:
         raise UserError(error.what, where=path, remedy="check the path") from error
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise _alien(
-            path, f"it cannot be read: {str(error).splitlines()[0] if str(error) else 'no content'}"
-        ) from error
+        raise _alien(path, f"it cannot be read: {describe(error)}") from error
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise _alien(path, f"it is damaged: {type(error).__name__}") from error
     if not isinstance(found, Mapping) or not all(isinstance(part, Tensor) for part in found.values()):

@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from ivr_dist import storage
@@ -82,9 +82,11 @@ def hold(run_url: str, console: LocalConsole, silent_s: float = SILENT_S) -> Ite
         closed.set()
         thread.join()
         if held.error is None:
-            storage.write_text(_url(run_url, mine), json.dumps({**record, "released": True}))
-            for old in range(max(mine - 3, 1), mine):
-                storage.delete_tree(_url(run_url, old))
+            # Storage may be full by now: what the run has done counts all the same, and silence is a release as well.
+            with suppress(IvrError):
+                storage.write_text(_url(run_url, mine), json.dumps({**record, "released": True}))
+                for old in range(max(mine - 3, 1), mine):
+                    storage.delete_tree(_url(run_url, old))
 
 
 def holder(run_url: str) -> dict[str, Any] | None:

@@ -19,6 +19,7 @@ from ivr_dist.data.foreign import index_tars
 from ivr_dist.data.manifest import Manifest, Scale
 from ivr_dist.data.pack import PackOptions, PackSummary, pack
 from ivr_dist.errors import UserError, WorkerError
+from ivr_dist.foreign_errors import describe
 from ivr_dist.progress import bars
 
 J = TypeVar("J")
@@ -125,6 +126,6 @@ def _result(task: Any) -> Any:
         raise error.cause from None
     except ray.exceptions.RayError as error:
         raise WorkerError(
-            f"a task failed for good: {str(error).splitlines()[0]}",
+            f"a task failed for good: {describe(error)}",
             remedy="the same command goes on from here",
         ) from error

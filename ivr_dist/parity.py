@@ -31,6 +31,7 @@ from ivr_dist.config_file import from_dict
 from ivr_dist.data.batch import MODALITIES, Batch, modality_batch
 from ivr_dist.data.manifest import TaskSpec
 from ivr_dist.errors import StorageError, UserError
+from ivr_dist.foreign_errors import describe
 from ivr_dist.losses import StepCounts, StepLayout, local_counts, loss_terms
 from ivr_dist.model import IVROutput, ModelSpec, ReleaseModel, build_model
 from ivr_dist.model.release_names import release_names, release_sizes
@@ -119,9 +120,9 @@ def _read(path: str) -> dict[str, Tensor]:
     except StorageError as error:
         raise UserError(error.what, where=path, remedy="check the path") from error
     except (ValueError, AttributeError, TypeError, OSError, EOFError, MemoryError, zipfile.BadZipFile) as error:
-        raise _alien(path, f"it cannot be read: {error}") from error
+        raise _alien(path, f"it cannot be read: {describe(error)}") from error
     except (zlib.error, RuntimeError, KeyError, SyntaxError) as error:
-        raise _alien(path, f"it is damaged: {error}") from error
+        raise _alien(path, f"it is damaged: {describe(error)}") from error
     for name, array in arrays.items():
         if array.dtype.kind not in "fiu" or not np.isfinite(array).all() or array.size == 0:
             raise _alien(path, f"{name} is {array.dtype} {list(array.shape)}, not finite numbers")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ivr_dist.errors import ConfigError
+from ivr_dist.foreign_errors import describe
 
 if TYPE_CHECKING:
     from torch import nn
@@ -226,9 +227,8 @@ class TextEncoder:
         try:
             return load()
         except Exception as error:  # the libraries below raise that very class for a damaged tokenizer
-            lines = str(error).splitlines() or [type(error).__name__]
             raise ConfigError(
-                f"the text encoder cannot be loaded: {lines[0]}",
+                f"the text encoder cannot be loaded: {describe(error)}",
                 where=self.source,
                 remedy=f"set {_KEY} to a folder with its files, or a name on the hub (HF_HUB_OFFLINE=1: in its cache)",
             ) from error

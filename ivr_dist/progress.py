@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from ivr_dist.plain import plain
+
 
 @contextmanager
 def bars() -> Iterator[Callable[[str, int, int], None]]:
@@ -16,7 +18,7 @@ def bars() -> Iterator[Callable[[str, int, int], None]]:
     Yields:
         A function to call with the part's name, its units done and its units in all.
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     progress = Progress(*columns, console=Console(stderr=True))
     tasks: dict[str, TaskID] = {}
 
@@ -24,7 +26,7 @@ def bars() -> Iterator[Callable[[str, int, int], None]]:
         # Not before there is work: even an empty bar leaves a line, and a user's mistake is reported in one.
         progress.start()
         if part not in tasks:
-            tasks[part] = progress.add_task(part, total=total)
+            tasks[part] = progress.add_task(plain(part), total=total)
         progress.update(tasks[part], completed=done, total=total)
 
     try:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -13,12 +14,16 @@ from contextlib import suppress
 from typing import Any
 
 from ivr_dist import storage
-from ivr_dist.errors import IvrError
+from ivr_dist.errors import CorruptDataError, IvrError
 from ivr_dist.goodput import Lived
 
 FOLDER = "pulse"
 _LOCAL_PERIOD_S = 1.0
 _REMOTE_PERIOD_S = 5.0
+_CLOSE_S = 30.0
+"""Longest wait for storage that does not answer, at the end of an attempt."""
+_NUMBERS = ("step", "total_steps", "epoch", "loss", "samples_per_s", "parent")
+_NAME = re.compile(r"(\d+)\.json")
 
 
 class Pulse:
@@ -43,14 +48,16 @@ class Pulse:
         self._thread.start()
 
     def close(self, ended: str) -> None:
-        """The last sign.
+        """The last sign, if it can be written.
 
         Args:
             ended: How the attempt ended; empty when it was cut off by an error.
         """
         self._closed.set()
-        self._thread.join()
-        self._write(ended)
+        self._thread.join(_CLOSE_S)
+        if not self._thread.is_alive():
+            with suppress(IvrError):
+                self._write(ended)
 
     def _run(self) -> None:
         while True:
@@ -66,10 +73,33 @@ class Pulse:
 
 
 def read_pulses(run_url: str) -> dict[int, dict[str, Any]]:
-    """The last sign of each attempt, by number."""
+    """The last sign of each attempt, by number, as far as it can be read; names of other forms are not ours."""
     folder = storage.join(run_url, FOLDER)
-    names = [name for name in storage.list_dir(folder) if name.endswith(".json")]
-    return {int(name.removesuffix(".json")): storage.read_json(storage.join(folder, name)) for name in sorted(names)}
+    found: dict[int, dict[str, Any]] = {}
+    for name in sorted(storage.list_dir(folder)):
+        match = _NAME.fullmatch(name)
+        sign = _read(storage.join(folder, name)) if match else None
+        if match and sign is not None:
+            found[int(match[1])] = sign
+    return dict(sorted(found.items()))
+
+
+def _read(url: str) -> dict[str, Any] | None:
+    """A sign that can be relied on; None for what is damaged, gone or of another form."""
+    try:
+        sign = storage.read_json(url)
+    except (CorruptDataError, storage.NotFoundError):
+        return None
+    if not isinstance(sign, dict) or not isinstance(sign.get("how"), str) or not isinstance(sign.get("ended"), bool):
+        return None
+    seconds, forked = sign.get("seconds"), sign.get("forked")
+    numbers = [sign.get("began"), sign.get("seen")]
+    numbers += [sign[name] for name in _NUMBERS if sign.get(name) is not None]
+    for parts in (seconds, forked):
+        if not isinstance(parts, dict):
+            return None
+        numbers += parts.values()
+    return sign if all(isinstance(number, (int, float)) for number in numbers) else None
 
 
 def lives(pulses: Mapping[int, Mapping[str, Any]], first: int = 1) -> dict[int, Lived]:

@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
@@ -24,6 +24,7 @@ from ivr_dist.config import Config
 from ivr_dist.config_file import from_dict
 from ivr_dist.console import Event
 from ivr_dist.errors import IvrError, WorkerError
+from ivr_dist.foreign_errors import describe, remedy_for, root_cause
 from ivr_dist.supervisor import MARK, Job, end_marked, no_cluster
 
 _POLL_S = 0.25
@@ -57,7 +58,7 @@ def main(descriptor: int) -> None:
         command.tell("failed", error)
     except Exception as error:
         traceback.print_exc()
-        command.tell("failed", no_cluster(job.address, type(error).__name__))
+        command.tell("failed", no_cluster(job.address, describe(error)))
     finally:
         # Ray's own threads and exit handlers have nothing to save.
         os._exit(0)
@@ -265,13 +266,12 @@ def _judged(error: BaseException) -> BaseException:
 
     if isinstance(error, RayError) or dead_service():
         return error
-    failures: Mapping[int, Any] = getattr(error, "worker_failures", None) or {}
-    causes = [getattr(failure, "cause", failure) for failure in failures.values()] or [error]
-    for cause in causes:
-        if isinstance(cause, IvrError):
-            return cause
-    text = str(causes[0]).strip().splitlines()
+    cause = root_cause(error)
+    if isinstance(cause, IvrError):
+        return cause
+    more = remedy_for(cause)
     return WorkerError(
-        f"the workers failed for good: {text[-1] if text else type(causes[0]).__name__}",
-        remedy="the same command continues from the last checkpoint; --debug shows the workers' logs",
+        f"the workers failed for good: {describe(cause)}",
+        remedy=f"{more + '; ' if more else ''}the same command continues from the last checkpoint; --debug shows the "
+        "workers' logs",
     )

@@ -10,18 +10,23 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any, TextIO
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
 from ivr_dist import storage
+from ivr_dist.plain import plain, writable
+
+_WIDEST = 100_000
+"""Columns of a table."""
 
 
 def print_rows(rows: Iterable[tuple[str, str]], stream: TextIO) -> None:
     """Two columns: a label and its value. Values are not wrapped, so that a command can be copied."""
-    rows = list(rows)
-    width = max((len(label) for label, _ in rows), default=0)
-    for label, value in rows:
-        print(f"{label:<{width}}  {value}", file=stream)
+    shown = [(_cell(label, stream), _cell(value, stream)) for label, value in rows]
+    width = max((cell_len(label) for label, _ in shown), default=0)
+    for label, value in shown:
+        print(f"{label}{' ' * (width - cell_len(label))}  {value}", file=stream)
 
 
 def print_table(
@@ -30,18 +35,18 @@ def print_table(
     """A table whose first column is text, as are those in `text`, and whose other columns are numbers."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for number, name in enumerate(header):
-        table.add_column(name, justify="right" if number and name not in text else "left", no_wrap=True)
+        table.add_column(_cell(name, stream), justify="right" if number and name not in text else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(_cell(cell, stream) for cell in row))
     # As wide as it needs: a terminal wraps a long row, but an ellipsis would hide what it says.
     # What stands in data is no markup.
-    Console(file=stream, highlight=False, markup=False, emoji=False, width=240).print(table)
+    Console(file=stream, highlight=False, markup=False, emoji=False, width=_WIDEST).print(table, crop=False)
 
 
 def print_metrics(metrics: dict[str, dict[str, float | None]], stream: TextIO) -> None:
     """One row a metric, one column a split."""
     names = list(dict.fromkeys(name for values in metrics.values() for name in values))
-    rows = [(name, *(_cell(values.get(name)) for values in metrics.values())) for name in names]
+    rows = [(name, *(_number(values.get(name)) for values in metrics.values())) for name in names]
     print_table(("metric", *metrics), rows, stream)
 
 
@@ -75,5 +80,9 @@ def _command(name: str) -> str:
     return name if shutil.which(name) == own or not os.path.exists(own) else _shown(own)
 
 
-def _cell(value: float | None) -> str:
+def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
+
+
+def _cell(text: str, stream: TextIO) -> str:
+    return writable(plain(text), stream)

@@ -15,6 +15,7 @@ from typing import Any, TextIO
 from ivr_dist import storage
 from ivr_dist.config_file import load_config
 from ivr_dist.errors import ConfigError
+from ivr_dist.plain import say
 from ivr_dist.report import print_rows, print_table
 
 Metrics = Mapping[str, Mapping[str, float | None]]
@@ -62,7 +63,7 @@ def train_seeds(
     results = []
     for number, seed in enumerate(seeds, start=1):
         place = storage.join(run_dir, f"seed-{seed}")
-        print(f"seed {seed} ({number} of {len(seeds)})", file=stream, flush=True)
+        say(f"seed {seed} ({number} of {len(seeds)})", stream, flush=True)
         options = [*overrides, f"run.seed={seed}", f"run.dir={place}", *(["--debug"] if debug else [])]
         code = _train_one([path, *options], stream)
         result = storage.join(place, "result.json")
@@ -108,7 +109,7 @@ def _signals_passed_to(process: subprocess.Popen[bytes]) -> Iterator[None]:
     def forward(number: int, _frame: FrameType | None) -> None:
         process.send_signal(number)
 
-    previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:

@@ -23,6 +23,8 @@ from ivr_dist.config import Config
 from ivr_dist.config_file import load_config
 from ivr_dist.environment import storage_variables
 from ivr_dist.errors import ConfigError, IvrError, UserError
+from ivr_dist.foreign_errors import describe, first_sentence, last_words
+from ivr_dist.plain import plain_lines, say, writable
 from ivr_dist.pretrained import local_folder
 from ivr_dist.units import format_bytes
 
@@ -80,8 +82,8 @@ def submit(
             runtime_env={"working_dir": str(root), "env_vars": job_environment(os.environ)},
         )
         here = f"--address {shlex.quote(address)} {job}"
-        print(f"submitted {job} to {address}: {shlex.join(entrypoint)}", file=stream)
-        print(f"logs: ray job logs --follow {here}   stop: ray job stop {here}", file=stream, flush=True)
+        say(f"submitted {job} to {address}: {shlex.join(entrypoint)}", stream)
+        say(f"logs: ray job logs --follow {here}   stop: ray job stop {here}", stream, flush=True)
         return _follow(client, job, stream) if wait else 0
 
 
@@ -258,7 +260,7 @@ def _check_import(files: Sequence[Path], root: Path) -> None:
         )
     if outcome.returncode:
         raise UserError(
-            f"the package does not import from the upload: {(outcome.stderr.strip().splitlines() or ['killed'])[-1]}",
+            f"the package does not import from the upload: {last_words(outcome.stderr) or 'killed'}",
             where=str(root),
             remedy="mend the code, or the ignore files if it imports here",
         )
@@ -287,7 +289,7 @@ def _cluster_errors(address: str) -> Iterator[None]:
         yield
     except AuthenticationError as error:
         raise UserError(
-            f"the cluster refused the request: {_first_line(error)}",
+            f"the cluster refused the request: {describe(error)}",
             where=address,
             remedy="set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the file with the cluster's token",
         ) from error
@@ -297,12 +299,8 @@ def _cluster_errors(address: str) -> Iterator[None]:
         ) from error
     except (RuntimeError, RequestException) as error:
         raise IvrError(
-            f"the cluster failed: {_first_line(error)}", where=address, remedy="look at its dashboard"
+            f"the cluster failed: {describe(error)}", where=address, remedy="look at its dashboard"
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _follow(client: JobSubmissionClient, job: str, stream: TextIO) -> int:
@@ -311,12 +309,12 @@ def _follow(client: JobSubmissionClient, job: str, stream: TextIO) -> int:
     try:
         return exit_code(output.copy_to_end())
     except KeyboardInterrupt:
-        print(f"stopping {job}; once more to leave it", file=sys.stderr, flush=True)
+        say(f"stopping {job}; once more to leave it", sys.stderr, flush=True)
         try:
             client.stop_job(job)
             output.copy_to_end()
         except KeyboardInterrupt:
-            print(f"left {job} to itself", file=sys.stderr, flush=True)
+            say(f"left {job} to itself", sys.stderr, flush=True)
         return EXIT_INTERRUPTED
 
 
@@ -350,7 +348,7 @@ class _Output:
             fresh = text[skip:]
             skip -= len(text) - len(fresh)
             self._copied += len(fresh)
-            self._stream.write(fresh)
+            self._stream.write(writable(plain_lines(fresh), self._stream))
             self._stream.flush()
 
 
@@ -363,6 +361,6 @@ def exit_code(info: JobDetails) -> int:
         return EXIT_STOPPED
     code = info.driver_exit_code
     if code is None:
-        print(f"error: the job did not start: {(info.message or status).splitlines()[0]}", file=sys.stderr)
+        say(f"error: the job did not start: {first_sentence(info.message or status)}; see its logs", sys.stderr)
         return 1
     return int(code) if code >= 0 else 128 - int(code)

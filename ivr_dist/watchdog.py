@@ -10,7 +10,6 @@ import faulthandler
 import os
 import statistics
 import sys
-import tempfile
 import threading
 import time
 from collections import deque
@@ -20,6 +19,7 @@ from typing import TypeVar
 
 from ivr_dist import storage
 from ivr_dist.errors import IvrError
+from ivr_dist.plain import say_lines
 
 T = TypeVar("T")
 
@@ -98,19 +98,25 @@ class Watchdog:
                 return
 
     def _bite(self, waited: float) -> None:
-        text = self._stacks(waited)
-        print(text, file=sys.stderr, flush=True)
-        # Storage may be what hangs.
-        writer = threading.Thread(target=self._write, args=(text,), daemon=True)
-        writer.start()
-        writer.join(_WRITE_S)
-        self._tell(f"{self._label} made no progress for {waited:.0f} s and is ended; its stacks: {self._url}")
-        # The console's own thread passes it on.
-        time.sleep(_TELL_S)
-        self._end(EXIT_HUNG)
+        try:
+            text = self._stacks(waited)
+            # The log may be on a disk that is full.
+            with suppress(OSError):
+                say_lines(text, sys.stderr)
+            # Storage may be what hangs.
+            writer = threading.Thread(target=self._write, args=(text,), daemon=True)
+            writer.start()
+            writer.join(_WRITE_S)
+            place = storage.display(self._url)
+            self._tell(f"{self._label} made no progress for {waited:.0f} s and is ended; its stacks: {place}")
+            # The console's own thread passes it on.
+            time.sleep(_TELL_S)
+        finally:
+            self._end(EXIT_HUNG)
 
     def _stacks(self, waited: float) -> str:
-        with tempfile.TemporaryFile("w+") as file:
+        # In memory: no disk is needed to end a process that a disk keeps waiting.
+        with open(os.memfd_create("stacks"), "w+", errors="replace") as file:
             faulthandler.dump_traceback(file, all_threads=True)
             file.seek(0)
             return f"{self._label} made no progress for {waited:.1f} s\n\n{file.read()}"

@@ -18,6 +18,7 @@ from ivr_dist.corpora.card_source import CardSource
 from ivr_dist.corpora.files import read_source_file, split_of_group
 from ivr_dist.corpora.source import Array, SampleRef, SourceSample, as_label, check_hygiene, checked_labels
 from ivr_dist.errors import DataError
+from ivr_dist.foreign_errors import describe
 
 _ABSENT = -1
 
@@ -209,7 +210,7 @@ class ArrayFiles:
             try:
                 self._arrays[file, name] = archive[name]
             except (ValueError, zipfile.BadZipFile) as error:
-                raise DataError(f"cannot read array {name}: {error}", where=self.place(file)) from None
+                raise DataError(f"cannot read array {name}: {describe(error)}", where=self.place(file)) from None
             if self._arrays[file, name].ndim == 0:
                 raise DataError(f"array {name} is a single value", where=self.place(file))
         return self._arrays[file, name]
@@ -235,7 +236,9 @@ class _Records:
         try:
             rows = json.loads(data)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"not a JSON file: {error}", where=where, remedy="check files in the card") from None
+            raise DataError(
+                f"not a JSON file: {describe(error)}", where=where, remedy="check files in the card"
+            ) from None
         if not (isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows)):
             raise DataError("not a JSON list of objects", where=where, remedy="check files in the card")
         if any(row.keys() != rows[0].keys() for row in rows):

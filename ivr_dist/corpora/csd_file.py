@@ -17,6 +17,7 @@ from ivr_dist.corpora.card import SourceFile
 from ivr_dist.corpora.files import open_source_file
 from ivr_dist.corpora.source import Array
 from ivr_dist.errors import DataError
+from ivr_dist.foreign_errors import describe
 
 _MAX_ROWS = 1 << 24
 """Of a video: two days at 100 a second."""
@@ -46,7 +47,7 @@ class CsdFile:
             self._hdf5 = h5py.File(open_source_file(root, file), "r")
         except (OSError, ValueError, RuntimeError) as error:
             remedy = "check files in the card"
-            raise DataError(f"not an HDF5 file: {error}", where=self.where, remedy=remedy) from None
+            raise DataError(f"not an HDF5 file: {describe(error)}", where=self.where, remedy=remedy) from None
         names = list(self._hdf5)
         if len(names) != 1:
             raise self._refused(f"it holds {len(names)} sequences instead of one")
@@ -124,7 +125,7 @@ class CsdFile:
         try:
             return group[name]
         except (KeyError, OSError, RuntimeError, ValueError) as error:
-            raise self._refused(f"{name} cannot be read: {error}") from None
+            raise self._refused(f"{name} cannot be read: {describe(error)}") from None
 
     def _group(self, parent: Any, name: str) -> Any:
         found = self._object(parent, name)
@@ -142,7 +143,7 @@ class CsdFile:
             shape, stored = found.shape, found.id.get_storage_size()
             size = found.size * found.dtype.itemsize
         except (OSError, RuntimeError, TypeError, ValueError) as error:
-            raise self._refused(f"{name} cannot be read: {error}") from None
+            raise self._refused(f"{name} cannot be read: {describe(error)}") from None
         if not shape or shape[0] > _MAX_ROWS or size > stored * _MAX_RATIO:
             raise self._refused(f"{found.name} is {list(shape or ())} of {found.dtype}, in {stored} bytes")
         return found
@@ -151,7 +152,7 @@ class CsdFile:
         try:
             return dataset[rows]
         except (OSError, RuntimeError, TypeError, ValueError, MemoryError) as error:
-            raise self._refused(f"{dataset.name} cannot be read: {error}") from None
+            raise self._refused(f"{dataset.name} cannot be read: {describe(error)}") from None
 
     def _refused(self, what: str) -> DataError:
         return DataError(what, where=self.where, remedy=_REMEDY)

@@ -19,6 +19,7 @@ from ivr_dist.corpora.card import SourceFile
 from ivr_dist.corpora.files import open_source_file
 from ivr_dist.corpora.pickled import PickledArray, PickledDtype, Stretch, as_bytes, scalar
 from ivr_dist.errors import DataError
+from ivr_dist.foreign_errors import describe
 
 _LEFT_IN_FILE = 1 << 16
 """Bytes from which on a content is left in the file; Python's pickler puts such outside of its frames, too."""
@@ -78,7 +79,7 @@ def load_pickle(root: str, file: SourceFile) -> Any:
             ) from None
         except _BROKEN as error:
             where = f"{storage.display(place)}, byte {stream.tell()}"
-            raise DataError(f"not a pickle that can be read: {error}", where=where) from None
+            raise DataError(f"not a pickle that can be read: {describe(error)}", where=where) from None
 
 
 def _array(kind: Any, shape: Any, code: Any) -> PickledArray:

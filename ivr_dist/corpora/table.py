@@ -16,6 +16,7 @@ from ivr_dist.corpora.files import read_source_file, split_of_group
 from ivr_dist.corpora.source import Array, SampleRef, SourceSample, check_hygiene, checked_labels
 from ivr_dist.corpora.strict import suggest
 from ivr_dist.errors import DataError
+from ivr_dist.foreign_errors import describe
 
 _KEYS = frozenset(("id", "split", "group", "labels", "transcript", "provenance", *MODALITIES))
 
@@ -115,7 +116,7 @@ class TableSource(CardSource):
         except storage.NotFoundError:
             raise DataError("no such file", where=where, remedy="correct the table or add the file") from None
         except (ValueError, EOFError, OSError) as error:
-            raise DataError(f"not a .npy file of numbers: {error}", where=where) from None
+            raise DataError(f"not a .npy file of numbers: {describe(error)}", where=where) from None
         if not isinstance(array, np.ndarray) or array.ndim == 0:
             raise DataError("not a .npy file with one value or vector a step", where=where)
         return array
@@ -125,7 +126,7 @@ def _parse_row(text: str, where: str, features: Mapping[str, FeatureSet]) -> dic
     try:
         row = json.loads(text)
     except ValueError as error:
-        raise DataError(f"not JSON: {error}", where=where) from None
+        raise DataError(f"not JSON: {describe(error)}", where=where) from None
     if not isinstance(row, dict):
         raise DataError("not a JSON object", where=where)
     for name, value in row.items():

@@ -21,6 +21,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Protocol, TypeVar
 
 from ivr_dist.errors import WorkerError
+from ivr_dist.foreign_errors import named, remedy_for
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -190,4 +191,4 @@ def _portable(error: Exception) -> Exception:
         error.add_note("".join(traceback.format_exception(error)))
         pickle.loads(pickle.dumps(error))
         return error
-    return WorkerError(f"{type(error).__name__}: {error}")
+    return WorkerError(named(error), remedy=remedy_for(error))

@@ -7,20 +7,26 @@ longest ago go first; one process at a time clears up, under a lock of the kerne
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from ivr_dist.errors import StorageError
+from ivr_dist.foreign_errors import describe
 
 _LOCK_NAME = "lock"
 _PART_PREFIX = "part-"
 _PART_AGE_S = 3600.0
 """After which an unfinished file must be that of a process that was killed."""
+_REST_S = 60.0
+"""After a failure."""
+_PASSING = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE))
+"""What no run ends at, for it may pass."""
 _KEPT_SHARE = 0.9
 """Of the limit, after clearing up: so that it is not done for every file."""
 _CHECKS = 16
@@ -33,21 +39,26 @@ class DiskCache:
     Args:
         directory: Made if it is not there. Only what this class has put there is ever deleted.
         limit: Bytes to keep to; passed by at most an eighth for each process, between two looks.
+        note: Told once when nothing can be kept for now.
 
     Raises:
-        StorageError: The directory cannot be written to.
+        StorageError: The directory cannot be written to, and will not be.
     """
 
-    def __init__(self, directory: str, limit: int) -> None:
+    def __init__(self, directory: str, limit: int, note: Callable[[str], None] | None = None) -> None:
         self.directory = Path(directory)
         self.limit = limit
+        self._note = note
         self._unchecked = limit
-        self._usable = True
+        self._usable_from = 0.0
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.directory):
                 pass
         except OSError as error:
+            if error.errno in _PASSING:
+                self._rest(error)
+                return
             raise StorageError(
                 f"cannot keep files: {error.strerror}",
                 where=directory,
@@ -65,14 +76,13 @@ class DiskCache:
         return data
 
     def put(self, name: str, data: bytes) -> None:
-        """Keep a range; a disk that is full or fails is as good as none."""
-        if not self._usable or len(data) > self.limit:
+        """Keep a range; a disk that is full or fails is as good as none, until it is well again."""
+        if len(data) > self.limit or time.monotonic() < self._usable_from:
             return
         try:
             self._write(self._place(name), data)
-        except OSError:
-            # Not tried again: a read is no place to wait for a failing disk.
-            self._usable = False
+        except OSError as error:
+            self._rest(error)
             return
         # Without a lock, which a forked child would find held: a count that threads spoil only moves the next look.
         self._unchecked += len(data)
@@ -80,11 +90,18 @@ class DiskCache:
             self._unchecked = 0
             self._clear_up()
 
+    def _rest(self, error: OSError) -> None:
+        """Leave the disk alone for a while: a read is no place to wait for a failing one."""
+        self._usable_from = time.monotonic() + _REST_S
+        if self._note is not None:
+            self._note(f"data.disk_cache keeps nothing for now: {describe(error)}")
+            self._note = None
+
     def _place(self, name: str) -> Path:
         return self.directory / name[:2] / name
 
     def _write(self, place: Path, data: bytes) -> None:
-        place.parent.mkdir(exist_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
         handle, part = tempfile.mkstemp(prefix=_PART_PREFIX, dir=place.parent)
         try:
             with open(handle, "wb") as file:

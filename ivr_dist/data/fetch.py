@@ -27,6 +27,7 @@ from ivr_dist.data.disk_cache import DiskCache
 from ivr_dist.data.fetch_meters import FetchMeters
 from ivr_dist.data.on_use import OnUse
 from ivr_dist.errors import CorruptDataError, DataError, StorageError
+from ivr_dist.foreign_errors import named
 from ivr_dist.units import parse_bytes
 
 REMEDY = "copy the file again from where the split was packed, or pack the split again"
@@ -213,8 +214,7 @@ class Fetcher:
             if isinstance(failure, CorruptDataError | StorageError):
                 raise failure
             raise StorageError(
-                f"not read within {policy.deadline_s:g} s, in {attempts} attempts; the last one: "
-                f"{type(failure).__name__}: {failure}",
+                f"not read within {policy.deadline_s:g} s, in {attempts} attempts; the last one: {named(failure)}",
                 where=storage.display(url),
                 remedy="check the endpoint and the network; the same command goes on from the last checkpoint",
             ) from failure
@@ -224,7 +224,7 @@ class Fetcher:
             self._next_notice = now + _QUIET_S
             self._notice(
                 f"storage is slow or down: {storage.display(url)} not read after {attempts} attempts in {spent:.0f} s, "
-                f"still trying ({type(failure).__name__}: {' '.join(str(failure).split())})"
+                f"still trying ({named(failure)})"
             )
 
     # One attempt
@@ -272,7 +272,7 @@ def open_fetcher(data: DataConfig, notice: Callable[[str], None] | None = None) 
     Raises:
         StorageError: `data.disk_cache` cannot be written to.
     """
-    cache = DiskCache(data.disk_cache, parse_bytes(data.disk_cache_bytes)) if data.disk_cache else None
+    cache = DiskCache(data.disk_cache, parse_bytes(data.disk_cache_bytes), notice) if data.disk_cache else None
     return Fetcher(FetchPolicy(deadline_s=data.deadline_s, verify=data.verify), cache, notice)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
@@ -20,6 +21,7 @@ import numpy.typing as npt
 from ivr_dist import storage
 from ivr_dist.data.shard_list import IndexEntry, ShardColumns, ShardEntry
 from ivr_dist.errors import CorruptDataError, DataError
+from ivr_dist.plain import shorten
 
 __all__ = ["IndexEntry", "Manifest", "ShardEntry"]
 
@@ -37,6 +39,7 @@ T = TypeVar("T")
 _REMEDY = "pack the split again"
 _COUNTED = ("vocabulary", "transcripts")
 _MAX_SAMPLES = 1 << 62
+_DTYPE = re.compile(r"[a-z]{1,8}\d{1,3}|[<>][a-z]\d{1,2}")
 _LONGEST_LIST = 4096
 """Shards up to which the manifest lists them itself, and all files are looked for before a run."""
 _LOOKED_FOR = 64
@@ -328,6 +331,8 @@ def _check(manifest: Manifest) -> None:
     for name, feature in manifest.features.items():
         if name not in MODALITIES or feature.dim < 1:
             raise ValueError(f"features.{name} is not a modality with features")
+        if not _holds_numbers(feature):
+            raise ValueError(f"features.{name}.dtype is {_shown(feature.dtype)}, not a type of {feature.kind}")
     for name, statistics in manifest.statistics.items():
         described = manifest.features.get(name)
         if described is None or not len(statistics.mean) == len(statistics.std) == described.dim:
@@ -338,6 +343,18 @@ def _check(manifest: Manifest) -> None:
             raise ValueError(f"vocabulary.{name} does not fit features.{name}")
     if not 0 <= manifest.transcripts <= manifest.samples:
         raise ValueError(f"transcripts is {manifest.transcripts} of {manifest.samples} samples")
+
+
+def _holds_numbers(feature: FeatureSpec) -> bool:
+    """Whether its type is one that arrays of its kind are stored in, by numpy's own name for it."""
+    if _DTYPE.fullmatch(feature.dtype) is None:
+        # numpy would also take records, and names of its own for the same types.
+        return False
+    try:
+        dtype = np.dtype(feature.dtype)
+    except TypeError:
+        return False
+    return str(dtype) == feature.dtype and dtype.kind in ("iu" if feature.kind == "tokens" else "fiu")
 
 
 def _record(kind: type[T], value: Any, path: str) -> T:
@@ -372,12 +389,16 @@ def _value(hint: Any, value: Any, path: str) -> Any:
     if hint in (int, str) and type(value) is hint:
         return value
     wanted = f"one of {', '.join(arguments)}" if origin is Literal else getattr(origin or hint, "__name__", str(hint))
-    raise ValueError(f"{path} is {json.dumps(value)[:60]}, not {wanted}")
+    raise ValueError(f"{path} is {_shown(value)}, not {wanted}")
 
 
 @cache
 def _hints(kind: type[Any]) -> dict[str, Any]:
     return get_type_hints(kind)
+
+
+def _shown(value: Any) -> str:
+    return shorten(json.dumps(value), 60)
 
 
 def _below(path: str, name: str) -> str:

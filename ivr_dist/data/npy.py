@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ivr_dist.errors import CorruptDataError
+from ivr_dist.plain import shorten
 
 NUMBERS = "fiub"
 """Kinds of dtype: floats, integers, unsigned integers, booleans."""
@@ -120,7 +121,7 @@ def _dtype(descr: object, kinds: str, where: str) -> np.dtype[Any]:
             return np.dtype(found[0])
     except TypeError:
         pass  # a width that numpy does not have, such as f3
-    name = repr(descr[:20]) if isinstance(descr, str) else "records"
+    name = repr(shorten(descr, 20)) if isinstance(descr, str) else "records"
     raise _refused(f"arrays of {name} are not read, only {'plain numbers' if kinds == NUMBERS else 'bytes'}", where)
 
 

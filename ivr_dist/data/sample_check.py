@@ -15,6 +15,7 @@ from ivr_dist.data.faults import Fault, Kind
 from ivr_dist.data.manifest import MODALITIES, Manifest, TaskSpec
 from ivr_dist.data.splits import group_of
 from ivr_dist.errors import CorruptDataError
+from ivr_dist.plain import shorten
 
 _FIELDS = {"corpus": str, "split": str, "provenance": dict}
 """Of a sample's JSON, besides id, labels and transcript."""
@@ -183,5 +184,4 @@ def _wrong_label(value: Any, task: TaskSpec) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
+    return shorten(repr(value), 40)

@@ -17,6 +17,7 @@ import xxhash
 
 from ivr_dist.data import npy
 from ivr_dist.errors import CorruptDataError
+from ivr_dist.plain import shorten
 
 _COLUMNS = ("samples", "tar_bytes", "index_bytes", "sha256", "index_sha256", "names")
 """In the order of the file: numbers first, so that all are aligned."""
@@ -198,5 +199,6 @@ class ShardColumns(Sequence[ShardEntry]):
     def _split_names(self) -> Sequence[bytes]:
         found = self._names.tobytes().split(b"\n")[:-1]
         for name in (name for name in found if not name.endswith(_SUFFIX.encode()) or name == _SUFFIX.encode()):
-            raise ValueError(f"{name[:40]!r} is not the name of a shard")
+            shown = shorten(name.decode(errors="backslashreplace"), 40)
+            raise ValueError(f"{shown!r} is not the name of a shard")
         return found

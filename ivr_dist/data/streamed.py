@@ -23,6 +23,7 @@ from ivr_dist.data.order import Int64Array
 from ivr_dist.data.reader import Answer, ShardReader, Unreadable
 from ivr_dist.data.samples import Samples
 from ivr_dist.errors import CorruptDataError, DataError, IvrError, StorageError
+from ivr_dist.foreign_errors import describe
 
 Members = dict[str, bytes]
 """By suffix: the content of a sample's member."""
@@ -129,9 +130,8 @@ class _Stream:
             raise
         except Exception as error:
             # tarfile and webdataset raise what they like; a command that fails is an OSError of webdataset's.
-            reason = " ".join(str(error).split())[:200]
             raise CorruptDataError(
-                f"the shard cannot be read to sample {key}: {type(error).__name__}: {reason}",
+                f"the shard cannot be read to sample {key}: {describe(error)}",
                 where=storage.display(self._url),
                 remedy=f"see whether data.pipe gives the whole file; else {REMEDY}",
             ) from error

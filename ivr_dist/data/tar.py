@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import IO, Protocol
 
 from ivr_dist.errors import CorruptDataError, DataError
+from ivr_dist.plain import shorten
 
 BLOCK = 512
 _ZEROS = b"\0" * BLOCK
@@ -338,7 +339,7 @@ def _pax(content: bytes, where: str) -> dict[str, str]:
 
 def _number(text: str, where: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 20):
-        raise _refused(f"{text[:20]!r} is not a number of a tar header", where)
+        raise _refused(f"{shorten(text, 20)!r} is not a number of a tar header", where)
     return int(text)
 
 

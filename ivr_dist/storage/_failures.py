@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 
 from ivr_dist.errors import StorageError
+from ivr_dist.foreign_errors import describe, remedy_for
 from ivr_dist.storage._places import display, is_local
 
 _TRANSIENT_ERRNOS = frozenset(
@@ -95,7 +96,8 @@ def explain(verb: str, url: str, error: Exception, attempts: int) -> StorageErro
     """
     where = display(url)
     number = getattr(error, "errno", None)
-    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    # The place is told once, by the name that the user gave it.
+    reason = getattr(error, "strerror", None) or describe(error)
     if isinstance(error, FileNotFoundError):
         return NotFoundError("no such file or directory", where=where, remedy="check the path")
     if number in (errno.ENOSPC, errno.EDQUOT):
@@ -109,6 +111,5 @@ def explain(verb: str, url: str, error: Exception, attempts: int) -> StorageErro
         return StorageError(f"cannot {verb}: {reason}", where=where, remedy="install the package for this kind of URL")
     if attempts > 1:
         remedy = f"check the endpoint and the network; {attempts} attempts failed"
-        return StorageError(f"cannot {verb}: {type(error).__name__}: {reason}", where=where, remedy=remedy)
-    kind = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
-    return StorageError(f"cannot {verb}: {kind}{reason}", where=where, remedy="check the path")
+        return StorageError(f"cannot {verb}: {reason}", where=where, remedy=remedy)
+    return StorageError(f"cannot {verb}: {reason}", where=where, remedy=remedy_for(error) or "check the path")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from html import escape
 
 from ivr_dist import __version__
 from ivr_dist.data.summaries import FeatureValues, Spread, TokenValues
 from ivr_dist.data.survey import SplitSurvey
 from ivr_dist.units import format_bytes
+from ivr_dist.view.markup import Html, code, escaped
 from ivr_dist.view.style import STYLE
 from ivr_dist.view.svg import Profile, bar_chart, profile_chart, stacked_bar
 from ivr_dist.view.wording import (
@@ -21,7 +21,6 @@ from ivr_dist.view.wording import (
     length_ticks,
     looked_line,
     number,
-    plain,
     share,
     task_line,
     titles,
@@ -45,13 +44,13 @@ def render_page(splits: Sequence[SplitSurvey]) -> str:
             _features_section(splits, names),
             _provenance_section(splits, names),
             "</main>",
-            f"<footer>Written by <code>ivr-dist inspect</code>, version {escape(__version__)}.</footer>",
+            f"<footer>Written by <code>ivr-dist inspect</code>, version {escaped(__version__)}.</footer>",
         )
     )
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_safe(corpora)}: packed data</title>\n<style>{STYLE}</style>\n</head>\n"
+        f"<title>{escaped(corpora)}: packed data</title>\n<style>{STYLE}</style>\n</head>\n"
         f"<body>\n{body}\n</body>\n</html>\n"
     )
 
@@ -68,8 +67,8 @@ def _head(splits: Sequence[SplitSurvey], corpora: str) -> str:
         "tasks": str(len(tasks)),
     }
     shown = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in tiles.items())
-    places = ", ".join(f"<code>{_safe(split.url)}</code>" for split in splits)
-    return f'<header><h1>{_safe(corpora)}</h1><p class="soft">{places}</p><dl class="tiles">{shown}</dl></header>'
+    places = ", ".join(code(split.url) for split in splits)
+    return f'<header><h1>{escaped(corpora)}</h1><p class="soft">{places}</p><dl class="tiles">{shown}</dl></header>'
 
 
 def _splits_section(splits: Sequence[SplitSurvey], names: Sequence[str]) -> str:
@@ -81,8 +80,8 @@ def _splits_section(splits: Sequence[SplitSurvey], names: Sequence[str]) -> str:
             format_bytes(split.bytes),
             f"{split.transcripts:,}",
             f"{split.groups:,}" if split.ungrouped < split.looked.samples else "unknown",
-            f"<code>{split.manifest_id[:12]}</code>",
-            _safe(looked_line(split.looked)),
+            code(split.manifest_id[:12]),
+            looked_line(split.looked),
         )
         for name, split in zip(names, splits, strict=True)
     ]
@@ -110,8 +109,8 @@ def _labels_section(splits: Sequence[SplitSurvey], names: Sequence[str]) -> str:
                 text += f" from {low} to {high}, mean {mean}, std {std}"
             text += f"; {one.missing:,} have none" if one.missing else ""
             plots.append(_figure(chart, name, text))
-        kind = escape(task_line(found[0][1].task))
-        cards.append(_card(f'<h3>{_safe(task)}</h3><p class="soft">{kind}</p>{_plots(plots)}'))
+        kind = escaped(task_line(found[0][1].task))
+        cards.append(_card(f'<h3>{escaped(task)}</h3><p class="soft">{kind}</p>{_plots(plots)}'))
     return f"<section><h2>Labels</h2>{''.join(cards)}</section>"
 
 
@@ -141,13 +140,13 @@ def _spread_card(title: str, spreads: Iterable[tuple[str, Spread | None]], style
         chart = bar_chart(text, bins, spread.histogram.counts, style, ticks, median)
         text = f"{spread.min:,} to {spread.max:,}, median {spread.median:,}, mean {number(spread.mean)}, "
         plots.append(_figure(chart, name, f"{text}95 % up to {spread.p95:,}"))
-    return _card(f"<h3>{_safe(title)}</h3>{_plots(plots)}") if plots else ""
+    return _card(f"<h3>{escaped(title)}</h3>{_plots(plots)}") if plots else ""
 
 
 def _coverage_section(splits: Sequence[SplitSurvey], names: Sequence[str]) -> str:
     patterns = list(dict.fromkeys(pattern for split in splits for pattern in split.coverage))
     rows = [
-        (_safe(pattern), *(_count_of(split.coverage.get(pattern, 0), split.samples) for split in splits))
+        (pattern, *(_count_of(split.coverage.get(pattern, 0), split.samples) for split in splits))
         for pattern in patterns
     ]
     table = _table(("modalities of a sample", *names), rows)
@@ -158,8 +157,8 @@ def _coverage_section(splits: Sequence[SplitSurvey], names: Sequence[str]) -> st
     for name, split in zip(names, splits, strict=True):
         counts = [(pattern, split.coverage.get(pattern, 0), style) for pattern, style in styles.items()]
         chart = stacked_bar(f"Samples of {name} by the modalities they have", counts)
-        bars.append(f"<span>{_safe(name)}</span>{chart}")
-    legend = "".join(f'<li><span class="{style}"></span>{_safe(pattern)}</li>' for pattern, style in styles.items())
+        bars.append(f"<span>{escaped(name)}</span>{chart}")
+    legend = "".join(f'<li><span class="{style}"></span>{escaped(pattern)}</li>' for pattern, style in styles.items())
     shown = f'<div class="bars">{"".join(bars)}</div><ul class="legend">{legend}</ul>'
     return f"<section><h2>Missing modalities</h2>{_card(shown)}{_card(table)}</section>"
 
@@ -169,7 +168,7 @@ def _features_section(splits: Sequence[SplitSurvey], names: Sequence[str]) -> st
     for name, split in zip(names, splits, strict=True):
         for modality, one in split.modalities.items():
             spec = one.features
-            about = (f"{_safe(name)} {modality}", _safe(spec.set), f"{spec.dim:,}", spec.dtype, f"{one.steps:,}")
+            about = (f"{name} {modality}", spec.set, f"{spec.dim:,}", spec.dtype, f"{one.steps:,}")
             if isinstance(one.values, FeatureValues):
                 some = one.values
                 numbers = tuple(map(number, (some.min, some.mean, some.max, some.std)))
@@ -191,11 +190,11 @@ def _features_section(splits: Sequence[SplitSurvey], names: Sequence[str]) -> st
     charts = ""
     if plots:
         text = "A column a feature: pale from smallest to largest value, darker one standard deviation around the mean."
-        charts = _card(f'<h3>Features of {_safe(name)}</h3><p class="soft">{text}</p>{_plots(plots, " broad")}')
+        charts = _card(f'<h3>Features of {escaped(name)}</h3><p class="soft">{text}</p>{_plots(plots, " broad")}')
     return f"<section><h2>Features</h2>{_card(table)}{charts}</section>"
 
 
-def _profile(modality: str, split: str, values: FeatureValues) -> str:
+def _profile(modality: str, split: str, values: FeatureValues) -> Html:
     columns = values.columns
     profile = Profile(columns["mean"], columns["std"], columns["min"], columns["max"])
     return profile_chart(f"Features of {modality} in {split}: range, mean and deviation by column", profile, modality)
@@ -204,10 +203,10 @@ def _profile(modality: str, split: str, values: FeatureValues) -> str:
 def _provenance_section(splits: Sequence[SplitSurvey], names: Sequence[str]) -> str:
     rows = [
         (
-            f"{_safe(name)} {_safe(key)}",
+            f"{name} {key}",
             f"{found.samples:,}",
             f"{found.distinct:,}{'+' if found.more else ''}",
-            f"<code>{_safe(', '.join(found.examples), 160)}</code>",
+            code(", ".join(found.examples), 160),
         )
         for name, split in zip(names, splits, strict=True)
         for key, found in split.provenance.items()
@@ -221,21 +220,23 @@ def _provenance_section(splits: Sequence[SplitSurvey], names: Sequence[str]) -> 
 def _table(
     header: Sequence[str], rows: Iterable[Sequence[str]], named: Sequence[int] = (), long: Sequence[int] = ()
 ) -> str:
-    """A table of HTML cells; the first column names the rows, those in `named` are text, those in `long` may wrap."""
+    """A table; the first column names the rows, those in `named` are text, those in `long` may wrap."""
     styles = [" ".join(["name"] * (place in named) + ["long"] * (place in long)) for place in range(len(header))]
     attributes = [f' class="{style}"' if style else "" for style in styles]
     head = "".join(
-        f'<th scope="col"{attribute}>{escape(name)}</th>' for name, attribute in zip(header, attributes, strict=True)
+        f'<th scope="col"{attribute}>{escaped(name)}</th>' for name, attribute in zip(header, attributes, strict=True)
     )
     lines = []
     for row in rows:
-        cells = "".join(f"<td{attribute}>{cell}</td>" for cell, attribute in zip(row[1:], attributes[1:], strict=True))
-        lines.append(f'<tr><th scope="row">{row[0]}</th>{cells}</tr>')
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+        cells = "".join(
+            f"<td{attribute}>{escaped(cell)}</td>" for cell, attribute in zip(row[1:], attributes[1:], strict=True)
+        )
+        lines.append(f'<tr><th scope="row">{escaped(row[0])}</th>{cells}</tr>')
+    return Html(f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>')
 
 
-def _figure(chart: str, name: str, text: str) -> str:
-    return f"<figure>{chart}<figcaption><b>{_safe(name)}</b> {escape(text)}</figcaption></figure>"
+def _figure(chart: Html, name: str, text: str) -> str:
+    return f"<figure>{chart}<figcaption><b>{escaped(name)}</b> {escaped(text)}</figcaption></figure>"
 
 
 def _plots(figures: Sequence[str], style: str = "") -> str:
@@ -248,7 +249,3 @@ def _card(content: str) -> str:
 
 def _count_of(count: int, whole: int) -> str:
     return f"{count:,} ({share(count, whole)})"
-
-
-def _safe(text: str, most: int = 10_000) -> str:
-    return escape(plain(text, most))

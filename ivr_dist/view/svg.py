@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from html import escape
+
+from ivr_dist.view.markup import Html, escaped
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 12.0, 10.0, 24.0
 _WIDEST = 60.0
@@ -33,7 +34,7 @@ def bar_chart(
     style: str,
     ticks: Sequence[tuple[float, str]],
     marked: float | None = None,
-) -> str:
+) -> Html:
     """A histogram.
 
     Args:
@@ -56,9 +57,9 @@ def bar_chart(
         tip = f"{name}: {number:,} of {total:,}" + (f" ({100 * number / total:.1f} %)" if total else "")
         # The whole column answers to the pointer, so that low bars can be hit.
         parts.append(
-            f'<g class="column"><title>{escape(tip)}</title>'
+            f'<g class="column"><title>{escaped(tip)}</title>'
             f'<rect class="hit" x="{left:.1f}" y="{_TOP}" width="{step:.1f}" height="{bottom - _TOP:.1f}"/>'
-            f'<rect class="{style}" x="{left + (step - wide) / 2:.1f}" y="{bottom - tall:.1f}" '
+            f'<rect class="{escaped(style)}" x="{left + (step - wide) / 2:.1f}" y="{bottom - tall:.1f}" '
             f'width="{wide:.1f}" height="{tall:.1f}" rx="1.5"/></g>'
         )
     parts += [_text(_LEFT + place * step, height - 8, text, "middle") for place, text in ticks]
@@ -69,7 +70,7 @@ def bar_chart(
     return _svg(title, width, height, parts)
 
 
-def stacked_bar(title: str, counts: Sequence[tuple[str, int, str]]) -> str:
+def stacked_bar(title: str, counts: Sequence[tuple[str, int, str]]) -> Html:
     """One horizontal bar, divided into parts; it stretches to the width there is.
 
     Args:
@@ -80,13 +81,13 @@ def stacked_bar(title: str, counts: Sequence[tuple[str, int, str]]) -> str:
     for name, number, style in counts:
         wide = 1000 * number / max(total, 1)
         tip = f"{name}: {number:,} of {total:,} ({100 * number / max(total, 1):.1f} %)"
-        shape = f'<rect class="{style}" x="{x:.1f}" y="0" width="{wide:.1f}" height="22"/>'
-        parts.append(f'<g class="column"><title>{escape(tip)}</title>{shape}</g>')
+        shape = f'<rect class="{escaped(style)}" x="{x:.1f}" y="0" width="{wide:.1f}" height="22"/>'
+        parts.append(f'<g class="column"><title>{escaped(tip)}</title>{shape}</g>')
         x += wide
     return _svg(title, 1000, 22, parts, ' preserveAspectRatio="none"')
 
 
-def profile_chart(title: str, profile: Profile, style: str) -> str:
+def profile_chart(title: str, profile: Profile, style: str) -> Html:
     """Range, mean and standard deviation of each feature; large ranges are compressed (inverse hyperbolic sine).
 
     Args:
@@ -96,6 +97,7 @@ def profile_chart(title: str, profile: Profile, style: str) -> str:
     """
     width, height = 540.0, 210.0
     bottom = height - _BOTTOM
+    style = escaped(style)
     low, high = min(profile.low), max(profile.high)
     unit = sorted(profile.std)[len(profile.std) // 2] or max(abs(low), abs(high)) or 1.0
     compressed = max(abs(low), abs(high)) > _COMPRESS_FROM * unit
@@ -128,10 +130,10 @@ def _stairs(values: Sequence[float], step: float) -> list[tuple[float, float]]:
     return [(_LEFT + (place + side) * step, value) for place, value in enumerate(values) for side in (0, 1)]
 
 
-def _svg(title: str, width: float, height: float, parts: Sequence[str], more: str = "") -> str:
-    name = escape(title)
+def _svg(title: str, width: float, height: float, parts: Sequence[str], more: str = "") -> Html:
+    name = escaped(title)
     size = f'viewBox="0 0 {width:g} {height:g}"{more}'
-    return f'<svg role="img" aria-label="{name}" {size}><title>{name}</title>{"".join(parts)}</svg>'
+    return Html(f'<svg role="img" aria-label="{name}" {size}><title>{name}</title>{"".join(parts)}</svg>')
 
 
 def _grid(value: float, y: float, width: float) -> str:
@@ -148,7 +150,7 @@ def _brief(value: float) -> str:
 
 
 def _text(x: float, y: float, text: str, anchor: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escaped(text)}</text>'
 
 
 def _ticks(low: float, high: float, most: int) -> list[float]:

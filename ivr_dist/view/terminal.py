@@ -14,6 +14,7 @@ from ivr_dist.data.lookup import FoundSample
 from ivr_dist.data.summaries import FeatureValues, TokenValues
 from ivr_dist.data.survey import ModalitySurvey, SplitSurvey
 from ivr_dist.data.verify import Verification
+from ivr_dist.plain import plain, say
 from ivr_dist.report import print_rows, print_table
 from ivr_dist.units import format_bytes
 from ivr_dist.view.wording import (
@@ -22,7 +23,6 @@ from ivr_dist.view.wording import (
     label_numbers,
     looked_line,
     number,
-    plain,
     share,
     task_line,
     titles,
@@ -54,18 +54,18 @@ def print_verification(found: Verification, stream: TextIO) -> None:
     print_table(("split", "samples", "shards", "size", "groups", "faults", "place"), rows, stream, text=("place",))
     for result in found.splits:
         if result.ungrouped and result.groups:
-            print(f"note: {result.ungrouped} samples of {result.corpus} {result.split} name no group", file=stream)
+            say(f"note: {result.ungrouped} samples of {result.corpus} {result.split} name no group", stream)
     for notice in found.notices:
-        print(f"warning: {plain(notice.what)}", file=stream)
+        say(f"warning: {notice.what}", stream)
     for kind in dict.fromkeys(fault.kind for fault in found.faults):
         some = [fault for fault in found.faults if fault.kind == kind]
         for fault in some[:FAULTS_SHOWN]:
-            print(f"fault ({kind}): {plain(str(fault))}", file=stream)
+            say(f"fault ({kind}): {fault}", stream)
         if len(some) > FAULTS_SHOWN:
-            print(f"fault ({kind}): {len(some) - FAULTS_SHOWN} more, all of them with --json", file=stream)
+            say(f"fault ({kind}): {len(some) - FAULTS_SHOWN} more, all of them with --json", stream)
     samples = sum(result.samples for result in found.splits)
     verdict = f"sound: {samples} samples" if found.ok else f"NOT sound: {len(found.faults)} faults"
-    print(f"{verdict} in {len(found.splits)} splits", file=stream)
+    say(f"{verdict} in {len(found.splits)} splits", stream)
 
 
 def print_survey(splits: Sequence[SplitSurvey], stream: TextIO) -> None:
@@ -76,9 +76,9 @@ def print_survey(splits: Sequence[SplitSurvey], stream: TextIO) -> None:
     _print_labels(splits, names, stream)
     _print_texts(splits, names, stream)
     for name, split in zip(names, splits, strict=True):
-        print(f"{name}: values, labels and words from {looked_line(split.looked)}", file=stream)
+        say(f"{name}: values, labels and words from {looked_line(split.looked)}", stream)
     if not all(split.looked.all for split in splits):
-        print("--full reads all samples", file=stream)
+        say("--full reads all samples", stream)
 
 
 def _print_overview(splits: Sequence[SplitSurvey], names: Sequence[str], stream: TextIO) -> None:
@@ -141,7 +141,7 @@ def _print_labels(splits: Sequence[SplitSurvey], names: Sequence[str], stream: T
     for task in dict.fromkeys(task for split in splits for task in split.labels):
         found = [(name, split.labels[task]) for name, split in zip(names, splits, strict=True) if task in split.labels]
         rows = [(name, str(one.labelled), str(one.missing), *label_numbers(one)) for name, one in found]
-        print(f"task {task}: {task_line(found[0][1].task)}", file=stream)
+        say(f"task {task}: {task_line(found[0][1].task)}", stream)
         print_table(("labels", "labelled", "without", "min", "mean", "max", "std"), rows, stream)
         histograms = [one.histogram for _, one in found if one.histogram is not None]
         if not histograms:
@@ -197,12 +197,12 @@ def print_sample(found: FoundSample, stream: TextIO) -> None:
     """One sample: what it is, and a line and a small curve for each modality."""
     sample, about = found.sample, found.about
     rows = [
-        ("id", plain(sample.id)),
-        ("place", f"{storage.display(found.url)}, {sample.shard}, members {plain(sample.key)}.*"),
+        ("id", sample.id),
+        ("place", f"{storage.display(found.url)}, {sample.shard}, members {sample.key}.*"),
         ("number", f"{found.number} of {found.manifest.samples}"),
-        *((f"label {plain(task)}", "none" if value is None else f"{value:g}") for task, value in sample.labels.items()),
-        ("transcript", plain(" ".join(sample.words)) or "none"),
-        *((f"from: {plain(key)}", plain(str(value), 120)) for key, value in _provenance(about).items()),
+        *((f"label {task}", "none" if value is None else f"{value:g}") for task, value in sample.labels.items()),
+        ("transcript", " ".join(sample.words) or "none"),
+        *((f"from: {key}", plain(str(value), 120)) for key, value in _provenance(about).items()),
     ]
     print_rows(rows, stream)
     cells: list[tuple[str, ...]] = []

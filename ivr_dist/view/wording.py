@@ -22,12 +22,6 @@ def share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} %" if whole else "-"
 
 
-def plain(text: str, most: int = 10_000) -> str:
-    """Text from data on one line: without control characters, which could write to a terminal, and cut where long."""
-    clean = "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
-    return clean if len(clean) <= most else f"{clean[: most - 3]}..."
-
-
 def class_bins(histogram: Histogram) -> list[str]:
     """Names of the bins of classes, `0`, `1`, ..., or of values, by their middle."""
     # Adding 0 makes 0 of -0.

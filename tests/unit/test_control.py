@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,17 @@ def test_a_worker_without_progress_is_ended_with_its_stacks(tmp_path: Path) -> N
     assert "worker-00001 made no progress" in bitten.lines[0]
     stacks = (tmp_path / "stacks" / "worker-00001.txt").read_text()
     assert "test_a_worker_without_progress_is_ended_with_its_stacks" in stacks, "the hung thread is in it"
+
+
+def test_full_disks_do_not_keep_a_hung_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its log, its temporary folder and its storage are full."""
+    (tmp_path / "stacks").write_text("a file where the folder should be")
+    monkeypatch.setattr("tempfile.tempdir", "/dev/null")
+    with suppress(OSError), open("/dev/full", "w") as full:
+        monkeypatch.setattr("sys.stderr", full)
+        bitten = Bitten(tmp_path, 0.2)
+        assert bitten.ended.wait(20) and bitten.codes == [EXIT_HUNG] and len(bitten.lines) == 1
+        monkeypatch.undo()
 
 
 def test_progress_and_slow_steps_keep_the_watchdog_quiet(tmp_path: Path) -> None:

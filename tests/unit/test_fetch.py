@@ -250,16 +250,35 @@ class TestDiskCache:
         assert [path.name for path in (tmp_path / "ab").iterdir()] == ["part-new"]
 
     def test_a_full_disk_is_as_good_as_none(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        cache = DiskCache(str(tmp_path), 100)
+        notes: list[str] = []
+        cache = DiskCache(str(tmp_path), 100, notes.append)
 
         def full(*_: object, **__: object) -> None:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr("tempfile.mkstemp", full)
         cache.put("ab", b"x")
+        cache.put("ab", b"x")
         monkeypatch.undo()
         cache.put("ab", b"x")
         assert cache.get("ab") is None
+        assert notes == ["data.disk_cache keeps nothing for now: No space left on device"]
+        later = time.monotonic() + 61
+        monkeypatch.setattr("ivr_dist.data.disk_cache.time.monotonic", lambda: later)
+        cache.put("ab", b"x")
+        assert cache.get("ab") == b"x"
+
+    def test_a_disk_that_is_full_at_the_start_ends_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*_: object, **__: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("tempfile.TemporaryFile", full)
+        notes: list[str] = []
+        cache = DiskCache(str(tmp_path / "new"), 100, notes.append)
+        cache.put("ab", b"x")
+        assert cache.get("ab") is None and len(notes) == 1
 
     def test_a_place_that_cannot_be_written_is_told(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_bytes(b"")

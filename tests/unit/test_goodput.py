@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -130,3 +131,45 @@ def test_status_follows_a_run(tmp_path: Path) -> None:
     assert sum(ended["goodput"].values()) == pytest.approx(2.0, abs=1.0)
     assert lives(read_pulses(str(tmp_path)), first=2) == {}
     assert storage.list_dir(str(tmp_path / "pulse")) == ["0001.json"]
+
+
+PULSE = {
+    "began": 1.0,
+    "seen": 2.0,
+    "seconds": {"training": 1.0, "of a later version": 3.0},
+    "forked": {},
+    "how": "",
+    "ended": False,
+    "step": 1,
+    "loss": 0.5,
+    "samples_per_s": 1.0,
+    "world": 1,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("0002.json.swp", "{}"),
+        (".DS_Store", ""),
+        ("copy of 0001.json", json.dumps(PULSE)),
+        ("x.json", "{}"),
+        ("0002.json", '{"began": 1'),
+        ("0002.json", "[]"),
+        ("0002.json", "{}"),
+        ("0002.json", json.dumps({**PULSE, "loss": "low"})),
+        ("0002.json", json.dumps({**PULSE, "seconds": {"training": None}})),
+        ("0002.json", json.dumps({**PULSE, "seen": "now"})),
+    ],
+)
+def test_signs_that_are_not_ours_or_torn_are_left_alone(name: str, content: str, tmp_path: Path) -> None:
+    allocate(str(tmp_path), parent=None, step=0, stage=0, steps_per_epoch=3, workers=["a"])
+    storage.write_text(f"{tmp_path}/pulse/0001.json", json.dumps(PULSE))
+    (tmp_path / "pulse" / name).write_text(content)
+    assert read_pulses(str(tmp_path)) == {1: PULSE}
+    assert dict(status_rows(status(str(tmp_path))))["step"] == "1 of None"
+
+
+def test_a_last_sign_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:
+    (tmp_path / "pulse").write_text("a file where the folder should be")
+    Pulse(str(tmp_path), 1, {}, dict).close("finished")

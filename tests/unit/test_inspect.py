@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import re
+import shutil
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ivr_dist import cli
 from ivr_dist.corpora.synth import SynthSource
@@ -20,11 +26,11 @@ from ivr_dist.data.index import load
 from ivr_dist.data.manifest import Manifest
 from ivr_dist.data.pack import PackOptions, pack
 from ivr_dist.data.survey import SplitSurvey, survey
-from ivr_dist.errors import CorruptDataError
+from ivr_dist.errors import CorruptDataError, DataError
 from ivr_dist.view.page import render_page
 from ivr_dist.view.svg import Profile, bar_chart, profile_chart, stacked_bar
 from ivr_dist.view.terminal import sparkline
-from tests.packed import change_array, change_json, npy, write_tar
+from tests.packed import change_array, change_json, npy, with_manifest, write_tar
 
 SOURCE = SynthSource(160, dims={"text": 300, "audio": 74, "vision": 35}, aligned=False, missing=0.2)
 SPLITS = ("train", "valid", "test")
@@ -150,6 +156,109 @@ def test_what_stands_in_data_stays_text(tmp_path: Path) -> None:
     assert page.count["script"] == 0
     assert any("<script>alert(1)</script>&" in text for text in page.texts)
     assert not any("\x1b" in text for text in page.texts)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> list[SplitSurvey]:
+    """Small splits of two corpora, so that both names are shown, with several patterns of modalities."""
+    place = tmp_path_factory.mktemp("two")
+    pack(SynthSource(40, dims={"text": 3, "audio": 2, "vision": 2}, aligned=False, missing=0.3), str(place))
+    first, second = survey([str(place / "train"), str(place / "valid")])
+    assert len(first.coverage) > 1
+    return [first, replace(second, corpus="other")]
+
+
+def with_texts(splits: list[SplitSurvey], draw: Callable[[], str]) -> list[SplitSurvey]:
+    """The same numbers, with another text wherever a text stands that data brought along."""
+    found = []
+    for split in splits:
+        modalities = {
+            name: replace(one, features=replace(one.features, set=draw(), dtype=draw()))
+            for name, one in split.modalities.items()
+        }
+        labels = {draw(): replace(one, task=replace(one.task, scale=draw())) for one in split.labels.values()}
+        coverage = dict(zip((f"{draw()}{number}" for number in range(9)), split.coverage.values(), strict=False))
+        provenance = {
+            f"{draw()}{number}": replace(one, examples=[draw(), draw()])
+            for number, one in enumerate(split.provenance.values())
+        }
+        about = {"corpus": draw(), "split": draw(), "url": draw(), "manifest_id": draw()}
+        found.append(
+            replace(split, **about, modalities=modalities, labels=labels, coverage=coverage, provenance=provenance)
+        )
+    return found
+
+
+HTML = ("<script>", "</td>", "</title>", "</style>", "</svg>", "<!--", "-->", "]]>", "&lt;", "&#60;", '"', "'", ">")
+HTML += (
+    " onload=",
+    "javascript:",
+    "<img src=x onerror=a>",
+    "<svg/onload=a>",
+    "\0",
+    "\x1b[2J",
+    "\u202e",
+    "\ud800",
+    "\n",
+)
+MARKUP = st.lists(st.one_of(st.sampled_from(HTML), st.text(max_size=4)), max_size=4).map("".join)
+
+
+@given(st.data())
+@settings(max_examples=25, deadline=None)
+def test_no_text_of_a_manifest_makes_an_element_or_attribute(two: list[SplitSurvey], data: st.DataObject) -> None:
+    numbers = itertools.count()
+    drawn = [data.draw(MARKUP) for _ in range(6)]
+
+    def draw() -> str:
+        # Each ends in a number, so that no two splits or tasks become one.
+        number = next(numbers)
+        return f"{drawn[number % len(drawn)]}{number}"
+
+    page, plain = (
+        Page(render_page(with_texts(two, draw))),
+        Page(render_page(with_texts(two, lambda: f"t{next(numbers)}"))),
+    )
+    assert page.count == plain.count
+    shape = [(tag, name) for tag, name, _ in page.attributes]
+    assert shape == [(tag, name) for tag, name, _ in plain.attributes]
+    # Only names of plots come from data; every other attribute is the same.
+    fixed = [value for _, name, value in page.attributes if name != "aria-label"]
+    assert fixed == [value for _, name, value in plain.attributes if name != "aria-label"]
+    assert not any(letter in text for text in page.texts for letter in "\x1b\u202e\ud800\0")
+
+
+def test_any_manifest_of_text_makes_a_sound_page(packed: Path, tmp_path: Path) -> None:
+    """From the file on: a split, a corpus, a feature set and a task of any name."""
+    evil = "</h1><script>alert(1)</script><b x='"
+    shutil.copytree(packed / "valid", tmp_path / "valid")
+    manifest = Manifest.load(str(packed / "valid"))
+    sets = {name: replace(spec, set=evil) for name, spec in manifest.features.items()}
+    with_manifest(tmp_path / "valid", split=evil, corpus=evil, features=sets)
+    page = Page(render_page(survey([str(tmp_path / "valid"), str(packed / "test")])))
+    assert page.count["script"] == page.count["b"] - page.count["figure"] == 0
+
+
+@pytest.mark.parametrize(
+    "dtype", ["float32<script>", "f4,f4", "object", "O", "<U8", "bool", "float33", "", "M8[s]", "int32 "]
+)
+def test_a_type_that_holds_no_numbers_is_refused(dtype: str, packed: Path, tmp_path: Path) -> None:
+    shutil.copytree(packed / "valid", tmp_path / "valid")
+    manifest = Manifest.load(str(packed / "valid"))
+    spec = replace(manifest.features["text"], dtype=dtype)
+    with_manifest(tmp_path / "valid", features={**manifest.features, "text": spec})
+    with pytest.raises(DataError, match=r"features.text.dtype is"):
+        Manifest.load(str(tmp_path / "valid"))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64", "int8", "uint16", ">f4", "longdouble"])
+def test_types_of_numbers_are_taken_by_their_own_names(dtype: str, packed: Path, tmp_path: Path) -> None:
+    shutil.copytree(packed / "valid", tmp_path / "valid")
+    manifest = Manifest.load(str(packed / "valid"))
+    name = str(np.dtype(dtype))
+    spec = replace(manifest.features["text"], dtype=name)
+    with_manifest(tmp_path / "valid", features={**manifest.features, "text": spec})
+    assert Manifest.load(str(tmp_path / "valid")).features["text"].dtype == name
 
 
 def test_tokens_classes_and_gaps_make_a_page(tmp_path: Path) -> None:

@@ -1,0 +1,89 @@
+r"""Text that is safe to print: what a name of somebody else's data holds can neither drive a terminal nor mislead.
+
+Characters that cannot be seen (controls, overrides of the writing direction, zero widths, halves of surrogate pairs)
+are printed as Python writes them, such as `\x1b` or `\u202e`: a name that holds one is seen to hold one.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import TextIO
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_SENTENCE_END = re.compile(r"[.!?;](?=\s)")
+
+
+def plain(text: str, most: int | None = None) -> str:
+    """A text on one line, of characters that can be seen.
+
+    Args:
+        text: Any text.
+        most: Longest result in characters, at least 4; see `shorten`. None: any length.
+    """
+    shown = text if text.isprintable() else "".join(map(_visible, text))
+    return shown if most is None else shorten(shown, most)
+
+
+def plain_lines(text: str) -> str:
+    """A text of several lines, of characters that can be seen; colours are left out, tabs and line ends stay."""
+    text = without_colours(text)
+    return "".join(letter if letter in "\n\t" else plain(letter) for letter in text.replace("\r\n", "\n"))
+
+
+def without_colours(text: str) -> str:
+    """A text without the sequences that colour a terminal."""
+    return _COLOUR.sub("", text)
+
+
+def shorten(text: str, most: int) -> str:
+    """A text of at most `most` characters: cut after a sentence, else between two words, else anywhere.
+
+    What is cut within a sentence ends with `...`.
+    """
+    if len(text) <= most:
+        return text
+    ends = [found.end() for found in _SENTENCE_END.finditer(text, 0, most + 1) if found.end() <= most]
+    if ends and ends[-1] >= most // 3:
+        return text[: ends[-1]].rstrip(";")
+    head = text[: most - 3]
+    space = head.rfind(" ")
+    # A last word of half the text is a path or a number: a part of it tells more than none.
+    return f"{head[:space].rstrip(' ,;:')} ..." if space >= most // 2 else f"{head}..."
+
+
+def say(text: str, stream: TextIO | None = None, *, flush: bool = False) -> None:
+    """Print one line for people.
+
+    Args:
+        text: The line.
+        stream: Where to; None for stdout.
+        flush: Whether it must be seen at once.
+    """
+    stream = sys.stdout if stream is None else stream
+    print(writable(plain(text), stream), file=stream, flush=flush)
+
+
+def say_lines(text: str, stream: TextIO) -> None:
+    """Print a text of several lines for people."""
+    print(writable(plain_lines(text), stream), file=stream, flush=True)
+
+
+def writable(text: str, stream: TextIO) -> str:
+    """A text in which characters that the stream's encoding lacks are written by their numbers."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    try:
+        return text.encode(encoding, "backslashreplace").decode(encoding)
+    except LookupError:
+        return text.encode("ascii", "backslashreplace").decode("ascii")
+
+
+def _visible(letter: str) -> str:
+    if letter.isprintable():
+        return letter
+    # Spaces of other widths are spaces.
+    return " " if letter in "\xa0\u1680\u202f\u205f\u3000" or "\u2000" <= letter <= "\u200a" else _escaped(letter)
+
+
+def _escaped(letter: str) -> str:
+    return letter.encode("unicode_escape").decode("ascii")
