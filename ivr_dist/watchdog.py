@@ -1,4 +1,4 @@
-"""Ends a worker that makes no progress, after writing down what each of its threads was doing.
+"""Ends a worker that makes no progress, after writing down what its threads were doing and its latest collectives.
 
 A hung rank cannot be waited for: the others stand in a collective, a lost answer of a storage server has no timeout of
 its own, and Ray sees a process that lives. Ended, it is restarted from the last checkpoint.
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import TypeVar
 
-from ivr_dist import storage
+from ivr_dist import collectives, device, storage
 from ivr_dist.errors import IvrError
 
 T = TypeVar("T")
@@ -28,13 +28,14 @@ EXIT_HUNG = 75
 _STEPS = 50
 _WRITE_S = 10.0
 _TELL_S = 1.0
+_END_S = 30.0
 
 
 class Watchdog:
     """Watches one worker.
 
     Args:
-        run_url: The run's directory; the stacks go below it.
+        run_url: The run's directory; stacks and traces of collectives go below it.
         label: Names the worker in the file's name.
         least_s: Seconds without progress that are always allowed; 0 turns the watchdog off.
         factor: Allowed besides: so many times the median time between two signs of progress.
@@ -52,7 +53,8 @@ class Watchdog:
         tell: Callable[[str], None],
         end: Callable[[int], None] = os._exit,
     ) -> None:
-        self._url = storage.join(run_url, FOLDER, f"{label}.txt")
+        self._folder = storage.join(run_url, FOLDER)
+        self._url = storage.join(self._folder, f"{label}.txt")
         self._label = label
         self._least_s = least_s
         self._factor = factor
@@ -100,6 +102,8 @@ class Watchdog:
     def _bite(self, waited: float) -> None:
         text = self._stacks(waited)
         print(text, file=sys.stderr, flush=True)
+        # By a thread that needs nothing of Python's: the recorder is read with the interpreter locked.
+        faulthandler.dump_traceback_later(_END_S, exit=True)
         # Storage may be what hangs.
         writer = threading.Thread(target=self._write, args=(text,), daemon=True)
         writer.start()
@@ -107,6 +111,7 @@ class Watchdog:
         self._tell(f"{self._label} made no progress for {waited:.0f} s and is ended; its stacks: {self._url}")
         # The console's own thread passes it on.
         time.sleep(_TELL_S)
+        faulthandler.cancel_dump_traceback_later()
         self._end(EXIT_HUNG)
 
     def _stacks(self, waited: float) -> str:
@@ -118,3 +123,6 @@ class Watchdog:
     def _write(self, text: str) -> None:
         with suppress(IvrError):
             storage.write_text(self._url, text)
+            # The newest of each rank, by the names that PyTorch's tool to compare them expects.
+            for backend, trace in device.recorded_collectives().items():
+                storage.write_bytes(storage.join(self._folder, backend, f"worker-{collectives.rank():05d}"), trace)
