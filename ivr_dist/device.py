@@ -126,7 +126,7 @@ def recorded_collectives() -> dict[str, bytes]:
     It records if `TORCH_FR_BUFFER_SIZE` said so when the process group was made.
 
     Returns:
-        By backend that has any: a dump as PyTorch's tool `torchfrtrace` reads it.
+        By backend that has any: the recorder's own format, a pickle of plain values.
     """
     from torch._C import _distributed_c10d
 

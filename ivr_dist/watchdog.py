@@ -123,6 +123,6 @@ class Watchdog:
     def _write(self, text: str) -> None:
         with suppress(IvrError):
             storage.write_text(self._url, text)
-            # The newest of each rank, by the names that PyTorch's tool to compare them expects.
+            # The newest of each rank, by names that PyTorch's `torchfrtrace`, which compares them, expects.
             for backend, trace in device.recorded_collectives().items():
                 storage.write_bytes(storage.join(self._folder, backend, f"worker-{collectives.rank():05d}"), trace)
