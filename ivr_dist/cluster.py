@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from ivr_dist import device, scratch
-from ivr_dist.environment import storage_variables
+from ivr_dist.environment import run_variables
 from ivr_dist.errors import UserError
 from ivr_dist.foreign_errors import describe
 from ivr_dist.supervisor import no_cluster
@@ -150,7 +150,7 @@ def connected(workers: int, debug: bool, *, folder: str = "", patience_s: float 
         _await_head(address, _HEAD_S if patience_s is None else patience_s)
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
-            options["runtime_env"] = {"env_vars": storage_variables(os.environ)}
+            options["runtime_env"] = {"env_vars": run_variables(os.environ)}
     else:
         # A cluster of our own: its sockets in a folder of its own, and a token only this run knows. Ray gives everybody
         # every right to the folder it is told; so it is told one inside of a folder that only we may enter.

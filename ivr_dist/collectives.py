@@ -2,17 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ivr_dist import device
 from ivr_dist.errors import IvrError, WorkerError
 from ivr_dist.foreign_errors import describe
 
 T = TypeVar("T")
+
+_TIMEOUT_S = 1800.0
+"""PyTorch's own for gloo, and Ray's."""
+
+
+def timeout_s(hang_after_s: float = 0.0) -> float:
+    """Seconds after which a collective fails by itself, where nobody ended its worker before.
+
+    Args:
+        hang_after_s: When the watchdog ends a worker, which writes down what it waited for: it must come first.
+    """
+    return max(_TIMEOUT_S, 2 * hang_after_s)
+
+
+@contextmanager
+def group(store: str, rank: int, world: int, hang_after_s: float = 0.0) -> Iterator[None]:
+    """A process group of processes of this machine, which ends with the context; every rank must enter it.
+
+    Args:
+        store: Path of a file that does not exist yet, the same for all ranks, by which they find each other.
+        rank: This process's number, 0..world-1.
+        world: Number of processes.
+        hang_after_s: As for `timeout_s`.
+    """
+    dist.init_process_group(
+        device.backend(),
+        init_method=f"file://{store}",
+        rank=rank,
+        world_size=world,
+        timeout=timedelta(seconds=timeout_s(hang_after_s)),
+        device_id=device.bound_device(rank, world),
+    )
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
 def is_distributed() -> bool:

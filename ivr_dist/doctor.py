@@ -1,20 +1,21 @@
-"""Is everything here that training needs: tools, devices, collectives, storage, a cluster with quick settings."""
+"""Is everything here that training needs: tools, devices, network, collectives, storage, a cluster."""
 
 from __future__ import annotations
 
 import os
 import platform
 import shutil
+import socket
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from ivr_dist import device, storage
+from ivr_dist import collectives, device, network, storage
 from ivr_dist.errors import IvrError
 from ivr_dist.foreign_errors import describe, remedy_for
 
@@ -39,7 +40,7 @@ def examine(url: str | None) -> list[Finding]:
     Args:
         url: A directory or URL below which a file is written, read and deleted; None leaves storage out.
     """
-    findings = [*_machine(), _collectives()]
+    findings = [*_machine(), _network(), _collectives()]
     if url is not None:
         findings.append(_storage(storage.absolute(url)))
     if os.environ.get("RAY_ADDRESS"):
@@ -68,6 +69,24 @@ def _machine() -> Iterator[Finding]:
     yield Finding("ok", "device", device.describe())
 
 
+def _network() -> Finding:
+    """The interfaces, and which of them gloo takes."""
+    address = network.gloo_address()
+    others = {name: own for name, own in network.interfaces().items() if own != address}
+    shown = ", ".join(f"{name} {own}" for name, own in others.items()) or "none"
+    if not address:
+        text = f"GLOO_SOCKET_IFNAME={os.environ['GLOO_SOCKET_IFNAME']} is no interface with an address; others: {shown}"
+        return Finding("BAD", "network", text, "set GLOO_SOCKET_IFNAME to one of these, or unset it")
+    text = f"gloo uses {address}; others: {shown}"
+    if network.is_loopback(address):
+        return Finding("note", "network", text, _reach(socket.gethostname()))
+    return Finding("ok", "network", text)
+
+
+def _reach(host: str) -> str:
+    return f"for workers on several machines, have the name {host} stand for its address, or set GLOO_SOCKET_IFNAME"
+
+
 def _collectives() -> Finding:
     """Two processes that sum a tensor."""
     import torch.multiprocessing as mp
@@ -78,19 +97,17 @@ def _collectives() -> Finding:
             mp.spawn(_sum, (_RANKS, str(Path(scratch) / "store")), nprocs=_RANKS)  # type: ignore
     except Exception as error:  # whatever it is, this is the place where it is told
         return Finding("BAD", "collectives", describe(error), remedy_for(error) or "see GLOO_SOCKET_IFNAME")
-    return Finding("ok", "collectives", f"gloo, {_RANKS} processes, {time.monotonic() - started:.1f} s")
+    carried = device.describe_collectives()
+    return Finding("ok", "collectives", f"{carried}, {_RANKS} processes, {time.monotonic() - started:.1f} s")
 
 
 def _sum(rank: int, world: int, store: str) -> None:
     import torch
-    import torch.distributed as dist
 
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
-    total = torch.ones(1)
-    dist.all_reduce(total)
-    dist.destroy_process_group()
-    if float(total) != world:
-        raise RuntimeError(f"the sum over {world} processes was {float(total)}")
+    with collectives.group(store, rank, world):
+        total = float(collectives.sum_over_ranks(torch.ones(1)))
+    if total != world:
+        raise RuntimeError(f"the sum over {world} processes was {total}")
 
 
 def _storage(url: str) -> Finding:
@@ -124,6 +141,7 @@ def _cluster() -> Iterator[Finding]:
             yield Finding("ok", "cluster", f"{nodes} nodes, {counted}, Ray {ray.__version__}")
             settings: Callable[[], dict[str, str]] = _head_settings
             found = on_head(settings)
+            yield from _reachable(_addresses())
     except IvrError as error:
         yield Finding("BAD", "cluster", str(error))
         return
@@ -134,6 +152,30 @@ def _cluster() -> Iterator[Finding]:
         yield Finding("note", "failure detection", text, f"start the head with {wanted}")
     else:
         yield Finding("ok", "failure detection", "a dead host is noticed within seconds")
+
+
+def _addresses() -> dict[str, str]:
+    """By host name of each machine of the connected cluster: gloo's address there."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    look = ray.remote(network.gloo_address)
+    answers = {
+        node["NodeManagerHostname"]: look.options(
+            num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote()
+        for node in ray.nodes()  # type: ignore[no-untyped-call]
+        if node["Alive"]
+    }
+    return dict(zip(answers, ray.get(list(answers.values())), strict=True))
+
+
+def _reachable(addresses: Mapping[str, str]) -> Iterator[Finding]:
+    """Whether workers on several machines can reach each other."""
+    lost = [host for host, address in addresses.items() if not address or network.is_loopback(address)]
+    if lost and len(addresses) > 1:
+        text = f"gloo has no address that others can reach on {', '.join(sorted(lost))}"
+        yield Finding("BAD", "network of the cluster", text, _reach(lost[0]))
 
 
 def _head_settings() -> dict[str, str]:

@@ -20,7 +20,7 @@ class SvrProbe:
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        """By modality: squared norms of SVR's and the task's gradient, and their inner product."""
+        """By modality: squared norms of SVR's and the task's gradient, and their inner product; where the codes are."""
         self._svr_grads: dict[str, tuple[Tensor | None, ...]] = {}
 
     def before_backward(self, output: IVROutput, svr_loss: Tensor) -> None:
@@ -40,25 +40,26 @@ class SvrProbe:
         The loss was multiplied by the world size before backward, and so was this gradient; SVR's was taken without.
         """
         for name, branch in output.branch.items():
-            sums = self._sums.setdefault(name, torch.zeros(3, dtype=torch.float64))
             for svr, code in zip(self._svr_grads[name], branch, strict=True):
-                sums += _products(svr, None if code.grad is None else code.grad / world_size()).cpu()
+                found = _products(svr, None if code.grad is None else code.grad / world_size(), code.device)
+                self._sums[name] = self._sums[name] + found if name in self._sums else found
 
     def result(self) -> dict[str, float]:
         """`svr_grad_norm`, `task_grad_norm` and `cosine` over all codes, and by modality as `MODALITY/cosine` ...
 
         A cosine is 0 where either gradient vanishes. A collective call.
         """
-        totals = sum_over_ranks(torch.stack(list(self._sums.values())))
+        # One copy to the host a step, not one for each code: a GPU is waited for each time.
+        totals = sum_over_ranks(torch.stack(list(self._sums.values())).cpu())
         found = _described(totals.sum(dim=0))
         for name, sums in zip(self._sums, totals, strict=True):
             found |= {f"{name}/{what}": value for what, value in _described(sums).items()}
         return found
 
 
-def _products(svr: Tensor | None, task: Tensor | None) -> Tensor:
-    """[3] float64: squared norms of two gradients and their inner product; an absent one is 0."""
-    absent = torch.zeros((), dtype=torch.float64)
+def _products(svr: Tensor | None, task: Tensor | None, device: torch.device) -> Tensor:
+    """[3] float64 on `device`: squared norms of two gradients there and their inner product; an absent one is 0."""
+    absent = torch.zeros((), dtype=torch.float64, device=device)
     a = None if svr is None else svr.flatten().double()
     b = None if task is None else task.flatten().double()
     return torch.stack(

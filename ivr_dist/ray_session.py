@@ -18,11 +18,12 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
-from ivr_dist import storage
+from ivr_dist import collectives, device, storage
 from ivr_dist.cluster import cluster_kind, connected, dead_service, wait_for_room, worker_resources
 from ivr_dist.config import Config
 from ivr_dist.config_file import from_dict
 from ivr_dist.console import Event
+from ivr_dist.environment import RECORDER
 from ivr_dist.errors import IvrError, WorkerError
 from ivr_dist.foreign_errors import describe, remedy_for, root_cause
 from ivr_dist.supervisor import MARK, Job, end_marked, no_cluster
@@ -35,6 +36,7 @@ _TRAIN_SETTINGS = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    **RECORDER,
 }
 
 # After a loss the elastic policy may ask for machines that are gone: it soon finds out, and asks for fewer.
@@ -238,7 +240,9 @@ def _fit(job: Job, config: Config, handle: Any, kind: str, outcome: _Outcome) ->
                 "use_gpu": kind == "GPU",
                 "started": job.started,
             },
-            torch_config=TorchConfig(backend="nccl" if kind == "GPU" else "gloo"),
+            torch_config=TorchConfig(
+                backend=device.backend_with(gpus=kind == "GPU"), timeout_s=int(collectives.timeout_s(run.hang_after_s))
+            ),
             scaling_config=ScalingConfig(
                 num_workers=workers if isinstance(workers, int) else (run.fewest_workers, run.most_workers),
                 use_gpu=kind == "GPU",

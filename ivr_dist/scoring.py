@@ -40,20 +40,16 @@ def score_checkpoint(checkpoint: str, split_url: str, workers: int) -> evaluate.
 
 def _run_rank(rank: int, workers: int, scratch: str, checkpoint: str, split_url: str) -> None:
     torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        device.backend(), init_method=f"file://{scratch}/store", rank=rank, world_size=workers
-    )
-    try:
+    with collectives.group(f"{scratch}/store", rank, workers):
         found = _score(checkpoint, split_url)
         if rank == 0:
             storage.write_json(str(Path(scratch) / "metrics.json"), found)
-    finally:
-        torch.distributed.destroy_process_group()
 
 
 def _score(checkpoint: str, split_url: str) -> evaluate.Metrics:
     state = store.read_state(checkpoint)
     config = from_dict(state["config"], where=checkpoint)
+    device.deterministic()
     manifest = Manifest.load(split_url)
     with weights.stored_text(checkpoint, state) as text:
         spec = weights.batch_spec(state, text)

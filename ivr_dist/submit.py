@@ -21,7 +21,7 @@ import psutil
 from ivr_dist import storage
 from ivr_dist.config import Config
 from ivr_dist.config_file import load_config
-from ivr_dist.environment import storage_variables
+from ivr_dist.environment import RECORDER, run_variables
 from ivr_dist.errors import ConfigError, IvrError, UserError
 from ivr_dist.foreign_errors import describe, first_sentence, last_words
 from ivr_dist.plain import plain_lines, say, writable
@@ -104,8 +104,8 @@ def project_root(directory: Path) -> Path:
 
 
 def job_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Variables of the job's processes: access to storage, and time to write a checkpoint when it is stopped."""
-    return {"RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_GRACE_S), **storage_variables(environment)}
+    """Variables of the job's processes: what the run needs, and time to write a checkpoint when it is stopped."""
+    return {"RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_GRACE_S), **RECORDER, **run_variables(environment)}
 
 
 def absolute_paths(config: Config, address: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Ends a worker that makes no progress, after writing down what each of its threads was doing.
+"""Ends a worker that makes no progress, after writing down what its threads were doing and its latest collectives.
 
 A hung rank cannot be waited for: the others stand in a collective, a lost answer of a storage server has no timeout of
 its own, and Ray sees a process that lives. Ended, it is restarted from the last checkpoint.
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import TypeVar
 
-from ivr_dist import storage
+from ivr_dist import collectives, device, storage
 from ivr_dist.errors import IvrError
 from ivr_dist.plain import say_lines
 
@@ -28,13 +28,14 @@ EXIT_HUNG = 75
 _STEPS = 50
 _WRITE_S = 10.0
 _TELL_S = 1.0
+_END_S = 30.0
 
 
 class Watchdog:
     """Watches one worker.
 
     Args:
-        run_url: The run's directory; the stacks go below it.
+        run_url: The run's directory; stacks and traces of collectives go below it.
         label: Names the worker in the file's name.
         least_s: Seconds without progress that are always allowed; 0 turns the watchdog off.
         factor: Allowed besides: so many times the median time between two signs of progress.
@@ -52,7 +53,8 @@ class Watchdog:
         tell: Callable[[str], None],
         end: Callable[[int], None] = os._exit,
     ) -> None:
-        self._url = storage.join(run_url, FOLDER, f"{label}.txt")
+        self._folder = storage.join(run_url, FOLDER)
+        self._url = storage.join(self._folder, f"{label}.txt")
         self._label = label
         self._least_s = least_s
         self._factor = factor
@@ -98,6 +100,8 @@ class Watchdog:
                 return
 
     def _bite(self, waited: float) -> None:
+        # By a thread that needs nothing of Python's: the recorder is read with the interpreter locked.
+        faulthandler.dump_traceback_later(_END_S, exit=True)
         try:
             text = self._stacks(waited)
             # The log may be on a disk that is full.
@@ -112,6 +116,7 @@ class Watchdog:
             # The console's own thread passes it on.
             time.sleep(_TELL_S)
         finally:
+            faulthandler.cancel_dump_traceback_later()
             self._end(EXIT_HUNG)
 
     def _stacks(self, waited: float) -> str:
@@ -124,3 +129,6 @@ class Watchdog:
     def _write(self, text: str) -> None:
         with suppress(IvrError):
             storage.write_text(self._url, text)
+            # The newest of each rank, by names that PyTorch's `torchfrtrace`, which compares them, expects.
+            for backend, trace in device.recorded_collectives().items():
+                storage.write_bytes(storage.join(self._folder, backend, f"worker-{collectives.rank():05d}"), trace)

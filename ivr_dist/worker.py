@@ -58,14 +58,11 @@ def run_in_process(config: Config, console: Console) -> None:
         chosen = threads.choose(config.run.threads)
         torch.set_num_threads(chosen.threads)
         console.emit({"kind": "phase", "text": f"computing with {chosen.threads} thread(s): {chosen.why}"})
-    with tempfile.TemporaryDirectory(prefix="ivr-group-") as scratch:
-        torch.distributed.init_process_group(
-            device.backend(), init_method=f"file://{scratch}/store", rank=0, world_size=1
-        )
-        try:
-            train(config, console, 0, len(attempts.read_attempts(storage.absolute(config.run.dir))))
-        finally:
-            torch.distributed.destroy_process_group()
+    with (
+        tempfile.TemporaryDirectory(prefix="ivr-group-") as scratch,
+        collectives.group(f"{scratch}/store", 0, 1, config.run.hang_after_s),
+    ):
+        train(config, console, 0, len(attempts.read_attempts(storage.absolute(config.run.dir))))
 
 
 def train(
@@ -103,7 +100,13 @@ def train(
     left_out: LeftOut | None = None
     while True:
         attempt = AttemptRun(config, console, local_rank, surroundings)
-        ending = attempt.run(attempts_before, began, left_out)
+        try:
+            ending = attempt.run(attempts_before, began, left_out)
+        except RuntimeError as error:
+            refusal = device.refusal(error)
+            if refusal is None:
+                raise
+            raise refusal from error
         if ending != "rollback":
             console.emit({"kind": "ended", "how": ending})
             return ending

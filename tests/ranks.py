@@ -17,6 +17,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from ivr_dist.environment import RECORDER
+
 _MOST_KEPT = 2
 """Ranks of a group that stays for later calls; larger groups would hold gigabytes for a few calls."""
 
@@ -88,6 +90,7 @@ _kept: dict[int, _Group] = {}
 def _serve(connection: Connection, rank: int, world: int, store: str) -> None:
     faulthandler.enable()
     torch.set_num_threads(1)
+    os.environ.update(RECORDER)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
     while True:
         try:

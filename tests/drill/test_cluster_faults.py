@@ -64,6 +64,7 @@ def test_hung_worker(corpus: str, reference: Curve, run: Path) -> None:
     stacks = list((run / "stacks").glob("worker-00000-pid-*.txt"))
     assert stacks
     assert "_agree" in stacks[0].read_text() or "step.py" in stacks[0].read_text()
+    assert (run / "stacks" / "gloo" / "worker-00000").exists(), "the trace of its collectives"
 
 
 def test_sigkill_of_the_driver(corpus: str, reference: Curve, run: Path) -> None:

@@ -21,10 +21,19 @@ def test_all_is_well(
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
     assert main(["doctor", str(tmp_path), "--json"]) == 0
     found = {finding["what"]: finding for finding in json.loads(capsys.readouterr().out.splitlines()[-1])}
-    assert {"packages", "C++ compiler", "device", "collectives", "storage", "cluster", "failure detection"} <= set(
-        found
-    )
-    assert all(finding["verdict"] == "ok" for finding in found.values())
+    assert {
+        "packages",
+        "C++ compiler",
+        "device",
+        "network",
+        "collectives",
+        "storage",
+        "cluster",
+        "failure detection",
+    } <= set(found)
+    # The host name of a machine of one's own mostly stands for loopback.
+    assert all(finding["verdict"] == "ok" for what, finding in found.items() if what != "network")
+    assert found["network"]["verdict"] in ("ok", "note")
     assert list(tmp_path.iterdir()) == []
 
 

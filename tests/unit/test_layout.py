@@ -28,6 +28,7 @@ LEVELS = {
     "ivr_dist.compiling": 0,
     "ivr_dist.garbage": 0,
     "ivr_dist.environment": 0,
+    "ivr_dist.network": 0,
     "ivr_dist.storage": 1,
     "ivr_dist.data": 1,
     "ivr_dist.corpora": 1,

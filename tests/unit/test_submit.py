@@ -13,7 +13,6 @@ import pytest
 from ivr_dist import submit
 from ivr_dist.config import Config
 from ivr_dist.config_file import load_config
-from ivr_dist.environment import storage_variables
 from ivr_dist.errors import ConfigError, UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -149,12 +148,12 @@ def test_other_kinds_of_address_are_refused(address: str) -> None:
         submit.elsewhere(address)
 
 
-def test_only_storage_variables_travel() -> None:
-    environment = {"AWS_SECRET_ACCESS_KEY": "s", "AWS_ENDPOINT_URL": "http://x", "HOME": "/root", "RAY_ADDRESS": "auto"}
-    assert storage_variables(environment) == {"AWS_SECRET_ACCESS_KEY": "s", "AWS_ENDPOINT_URL": "http://x"}
-    assert storage_variables({"HF_HUB_OFFLINE": "1", "HF_HOME": "/home/me/hub"}) == {"HF_HUB_OFFLINE": "1"}
+def test_a_job_has_what_the_run_needs() -> None:
+    environment = {"AWS_SECRET_ACCESS_KEY": "s", "HOME": "/root", "RAY_ADDRESS": "auto", "NCCL_SOCKET_IFNAME": "ib0"}
     assert set(submit.job_environment(environment)) == {
         "AWS_SECRET_ACCESS_KEY",
-        "AWS_ENDPOINT_URL",
+        "NCCL_SOCKET_IFNAME",
         "RAY_JOB_STOP_WAIT_TIME_S",
+        "TORCH_FR_BUFFER_SIZE",
     }
+    assert submit.job_environment({"TORCH_FR_BUFFER_SIZE": "0"})["TORCH_FR_BUFFER_SIZE"] == "0", "the user's own goes"
