@@ -23,6 +23,9 @@ def test_a_cpu_is_asked_for_by_deepspeeds_own_variable(monkeypatch: pytest.Monke
     assert not device.cluster_has_gpus({"GPU": 8.0})
     monkeypatch.setenv("DS_ACCELERATOR", "cuda")
     assert device.cluster_has_gpus({"GPU": 8.0})
+    assert device.cluster_has_gpus({"CPU": 8.0}), "its GPUs are still to come"
+    monkeypatch.delenv("DS_ACCELERATOR")
+    assert device.cluster_has_gpus({"GPU": 8.0})
     assert not device.cluster_has_gpus({"CPU": 8.0})
 
 
