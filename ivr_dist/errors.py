@@ -6,7 +6,31 @@ with `exit_code`: 2 when the user can mend it by typing something else, 1 when s
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"<>]+")
+_CLOSING = ".,;:?)]}'"
+_PORT = re.compile(r"[^@]*:\d*|[^:]*")
+
+
+def hide_secrets(text: str) -> str:
+    """Text in which URLs have neither a password nor the query that signs a request; nothing else is changed."""
+    return _URL.sub(_without_secrets, text) if "://" in text else text
+
+
+def _without_secrets(match: re.Match[str]) -> str:
+    found = match[0].rstrip(_CLOSING)
+    closing = match[0][len(found) :]
+    scheme, _, rest = found.partition("://")
+    if scheme.lower() in ("file", "local"):
+        return match[0]
+    host = re.split("[/?#]", rest, maxsplit=1)[0]
+    # A password may hold a slash that should have been written as %2F.
+    if "@" in host or ("@" in rest and not _PORT.fullmatch(host)):
+        rest = "***@" + (rest[len(host.rpartition("@")[0]) + 1 :] if "@" in host else rest.rpartition("@")[2])
+    rest = rest.partition("?")[0]
+    return f"{scheme}://{rest.partition('#')[0] if scheme.lower() in ('http', 'https') else rest}{closing}"
 
 
 class IvrError(Exception):
@@ -27,10 +51,10 @@ class IvrError(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        """Render the one line: `what (where): remedy`, always without line breaks."""
+        """Render the one line: `what (where): remedy`, always without line breaks and without secrets in URLs."""
         text = f"{self.what} ({self.where})" if self.where else self.what
         text = f"{text}; {self.remedy}" if self.remedy else text
-        return " ".join(text.split())
+        return " ".join(hide_secrets(text).split())
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Keep keyword arguments through pickle: errors travel from Ray workers to the driver."""
