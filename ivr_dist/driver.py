@@ -213,12 +213,13 @@ def evaluate(
         json_output: Print one JSON object instead of a table.
     """
     from ivr_dist.checkpoint.store import read_state
+    from ivr_dist.checkpoint.weights import stored_config
     from ivr_dist.scoring import score_checkpoint
 
     url = storage.absolute(checkpoint)
     if shards is None:
-        data = read_state(url)["config"]["data"]
-        shards = data.get(split, "")
+        data = stored_config(read_state(url), url).data
+        shards = {"train": data.train, "valid": data.valid, "test": data.test}.get(split, "")
         if not shards:
             raise DataError(
                 f"the run had no {split} split", where=url, remedy="give one with --shards, or another --split"

@@ -9,7 +9,7 @@ from typing import Any
 from ivr_dist import goodput, storage
 from ivr_dist.attempts import lineage, read_attempts
 from ivr_dist.checkpoint import store
-from ivr_dist.errors import IvrError, UserError
+from ivr_dist.errors import UserError
 from ivr_dist.lease import holder
 from ivr_dist.pulse import lives, read_pulses
 from ivr_dist.units import format_duration
@@ -85,14 +85,9 @@ def _state(last: Mapping[str, Any], driver: Mapping[str, Any] | None, seen_s: fl
 
 
 def _newest(run_url: str, spans: Any) -> str | None:
-    """The newest checkpoint all of whose parts are there; their bytes are not read."""
-    for name in store.counting(store.names(run_url), spans):
-        try:
-            store.parts(name.url(run_url))
-        except IvrError:
-            continue
-        return name.url(run_url)
-    return None
+    """The newest checkpoint all of whose parts and files are there; their bytes are not read."""
+    counting = store.counting(store.names(run_url), spans)
+    return next((name.url(run_url) for name in counting if store.is_complete(name.url(run_url))), None)
 
 
 def rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
