@@ -336,9 +336,9 @@ def _conclude(
         metrics[split.name] = evaluate.score(predictions, split.manifest.corpus, split.manifest.tasks)
     if collectives.rank() == 0:
         result = {
-            "run": run_url,
+            "run": storage.display(run_url),
             "status": ending,
-            "checkpoint": url,
+            "checkpoint": storage.display(url),
             "steps": trainer.counters.step,
             "total_steps": trainer.plan.total_steps,
             "attempts": attempt,

@@ -13,7 +13,7 @@ import typer
 from ivr_dist import __version__, cli_runs, cli_shards
 from ivr_dist.cli_options import EXIT_FAILED, AsJson, Debug
 from ivr_dist.cli_options import examples as _examples
-from ivr_dist.errors import IvrError, UserError
+from ivr_dist.errors import IvrError, UserError, hide_secrets
 
 if TYPE_CHECKING:
     from ivr_dist.config import Config
@@ -393,13 +393,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(UserError(error.format_message().rstrip("."), remedy=f"see {command} --help"), error.exit_code)
     except IvrError as error:
         if "--debug" in given:
-            traceback.print_exc()
+            print(hide_secrets(traceback.format_exc()), end="", file=sys.stderr)
         return _fail(error, error.exit_code)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except Exception as error:
         if "--debug" in given:
-            traceback.print_exc()
+            print(hide_secrets(traceback.format_exc()), end="", file=sys.stderr)
             return EXIT_FAILED
         text = f"internal error: {type(error).__name__}: {error}"
         return _fail(IvrError(text, remedy="run again with --debug for the traceback"), EXIT_FAILED)

@@ -130,12 +130,14 @@ def train(config: Config, *, json_output: bool = False, debug: bool = False) -> 
         code, console = _execute(config, stream, debug, started)
         print_rows(goodput.rows(console.time_spent), stream)
         if console.how == "stop file":
-            print(f"ended by {control_file(run_url)}; the same command continues this run", file=stream)
+            print(
+                f"ended by {storage.display(control_file(run_url))}; the same command continues this run", file=stream
+            )
             if json_output:
                 print(json.dumps(_stopped(run_url)))
             return 0
         if code:
-            print(f"stopped; the same command continues this run: {config.run.dir}", file=stream)
+            print(f"stopped; the same command continues this run: {storage.display(config.run.dir)}", file=stream)
             return code
         result = finished_result(run_url, plan.total_steps)
         if result is None:
@@ -226,7 +228,7 @@ def evaluate(
             )
     found = score_checkpoint(url, storage.absolute(shards), num_workers or 1)
     if json_output:
-        print(json.dumps({"checkpoint": url, "shards": shards, "metrics": found}))
+        print(json.dumps({"checkpoint": storage.display(url), "shards": storage.display(shards), "metrics": found}))
     else:
         print_metrics({split: found}, sys.stdout)
     return 0

@@ -54,7 +54,7 @@ def status(run_url: str, now: float | None = None) -> dict[str, Any]:
     result = storage.join(run_url, "result.json")
     seen_s = (time.time() if now is None else now) - last["seen"] if last else None
     return {
-        "run": run_url,
+        "run": storage.display(run_url),
         "state": _state(last, driver, seen_s, bool(attempts)),
         "step": last.get("step"),
         "total_steps": last.get("total_steps"),
@@ -87,7 +87,7 @@ def _state(last: Mapping[str, Any], driver: Mapping[str, Any] | None, seen_s: fl
 def _newest(run_url: str, spans: Any) -> str | None:
     """The newest checkpoint all of whose parts and files are there; their bytes are not read."""
     counting = store.counting(store.names(run_url), spans)
-    return next((name.url(run_url) for name in counting if store.is_complete(name.url(run_url))), None)
+    return next((storage.display(name.url(run_url)) for name in counting if store.is_complete(name.url(run_url))), None)
 
 
 def rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -96,7 +96,7 @@ def rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     text = _ENDINGS.get(state, state)
     if state == "silent":
         text = "no sign of life: it was cut off, or is about to be started again; the same command continues it"
-    lines = [("run", storage.display(found["run"])), ("state", text)]
+    lines = [("run", found["run"]), ("state", text)]
     if found["step"] is not None:
         epoch = f", epoch {found['epoch']:.2f}" if found["epoch"] is not None else ""
         lines.append(("step", f"{found['step']} of {found['total_steps']}{epoch}"))

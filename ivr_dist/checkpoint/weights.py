@@ -20,7 +20,7 @@ from ivr_dist.config import Config
 from ivr_dist.config_file import from_dict, to_dict
 from ivr_dist.data.collate import WORDS, BatchSpec
 from ivr_dist.data.manifest import TaskSpec
-from ivr_dist.errors import CheckpointError, CheckpointMismatchError
+from ivr_dist.errors import CheckpointError, CheckpointMismatchError, hide_secrets
 from ivr_dist.model import ModelSpec, build_model
 from ivr_dist.pretrained import TextEncoder
 
@@ -77,12 +77,19 @@ def describe_model(config: Config, spec: BatchSpec) -> dict[str, Any]:
     # Not the size: it only says what other keys were where they were unset, and two sizes can be the same model.
     model = {name: value for name, value in to_dict(config)["model"].items() if name != "size"}
     return {
-        "config": to_dict(config),
+        "config": _without_secrets(to_dict(config)),
         "model": model,
         "features": {name: list(part) for name, part in spec.modalities.items()},
         "tasks": {name: asdict(task) for name, task in spec.tasks.items()},
         "statistics": {name: [part.tolist() for part in parts] for name, parts in spec.statistics.items()},
     }
+
+
+def _without_secrets(value: Any) -> Any:
+    """A config without passwords and signatures in URLs: checkpoints are given to others."""
+    if isinstance(value, dict):
+        return {name: _without_secrets(item) for name, item in value.items()}
+    return hide_secrets(value) if isinstance(value, str) else value
 
 
 def text_files(text: TextEncoder | None) -> Mapping[str, bytes]:
