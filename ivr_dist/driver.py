@@ -130,9 +130,8 @@ def train(config: Config, *, json_output: bool = False, debug: bool = False) -> 
         code, console = _execute(config, stream, debug, started)
         print_rows(goodput.rows(console.time_spent), stream)
         if console.how == "stop file":
-            print(
-                f"ended by {storage.display(control_file(run_url))}; the same command continues this run", file=stream
-            )
+            by = storage.display(control_file(run_url))
+            print(f"ended by {by}; the same command continues this run", file=stream)
             if json_output:
                 print(json.dumps(_stopped(run_url)))
             return 0

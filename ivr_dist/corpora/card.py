@@ -269,10 +269,8 @@ def _check_paths(card: Card, place: str) -> None:
         except storage.UnsafeNameError:
             joined = ""
         if joined in ("", "corpus") or file.path.startswith("/"):
-            remedy = "give a path below the folder that is packed"
-            raise ConfigError(
-                f"{file.path!r} leads out of the corpus", where=f"{place}, key files.{key}", remedy=remedy
-            )
+            what, remedy = f"{file.path!r} leads out of the corpus", "give a path below the folder that is packed"
+            raise ConfigError(what, where=f"{place}, key files.{key}", remedy=remedy)
 
 
 def _check_names(card: Card, place: str) -> None:
