@@ -157,7 +157,7 @@ def _stopped(run_url: str) -> dict[str, Any]:
     """What `train --json` says of a run that its stop file has ended."""
     found = status(run_url)
     return {
-        "run": run_url,
+        "run": storage.display(run_url),
         "status": "stopped",
         "checkpoint": found["checkpoint"],
         "steps": found["step"],

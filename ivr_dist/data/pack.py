@@ -341,7 +341,7 @@ class _Packer:
             manifest.save(split.place)
         return SplitSummary(
             split=split.name,
-            url=split.place,
+            url=storage.display(split.place),
             status="already packed" if manifest == split.found else "packed",
             manifest_id=manifest.id,
             samples=manifest.samples,

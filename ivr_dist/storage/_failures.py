@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 
-from ivr_dist.errors import StorageError
+from ivr_dist.errors import StorageError, hide_secrets
 from ivr_dist.storage._places import display, is_local
 
 _TRANSIENT_ERRNOS = frozenset(
@@ -128,7 +128,8 @@ def explain(verb: str, url: str, error: Exception, attempts: int) -> StorageErro
         bucket = where.partition("://")[2].partition("/")[0]
         return NoBucketError(f"there is no bucket {bucket}", where=where, remedy=remedy)
     number = getattr(error, "errno", None)
-    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    # Clients put the whole URL into their errors; what is wrong is also shown without `IvrError` around it.
+    reason = hide_secrets(getattr(error, "strerror", None) or str(error) or type(error).__name__)
     if isinstance(error, IsADirectoryError):
         return NotFoundError("it is a directory, not a file", where=where, remedy="check the path")
     if isinstance(error, FileNotFoundError) or code in ("404", "410"):

@@ -70,10 +70,15 @@ def is_plain(name: object) -> bool:
         return False
     if _CONTROL.search(name) or re.match(r"[A-Za-z]:", name):
         return False
+    return _encodable(name) and len(os.fsencode(name)) <= _LONGEST_NAME
+
+
+def _encodable(name: str) -> bool:
     try:
-        return len(os.fsencode(name)) <= _LONGEST_NAME
+        os.fsencode(name)
     except UnicodeEncodeError:
         return False
+    return True
 
 
 def is_local(url: str) -> bool:
@@ -96,8 +101,8 @@ def local_path(url: str) -> str:
         path = _path_of_url(url, match[1].lower(), match[2])
     elif url.startswith("\\\\"):
         raise _not_meant(url, "is a path of Windows", url.replace("\\", "/"))
-    if "\0" in path:
-        raise PlaceError("a path has no NUL character", where=repr(url)[:80], remedy="correct it")
+    if "\0" in path or not _encodable(path):
+        raise PlaceError("a path has no such characters", where=repr(url)[:80], remedy="correct it")
     if path.startswith("~"):
         found = os.path.expanduser(path)
         if found == path:

@@ -98,7 +98,7 @@ def test_a_scheme_means_the_same_in_capitals() -> None:
     assert storage.list_dir("Memory://capitals") == ["f"]
 
 
-@pytest.mark.parametrize("place", ["a\0b", "/data/\0", "memory://a\nb", "s3://bucket/a\0b"])
+@pytest.mark.parametrize("place", ["a\0b", "/data/\0", "/data/\ud800", "memory://a\nb", "s3://bucket/a\0b"])
 def test_places_with_control_characters_are_no_internal_error(place: str) -> None:
     for work in (storage.read_bytes, storage.exists, storage.list_dir, storage.delete_tree):
         with pytest.raises(StorageError):
