@@ -70,8 +70,9 @@ def cause_of_absence(error: BaseException) -> Exception | None:
     cause = error.__cause__
     if isinstance(cause, FileNotFoundError):
         return cause_of_absence(cause)
-    # Of files in memory it is a key that is missing.
-    if not isinstance(cause, Exception) or isinstance(cause, LookupError) or answer_code(cause) in _ABSENT:
+    # Of files in memory it is a key that is missing; and below a file there is nothing.
+    known = (LookupError, NotADirectoryError)
+    if not isinstance(cause, Exception) or isinstance(cause, known) or answer_code(cause) in _ABSENT:
         return None
     return cause
 
