@@ -11,7 +11,7 @@ import torch
 
 from ivr_dist import attempts, collectives, device, evaluate, resume, storage
 from ivr_dist.callbacks import AuditLedger, Callback, Curves, History, Progress
-from ivr_dist.checkpoint import store, weights
+from ivr_dist.checkpoint import weights
 from ivr_dist.checkpoint.saver import Saver
 from ivr_dist.config import Config, DataConfig
 from ivr_dist.config_file import to_dict
@@ -157,7 +157,7 @@ class AttemptRun:
         if config.train.recompute:
             recompute_layers(model)
         if source.url:
-            collectives.together(lambda: weights.load_weights(model, source.url))
+            collectives.together(lambda: weights.load_weights(model, source.url, verified=True))
         engine = Engine(
             model,
             self.plan.deepspeed,
@@ -191,6 +191,7 @@ class AttemptRun:
             keep_every=self.plan.keep_every,
             files=weights.text_files(self.text) if self.rank == 0 else {},
             asynchronous=config.checkpoint.asynchronous,
+            token=f"{attempt.started:.6f}",
         )
         vitals = None
         if self.rank == 0:
@@ -325,8 +326,9 @@ def _conclude(
     config: Config, run_url: str, trainer: Trainer, splits: dict[str, Split], attempt: int, ending: Ending
 ) -> None:
     """Score the selected checkpoint on validation and, once, on test; write the run's result."""
-    url = collectives.on_rank_zero(lambda: _selected(config, run_url, trainer))
-    model = weights.load_model(url).to(trainer.engine.device).eval()
+    url = _selected(config, run_url, trainer)
+    trainer.watchdog.moved()
+    model = weights.load_model(url, verified=True).to(trainer.engine.device).eval()
     metrics = {}
     for split in (splits[name] for name in ("valid", "test") if name in splits):
         batches = trainer.watchdog.watched(split.loader.eval_batches())
@@ -334,9 +336,9 @@ def _conclude(
         metrics[split.name] = evaluate.score(predictions, split.manifest.corpus, split.manifest.tasks)
     if collectives.rank() == 0:
         result = {
-            "run": run_url,
+            "run": storage.display(run_url),
             "status": ending,
-            "checkpoint": url,
+            "checkpoint": storage.display(url),
             "steps": trainer.counters.step,
             "total_steps": trainer.plan.total_steps,
             "attempts": attempt,
@@ -346,15 +348,27 @@ def _conclude(
 
 
 def _selected(config: Config, run_url: str, trainer: Trainer) -> str:
-    """The checkpoint that is scored: the best one, or the last where that was not asked for or is no more."""
+    """The checkpoint that is scored: the best one, or the last where that was not asked for, is no more or is damaged.
+
+    A collective call: every rank checks a share of the bytes.
+    """
     best = trainer.counters.best_checkpoint if config.train.select == "best" else None
     assert trainer.saved is not None
-    for name in filter(None, (best, trainer.saved)):
-        url = storage.join(run_url, "checkpoints", name)
-        try:
-            store.parts(url)
-        except CheckpointError:
-            # Forking from an older checkpoint can leave a best one behind that retention has deleted since.
-            continue
-        return url
-    raise CheckpointError("the last checkpoint is gone", where=run_url, remedy="start the same command again")
+    last = storage.join(run_url, "checkpoints", trainer.saved)
+    if best is not None and best != trainer.saved:
+        url = storage.join(run_url, "checkpoints", best)
+        damage = resume.damage(url)
+        if not damage:
+            return url
+        # Forking from an older checkpoint can leave a best one behind that retention has deleted since.
+        if collectives.on_rank_zero(lambda: storage.holds_files(url)) and collectives.rank() == 0:
+            said = f"checkpoint {best}, the best one, is damaged; the last one is scored instead: {damage}"
+            trainer.console.emit({"kind": "note", "text": said})
+    damage = resume.damage(last)
+    if damage:
+        raise CheckpointError(
+            f"the last checkpoint cannot be scored: {damage}",
+            where=last,
+            remedy="start the same command again: it trains on from the newest sound one",
+        )
+    return last

@@ -15,7 +15,7 @@ from ivr_dist.cli_options import EXIT_FAILED, AsJson, Debug
 from ivr_dist.cli_options import examples as _examples
 from ivr_dist.errors import IvrError, StorageError, UserError
 from ivr_dist.foreign_errors import describe, explained, named, remedy_for
-from ivr_dist.plain import say, say_lines
+from ivr_dist.plain import hide_secrets, say, say_lines
 from ivr_dist.streams import lasting_streams
 
 if TYPE_CHECKING:
@@ -424,7 +424,7 @@ def _run(given: Sequence[str]) -> int:
 
 def _show_traceback(given: Sequence[str]) -> None:
     if "--debug" in given:
-        say_lines(traceback.format_exc().rstrip("\n"), sys.stderr)
+        say_lines(hide_secrets(traceback.format_exc()).rstrip("\n"), sys.stderr)
 
 
 def _fail(error: IvrError, code: int) -> int:

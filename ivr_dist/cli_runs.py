@@ -81,7 +81,7 @@ def stop(run: Run, debug: Debug = False) -> int:
     if holder(url) is None and not read_attempts(url):
         raise UserError("no run here", where=storage.display(url), remedy="give the run.dir of a run that has started")
     storage.write_text(storage.join(url, STOP_FILE), "stop after a checkpoint\n")
-    say(f"asked {storage.display(url)} to stop; watch it with: ivr-dist status {run}")
+    say(f"asked {storage.display(url)} to stop; watch it with: ivr-dist status {storage.display(run)}")
     return 0
 
 

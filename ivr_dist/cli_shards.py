@@ -76,7 +76,7 @@ def inspect(
         splits = survey(places, full, progress)
     print_survey(splits, sys.stderr if as_json else sys.stdout)
     if html is not None:
-        storage.write_bytes(html, render_page(splits).encode("utf-8", "replace"))
+        storage.write_bytes(storage.absolute(html), render_page(splits).encode("utf-8", "replace"))
         say(f"page: {storage.display(html)}", sys.stderr)
     if as_json:
         print(json.dumps({"splits": [split.to_json() for split in splits]}))

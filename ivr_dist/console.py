@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from typing import Any, Protocol, TextIO
 
-from ivr_dist.plain import say
+from ivr_dist.plain import hide_secrets, say
 from ivr_dist.units import format_duration
 
 Event = dict[str, Any]
@@ -74,7 +74,7 @@ def render(event: Event) -> str | None:
             f"attempt {event['attempt']}: {event['world']} workers, ZeRO {event['stage']}, "
             f"{event['parameters']:,} parameters, training {where} to step {event['total_steps']}"
         )
-    return str(event["text"]) if kind in ("note", "phase") else None
+    return hide_secrets(str(event["text"])) if kind in ("note", "phase") else None
 
 
 def _shortened(metrics: dict[str, float | None]) -> dict[str, float | None]:

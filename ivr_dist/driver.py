@@ -132,12 +132,13 @@ def train(config: Config, *, json_output: bool = False, debug: bool = False) -> 
         code, console = _execute(config, stream, debug, started)
         print_rows(goodput.rows(console.time_spent), stream)
         if console.how == "stop file":
-            say(f"ended by {storage.join(run_url, STOP_FILE)}; the same command continues this run", stream)
+            by = storage.display(storage.join(run_url, STOP_FILE))
+            say(f"ended by {by}; the same command continues this run", stream)
             if json_output:
                 print(json.dumps(_stopped(run_url)))
             return 0
         if code:
-            say(f"stopped; the same command continues this run: {config.run.dir}", stream)
+            say(f"stopped; the same command continues this run: {storage.display(config.run.dir)}", stream)
             return code
         result = finished_result(run_url, plan.total_steps)
         if result is None:
@@ -158,7 +159,7 @@ def _stopped(run_url: str) -> dict[str, Any]:
     """What `train --json` says of a run that its stop file has ended."""
     found = status(run_url)
     return {
-        "run": run_url,
+        "run": storage.display(run_url),
         "status": "stopped",
         "checkpoint": found["checkpoint"],
         "steps": found["step"],
@@ -215,19 +216,20 @@ def evaluate(
         json_output: Print one JSON object instead of a table.
     """
     from ivr_dist.checkpoint.store import read_state
+    from ivr_dist.checkpoint.weights import stored_config
     from ivr_dist.scoring import score_checkpoint
 
     url = storage.absolute(checkpoint)
     if shards is None:
-        data = read_state(url)["config"]["data"]
-        shards = data.get(split, "")
+        data = stored_config(read_state(url), url).data
+        shards = {"train": data.train, "valid": data.valid, "test": data.test}.get(split, "")
         if not shards:
             raise DataError(
                 f"the run had no {split} split", where=url, remedy="give one with --shards, or another --split"
             )
     found = score_checkpoint(url, storage.absolute(shards), num_workers or 1)
     if json_output:
-        print(json.dumps({"checkpoint": url, "shards": shards, "metrics": found}))
+        print(json.dumps({"checkpoint": storage.display(url), "shards": storage.display(shards), "metrics": found}))
     else:
         print_metrics({split: found}, sys.stdout)
     return 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ivr_dist.plain import plain
+from ivr_dist.plain import hide_secrets, plain
 
 
 class IvrError(Exception):
@@ -29,10 +29,10 @@ class IvrError(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        """Render the one line: `what (where); remedy`, without line breaks or characters that cannot be seen."""
+        """Render the one line: `what (where); remedy`, without secrets, line breaks or invisible characters."""
         text = f"{self.what} ({self.where})" if self.where else self.what
         text = f"{text}; {self.remedy}" if self.remedy else text
-        return plain(" ".join(text.split()))
+        return plain(" ".join(hide_secrets(text).split()))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Keep keyword arguments through pickle: errors travel from Ray workers to the driver."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ivr_dist.errors import IvrError, StorageError, WorkerError
-from ivr_dist.plain import plain, shorten, without_colours
+from ivr_dist.plain import hide_secrets, plain, shorten, without_colours
 
 LONGEST = 300
 """Characters of what an error says, but for the name of a file, which is told whole."""
@@ -22,8 +22,8 @@ _TRACEBACK = "Traceback (most recent call last)"
 _FRAME = re.compile(r"(frame )?#\d+[: ]|File \"|at 0x|C\+\+ CapturedTraceback|Exception raised from |-{2,} |[~^]+$")
 _ORIGIN = re.compile(r"(^|: )\[[^\]]*\.(?:cpp|cc|cu|h|hpp|py):\d+\] (?:err == 0\. )?")
 _CLASS = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Warning|Exit|Interrupt)(?=:|$)")
-_SECRET = re.compile(r"(?<=://)[^/@\s'\"]*@|(?<=[\w/])\?[^\s'\"]*=[^\s'\")\]]*")
-"""Name and password, and the query that signs a request, of a URL."""
+_QUERY = re.compile(r"(?<=[\w/])\?[^\s'\"]*=[^\s'\")\]]*")
+"""The query that signs a request, where a client shows it without the URL's beginning."""
 _UNFINISHED = (":", ",")
 _BARE = frozenset(
     ("Exception", "RuntimeError", "OSError", "ValueError", "JSONDecodeError", "UnicodeDecodeError", "BadZipFile")
@@ -103,7 +103,7 @@ def first_sentence(text: str, most: int = LONGEST) -> str:
         most: Longest result in characters.
     """
     lines = " ".join(_first_lines(without_colours(text)))
-    said = shorten(plain(_SECRET.sub(lambda found: "***@" if found[0].endswith("@") else "", lines)), most)
+    said = shorten(plain(_QUERY.sub("", hide_secrets(lines))), most)
     return said[:-1] if said.endswith(".") and not said.endswith("...") else said
 
 

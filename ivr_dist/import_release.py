@@ -77,7 +77,7 @@ def import_release(path: str, out: str, shards: str | None = None) -> Imported:
         StorageError: The checkpoint cannot be written.
     """
     target = storage.absolute(out)
-    if storage.exists(target) and storage.list_dir(target):
+    if storage.holds_files(target):
         raise UserError("the folder is not empty", where=storage.display(target), remedy="choose another --out")
     found = _read(path)
     prefix = _prefix(found, path)

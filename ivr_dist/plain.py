@@ -10,6 +10,9 @@ import re
 import sys
 from typing import TextIO
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"<>]+")
+_CLOSING = ".,;:?)]}'"
+_PORT = re.compile(r"[^@]*:\d*|[^:]*")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _SENTENCE_END = re.compile(r"[.!?;](?=\s)")
 
@@ -87,3 +90,22 @@ def _visible(letter: str) -> str:
 
 def _escaped(letter: str) -> str:
     return letter.encode("unicode_escape").decode("ascii")
+
+
+def hide_secrets(text: str) -> str:
+    """Text in which URLs have neither a password nor the query that signs a request; nothing else is changed."""
+    return _URL.sub(_without_secrets, text) if "://" in text else text
+
+
+def _without_secrets(match: re.Match[str]) -> str:
+    found = match[0].rstrip(_CLOSING)
+    closing = match[0][len(found) :]
+    scheme, _, rest = found.partition("://")
+    if scheme.lower() in ("file", "local"):
+        return match[0]
+    host = re.split("[/?#]", rest, maxsplit=1)[0]
+    # A password may hold a slash that should have been written as %2F.
+    if "@" in host or ("@" in rest and not _PORT.fullmatch(host)):
+        rest = "***@" + (rest[len(host.rpartition("@")[0]) + 1 :] if "@" in host else rest.rpartition("@")[2])
+    rest = rest.partition("?")[0]
+    return f"{scheme}://{rest.partition('#')[0] if scheme.lower() in ('http', 'https') else rest}{closing}"

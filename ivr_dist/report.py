@@ -71,7 +71,7 @@ def print_result(result: dict[str, Any], stream: TextIO) -> None:
 def _shown(url: str) -> str:
     """A local place below the working directory as the user would type it."""
     here = os.getcwd() + os.sep
-    return url.removeprefix(here) if storage.is_local(url) else url
+    return url.removeprefix(here) if storage.is_local(url) else storage.display(url)
 
 
 def _command(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from ivr_dist import attempts, collectives, storage
@@ -12,7 +13,7 @@ from ivr_dist.checkpoint.tensors import open_tensors
 from ivr_dist.config import Config
 from ivr_dist.data.cursor import DataCursor
 from ivr_dist.engine import Engine
-from ivr_dist.errors import CheckpointError, CheckpointMismatchError, IvrError, UserError
+from ivr_dist.errors import CheckpointError, CheckpointMismatchError, CorruptDataError, IvrError, UserError
 from ivr_dist.loop import Counters
 
 
@@ -63,9 +64,9 @@ def find(config: Config, run_url: str, here: dict[str, Any], attempts_before: in
     there = collectives.on_rank_zero(lambda: storage.list_dir(url))
     if not there:
         raise UserError("there is no checkpoint", where=url, remedy="give run.resume a directory step-NNNNNNNN.aNN")
-    damage = _damage(url)
-    if damage:
-        raise CheckpointError(damage, where=url, remedy="give another one, or run.resume=auto")
+    fault = damage(url)
+    if fault:
+        raise CheckpointError(fault, where=url, remedy="give another one, or run.resume=auto")
     name = store.CheckpointName.parse(url.rstrip("/").rsplit("/", 1)[-1])
     own = name is not None and name.url(run_url) == url
     return _checked(Resume(url, name.attempt if name and own else None, _state(url), tuple(notes)), here)
@@ -79,20 +80,30 @@ def _newest_complete(
     for name in names:
         if before is not None and name.step > before:
             continue
-        damage = _damage(name.url(run_url))
-        if not damage:
+        url = name.url(run_url)
+        fault = damage(url)
+        if not fault:
             return name
-        notes.append(f"checkpoint {name} is passed over: {damage}")
+        # A server may still list the folder of one that was deleted.
+        if collectives.on_rank_zero(partial(storage.holds_files, url)):
+            notes.append(f"checkpoint {name} is passed over: {fault}")
     return None
 
 
-def _damage(url: str) -> str:
-    """What is wrong with a checkpoint, on all ranks alike; empty if it is sound."""
-    found = ""
+def damage(url: str) -> str:
+    """What is wrong with a checkpoint, on all ranks alike, each of which checks a share of it; empty if it is sound.
+
+    Raises:
+        StorageError: It cannot be read at present, which says nothing about it.
+    """
+    found, failed = "", None
     try:
         store.verify(url, collectives.rank(), collectives.world_size())
-    except IvrError as error:
+    except (CheckpointError, CorruptDataError, storage.NotFoundError) as error:
         found = error.what
+    except IvrError as error:  # raised again by raise_together, on all ranks
+        failed = error
+    collectives.raise_together(failed)
     return next((text for text in collectives.gather(found) if text), "")
 
 
@@ -125,9 +136,16 @@ def position(start: DataCursor, source: Resume) -> tuple[Counters, DataCursor]:
     """
     if source.state is None:
         return Counters(), start
-    cursor = DataCursor.from_json(source.state["cursor"])
+    try:
+        cursor = DataCursor.from_json(source.state["cursor"])
+        counters = Counters(**source.state["counters"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{store.STATE} does not say where training stood: {error}",
+            where=source.url,
+            remedy="give run.resume another checkpoint",
+        ) from error
     cursor.check_matches(start)
-    counters = Counters(**source.state["counters"])
     if source.parent is None:
         # The best checkpoint is another run's: this one starts its own comparison.
         counters = replace(counters, best=None, best_checkpoint=None, stale=0)

@@ -10,7 +10,6 @@ from torch.multiprocessing.spawn import spawn
 
 from ivr_dist import collectives, device, evaluate, storage
 from ivr_dist.checkpoint import store, weights
-from ivr_dist.config_file import from_dict
 from ivr_dist.data.loader import Loader
 from ivr_dist.data.manifest import Manifest
 from ivr_dist.data.reader import ShardReader
@@ -48,14 +47,14 @@ def _run_rank(rank: int, workers: int, scratch: str, checkpoint: str, split_url:
 
 def _score(checkpoint: str, split_url: str) -> evaluate.Metrics:
     state = store.read_state(checkpoint)
-    config = from_dict(state["config"], where=checkpoint)
+    config = weights.stored_config(state, checkpoint)
     device.deterministic()
     manifest = Manifest.load(split_url)
     with weights.stored_text(checkpoint, state) as text:
-        spec = weights.batch_spec(state, text)
+        spec = weights.batch_spec(state, text, url=checkpoint)
     spec.check_split(manifest)
     where = device.training_device(collectives.rank())
-    model = weights.load_model(checkpoint).to(where).eval()
+    model = weights.load_model(checkpoint, verified=True).to(where).eval()
     # Not by the checkpoint's `data`, whose disk cache and commands belong to where it was trained.
     reader = ShardReader(split_url, manifest, parse_bytes(config.data.cache_bytes))
     with Loader(

@@ -9,7 +9,7 @@ from typing import Any
 from ivr_dist import goodput, storage
 from ivr_dist.attempts import lineage, read_attempts
 from ivr_dist.checkpoint import store
-from ivr_dist.errors import IvrError, UserError
+from ivr_dist.errors import UserError
 from ivr_dist.lease import holder
 from ivr_dist.pulse import lives, read_pulses
 from ivr_dist.units import format_duration
@@ -54,7 +54,7 @@ def status(run_url: str, now: float | None = None) -> dict[str, Any]:
     result = storage.join(run_url, "result.json")
     seen_s = (time.time() if now is None else now) - last["seen"] if last else None
     return {
-        "run": run_url,
+        "run": storage.display(run_url),
         "state": _state(last, driver, seen_s, bool(attempts)),
         "step": last.get("step"),
         "total_steps": last.get("total_steps"),
@@ -85,14 +85,9 @@ def _state(last: Mapping[str, Any], driver: Mapping[str, Any] | None, seen_s: fl
 
 
 def _newest(run_url: str, spans: Any) -> str | None:
-    """The newest checkpoint all of whose parts are there; their bytes are not read."""
-    for name in store.counting(store.names(run_url), spans):
-        try:
-            store.parts(name.url(run_url))
-        except IvrError:
-            continue
-        return name.url(run_url)
-    return None
+    """The newest checkpoint all of whose parts and files are there; their bytes are not read."""
+    counting = store.counting(store.names(run_url), spans)
+    return next((storage.display(name.url(run_url)) for name in counting if store.is_complete(name.url(run_url))), None)
 
 
 def rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -101,7 +96,7 @@ def rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     text = _ENDINGS.get(state, state)
     if state == "silent":
         text = "no sign of life: it was cut off, or is about to be started again; the same command continues it"
-    lines = [("run", storage.display(found["run"])), ("state", text)]
+    lines = [("run", found["run"]), ("state", text)]
     if found["step"] is not None:
         epoch = f", epoch {found['epoch']:.2f}" if found["epoch"] is not None else ""
         lines.append(("step", f"{found['step']} of {found['total_steps']}{epoch}"))

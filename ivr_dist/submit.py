@@ -24,7 +24,7 @@ from ivr_dist.config_file import load_config
 from ivr_dist.environment import RECORDER, run_variables
 from ivr_dist.errors import ConfigError, IvrError, UserError
 from ivr_dist.foreign_errors import describe, first_sentence, last_words
-from ivr_dist.plain import plain_lines, say, writable
+from ivr_dist.plain import hide_secrets, plain_lines, say, writable
 from ivr_dist.pretrained import local_folder
 from ivr_dist.units import format_bytes
 
@@ -73,6 +73,7 @@ def submit(
     config = load_config(config_path, list(overrides))
     root = project_root(Path.cwd())
     placed = [*overrides, *absolute_paths(config, address)]
+    _refuse_secrets(placed)
     check_package(root, Path(config_path).resolve())
     entrypoint = ["python", "-m", "ivr_dist", "train", os.path.relpath(config_path, root), *placed]
     with _cluster_errors(address):
@@ -81,10 +82,26 @@ def submit(
             entrypoint=shlex.join(entrypoint),
             runtime_env={"working_dir": str(root), "env_vars": job_environment(os.environ)},
         )
-        here = f"--address {shlex.quote(address)} {job}"
-        say(f"submitted {job} to {address}: {shlex.join(entrypoint)}", stream)
+        shown = storage.display(address)
+        here = f"--address {shlex.quote(shown)} {job}"
+        say(f"submitted {job} to {shown}: {shlex.join(entrypoint)}", stream)
         say(f"logs: ray job logs --follow {here}   stop: ray job stop {here}", stream, flush=True)
         return _follow(client, job, stream) if wait else 0
+
+
+def _refuse_secrets(overrides: Sequence[str]) -> None:
+    """Keep passwords out of the job's command, which the cluster shows to everyone who sees its dashboard.
+
+    Raises:
+        UserError: An override has one in a URL.
+    """
+    for override in overrides:
+        if hide_secrets(override) != override:
+            raise UserError(
+                "the cluster shows a job's command, and this override has a password or signature in its URL",
+                where=override,
+                remedy="write the URL into the config, or give access by environment variables (AWS_*, FSSPEC_*)",
+            )
 
 
 def project_root(directory: Path) -> Path:

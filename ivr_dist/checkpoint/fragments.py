@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-WEIGHT = "weight"
+from ivr_dist.checkpoint.part_manifest import WEIGHT as WEIGHT
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from math import prod
 
@@ -26,14 +27,17 @@ def reshape(source: str, target: str, parts: int) -> None:
         UserError: The target holds something.
         CheckpointError: The source is not complete, or damaged.
     """
-    if storage.list_dir(target):
+    if storage.holds_files(target):
         raise UserError("the folder is not empty", where=storage.display(target), remedy="choose another --out")
-    state = store.verify(source)
-    files = {entry["name"]: entry for part in store.parts(source) for entry in part["files"]}
-    own = {name for part in range(len(store.parts(source))) for name in _tensor_names(part)}
+    state = {**store.verify(source), "format": store.FORMAT}
+    content_of_state = json.dumps(state, indent=1).encode()
+    token = hashlib.sha256(content_of_state).hexdigest()[:16]
+    manifests = store.parts(source)
+    own = {store.STATE, *(name for part in manifests for name in _tensor_names(part.rank))}
+    others = [entry for part in manifests for entry in part.files if entry.name not in own]
     with open_tensors(source, state) as tensors:
         # Only where each run of elements is: what is in it is read when its part is written.
-        whole = [Fragment(name, 0, prod(shape), {}, tensors.scalars(name)) for name, shape in state["shapes"].items()]
+        whole = [Fragment(name, 0, prod(shape), {}, tensors.scalars(name)) for name, shape in tensors.shapes.items()]
         for part in range(parts):
             fragments = []
             for piece in share(whole, part, parts):
@@ -44,10 +48,9 @@ def reshape(source: str, target: str, parts: int) -> None:
                 fragments.append(Fragment(piece.parameter, piece.offset, piece.numel, read, piece.scalars))
             content = dict(tensor_files(fragments, part))
             if part == 0:
-                for name in files.keys() - own - {store.STATE}:
-                    content[name] = [storage.read_bytes(storage.join(source, *name.split("/")))]
-                content[store.STATE] = [json.dumps(state, indent=1).encode()]
-            store.write_part(target, part, parts, content, describe_fragments(fragments))
+                content |= {entry.name: [store.read_file(source, entry)] for entry in others}
+                content[store.STATE] = [content_of_state]
+            store.write_part(target, part, parts, content, describe_fragments(fragments), token)
 
 
 def _tensor_names(part: int) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 """Tensor files in the safetensors format, written from memory as it lies there.
 
 The library's writer first copies every tensor into a bytes object, holding Python's lock meanwhile: a training loop
-beside it would stand still. Reading goes through the library.
+beside it would stand still. Reading tensors goes through the library.
 """
 
 from __future__ import annotations

@@ -51,6 +51,7 @@ class Saver:
         keep_every: Checkpoints whose step is a multiple of it are kept too.
         files: What else every checkpoint holds, by name; rank 0 writes it.
         asynchronous: Whether training goes on while a checkpoint is written.
+        token: What the parts of this attempt's checkpoints have in common; equal on all ranks.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Saver:
         keep_every: int | None = None,
         files: Mapping[str, bytes] | None = None,
         asynchronous: bool = True,
+        token: str = "",
     ) -> None:
         self._run_url = run_url
         self._attempt = attempt
@@ -73,6 +75,7 @@ class Saver:
         self._keep_every = keep_every
         self._files = dict(files or {})
         self._asynchronous = asynchronous
+        self._token = token
         self._copies: dict[tuple[str, str], Tensor] = {}
         self._thread: threading.Thread | None = None
         self._given_up = threading.Event()
@@ -169,7 +172,7 @@ class Saver:
             attempts.check_newest(self._run_url, self._attempt)
             url = part.name.url(self._run_url)
             files = {**{name: [data] for name, data in part.files.items()}, **tensor_files(part.fragments, part.rank)}
-            store.write_part(url, part.rank, part.world, files, describe_fragments(part.fragments))
+            store.write_part(url, part.rank, part.world, files, describe_fragments(part.fragments), self._token)
             self._written.set()
             if part.rank == 0 and not self._completed(url, part.world):
                 return

@@ -5,31 +5,68 @@
         optimizer-00000.safetensors  the same runs of what the optimizer keeps
         state.json                   cursor, counters, metrics, config, shapes, feature statistics
         text_encoder/...             config and tokenizer of a pretrained text encoder, if the model has one
-        part-00000.json ...          one a worker, written last: which runs it has, and size and sha256 of its files
+        part-00000.json ...          one a worker, written last: which runs it has, size and sha256 of its files, and
+                                     the sha256 of what it says itself
 
 The files say nothing of ZeRO: any number of workers at any stage read from them what they need.
 
-A checkpoint is complete when the parts of all workers are there and every file has the size and hash its part names.
-Until then it is invisible: nothing ever reads it, and the next one is written beside it under another name. The
+A checkpoint is complete when the parts of all workers are there and sound, name one checkpoint, cover each parameter
+exactly once, and every file has the size and hash its part names. Files that no part names are not looked at. Until
+then it is invisible: nothing ever reads it, and the next one is written beside it under another name. The
 attempt is part of the name, so a worker of an attempt that was given up cannot write into a newer one.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from ivr_dist import storage
 from ivr_dist.attempts import Span
+from ivr_dist.checkpoint import part_manifest
+from ivr_dist.checkpoint.part_manifest import (
+    FORMAT,
+    STATE,
+    TEXT_ENCODER,
+    UNSEALED_FORMAT,
+    WEIGHT,
+    FileEntry,
+    PartManifest,
+    check_cover,
+    check_shapes,
+    check_together,
+    optimizer_file,
+    parse_object,
+    part_name,
+    to_text,
+    weights_file,
+)
+from ivr_dist.checkpoint.tensor_header import read_shapes
 from ivr_dist.errors import CheckpointError
 
-FORMAT = 2
-STATE = "state.json"
-TEXT_ENCODER = "text_encoder"
+__all__ = [
+    "FORMAT",
+    "STATE",
+    "TEXT_ENCODER",
+    "CheckpointName",
+    "counting",
+    "is_complete",
+    "is_whole",
+    "names",
+    "optimizer_file",
+    "parts",
+    "read_file",
+    "read_state",
+    "retain",
+    "verify",
+    "weights_file",
+    "write_part",
+]
+
 _FOLDER = "checkpoints"
 _CHUNK = 1 << 23
 """Bytes hashed at a time."""
@@ -57,22 +94,13 @@ class CheckpointName:
         return storage.join(run_url, _FOLDER, str(self))
 
 
-def weights_file(rank: int) -> str:
-    """Name of a part's weights."""
-    return f"weights-{rank:05d}.safetensors"
-
-
-def optimizer_file(rank: int) -> str:
-    """Name of a part's optimizer state."""
-    return f"optimizer-{rank:05d}.safetensors"
-
-
 def write_part(
     url: str,
     rank: int,
     world: int,
     files: Mapping[str, Sequence[bytes | memoryview]],
     fragments: Sequence[Mapping[str, Any]],
+    token: str = "",
 ) -> None:
     """Write one rank's files, and its part manifest after them.
 
@@ -82,6 +110,7 @@ def write_part(
         world: Number of parts the checkpoint will have.
         files: The files' names and contents.
         fragments: What `tensors.describe_fragments` says of the tensors in them.
+        token: Equal on all ranks, and not that of another checkpoint with the same name.
     """
     written = []
     for name, content in files.items():
@@ -91,35 +120,66 @@ def write_part(
             digest.update(buffer)
         size = sum(len(buffer) for buffer in content)
         written.append({"name": name, "size": size, "sha256": digest.hexdigest()})
-    part = {"format": FORMAT, "rank": rank, "world": world, "files": written, "fragments": list(fragments)}
-    storage.write_text(storage.join(url, _part_name(rank)), json.dumps(part))
+    checkpoint = f"{url.rstrip('/').rpartition('/')[2]} {token}".strip()
+    storage.write_text(storage.join(url, part_name(rank)), to_text(rank, world, checkpoint, written, fragments))
 
 
-def parts(url: str) -> list[dict[str, Any]]:
-    """The part manifests by rank.
+def parts(url: str) -> list[PartManifest]:
+    """The part manifests by rank: all that the checkpoint has, each as it was written.
 
     Raises:
-        CheckpointError: A part is missing.
+        CheckpointError: A part is missing, damaged, or of another checkpoint.
     """
-    found = sorted(name for name in storage.list_dir(url) if name.startswith("part-") and name.endswith(".json"))
-    if not found:
-        raise _torn(url, "it has no part manifest")
-    first = storage.read_json(storage.join(url, found[0]))
-    if first.get("format") != FORMAT:
-        raise _other_format(url, first.get("format"))
-    missing = [_part_name(rank) for rank in range(int(first["world"])) if _part_name(rank) not in found]
+    first = _part(url, 0)
+    if first is None:
+        raise _torn(url, f"it has no part manifest {part_name(0)}")
+    with ThreadPoolExecutor(16) as pool:
+        rest = list(pool.map(lambda rank: _part(url, rank), range(1, first.world)))
+    missing = [part_name(rank) for rank, part in enumerate(rest, 1) if part is None]
     if missing:
-        raise _torn(url, f"{missing[0]} is missing ({len(missing)} of {first['world']} parts)")
-    return [storage.read_json(storage.join(url, _part_name(rank))) for rank in range(int(first["world"]))]
+        raise _torn(url, f"{missing[0]} is missing ({len(missing)} of {first.world} parts)")
+    found = [first, *(part for part in rest if part is not None)]
+    try:
+        check_together(found)
+    except ValueError as error:
+        raise _torn(url, str(error)) from None
+    return found
+
+
+def _part(url: str, rank: int) -> PartManifest | None:
+    target = storage.join(url, part_name(rank))
+    try:
+        return part_manifest.parse(storage.read_bytes(target), rank)
+    except storage.NotFoundError:
+        return None
+    except part_manifest.UnknownFormatError as error:
+        raise _other_format(url, error.found) from None
+    except ValueError as error:
+        raise _torn(url, f"{part_name(rank)} is damaged: {error}") from None
 
 
 def is_whole(url: str, world: int) -> bool:
-    """Whether all parts are there; their files are not looked at."""
-    return {_part_name(rank) for rank in range(world)} <= set(storage.list_dir(url))
+    """Whether all parts are there; nothing is read."""
+    return {part_name(rank) for rank in range(world)} <= set(storage.list_dir(url))
+
+
+def is_complete(url: str) -> bool:
+    """Whether all parts are there and sound, and every file with its size; the files' bytes are not read."""
+    try:
+        entries = [entry for part in parts(url) for entry in part.files]
+    except CheckpointError:
+        return False
+    inside = [entry.name for entry in entries if "/" not in entry.name]
+    below = [entry.name.partition("/")[2] for entry in entries if "/" in entry.name]
+    sizes = storage.file_sizes(url, inside)
+    if below:
+        found = storage.file_sizes(storage.join(url, TEXT_ENCODER), below)
+        sizes |= {f"{TEXT_ENCODER}/{name}": size for name, size in found.items()}
+    return all(sizes.get(entry.name) == entry.size for entry in entries)
 
 
 def verify(url: str, rank: int = 0, world: int = 1) -> dict[str, Any]:
-    """Check every byte of a checkpoint against its parts.
+    """Check every byte of a checkpoint against its parts, and that these make one whole.
 
     Args:
         url: The checkpoint.
@@ -132,25 +192,93 @@ def verify(url: str, rank: int = 0, world: int = 1) -> dict[str, Any]:
     Raises:
         CheckpointError: It is not complete, or damaged; the text says what is missing or differs.
     """
-    files = [entry for part in parts(url) for entry in part["files"]]
-    for entry in files[rank::world]:
-        target = storage.join(url, *entry["name"].split("/"))
-        if not storage.exists(target):
-            raise _torn(url, f"{entry['name']} is missing")
-        if storage.size(target) != entry["size"] or _sha256(target, entry["size"]) != entry["sha256"]:
-            raise _torn(url, f"{entry['name']} is not what its part manifest says")
-    return read_state(url)
+    found = parts(url)
+    state = _state(url, found[0])
+    try:
+        check_cover(found, state.get("shapes", {}))
+    except ValueError as error:
+        raise _torn(url, str(error)) from None
+    files = [(part, entry) for part in found for entry in part.files]
+    for part, entry in files[rank::world]:
+        target = _target(url, entry)
+        if _size(target) is None:
+            raise _torn(url, f"{entry.name} is missing")
+        if _size(target) != entry.size or _sha256(target, entry.size) != entry.sha256:
+            raise _torn(url, f"{entry.name} is not what its part manifest says")
+        try:
+            _check_tensors(target, entry, part)
+        except ValueError as error:
+            raise _torn(url, f"{entry.name} does not hold the fragments of its part: {error}") from None
+    return state
 
 
 def read_state(url: str) -> dict[str, Any]:
-    """`state.json` of a checkpoint, without checking the other files."""
-    target = storage.join(url, STATE)
-    if not storage.exists(target):
-        raise CheckpointError("no checkpoint here", where=url, remedy="give a directory named step-NNNNNNNN.aNN")
-    state: dict[str, Any] = storage.read_json(target)
-    if state.get("format") != FORMAT:
-        raise _other_format(url, state.get("format"))
+    """`state.json` of a checkpoint, as its part manifest says it is; the other files are not checked."""
+    first = _part(url, 0)
+    if first is None:
+        remedy = "give a directory named step-NNNNNNNN.aNN"
+        if storage.holds_files(storage.join(url, STATE)):
+            raise _torn(url, f"it has no part manifest {part_name(0)}")
+        raise CheckpointError("no checkpoint here", where=storage.display(url), remedy=remedy)
+    return _state(url, first)
+
+
+def read_file(url: str, entry: FileEntry) -> bytes:
+    """The content of a file of a checkpoint, as its part manifest says it is.
+
+    Raises:
+        CheckpointError: It is missing, or has another content.
+    """
+    try:
+        data = storage.read_bytes(_target(url, entry))
+    except storage.NotFoundError:
+        raise _torn(url, f"{entry.name} is missing") from None
+    if len(data) != entry.size or hashlib.sha256(data).hexdigest() != entry.sha256:
+        raise _torn(url, f"{entry.name} is not what its part manifest says")
+    return data
+
+
+def _state(url: str, first: PartManifest) -> dict[str, Any]:
+    entry = next((entry for entry in first.files if entry.name == STATE), None)
+    if entry is None:
+        raise _torn(url, f"{part_name(0)} does not name {STATE}")
+    data = read_file(url, entry)
+    try:
+        state = parse_object(data)
+        if state.get("format") != first.format:
+            raise ValueError(f"its format is {str(state.get('format'))[:20]}, that of its part {first.format}")
+        check_shapes(state.get("shapes", {}))
+    except ValueError as error:
+        raise _torn(url, f"{STATE} is damaged: {error}") from None
     return state
+
+
+def _target(url: str, entry: FileEntry) -> str:
+    return storage.join(url, *entry.name.split("/"))
+
+
+def _size(target: str) -> int | None:
+    try:
+        return storage.size(target)
+    except storage.NotFoundError:
+        return None
+
+
+def _check_tensors(target: str, entry: FileEntry, part: PartManifest) -> None:
+    """Make sure that a tensor file holds what its part's fragments say.
+
+    Raises:
+        ValueError: It does not.
+    """
+    if not part.fragments or entry.name not in (weights_file(part.rank), optimizer_file(part.rank)):
+        return
+    shapes = read_shapes(target, entry.size)
+    for fragment in part.fragments:
+        weight = entry.name == weights_file(part.rank)
+        keys = [fragment.parameter] if weight else [f"{s}/{fragment.parameter}" for s in fragment.states if s != WEIGHT]
+        for key in keys:
+            if shapes.get(key) != [fragment.numel]:
+                raise ValueError(f"{key} has the shape {shapes.get(key)}, not [{fragment.numel}]")
 
 
 def names(run_url: str) -> list[CheckpointName]:
@@ -177,16 +305,20 @@ def retain(
     """Delete old checkpoints after `newest` has become complete.
 
     Kept are the `keep_last` newest that count (`newest` always), the one named `best`, and those whose step is a
-    multiple of `keep_every`. Nothing newer than `newest` is touched: another attempt may be writing it.
+    multiple of `keep_every`; one that is not complete, as a worker leaves it that could not write its part, is none of
+    them. Nothing newer than `newest` is touched: another attempt may be writing it.
     """
     found = [
         name
         for name in names(run_url)
         if name.attempt < newest.attempt or (name.attempt == newest.attempt and name.step <= newest.step)
     ]
-    count = counting(found, spans)
-    keep = {str(name) for name in count[: max(keep_last, 1)]} | {str(newest), best}
-    keep |= {str(name) for name in count if keep_every and name.step % keep_every == 0}
+    keep, last = {str(newest), best}, 0
+    for name in counting(found, spans):
+        multiple = keep_every is not None and name.step % keep_every == 0
+        if (last < keep_last or multiple) and (name == newest or is_complete(name.url(run_url))):
+            last += 1
+            keep.add(str(name))
     for name in found:
         if str(name) not in keep:
             storage.delete_tree(name.url(run_url))
@@ -198,10 +330,6 @@ def _torn(url: str, why: str) -> CheckpointError:
     )
 
 
-def _part_name(rank: int) -> str:
-    return f"part-{rank:05d}.json"
-
-
 def _sha256(url: str, size: int) -> str:
     digest = hashlib.sha256()
     for start in range(0, size, _CHUNK):
@@ -209,9 +337,9 @@ def _sha256(url: str, size: int) -> str:
     return digest.hexdigest()
 
 
-def _other_format(url: str, found: Any) -> CheckpointError:
+def _other_format(url: str, found: str) -> CheckpointError:
     return CheckpointError(
-        f"the checkpoint has format {found}, this version reads {FORMAT}",
+        f"the checkpoint has format {found}, this version reads {UNSEALED_FORMAT} and {FORMAT}",
         where=url,
         remedy="read it with the version of ivr_dist that wrote it",
     )

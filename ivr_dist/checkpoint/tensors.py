@@ -17,6 +17,7 @@ from torch import Tensor
 from ivr_dist import storage
 from ivr_dist.checkpoint import safetensors_file, store
 from ivr_dist.checkpoint.fragments import WEIGHT, Fragment, pieces
+from ivr_dist.checkpoint.part_manifest import PartManifest
 from ivr_dist.errors import CheckpointError
 
 
@@ -58,18 +59,18 @@ class CheckpointTensors:
     Use it in a `with` statement.
     """
 
-    def __init__(self, url: str, shapes: Mapping[str, Sequence[int]], parts: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, url: str, shapes: Mapping[str, Sequence[int]], parts: Sequence[PartManifest]) -> None:
         self._url = url
         self.shapes = shapes
         self._spans: dict[str, list[tuple[int, int, int]]] = {name: [] for name in shapes}
         self._states: dict[str, set[str]] = {name: set() for name in shapes}
         self._scalars: dict[str, dict[str, float]] = {}
         for part, manifest in enumerate(parts):
-            for entry in manifest["fragments"]:
-                name = entry["parameter"]
-                self._spans.setdefault(name, []).append((part, entry["offset"], entry["numel"]))
-                self._states.setdefault(name, set()).update(entry["states"])
-                self._scalars.setdefault(name, {}).update(entry.get("scalars", {}))
+            for entry in manifest.fragments:
+                name = entry.parameter
+                self._spans.setdefault(name, []).append((part, entry.offset, entry.numel))
+                self._states.setdefault(name, set()).update(entry.states)
+                self._scalars.setdefault(name, {}).update(entry.scalars)
         self._scratch = tempfile.TemporaryDirectory(prefix="ivr-checkpoint-")
         self._open: dict[str, Any] = {}
 
@@ -110,7 +111,7 @@ class CheckpointTensors:
                 if found is None:
                     found = torch.empty(numel, dtype=values.dtype)
                 found[piece.target : piece.target + piece.numel] = values
-        except (ValueError, SafetensorError) as error:
+        except (ValueError, OSError, SafetensorError) as error:
             raise CheckpointError(
                 f"the checkpoint does not hold {state} of {name}: {error}",
                 where=storage.display(self._url),
@@ -144,5 +145,5 @@ class CheckpointTensors:
 @contextmanager
 def open_tensors(url: str, state: Mapping[str, Any]) -> Iterator[CheckpointTensors]:
     """The tensors of a complete checkpoint whose `state.json` is `state`."""
-    with CheckpointTensors(url, state["shapes"], store.parts(url)) as tensors:
+    with CheckpointTensors(url, state.get("shapes", {}), store.parts(url)) as tensors:
         yield tensors

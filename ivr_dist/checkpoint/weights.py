@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ivr_dist import storage
 from ivr_dist.checkpoint import store
 from ivr_dist.checkpoint.fragments import saved_buffers
 from ivr_dist.checkpoint.tensors import open_tensors
@@ -21,24 +20,40 @@ from ivr_dist.config import Config
 from ivr_dist.config_file import from_dict, to_dict
 from ivr_dist.data.collate import WORDS, BatchSpec
 from ivr_dist.data.manifest import TaskSpec
-from ivr_dist.errors import CheckpointMismatchError
+from ivr_dist.errors import CheckpointError, CheckpointMismatchError
 from ivr_dist.model import ModelSpec, build_model
+from ivr_dist.plain import hide_secrets
 from ivr_dist.pretrained import TextEncoder
 
 
-def read_weights(url: str) -> dict[str, Tensor]:
-    """The full float32 weights of a checkpoint, by the model's own names."""
-    with open_tensors(url, store.read_state(url)) as tensors:
+def read_weights(url: str, *, verified: bool = False) -> dict[str, Tensor]:
+    """The full float32 weights of a checkpoint, by the model's own names.
+
+    Args:
+        url: The checkpoint.
+        verified: Whether `store.verify` has found it sound just now; else all of it is read and checked first.
+
+    Raises:
+        CheckpointError: It is not complete, or damaged.
+    """
+    state = store.read_state(url) if verified else store.verify(url)
+    with open_tensors(url, state) as tensors:
         return {name: tensors.weight(name) for name in tensors.shapes}
 
 
-def load_weights(model: nn.Module, url: str) -> None:
+def load_weights(model: nn.Module, url: str, *, verified: bool = False) -> None:
     """Put a checkpoint's weights into a model.
 
+    Args:
+        model: Where they go.
+        url: The checkpoint.
+        verified: As for `read_weights`.
+
     Raises:
+        CheckpointError: The checkpoint is not complete, or damaged.
         CheckpointMismatchError: Names or shapes differ; the text names the first difference.
     """
-    weights = read_weights(url)
+    weights = read_weights(url, verified=verified)
     own = model_tensors(model)
     differing = sorted(own.keys() ^ weights.keys()) or [k for k in own if own[k].shape != weights[k].shape]
     if differing:
@@ -63,12 +78,19 @@ def describe_model(config: Config, spec: BatchSpec) -> dict[str, Any]:
     # Not the size: it only says what other keys were where they were unset, and two sizes can be the same model.
     model = {name: value for name, value in to_dict(config)["model"].items() if name != "size"}
     return {
-        "config": to_dict(config),
+        "config": _without_secrets(to_dict(config)),
         "model": model,
         "features": {name: list(part) for name, part in spec.modalities.items()},
         "tasks": {name: asdict(task) for name, task in spec.tasks.items()},
         "statistics": {name: [part.tolist() for part in parts] for name, parts in spec.statistics.items()},
     }
+
+
+def _without_secrets(value: Any) -> Any:
+    """A config without passwords and signatures in URLs: checkpoints are given to others."""
+    if isinstance(value, dict):
+        return {name: _without_secrets(item) for name, item in value.items()}
+    return hide_secrets(value) if isinstance(value, str) else value
 
 
 def text_files(text: TextEncoder | None) -> Mapping[str, bytes]:
@@ -78,44 +100,87 @@ def text_files(text: TextEncoder | None) -> Mapping[str, bytes]:
 
 @contextmanager
 def stored_text(url: str, state: dict[str, Any]) -> Iterator[TextEncoder | None]:
-    """The text encoder of a checkpoint, from its own files: no hub and no folder is needed; None if it has none."""
-    if state["features"].get("text", ("",))[0] != WORDS:
+    """The text encoder of a checkpoint, from its own files: no hub and no folder is needed; None if it has none.
+
+    Only files that the checkpoint's parts name are taken: what else lies beside them was written by someone else.
+    """
+    with _well_formed(url):
+        words = state["features"].get("text", ("",))[0] == WORDS
+    if not words:
         yield None
         return
     with tempfile.TemporaryDirectory(prefix="ivr-text-") as scratch:
-        place = storage.join(url, store.TEXT_ENCODER)
-        for name in storage.list_dir(place):
-            storage.download(storage.join(place, name), str(Path(scratch) / name))
+        for entry in (entry for part in store.parts(url) for entry in part.files):
+            folder, _, name = entry.name.rpartition("/")
+            if folder == store.TEXT_ENCODER:
+                (Path(scratch) / name).write_bytes(store.read_file(url, entry))
         yield TextEncoder(scratch, weights=False)
 
 
-def batch_spec(state: dict[str, Any], text: TextEncoder | None = None) -> BatchSpec:
+@contextmanager
+def _well_formed(url: str) -> Iterator[None]:
+    """What a stranger's `state.json` may hold instead of what is read from it is a fault of the checkpoint."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise CheckpointError(
+            f"{store.STATE} is not of the expected form: {type(error).__name__}: {error}",
+            where=url,
+            remedy="use a checkpoint that this version of ivr_dist wrote",
+        ) from error
+
+
+def batch_spec(state: dict[str, Any], text: TextEncoder | None = None, *, url: str = "") -> BatchSpec:
     """The layout and feature statistics a checkpoint was trained with.
 
     Args:
         state: Its `state.json`.
         text: Its text encoder, if batches are to be made.
+        url: The checkpoint, for errors.
+
+    Raises:
+        CheckpointError: The state does not say.
     """
-    return BatchSpec(
-        modalities={name: (kind, dim) for name, (kind, dim) in state["features"].items()},
-        tasks={name: TaskSpec(**task) for name, task in state["tasks"].items()},
-        statistics={
-            name: (np.array(mean, np.float32), np.array(std, np.float32))
-            for name, (mean, std) in state["statistics"].items()
-        },
-        common_length=state["model"]["preset"] == "release",
-        tokenizer=None if text is None else text.tokenizer(),
-    )
+    with _well_formed(url):
+        return BatchSpec(
+            modalities={str(name): (str(kind), int(dim)) for name, (kind, dim) in state["features"].items()},
+            tasks={name: TaskSpec(**task) for name, task in state["tasks"].items()},
+            statistics={
+                name: (np.array(mean, np.float32), np.array(std, np.float32))
+                for name, (mean, std) in state["statistics"].items()
+            },
+            common_length=state["model"]["preset"] == "release",
+            tokenizer=None if text is None else text.tokenizer(),
+        )
 
 
-def load_model(url: str) -> nn.Module:
-    """Build a checkpoint's model on the host and put its weights in."""
-    state = store.read_state(url)
-    spec = batch_spec(state)
-    config = from_dict(state["config"], where=url)
+def stored_config(state: dict[str, Any], url: str) -> Config:
+    """The config that a checkpoint was trained with.
+
+    Raises:
+        CheckpointError: The state has none.
+        ConfigError: It is not one of this version.
+    """
+    with _well_formed(url):
+        return from_dict(state["config"], where=url)
+
+
+def load_model(url: str, *, verified: bool = False) -> nn.Module:
+    """Build a checkpoint's model on the host and put its weights in.
+
+    Args:
+        url: The checkpoint.
+        verified: As for `read_weights`.
+
+    Raises:
+        CheckpointError: It is not complete, or damaged.
+    """
+    state = store.read_state(url) if verified else store.verify(url)
+    config = stored_config(state, url)
+    spec = batch_spec(state, url=url)
     with stored_text(url, state) as text:
         model = build_model(config.model, ModelSpec(spec.modalities, spec.tasks, text), config.loss)
-    load_weights(model, url)
+    load_weights(model, url, verified=True)
     return model
 
 
@@ -128,7 +193,7 @@ def check_same_model(state: dict[str, Any], here: dict[str, Any], url: str) -> N
         url: The checkpoint, for the error.
     """
     for key in ("model", "features", "tasks"):
-        difference = _first_difference(state[key], here[key], key)
+        difference = _first_difference(state.get(key), here[key], key)
         if difference:
             raise CheckpointMismatchError(
                 f"the checkpoint is of another model: {difference}",

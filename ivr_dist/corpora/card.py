@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from ivr_dist import storage
 from ivr_dist.config_yaml import read_yaml
 from ivr_dist.corpora.mappings import CsdMapping, MmsaMapping, MultMapping, UrFunnyMapping
 from ivr_dist.corpora.strict import build, suggest
@@ -224,6 +225,7 @@ def load_card(path: str) -> Card:
     """
     card = build(Card, read_yaml(path), path)
     _check_names(card, path)
+    _check_paths(card, path)
     _check_splits(card, path)
     if [name for name in _FORMATS if getattr(card, name) is not None] != [card.format]:
         remedy = f"give the section {card.format} and no other"
@@ -257,6 +259,18 @@ def find_card(name_or_path: str) -> Card:
         return load_card(name_or_path)
     remedy = suggest(Path(name_or_path).stem, known)
     raise ConfigError(f"no card {name_or_path}", remedy=f"{remedy}; or give the path of a card")
+
+
+def _check_paths(card: Card, place: str) -> None:
+    """Cards are passed on: what they name lies below the folder that is packed."""
+    for key, file in card.files.items():
+        try:
+            joined = storage.join("corpus", file.path)
+        except storage.UnsafeNameError:
+            joined = ""
+        if joined in ("", "corpus") or file.path.startswith("/"):
+            what, remedy = f"{file.path!r} leads out of the corpus", "give a path below the folder that is packed"
+            raise ConfigError(what, where=f"{place}, key files.{key}", remedy=remedy)
 
 
 def _check_names(card: Card, place: str) -> None:

@@ -108,7 +108,11 @@ class TableSource(CardSource):
         return splits
 
     def _array(self, path: str, number: int) -> Array:
-        place = storage.join(self._root, path)
+        try:
+            place = storage.join(self._root, path)
+        except storage.UnsafeNameError:
+            remedy = "give a path below the folder that is packed"
+            raise DataError(f"{path!r} leads out of the corpus", where=self._where(number), remedy=remedy) from None
         where = f"{storage.display(place)}, named by {self._where(number)}"
         try:
             # Object arrays would be unpickled, and a pickle can run any code.

@@ -135,6 +135,13 @@ def index_tars(
         raise DataError(
             "no tar files here", where=storage.display(split_url), remedy="give the directory that holds them"
         )
+    for name in names:
+        if not storage.is_plain(name):
+            raise DataError(
+                f"{name!r} cannot be the name of a shard",
+                where=storage.display(split_url),
+                remedy="rename it, without backslashes and control characters",
+            )
     found: dict[int, tuple[ShardEntry, _Survey]] = {}
 
     def take(number: int, result: tuple[ShardEntry, _Survey]) -> None:

@@ -315,7 +315,7 @@ def _check(manifest: Manifest) -> None:
     names = [name for shard in listed for name in (shard.name, shard.index.name)]
     for name in names:
         # Names are joined to the split's place; one with a slash could lead out of it.
-        if not name or "/" in name or name.startswith("."):
+        if not storage.is_plain(name) or name.startswith("."):
             raise ValueError(f"{name!r} is not the name of a file beside the manifest")
     if len(set(names)) != len(names):
         raise ValueError("two shards or indexes have one name")

@@ -181,6 +181,8 @@ class _Packer:
     ) -> None:
         self._source = source
         self._corpus = OpenCorpus(source, options.seed)
+        # The folder as it was given, for those who look at it; that it means what it says, before anything is made.
+        storage.absolute(url)
         self._url = url
         self._options = options
         self._progress = progress
@@ -339,7 +341,7 @@ class _Packer:
             manifest.save(split.place)
         return SplitSummary(
             split=split.name,
-            url=split.place,
+            url=storage.display(split.place),
             status="already packed" if manifest == split.found else "packed",
             manifest_id=manifest.id,
             samples=manifest.samples,

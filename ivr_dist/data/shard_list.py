@@ -22,7 +22,10 @@ from ivr_dist.plain import shorten
 _COLUMNS = ("samples", "tar_bytes", "index_bytes", "sha256", "index_sha256", "names")
 """In the order of the file: numbers first, so that all are aligned."""
 _SUFFIX, _INDEX_SUFFIX = ".tar", ".idx"
-_NEWLINE, _SLASH, _DOT = b"\n/."
+_NEWLINE, _DOT = b"\n."
+# Slashes of either kind, and DEL.
+_UNSAFE = b"/\\\x7f"
+_FIRST_PRINTED = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +192,10 @@ class ShardColumns(Sequence[ShardEntry]):
             raise ValueError("the last name is cut off")
         if (names >= 128).any():
             names.tobytes().decode()  # raises a ValueError
-        if (names == _SLASH).any() or (names[np.concatenate([[0], self._ends + 1])[:-1]] == _DOT).any():
+        unsafe = any((names == byte).any() for byte in _UNSAFE)
+        # The only control character is the newline behind each name.
+        unsafe |= np.count_nonzero(names < _FIRST_PRINTED) != len(self._ends)
+        if unsafe or (names[np.concatenate([[0], self._ends + 1])[:-1]] == _DOT).any():
             raise ValueError("a shard's name is not that of a file beside the manifest")
         hashes = np.fromiter(map(xxhash.xxh3_64_intdigest, self._split_names()), np.uint64, len(self))
         hashes.sort()

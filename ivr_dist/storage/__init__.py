@@ -5,7 +5,10 @@ A place is a path (`/data/mosi`), a `file://` URL or any fsspec URL (`s3://bucke
 written appears whole or not at all, listing what is absent gives nothing, deleting what is absent is no error. On local
 disk and on S3, Google, Azure and memory stores writes are atomic and `create_exclusive` has one winner.
 
-Every failure is a `StorageError` that names the place and the remedy; what is absent is its subclass `NotFoundError`.
+Every failure is a `StorageError` that names the place and the remedy; what is absent is its subclass `NotFoundError`,
+and nothing else is: a server that is busy or refuses to say is no absence. What would be taken for another place than
+was meant is a `PlaceError`. Names that servers list are those of entries of the directory; what leads out of it, there
+or in what is joined, is an `UnsafeNameError`.
 Remote operations that fail for a passing reason are tried four times, with random waits so that many workers do not
 come back together.
 """
@@ -23,16 +26,29 @@ from typing import Any, Protocol, TypeVar
 
 from ivr_dist.errors import CorruptDataError, IvrError, StorageError
 from ivr_dist.storage._disk import Buffer, Disk, pread
-from ivr_dist.storage._failures import NotFoundError, explain, is_transient
+from ivr_dist.storage._failures import NoBucketError, NotFoundError, explain, is_transient
 from ivr_dist.storage._mapped import MappedFile
-from ivr_dist.storage._places import absolute, display, is_local, join, local_path, scheme
+from ivr_dist.storage._places import (
+    PlaceError,
+    UnsafeNameError,
+    absolute,
+    display,
+    is_local,
+    is_plain,
+    join,
+    local_path,
+    scheme,
+)
 from ivr_dist.storage._remote import connect
 
 __all__ = [
     "ATTEMPTS",
     "MappedFile",
+    "NoBucketError",
     "NotFoundError",
+    "PlaceError",
     "RangeReader",
+    "UnsafeNameError",
     "absolute",
     "begin_range",
     "can_list",
@@ -44,7 +60,9 @@ __all__ = [
     "exists",
     "explain",
     "file_sizes",
+    "holds_files",
     "is_local",
+    "is_plain",
     "is_transient",
     "join",
     "list_dir",
@@ -226,8 +244,8 @@ def create_exclusive(url: str, data: bytes) -> bool:
 
 def upload(local_file: str, url: str) -> None:
     """Copy a file of this machine to `url`, atomically like `write_bytes`."""
-    if not os.path.isfile(local_file):
-        raise NotFoundError("no such file", where=local_file, remedy="check the path")
+    # The local file first: an error about it is no error of `url`.
+    size(local_file)
     _run(f"copy {local_file} to it", url, lambda store: store.put(local_file, url))
 
 
@@ -275,9 +293,22 @@ def exists(url: str) -> bool:
 def size(url: str) -> int:
     """The size of a file in bytes."""
     found = _run("look up", url, lambda store: store.info(url))
+    if found is None and can_list(url):
+        raise NotFoundError("it is a directory, not a file", where=display(url), remedy="check the path")
     if found is None:
-        raise StorageError("its size is not known", where=display(url), remedy="it must be a file, not a directory")
+        raise StorageError("the server does not tell its size", where=display(url), remedy="use another web server")
     return found
+
+
+def holds_files(url: str) -> bool:
+    """Whether there is a file at `url` or at any depth below it; empty folders are nothing, as on object stores."""
+    if list_files(url):
+        return True
+    try:
+        size(url)
+    except NotFoundError:
+        return False
+    return True
 
 
 def can_list(url: str) -> bool:
@@ -302,7 +333,11 @@ def stamps(urls: Sequence[str]) -> list[str]:
 
 
 def list_dir(url: str) -> list[str]:
-    """The names of the files and directories directly below `url`, sorted; none if it is absent or a file."""
+    """The names of the files and directories directly below `url`, sorted; none if it is absent or a file.
+
+    Raises:
+        UnsafeNameError: A server lists a name that is none of something in this directory, such as `../x`.
+    """
     return sorted(_run("list", url, lambda store: store.entries(url)))
 
 

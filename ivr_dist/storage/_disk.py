@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import uuid
@@ -100,9 +101,13 @@ class Disk:
         with suppress(FileNotFoundError, NotADirectoryError), os.scandir(local_path(url)) as listing:
             for entry in listing:
                 # A file may go between the listing and the look: then it is absent.
-                with suppress(FileNotFoundError):
+                try:
                     if not entry.name.endswith(_STAGED_SUFFIX):
                         found[entry.name] = None if entry.is_dir() else entry.stat().st_size
+                except OSError as error:
+                    # So is a link that leads nowhere, or around in a circle.
+                    if error.errno not in (errno.ENOENT, errno.ELOOP):
+                        raise
         return found
 
     def walk(self, url: str) -> list[str]:

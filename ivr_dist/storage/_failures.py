@@ -10,6 +10,7 @@ import errno
 
 from ivr_dist.errors import StorageError
 from ivr_dist.foreign_errors import describe, remedy_for
+from ivr_dist.plain import hide_secrets
 from ivr_dist.storage._places import display, is_local
 
 _TRANSIENT_ERRNOS = frozenset(
@@ -41,8 +42,18 @@ _TRANSIENT_CLASSES = frozenset(
 )
 
 
+_ABSENT = frozenset(("404", "410", "NotFound", "NoSuchKey", "NoSuchVersion", "NoSuchUpload"))
+"""Answers of HTTP and S3 that mean that there is no such file, and not that it could not be looked for."""
+
+
 class NotFoundError(StorageError):
     """The file asked for does not exist."""
+
+
+class NoBucketError(StorageError):
+    """The bucket that a URL names does not exist, or is not one of this account."""
+
+    exit_code = 2
 
 
 class UnknownSchemeError(StorageError):
@@ -51,8 +62,26 @@ class UnknownSchemeError(StorageError):
     exit_code = 2
 
 
+def cause_of_absence(error: BaseException) -> Exception | None:
+    """What is behind an error that says that a file is absent, if that is something else than its absence.
+
+    fsspec's HTTP client says so whatever a look-up failed for; that of S3 also where there is no such bucket.
+    """
+    if not isinstance(error, FileNotFoundError):
+        return None
+    cause = error.__cause__
+    if isinstance(cause, FileNotFoundError):
+        return cause_of_absence(cause)
+    # Of files in memory it is a key that is missing; and below a file there is nothing.
+    known = (LookupError, NotADirectoryError)
+    if not isinstance(cause, Exception) or isinstance(cause, known) or answer_code(cause) in _ABSENT:
+        return None
+    return cause
+
+
 def is_transient(error: Exception) -> bool:
     """Whether trying again may help: timeouts, cut connections, busy or failing servers."""
+    error = cause_of_absence(error) or error
     status = getattr(error, "status", None)
     if isinstance(status, int):
         return status in (408, 429) or status >= 500
@@ -95,10 +124,18 @@ def explain(verb: str, url: str, error: Exception, attempts: int) -> StorageErro
         attempts: How often it was tried.
     """
     where = display(url)
+    error = cause_of_absence(error) or error
+    code = answer_code(error)
+    if code == "NoSuchBucket":
+        remedy = "create it, or correct the URL; with another endpoint or account there are other buckets"
+        bucket = where.partition("://")[2].partition("/")[0]
+        return NoBucketError(f"there is no bucket {bucket}", where=where, remedy=remedy)
     number = getattr(error, "errno", None)
     # The place is told once, by the name that the user gave it.
-    reason = getattr(error, "strerror", None) or describe(error)
-    if isinstance(error, FileNotFoundError):
+    reason = hide_secrets(getattr(error, "strerror", None) or describe(error))
+    if isinstance(error, IsADirectoryError):
+        return NotFoundError("it is a directory, not a file", where=where, remedy="check the path")
+    if isinstance(error, FileNotFoundError) or code in ("404", "410"):
         return NotFoundError("no such file or directory", where=where, remedy="check the path")
     if number in (errno.ENOSPC, errno.EDQUOT):
         remedy = "free some space there, or choose another place"

@@ -10,20 +10,24 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext, suppress
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import unquote
 from urllib.request import getproxies
 
 from ivr_dist.garbage import uncollected
 from ivr_dist.storage._disk import Buffer, publish, staged
-from ivr_dist.storage._failures import UnknownSchemeError, answer_code, refuse_root
-from ivr_dist.storage._places import display, scheme
+from ivr_dist.storage._failures import UnknownSchemeError, answer_code, cause_of_absence, refuse_root
+from ivr_dist.storage._places import check_remote, display, is_plain, scheme, unsafe
 from ivr_dist.storage._signed import SignedReads
 
 _OBJECT_STORES = frozenset(("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oci", "oss"))
+_S3 = ("s3", "s3a")
+_WEB = ("http", "https")
 _NO_DIRECTORIES = _OBJECT_STORES | {"memory", "http", "https"}
 _MOST_CONNECTIONS = 64
 """To a bucket at a time; botocore's own limit, 10, is less than a reader has under way."""
 _memory_lock = threading.RLock()
+T = TypeVar("T")
 _SMALL_BYTES = 1 << 20
 
 
@@ -36,7 +40,9 @@ class Remote:
         self.scheme = scheme(url)
         # No caches: other processes write what we read, and clients must not outlive a fork.
         try:
-            self.fs: Any = fsspec.core.url_to_fs(url, skip_instance_cache=True, use_listings_cache=False)[0]
+            self.fs: Any = fsspec.core.url_to_fs(
+                self.scheme + url[len(self.scheme) :], skip_instance_cache=True, use_listings_cache=False
+            )[0]
         except ValueError as error:
             raise UnknownSchemeError(f"not a place: {error}", where=display(url), remedy="correct the URL") from error
         if hasattr(self.fs, "retries"):
@@ -46,7 +52,7 @@ class Remote:
             if hasattr(self.fs, "config_kwargs"):
                 self.fs.config_kwargs.setdefault("retries", {"total_max_attempts": 1})
                 self.fs.config_kwargs.setdefault("max_pool_connections", _MOST_CONNECTIONS)
-        self._signed = self._sign_reads(url) if self.scheme in ("s3", "s3a") else None
+        self._signed = self._sign_reads(url) if self.scheme in _S3 else None
         # fsspec's memory files share one read position and test for existence before they write.
         self.guard: Any = _memory_lock if self.scheme == "memory" else nullcontext()
 
@@ -63,7 +69,8 @@ class Remote:
         return SignedReads(self.fs)
 
     def _path(self, url: str) -> str:
-        return str(self.fs._strip_protocol(url))
+        # A scheme means the same in capitals, but not to fsspec.
+        return str(self.fs._strip_protocol(self.scheme + url[len(self.scheme) :]))
 
     def read(self, url: str) -> bytes:
         if self._signed is not None:
@@ -151,8 +158,32 @@ class Remote:
         path = self._path(url).strip("/")
         if not path or (self.scheme in _OBJECT_STORES and "/" not in path):
             raise refuse_root(url)
-        with self.guard, suppress(FileNotFoundError):
-            self.fs.rm(self._path(url), recursive=True)
+        with self.guard:
+            if self.scheme not in _S3:
+                with suppress(FileNotFoundError):
+                    self.fs.rm(self._path(url), recursive=True)
+                return
+            try:
+                below = self.fs.find(path)
+                self.fs.rm(path, recursive=True)
+            except FileNotFoundError:
+                below = []
+            self._delete_folders(path, below)
+
+    def _delete_folders(self, path: str, files: Sequence[str]) -> None:
+        """Delete what is left of a deleted tree on servers of S3 that have folders: SeaweedFS goes on listing them."""
+        try:
+            if self.fs.info(path)["type"] != "directory":
+                return
+        except FileNotFoundError:
+            return
+        folders = {path}
+        for name in files:
+            while (name := name.rpartition("/")[0]).startswith(f"{path}/"):
+                folders.add(name)
+        bucket = path.partition("/")[0]
+        for folder in sorted(folders, key=len, reverse=True):
+            self.fs.call_s3("delete_object", Bucket=bucket, Key=f"{folder.partition('/')[2]}/")
 
     def info(self, url: str) -> int | None:
         with self.guard:
@@ -168,23 +199,37 @@ class Remote:
         try:
             with self.guard:
                 found = self.fs.ls(self._path(url), detail=True)
-        except (FileNotFoundError, NotADirectoryError):
-            return {}
+        except Exception as error:
+            return _nothing(error, {})
         # Stores list the directory's own marker object, or the file itself, beside what is below.
         inside = {item["name"].removeprefix(path).rstrip("/"): item for item in found if item["name"].startswith(path)}
-        return {name: _file_size(item) for name, item in inside.items() if name}
+        return {name: _file_size(item) for name, item in inside.items() if self._is_entry(name, url)}
 
     def walk(self, url: str) -> list[str]:
         path = self._path(url).rstrip("/") + "/"
         try:
             with self.guard:
                 found = self.fs.find(self._path(url), detail=True)
-        except FileNotFoundError:
-            return []
+        except Exception as error:
+            return _nothing(error, [])
         # An emptied directory of SeaweedFS still lists itself, as a directory.
-        return [
+        names = [
             name.removeprefix(path) for name, item in found.items() if item["type"] == "file" and name.startswith(path)
         ]
+        return [name for name in names if all([self._is_entry(part, url) for part in name.split("/")])]
+
+    def _is_entry(self, name: str, url: str) -> bool:
+        """Whether a listing means a file or directory by a name.
+
+        Raises:
+            UnsafeNameError: It names something that is not in the directory, or that some systems take for it.
+        """
+        if not name or (self.scheme in _WEB and ("?" in name or "#" in name)):
+            # A page that lists files has links to itself, sorted in another way.
+            return False
+        if not is_plain(name) or (self.scheme in _WEB and not is_plain(unquote(name))):
+            raise unsafe(name, url)
+        return True
 
 
 async def _content(request: Any) -> bytes:
@@ -195,6 +240,15 @@ async def _content(request: Any) -> bytes:
         if answer_code(error) in ("InvalidRange", "416"):
             return b""
         raise
+
+
+def _nothing(error: Exception, nothing: T) -> T:
+    """What is listed where an error says that there is nothing; any other error is raised."""
+    absent = isinstance(error, (FileNotFoundError, NotADirectoryError)) or answer_code(error) == "410"
+    cause = cause_of_absence(error) if absent else error
+    if cause is not None:
+        raise cause
+    return nothing
 
 
 def _file_size(info: dict[str, Any]) -> int | None:
@@ -216,6 +270,7 @@ os.register_at_fork(after_in_child=_renew_locks)
 
 def connect(url: str) -> Remote:
     """The file system of `url`, opened once for each process and host or bucket."""
+    check_remote(url)
     protocol, _, rest = url.partition("://")
     # By process: the clients of s3fs hold threads and sockets and refuse to work in a forked child.
     key = (os.getpid(), f"{protocol}://{rest.partition('/')[0]}")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -17,7 +19,8 @@ from ivr_dist.checkpoint import store
 from ivr_dist.config import Config
 from ivr_dist.driver import loss_curve
 from ivr_dist.engine import Engine
-from ivr_dist.errors import CheckpointError, DivergedError, StorageError, SupersededError
+from ivr_dist.errors import CheckpointError, DivergedError, IvrError, StorageError, SupersededError
+from ivr_dist.loop import Trainer
 from tests.distributed.test_training import Recorder, config
 from tests.ranks import run_ranks
 
@@ -130,6 +133,45 @@ def test_training_outlives_checkpoints_that_cannot_be_written(corpus: str, tmp_p
     names = [name.step for name in store.names(str(tmp_path / "tolerant"))]
     assert names == [14, 10], "keep_last counts what is there; the torn one of step 5 is gone"
     assert audit(str(tmp_path / "tolerant")).ok
+
+
+def conclude_damaged(rank: int, world: int, settings: Config, damaged: list[str]) -> None:
+    """Checkpoints are damaged between the last step and the scores; the first one is said to be the best."""
+    from ivr_dist import attempt_run, collectives, worker
+
+    plain = attempt_run._conclude
+
+    def damage(config: Config, run_url: str, trainer: Trainer, *rest: Any) -> None:
+        names = store.names(run_url)
+        which = {"best": names[-1], "last": names[0]}
+        if rank == 0:
+            for name in damaged:
+                target = Path(which[name].url(run_url)) / store.weights_file(1)
+                target.write_bytes(target.read_bytes()[:-4] + b"\0\0\x80\x3f")
+        collectives.gather(None)
+        trainer.counters = replace(trainer.counters, best_checkpoint=str(which["best"]))
+        plain(config, run_url, trainer, *rest)
+
+    console = Recorder()
+    with patch.object(attempt_run, "_conclude", damage):
+        if "last" in damaged:
+            with pytest.raises(IvrError, match=r"the last checkpoint cannot be scored.*weights-00001\.safetensors"):
+                worker.train(settings, console, rank, 0)
+        else:
+            assert worker.train(settings, console, rank, 0) == "finished"
+    notes = [event["text"] for event in console.events if event["kind"] == "note"]
+    said = sum("the best one, is damaged; the last one is scored" in note for note in notes)
+    assert said == ("best" in damaged and rank == 0)
+
+
+def test_what_is_scored_was_verified(corpus: str, tmp_path: Path) -> None:
+    """One rank alone reads the damaged file: all take the last checkpoint, or end."""
+    for damaged, scored in ((["best"], "step-00000014"), (["best", "last"], None)):
+        settings = small(corpus, tmp_path / "-".join(["run", *damaged]), "checkpoint.keep_last=2")
+        run_ranks(conclude_damaged, 2, settings, damaged)
+        result = Path(settings.run.dir) / "result.json"
+        assert result.exists() == (scored is not None)
+        assert scored is None or scored in storage.read_json(str(result))["checkpoint"]
 
 
 def train_superseded(rank: int, world: int, settings: Config) -> None:

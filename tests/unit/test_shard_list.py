@@ -24,7 +24,7 @@ from ivr_dist.data.verify import verify
 from ivr_dist.errors import CorruptDataError, DataError, IvrError
 
 HASHES = st.binary(min_size=32, max_size=32).map(bytes.hex)
-STEMS = st.text(st.characters(exclude_characters="/\n", exclude_categories=["Cs"]), min_size=1, max_size=12)
+STEMS = st.text(st.characters(exclude_characters="/\\", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)
 COUNTS = st.integers(0, 1 << 40)
 
 

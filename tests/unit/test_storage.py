@@ -145,6 +145,13 @@ class TestAlikeEverywhere:
             storage.write_bytes(storage.join(place, name), b"x")
         storage.delete_tree(storage.join(place, "step"))
         assert storage.list_files(place) == ["step2/a", "stepper"]
+        assert storage.list_dir(place) == ["step2", "stepper"], "no folder is left on servers that have them"
+        assert not storage.exists(storage.join(place, "step"))
+        assert [storage.holds_files(storage.join(place, name)) for name in ("step", "step2", "stepper")] == [
+            False,
+            True,
+            True,
+        ]
         storage.delete_tree(storage.join(place, "stepper"))
         assert storage.list_files(place) == ["step2/a"]
 
@@ -414,6 +421,16 @@ def test_wrong_credentials(s3_environment: dict[str, str], monkeypatch: pytest.M
         monkeypatch.setenv(name, value)
     with pytest.raises(StorageError, match=r"not allowed to read.*check the credentials"):
         storage.read_bytes(f"s3://bucket-{uuid.uuid4().hex}/f")
+
+
+def test_a_missing_bucket_is_called_so(s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in s3_environment.items():
+        monkeypatch.setenv(name, value)
+    url = f"s3://bucket-{uuid.uuid4().hex}/f"
+    for work in (storage.exists, storage.size, storage.list_dir, storage.list_files, storage.read_bytes):
+        with pytest.raises(storage.NoBucketError, match="there is no bucket bucket-"):
+            work(url)
+    storage.delete_tree(url)
 
 
 def test_errors_travel_between_processes() -> None:

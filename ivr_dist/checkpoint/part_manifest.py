@@ -1,0 +1,299 @@
+"""Part manifests: what one worker wrote of a checkpoint, and whether all of them together make one.
+
+A part manifest is a JSON object whose last key, `sha256`, is that of all the text before it: what was changed by a
+single bit is not read. What came through unchanged is believed no more than a stranger's file: every key must be there
+and of its type, names are plain, and the fragments of all parts must cover each parameter exactly once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
+from typing import Any
+
+from ivr_dist import storage
+
+FORMAT = 3
+UNSEALED_FORMAT = 2
+"""The format before, which is still read: without `sha256` and `checkpoint`."""
+STATE = "state.json"
+TEXT_ENCODER = "text_encoder"
+WEIGHT = "weight"
+
+_SEAL = re.compile(r'(.*), "sha256": "([0-9a-f]{64})"\}', re.DOTALL)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_PART = re.compile(r"part-\d+\.json")
+_MOST_PARTS = 100_000
+_MOST_ELEMENTS = 2**62
+_MOST_DIMENSIONS = 64
+
+
+class UnknownFormatError(ValueError):
+    """A manifest that another version wrote.
+
+    Args:
+        found: The format it says it has.
+    """
+
+    def __init__(self, found: object) -> None:
+        super().__init__(f"format {str(found)[:20]}")
+        self.found = str(found)[:20]
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A file of a checkpoint."""
+
+    name: str
+    """A plain name, or `text_encoder/` and a plain name."""
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class FragmentEntry:
+    """Elements `offset .. offset + numel` of a flattened parameter, in the tensor files of a part."""
+
+    parameter: str
+    offset: int
+    numel: int
+    states: tuple[str, ...]
+    """`weight`, and what the optimizer keeps for each element, by its names."""
+    scalars: Mapping[str, float]
+    """What the optimizer keeps once for the parameter."""
+
+
+@dataclass(frozen=True)
+class PartManifest:
+    """One part."""
+
+    format: int
+    rank: int
+    world: int
+    checkpoint: str
+    """What the parts of one checkpoint have in common, and those of no other; empty in the format before."""
+    files: tuple[FileEntry, ...]
+    fragments: tuple[FragmentEntry, ...]
+
+
+def part_name(rank: int) -> str:
+    """Name of a part's manifest."""
+    return f"part-{rank:05d}.json"
+
+
+def weights_file(rank: int) -> str:
+    """Name of a part's weights."""
+    return f"weights-{rank:05d}.safetensors"
+
+
+def optimizer_file(rank: int) -> str:
+    """Name of a part's optimizer state."""
+    return f"optimizer-{rank:05d}.safetensors"
+
+
+def to_text(
+    rank: int, world: int, checkpoint: str, files: Sequence[Mapping[str, Any]], fragments: Sequence[Mapping[str, Any]]
+) -> str:
+    """A part manifest as it is stored."""
+    content = {
+        "format": FORMAT,
+        "rank": rank,
+        "world": world,
+        "checkpoint": checkpoint,
+        "files": list(files),
+        "fragments": list(fragments),
+    }
+    text = json.dumps(content)[:-1]
+    return f'{text}, "sha256": "{hashlib.sha256(text.encode()).hexdigest()}"}}'
+
+
+def parse(data: bytes, rank: int) -> PartManifest:
+    """The manifest of part `rank` from its stored bytes.
+
+    Raises:
+        UnknownFormatError: It has another format.
+        ValueError: It is not what was written, or not of the form of a part manifest.
+    """
+    text = data.decode("utf-8")
+    seal = _SEAL.fullmatch(text)
+    if seal and hashlib.sha256(seal[1].encode()).hexdigest() != seal[2]:
+        raise ValueError("it does not match its own checksum")
+    content = parse_object(data)
+    found = content.get("format")
+    if found == FORMAT and not seal:
+        raise ValueError("it does not match its own checksum")
+    if type(found) is not int or found not in (FORMAT, UNSEALED_FORMAT):
+        raise UnknownFormatError(found)
+    part = _part(content, found)
+    if part.rank != rank:
+        raise ValueError(f"it is part {part.rank} of {part.world}")
+    return part
+
+
+def parse_object(data: bytes) -> dict[str, Any]:
+    """A JSON object in which no key is there twice.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        content = json.loads(data.decode("utf-8"), object_pairs_hook=_distinct)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(content, dict):
+        raise ValueError("it is not a JSON object")
+    return content
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key is there twice")
+    return found
+
+
+def check_shapes(shapes: Any) -> None:
+    """Make sure that something is a shape for each parameter.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if not isinstance(shapes, dict):
+        raise ValueError("shapes is not an object")
+    for name, shape in shapes.items():
+        sizes = [_integer(size, "a shape's size", 0, _MOST_ELEMENTS) for size in _list(shape, "a shape")]
+        if not _text(name, "a parameter's name") or prod(sizes) > _MOST_ELEMENTS or len(sizes) > _MOST_DIMENSIONS:
+            raise ValueError(f"{name[:80]!r} has no shape")
+
+
+def check_together(parts: Sequence[PartManifest]) -> None:
+    """Make sure that parts are those of one checkpoint.
+
+    Raises:
+        ValueError: They are not; the text says which.
+    """
+    first = parts[0]
+    for part in parts:
+        if (part.format, part.world, part.checkpoint) != (first.format, first.world, first.checkpoint):
+            raise ValueError(f"{part_name(part.rank)} is of another checkpoint than {part_name(first.rank)}")
+    names: set[str] = set()
+    for part in parts:
+        for entry in part.files:
+            if entry.name in names:
+                raise ValueError(f"two parts have a file {entry.name}")
+            names.add(entry.name)
+        missing = {weights_file(part.rank), optimizer_file(part.rank)} - {entry.name for entry in part.files}
+        if part.fragments and missing:
+            raise ValueError(f"{part_name(part.rank)} does not name {min(missing)}")
+
+
+def check_cover(parts: Sequence[PartManifest], shapes: Mapping[str, Sequence[int]]) -> None:
+    """Make sure that the fragments of all parts cover each parameter exactly once.
+
+    Args:
+        parts: All of a checkpoint.
+        shapes: The shape of each parameter and buffer.
+
+    Raises:
+        ValueError: A parameter is unknown, or some of its elements are in no fragment, or in two.
+    """
+    spans: dict[str, list[tuple[int, int]]] = {name: [] for name in shapes}
+    scalars: dict[str, Mapping[str, float]] = {}
+    for part in parts:
+        for fragment in part.fragments:
+            if fragment.parameter not in spans:
+                raise ValueError(f"{STATE} knows no parameter {fragment.parameter[:80]!r}")
+            spans[fragment.parameter].append((fragment.offset, fragment.offset + fragment.numel))
+            # Every worker has taken as many steps.
+            steps = fragment.scalars.get("step"), scalars.setdefault(fragment.parameter, fragment.scalars).get("step")
+            if steps[0] != steps[1]:
+                raise ValueError(f"the optimizer's steps of {fragment.parameter} are {steps[1]} and {steps[0]}")
+    for name, found in spans.items():
+        # Fragments without elements, of parameters without any, cover nothing.
+        runs = sorted(run for run in found if run[0] < run[1])
+        bounds = [(0, 0), *runs, (prod(shapes[name]),) * 2]
+        for before, after in pairwise(bounds):
+            if before[1] != after[0]:
+                how = "no fragment" if before[1] < after[0] else "two fragments"
+                raise ValueError(f"elements of {name[:80]} from {min(before[1], after[0])} on are in {how}")
+
+
+def _part(content: Mapping[str, Any], found: int) -> PartManifest:
+    sealed = {"checkpoint", "sha256"} if found == FORMAT else set()
+    _keys(content, {"format", "rank", "world", "files", "fragments"} | sealed, "the manifest")
+    world = _integer(content["world"], "world", 1, _MOST_PARTS)
+    return PartManifest(
+        found,
+        _integer(content["rank"], "rank", 0, world - 1),
+        world,
+        _text(content.get("checkpoint", ""), "checkpoint"),
+        tuple(_distinct_by("file", (_file(entry) for entry in _list(content["files"], "files")), "name")),
+        tuple(_distinct_by("parameter", (_fragment(e) for e in _list(content["fragments"], "fragments")), "parameter")),
+    )
+
+
+def _file(entry: Any) -> FileEntry:
+    _keys(entry, {"name", "size", "sha256"}, "a file")
+    name = _text(entry["name"], "name")
+    if not storage.is_plain(name.removeprefix(f"{TEXT_ENCODER}/")) or _PART.fullmatch(name):
+        raise ValueError(f"{name[:80]!r} is not the name of a file of a checkpoint")
+    digest = _text(entry["sha256"], "sha256")
+    if not _SHA256.fullmatch(digest):
+        raise ValueError(f"{name} has no sha256")
+    return FileEntry(name, _integer(entry["size"], "size", 0, _MOST_ELEMENTS), digest)
+
+
+def _fragment(entry: Any) -> FragmentEntry:
+    _keys(entry, {"parameter", "offset", "numel", "states"}, "a fragment", {"scalars"})
+    states = [_text(state, "states") for state in _list(entry["states"], "states")]
+    scalars = entry.get("scalars", {})
+    if WEIGHT not in states or len(set(states)) != len(states) or not isinstance(scalars, dict):
+        raise ValueError("a fragment's states or scalars are none")
+    for name, value in scalars.items():
+        if type(value) not in (int, float) or (type(value) is int and abs(value) > sys.float_info.max):
+            raise ValueError(f"{name[:80]!r} of a fragment is not a number")
+    return FragmentEntry(
+        _text(entry["parameter"], "parameter"),
+        _integer(entry["offset"], "offset", 0, _MOST_ELEMENTS),
+        _integer(entry["numel"], "numel", 0, _MOST_ELEMENTS),
+        tuple(states),
+        scalars,
+    )
+
+
+def _distinct_by(what: str, entries: Iterable[Any], key: str) -> list[Any]:
+    found = list(entries)
+    if len({getattr(entry, key) for entry in found}) != len(found):
+        raise ValueError(f"a {what} is there twice")
+    return found
+
+
+def _keys(value: Any, wanted: set[str], what: str, optional: frozenset[str] | set[str] = frozenset()) -> None:
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} is not an object")
+    if differing := sorted((value.keys() - optional) ^ wanted):
+        raise ValueError(f"{what} {'lacks' if differing[0] in wanted else 'has'} the key {differing[0][:80]!r}")
+
+
+def _list(value: Any, what: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(f"{what} is not a list")
+    return value
+
+
+def _text(value: Any, what: str) -> str:
+    if not isinstance(value, str) or not value.isprintable():
+        raise ValueError(f"{what} is not a text")
+    return value
+
+
+def _integer(value: Any, what: str, low: int, high: int) -> int:
+    if type(value) is not int or not low <= value <= high:
+        raise ValueError(f"{what} is not a whole number from {low} to {high}")
+    return value
