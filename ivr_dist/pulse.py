@@ -15,8 +15,10 @@ from typing import Any
 from ivr_dist import storage
 from ivr_dist.errors import IvrError
 from ivr_dist.goodput import Lived
+from ivr_dist.numbered import Numbered
 
 FOLDER = "pulse"
+_SIGN = Numbered("{:04d}.json")
 _LOCAL_PERIOD_S = 1.0
 _REMOTE_PERIOD_S = 5.0
 
@@ -67,9 +69,8 @@ class Pulse:
 
 def read_pulses(run_url: str) -> dict[int, dict[str, Any]]:
     """The last sign of each attempt, by number."""
-    folder = storage.join(run_url, FOLDER)
-    names = [name for name in storage.list_dir(folder) if name.endswith(".json")]
-    return {int(name.removesuffix(".json")): storage.read_json(storage.join(folder, name)) for name in sorted(names)}
+    numbers = _SIGN.found(storage.join(run_url, FOLDER))
+    return {number: storage.read_json(_url(run_url, number)) for (number,) in numbers}
 
 
 def lives(pulses: Mapping[int, Mapping[str, Any]], first: int = 1) -> dict[int, Lived]:
@@ -78,4 +79,4 @@ def lives(pulses: Mapping[int, Mapping[str, Any]], first: int = 1) -> dict[int, 
 
 
 def _url(run_url: str, attempt: int) -> str:
-    return storage.join(run_url, FOLDER, f"{attempt:04d}.json")
+    return storage.join(run_url, FOLDER, _SIGN.name(attempt))

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +25,7 @@ from typing import Any
 from ivr_dist import storage
 from ivr_dist.attempts import Span
 from ivr_dist.errors import CheckpointError
+from ivr_dist.numbered import Numbered
 
 FORMAT = 2
 STATE = "state.json"
@@ -33,7 +33,8 @@ TEXT_ENCODER = "text_encoder"
 _FOLDER = "checkpoints"
 _CHUNK = 1 << 23
 """Bytes hashed at a time."""
-_NAME = re.compile(r"step-(\d{8,})\.a(\d{2,})")
+_NAME = Numbered("step-{:08d}.a{:02d}")
+_PART = Numbered("part-{:05d}.json")
 
 
 @dataclass(frozen=True, order=True)
@@ -44,13 +45,13 @@ class CheckpointName:
     attempt: int
 
     def __str__(self) -> str:
-        return f"step-{self.step:08d}.a{self.attempt:02d}"
+        return _NAME.name(self.step, self.attempt)
 
     @classmethod
     def parse(cls, text: str) -> CheckpointName | None:
         """The name's numbers, or None for a directory that is not a checkpoint."""
-        match = _NAME.fullmatch(text)
-        return cls(int(match[1]), int(match[2])) if match else None
+        numbers = _NAME.parse(text)
+        return cls(*numbers) if numbers else None
 
     def url(self, run_url: str) -> str:
         """Where this checkpoint of a run lies."""
@@ -101,13 +102,13 @@ def parts(url: str) -> list[dict[str, Any]]:
     Raises:
         CheckpointError: A part is missing.
     """
-    found = sorted(name for name in storage.list_dir(url) if name.startswith("part-") and name.endswith(".json"))
+    found = {rank for (rank,) in _PART.found(url)}
     if not found:
         raise _torn(url, "it has no part manifest")
-    first = storage.read_json(storage.join(url, found[0]))
+    first = storage.read_json(storage.join(url, _part_name(min(found))))
     if first.get("format") != FORMAT:
         raise _other_format(url, first.get("format"))
-    missing = [_part_name(rank) for rank in range(int(first["world"])) if _part_name(rank) not in found]
+    missing = [_part_name(rank) for rank in range(int(first["world"])) if rank not in found]
     if missing:
         raise _torn(url, f"{missing[0]} is missing ({len(missing)} of {first['world']} parts)")
     return [storage.read_json(storage.join(url, _part_name(rank))) for rank in range(int(first["world"]))]
@@ -199,7 +200,7 @@ def _torn(url: str, why: str) -> CheckpointError:
 
 
 def _part_name(rank: int) -> str:
-    return f"part-{rank:05d}.json"
+    return _PART.name(rank)
 
 
 def _sha256(url: str, size: int) -> str:
