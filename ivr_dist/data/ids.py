@@ -1,8 +1,8 @@
 """Who a sample is: the id in its JSON, the KEY of its tar members, and what one tells of the other.
 
-An id is any text, or a whole number, which stands for its digits. A KEY is a name of tar members. `pack` makes the KEY
-of the id, so an index of KEYs tells whether a sample has a given id; in tars made elsewhere they may have nothing to do
-with each other, and the index keeps the ids.
+An id is any text, or a whole number of at most 64 bits, which stands for its digits. A KEY is a name of tar members.
+`pack` makes the KEY of the id, so an index of KEYs tells whether a sample has a given id; in tars made elsewhere they
+may have nothing to do with each other, and the index keeps the ids.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def id_of(about: Mapping[str, Any], shard: str, key: str) -> str:
     found = about.get("id", key)
     if type(found) is str and found:
         return found
-    if type(found) is int:
+    # Larger ones are floats to some readers, and then several are one.
+    if type(found) is int and -(2**63) <= found < 2**64:
         return str(found)
     raise CorruptDataError(
         f"the sample's id is {json.dumps(found)[:_SHOWN]}, not a text",
