@@ -26,7 +26,7 @@ from ivr_dist.data.streamed import StreamReader
 from ivr_dist.engine import Engine
 from ivr_dist.errors import CheckpointError, UserError
 from ivr_dist.goodput import Stopwatch
-from ivr_dist.ledger import AUDIT, HISTORY, LedgerWriter, read_own
+from ivr_dist.ledger import AUDIT, HISTORY, LedgerWriter
 from ivr_dist.loop import Ending, Helpers, Split, Trainer
 from ivr_dist.model import ModelSpec, build_model, recompute_layers
 from ivr_dist.plan import Plan, make_plan
@@ -49,8 +49,6 @@ class LeftOut:
     """The last one."""
     faults: int
     """Faults of the run so far."""
-    attempt: int
-    """Who trained them in vain."""
 
 
 class AttemptRun:
@@ -143,9 +141,7 @@ class AttemptRun:
                 end(ending)
         if ending == "rollback":
             reached = trainer.counters
-            self.left_out = LeftOut(
-                reached.step - config.train.rollback_steps, reached.step, reached.faults, attempt.number
-            )
+            self.left_out = LeftOut(reached.step - config.train.rollback_steps, reached.step, reached.faults)
         return ending
 
     def _engine(self, source: resume.Resume) -> Engine:
@@ -221,11 +217,7 @@ class AttemptRun:
 
     def _leave_out(self, left_out: LeftOut, trainer: Trainer) -> None:
         self._say(f"steps {trainer.counters.step + 1} to {left_out.step} are left out")
-        keys: dict[int, Sequence[str]] = {}
-        if self.config.run.audit:
-            for record in read_own(self.run_url, AUDIT, left_out.attempt, self.rank):
-                keys[record["step"]] = [*record["ids"], *record.get("skipped", ())]
-        trainer.leave_out(left_out.step, keys)
+        collectives.together(lambda: trainer.leave_out(left_out.step))
 
     def _say(self, said: str) -> None:
         if self.rank == 0:

@@ -14,8 +14,10 @@ from dataclasses import asdict, dataclass
 
 from ivr_dist import storage
 from ivr_dist.errors import StorageError, SupersededError
+from ivr_dist.numbered import Numbered
 
 _FOLDER = "attempts"
+_RECORD = Numbered("{:04d}.json")
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def allocate(
     run_url: str, *, parent: int | None, step: int, stage: int, steps_per_epoch: int, workers: Sequence[str]
 ) -> Attempt:
     """Take the next free attempt number of a run; safe against another group doing the same."""
-    number = max((attempt.number for attempt in read_attempts(run_url)), default=0) + 1
+    number = max(numbers(run_url), default=0) + 1
     while True:
         attempt = Attempt(number, parent, step, len(workers), stage, steps_per_epoch, time.time(), tuple(workers))
         if storage.create_exclusive(_url(run_url, number), json.dumps(asdict(attempt)).encode()):
@@ -81,15 +83,20 @@ def allocate(
 
 def read_attempts(run_url: str) -> list[Attempt]:
     """All attempts of a run in the order of their numbers; empty for a run that never started."""
-    folder = storage.join(run_url, _FOLDER)
-    names = sorted(name for name in storage.list_dir(folder) if name.endswith(".json"))
     try:
-        records = [storage.read_json(storage.join(folder, name)) for name in names]
+        records = [storage.read_json(_url(run_url, number)) for number in numbers(run_url)]
         return [Attempt(**{**record, "workers": tuple(record["workers"])}) for record in records]
     except (KeyError, TypeError, ValueError) as error:
         raise StorageError(
-            f"an attempt record cannot be read: {error}", where=folder, remedy="choose another run.dir"
+            f"an attempt record cannot be read: {error}",
+            where=storage.join(run_url, _FOLDER),
+            remedy="choose another run.dir",
         ) from error
+
+
+def numbers(run_url: str) -> list[int]:
+    """The numbers of all attempts of a run, ascending."""
+    return [number for (number,) in _RECORD.found(storage.join(run_url, _FOLDER))]
 
 
 def exists(run_url: str, number: int) -> bool:
@@ -103,14 +110,14 @@ def check_newest(run_url: str, number: int) -> None:
     Raises:
         SupersededError: One has.
     """
-    newer = [name for name in storage.list_dir(storage.join(run_url, _FOLDER)) if name > f"{number:04d}.json"]
-    if newer:
+    newest = max(numbers(run_url), default=0)
+    if newest > number:
         raise SupersededError(
-            f"attempt {number} of this run was given up, attempt {max(newer).removesuffix('.json')} goes on",
+            f"attempt {number} of this run was given up, attempt {newest} goes on",
             where=run_url,
             remedy="look at that one with `ivr-dist status`",
         )
 
 
 def _url(run_url: str, number: int) -> str:
-    return storage.join(run_url, _FOLDER, f"{number:04d}.json")
+    return storage.join(run_url, _FOLDER, _RECORD.name(number))

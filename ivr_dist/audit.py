@@ -1,173 +1,102 @@
-"""Proof, from a run's own ledger, that each sample counted exactly once an epoch over all attempts."""
+"""Proof, from a run's own ledger, that each sample counted exactly once an epoch over all attempts.
+
+What must be recorded is known without the ledger: how far it must reach from checkpoints and result, who trained which
+step from the attempt records, and which samples a step holds from the order of the data. What was recorded is compared
+with that step by step, so that of a sound ledger one step is in memory at a time.
+"""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 from ivr_dist import storage
-from ivr_dist.attempts import lineage, read_attempts
+from ivr_dist.attempts import Attempt, lineage, read_attempts
+from ivr_dist.audit_book import Book, Order
+from ivr_dist.audit_report import AuditReport
+from ivr_dist.checkpoint import store
 from ivr_dist.config_file import from_dict
-from ivr_dist.data.index import load as load_index
+from ivr_dist.data.cursor import DataCursor
 from ivr_dist.data.manifest import Manifest
-from ivr_dist.errors import UserError
-from ivr_dist.ledger import AUDIT, read_counting
-
-_SHOWN = 5
-
-
-@dataclass
-class EpochAudit:
-    """What one epoch's records say."""
-
-    epoch: int
-    steps: int = 0
-    seen: int = 0
-    skipped: list[str] = field(default_factory=list)
-    """Could not be read, and `data.on_error` is skip: their slots were left empty."""
-    missing: list[str] = field(default_factory=list)
-    twice: list[str] = field(default_factory=list)
-    unknown: list[str] = field(default_factory=list)
-    complete: bool = False
-
-    @property
-    def ok(self) -> bool:
-        """Nothing twice, nothing foreign, and nothing missing if the epoch was trained to its end."""
-        return not self.twice and not self.unknown and not (self.complete and self.missing)
-
-    @property
-    def verdict(self) -> str:
-        """In words."""
-        if not self.ok:
-            return "WRONG"
-        return ("exactly once" if self.complete else "so far once") + (" or skipped" if self.skipped else "")
-
-
-@dataclass
-class AuditReport:
-    """The verdict over all epochs."""
-
-    run: str
-    samples: int
-    attempts: int
-    epochs: list[EpochAudit]
-    lost_steps: list[int]
-    """Steps without a record of every rank."""
-
-    @property
-    def ok(self) -> bool:
-        """Each sample counted exactly once, or was skipped, in every complete epoch, and at most once in the last."""
-        return not self.lost_steps and bool(self.epochs) and all(epoch.ok for epoch in self.epochs)
-
-    @property
-    def skipped(self) -> int:
-        """Samples that could not be read, over all epochs."""
-        return sum(len(epoch.skipped) for epoch in self.epochs)
-
-    def rows(self) -> list[tuple[str, ...]]:
-        """One row an epoch: epoch, steps, seen, skipped, missing, twice, unknown, verdict."""
-        return [
-            (
-                str(epoch.epoch),
-                str(epoch.steps),
-                str(epoch.seen),
-                str(len(epoch.skipped)),
-                str(len(epoch.missing)) if epoch.complete else f"({len(epoch.missing)} to come)",
-                str(len(epoch.twice)),
-                str(len(epoch.unknown)),
-                epoch.verdict,
-            )
-            for epoch in self.epochs
-        ]
-
-    def to_json(self) -> dict[str, Any]:
-        """The verdict for machines; at most a few example ids of each fault."""
-        return {
-            "run": self.run,
-            "ok": self.ok,
-            "samples": self.samples,
-            "attempts": self.attempts,
-            "lost_steps": self.lost_steps[:_SHOWN],
-            "epochs": [
-                {
-                    "epoch": e.epoch,
-                    "complete": e.complete,
-                    "steps": e.steps,
-                    "seen": e.seen,
-                    "skipped": len(e.skipped),
-                    "missing": len(e.missing),
-                    "twice": len(e.twice),
-                    "unknown": len(e.unknown),
-                    "examples": (e.twice + e.unknown + (e.missing if e.complete else []))[:_SHOWN],
-                }
-                for e in self.epochs
-            ],
-        }
+from ivr_dist.data.named import NamedSamples
+from ivr_dist.errors import CorruptDataError, IvrError, UserError
+from ivr_dist.ledger import AUDIT, recorded_attempts
+from ivr_dist.plan import make_plan
 
 
 def audit(run_url: str) -> AuditReport:
-    """Compare the ids of every step that counts with the training manifest.
+    """Compare what the ledger says of every step that counts with what the step held.
 
     Raises:
-        UserError: There is no run, or it was trained with `run.audit=false`.
+        UserError: There is no run, it was trained with `run.audit=false`, or its data is another by now.
+        CorruptDataError: What the audit goes by is damaged.
     """
     attempts = read_attempts(run_url)
-    if not attempts or not storage.exists(storage.join(run_url, "run.json")):
+    about = storage.join(run_url, "run.json")
+    if not attempts or not storage.exists(about):
         raise UserError("no run here", where=run_url, remedy="give the run.dir of a run that has started")
-    config = from_dict(storage.read_json(storage.join(run_url, "run.json"))["config"])
-    expected = _manifest_keys(config.data.train)
-    worlds = {attempt.number: attempt.world for attempt in attempts}
-    steps_per_epoch = attempts[-1].steps_per_epoch
-
-    seen: dict[int, Counter[str]] = defaultdict(Counter)
-    skipped: dict[int, Counter[str]] = defaultdict(Counter)
-    steps: dict[int, set[int]] = defaultdict(set)
-    ranks: Counter[int] = Counter()
-    attempt_of: dict[int, int] = {}
-    for attempt, _, record in read_counting(run_url, AUDIT):
-        seen[record["epoch"]].update(record["ids"])
-        skipped[record["epoch"]].update(record.get("skipped", ()))
-        steps[record["epoch"]].add(record["step"])
-        ranks[record["step"]] += 1
-        attempt_of[record["step"]] = attempt
-    if not seen:
+    config = from_dict(_field(about, "config", dict))
+    # Before the ledger, which may grow meanwhile: the lines of a checkpoint are written before it.
+    ended = _result_steps(run_url)
+    step, cursor = _newest_checkpoint(run_url, attempts)
+    recorded = recorded_attempts(run_url, AUDIT)
+    if not recorded and not config.run.audit:
         raise UserError("the run has no audit ledger", where=run_url, remedy="train with run.audit=true")
 
-    spans = lineage(attempts)
-    last_step = max(max(ranks), *(span.last or 0 for span in spans))
-    lost = [s for s in range(spans[0].first, last_step + 1) if s not in ranks or ranks[s] != worlds[attempt_of[s]]]
-    epochs = [
-        _audit_epoch(epoch, seen[epoch], skipped[epoch], len(steps[epoch]), steps_per_epoch, expected)
-        for epoch in sorted(seen)
-    ]
-    return AuditReport(run_url, len(expected), len(attempts), epochs, lost)
-
-
-def _audit_epoch(
-    epoch: int,
-    seen: Counter[str],
-    skipped: Counter[str],
-    steps: int,
-    steps_per_epoch: int,
-    expected: frozenset[str],
-) -> EpochAudit:
-    once = seen + skipped
-    return EpochAudit(
-        epoch=epoch,
-        steps=steps,
-        seen=seen.total(),
-        skipped=sorted(skipped),
-        missing=sorted(expected - once.keys()),
-        twice=sorted(key for key, count in once.items() if count > 1),
-        unknown=sorted(once.keys() - expected),
-        complete=steps == steps_per_epoch,
+    manifest = Manifest.load(config.data.train)
+    plan = make_plan(config, manifest.samples, attempts[-1].world, manifest.total_bytes)
+    start = DataCursor(
+        manifest_id=manifest.id,
+        seed=config.run.seed,
+        lanes=plan.lanes,
+        global_batch=plan.global_batch,
+        delay=plan.delay,
     )
+    if cursor is not None:
+        cursor.check_matches(start)
+
+    report = AuditReport(run_url, manifest.samples, len(attempts), max(step, ended or 0))
+    worlds = {attempt.number: attempt.world for attempt in attempts}
+    report.forged += [f"attempt {number} never began" for number in recorded if number not in worlds]
+    spans = lineage(attempts)
+    most = max(report.reach, plan.total_steps) if ended is None else report.reach
+    samples = NamedSamples(config.data.train, manifest)
+    book = Book(report, Order(manifest, start, plan.steps_per_epoch), samples, spans[0].first, most)
+    for span in spans:
+        book.add_attempt(run_url, span, worlds[span.attempt])
+    book.close()
+    return report
 
 
-def _manifest_keys(split_url: str) -> frozenset[str]:
-    manifest = Manifest.load(split_url)
-    keys: set[str] = set()
-    for shard in manifest.shards:
-        keys.update(str(key) for key in load_index(storage.join(split_url, shard.index.name)).keys)
-    return frozenset(keys)
+def _result_steps(run_url: str) -> int | None:
+    """The steps of a finished run."""
+    url = storage.join(run_url, "result.json")
+    steps: int | None = _field(url, "steps", int) if storage.exists(url) else None
+    return steps
+
+
+def _newest_checkpoint(run_url: str, attempts: Sequence[Attempt]) -> tuple[int, DataCursor | None]:
+    """The step of the newest complete checkpoint that counts, and the order of its data.
+
+    Without one, the step that the newest attempt began at: there was one when it did.
+    """
+    for name in store.counting(store.names(run_url), lineage(attempts)):
+        url = name.url(run_url)
+        try:
+            store.parts(url)
+            cursor = DataCursor.from_json(store.read_state(url)["cursor"])
+        except (IvrError, KeyError, TypeError):
+            continue
+        return max(name.step, attempts[-1].step), cursor
+    return attempts[-1].step, None
+
+
+def _field(url: str, name: str, kind: type) -> Any:
+    """A field of one of the run's files."""
+    content = storage.read_json(url)
+    found = content.get(name) if isinstance(content, dict) else None
+    if type(found) is not kind:
+        raise CorruptDataError(
+            f"it does not say {name}", where=storage.display(url), remedy="start the command of the run again"
+        )
+    return found

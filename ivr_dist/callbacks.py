@@ -41,7 +41,7 @@ class StepReport:
     keys: Sequence[str]
     """Ids of the samples that this rank trained on."""
     skipped: Sequence[str] = ()
-    """Ids of this rank's samples that could not be read."""
+    """Names of this rank's samples that could not be read, and ids of those of a step at fault."""
     skipped_in_epoch: int = 0
     """Over all ranks, so far."""
     fault: str = ""
@@ -57,7 +57,7 @@ class Callback:
         """After each optimizer step."""
 
     def on_left_out(self, step: int, epoch: int, keys: Sequence[str]) -> None:
-        """Instead of `on_step` for a step that is not trained; `keys` are this rank's samples of it."""
+        """Instead of `on_step` for a step that is not trained; `keys` names this rank's samples of it."""
 
     def on_evaluation(self, split: str, step: int, metrics: Mapping[str, float | None], best: bool) -> None:
         """After a split was scored; `best` tells that it is the best validation so far."""

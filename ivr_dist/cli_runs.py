@@ -26,7 +26,8 @@ Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's directory or UR
 def audit(run: Run, as_json: AsJson = False, debug: Debug = False) -> int:
     """Prove that each sample counted exactly once.
 
-    Reads the run's own ledger, over all attempts; the exit code is 1 if a sample is missing or counted twice.
+    Reads the run's own ledger, over all attempts; the exit code is 1 if a sample is missing or counted twice, or a
+    line of the ledger is lost, repeated or forged.
     """
     from ivr_dist import storage
     from ivr_dist.audit import audit as audit_run
@@ -37,12 +38,18 @@ def audit(run: Run, as_json: AsJson = False, debug: Debug = False) -> int:
         print(json.dumps(report.to_json()))
     else:
         print_table(
-            ("epoch", "steps", "seen", "skipped", "missing", "twice", "unknown", "verdict"), report.rows(), sys.stdout
+            ("epoch", "steps", "seen", "skipped", "missing", "twice", "elsewhere", "unknown", "verdict"),
+            report.rows(),
+            sys.stdout,
         )
-        lost = f"; {len(report.lost_steps)} steps have no complete record" if report.lost_steps else ""
+        for fault in report.faults:
+            say(fault)
         but = f" but for {report.skipped} that were skipped" if report.skipped else ""
         verdict = f"each sample counted exactly once{but}" if report.ok else "NOT exactly once"
-        say(f"{verdict}: {report.samples} samples, {report.attempts} attempts{lost}")
+        if not report.epochs:
+            verdict = "no step counts yet" if report.ok else verdict
+        reach = f"{report.reach} steps that count"
+        say(f"{verdict}: {report.samples} samples, {reach}, {report.attempts} attempts")
     return 0 if report.ok else EXIT_FAILED
 
 

@@ -22,10 +22,12 @@ from typing import Any
 from ivr_dist import storage
 from ivr_dist.console import LocalConsole
 from ivr_dist.errors import IvrError, SupersededError, UserError
+from ivr_dist.numbered import Numbered
 
 FOLDER = "driver"
 STOP_FILE = "stop"
 """Below the run's directory: its presence ends the run after a checkpoint."""
+_RECORD = Numbered("{:06d}.json")
 BEAT_S = 2.0
 SILENT_S = 4 * BEAT_S
 """A holder whose beat has not changed for so long is taken for dead."""
@@ -96,11 +98,11 @@ def holder(run_url: str) -> dict[str, Any] | None:
 
 
 def _newest(run_url: str) -> tuple[int, dict[str, Any] | None]:
-    folder = storage.join(run_url, FOLDER)
-    names = sorted(name for name in storage.list_dir(folder) if name.endswith(".json"))
-    if not names:
+    numbers = _RECORD.found(storage.join(run_url, FOLDER))
+    if not numbers:
         return 0, None
-    return int(names[-1].removesuffix(".json")), storage.read_json(storage.join(folder, names[-1]))
+    (newest,) = numbers[-1]
+    return newest, storage.read_json(_url(run_url, newest))
 
 
 def _await_silence(run_url: str, number: int, last: dict[str, Any], console: LocalConsole, silent_s: float) -> None:
@@ -170,4 +172,4 @@ def _busy(run_url: str, last: dict[str, Any]) -> UserError:
 
 
 def _url(run_url: str, number: int) -> str:
-    return storage.join(run_url, FOLDER, f"{number:06d}.json")
+    return storage.join(run_url, FOLDER, _RECORD.name(number))

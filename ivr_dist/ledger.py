@@ -7,76 +7,125 @@ step, by rank 0). Records of steps that a later attempt did again are superseded
 from __future__ import annotations
 
 import json
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from ivr_dist import storage
 from ivr_dist.attempts import lineage, read_attempts
 from ivr_dist.errors import CorruptDataError
+from ivr_dist.numbered import Numbered
 
 AUDIT = "audit"
 HISTORY = "history"
+
+_ATTEMPT = Numbered("attempt-{:04d}")
+_SEGMENT = Numbered("rank-{:05d}-{:06d}.jsonl")
 
 
 class LedgerWriter:
     """One rank's records of one attempt.
 
-    Records wait in memory until they are written as one new segment. That happens before a checkpoint becomes complete,
-    so what a checkpoint covers is always in the ledger.
+    Records wait in memory until they are written as one new segment, and leave it only then: a write that fails is
+    made up for by the next one. Writing happens before a checkpoint becomes complete, so what a checkpoint covers is
+    always in the ledger.
     """
 
     def __init__(self, run_url: str, ledger: str, attempt: int, rank: int) -> None:
-        self._folder = storage.join(run_url, ledger, f"attempt-{attempt:04d}")
+        self._folder = _folder(run_url, ledger, attempt)
         self._rank = rank
-        self._segment = 0
+        self._cuts = 0
         self._lines: list[str] = []
+        self._unwritten: deque[tuple[int, list[str]]] = deque()
+        """What was cut and is not written, by number of segment."""
+        self._writing = threading.Lock()
 
     def append(self, record: dict[str, Any]) -> None:
         """Add one JSON-able record."""
         self._lines.append(json.dumps(record, separators=(",", ":")))
 
     def cut(self) -> Callable[[], None]:
-        """Take what has come in since the last cut; the returned function writes it, from any thread."""
-        lines, self._lines = self._lines, []
-        if not lines:
-            return _nothing
-        self._segment += 1
-        url = storage.join(self._folder, f"rank-{self._rank:05d}-{self._segment:06d}.jsonl")
-        return lambda: storage.write_text(url, "\n".join(lines) + "\n")
+        """Close a segment with what has come in since the last cut.
+
+        Returns:
+            Writes all segments up to this one that are not written yet, from any thread. Raises a StorageError if one
+            cannot be written; it may be called again then, and so may what a later cut returns.
+        """
+        if self._lines:
+            self._cuts += 1
+            self._unwritten.append((self._cuts, self._lines))
+            self._lines = []
+        last = self._cuts
+        return lambda: self._write(last)
 
     def flush(self) -> None:
-        """Write what has come in since the last cut; nothing if there is nothing."""
+        """Write all that is not written yet.
+
+        Raises:
+            StorageError: It cannot be written.
+        """
         self.cut()()
 
+    def _write(self, last: int) -> None:
+        with self._writing:
+            while self._unwritten and self._unwritten[0][0] <= last:
+                segment, lines = self._unwritten[0]
+                # Under the same name however often it is tried: a write that seemed to fail may have succeeded.
+                url = storage.join(self._folder, _SEGMENT.name(self._rank, segment))
+                storage.write_text(url, "\n".join(lines) + "\n")
+                self._unwritten.popleft()
 
-def _nothing() -> None:
-    pass
+
+def recorded_attempts(run_url: str, ledger: str) -> list[int]:
+    """The attempts that a ledger has a folder of, ascending."""
+    return [attempt for (attempt,) in _ATTEMPT.found(storage.join(run_url, ledger))]
+
+
+def read_lines(run_url: str, ledger: str, attempt: int) -> dict[int, Iterator[list[Any]]]:
+    """All lines of one attempt, whether they count or not.
+
+    Returns:
+        By rank: the lines of each segment, in the order in which they were written; a line that is not JSON is None.
+        Segments are read as they are asked for.
+    """
+    folder = _folder(run_url, ledger, attempt)
+    urls: dict[int, list[str]] = {}
+    for rank, segment in _SEGMENT.found(folder):
+        urls.setdefault(rank, []).append(storage.join(folder, _SEGMENT.name(rank, segment)))
+    return {rank: map(_read_segment, own) for rank, own in urls.items()}
 
 
 def read_counting(run_url: str, ledger: str) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """The records of the steps that count, as (attempt, rank, record); each record has a `step`."""
+    """The records of the steps that count, as (attempt, rank, record); each record has a `step`.
+
+    Raises:
+        CorruptDataError: A line is damaged.
+    """
     for span in lineage(read_attempts(run_url)):
-        folder = storage.join(run_url, ledger, f"attempt-{span.attempt:04d}")
-        for name in sorted(storage.list_dir(folder)):
-            rank = int(name.split("-")[1])
-            for record in _read_segment(storage.join(folder, name)):
+        for rank, segments in read_lines(run_url, ledger, span.attempt).items():
+            for record in (line for segment in segments for line in segment):
+                if not isinstance(record, dict) or type(record.get("step")) is not int:
+                    raise CorruptDataError(
+                        f"a line that worker {rank} wrote is damaged",
+                        where=storage.display(_folder(run_url, ledger, span.attempt)),
+                        remedy="restore the file from a copy, or delete the line",
+                    )
                 if span.covers(record["step"]):
                     yield span.attempt, rank, record
 
 
-def read_own(run_url: str, ledger: str, attempt: int, rank: int) -> Iterator[dict[str, Any]]:
-    """One rank's records of one attempt, whether they count or not."""
-    folder = storage.join(run_url, ledger, f"attempt-{attempt:04d}")
-    for name in sorted(storage.list_dir(folder)):
-        if name.startswith(f"rank-{rank:05d}-"):
-            yield from _read_segment(storage.join(folder, name))
+def _folder(run_url: str, ledger: str, attempt: int) -> str:
+    return storage.join(run_url, ledger, _ATTEMPT.name(attempt))
 
 
-def _read_segment(url: str) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(storage.read_text(url).splitlines(), 1):
-        try:
-            yield json.loads(line)
-        except ValueError as error:
-            raise CorruptDataError(
-                f"line {number} of a ledger segment is not JSON", where=url, remedy="the run cannot be audited"
-            ) from error
+def _read_segment(url: str) -> list[Any]:
+    # By bytes: text has more ends of lines than a newline.
+    return [_parsed(line) for line in storage.read_bytes(url).split(b"\n") if line]
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None

@@ -7,7 +7,7 @@ from values that are equal on all ranks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NoReturn
 
@@ -24,7 +24,7 @@ from ivr_dist.data.cursor import DataCursor
 from ivr_dist.data.loader import Loader, StepBatches
 from ivr_dist.data.manifest import Manifest
 from ivr_dist.engine import Engine
-from ivr_dist.errors import CheckpointError, CorruptDataError, DivergedError, SupersededError
+from ivr_dist.errors import CheckpointError, CorruptDataError, DivergedError, IvrError, SupersededError
 from ivr_dist.garbage import collected_by_step
 from ivr_dist.goodput import Stopwatch
 from ivr_dist.losses import StepCounts, local_counts
@@ -133,18 +133,19 @@ class Trainer:
         """What this rank has to tell the others."""
         self._own_s = 0.0
 
-    def leave_out(self, step: int, keys: Mapping[int, Sequence[str]]) -> None:
+    def leave_out(self, step: int) -> None:
         """Go on after `step` without having trained the steps before it, for their batches are at fault.
 
         Args:
             step: The last step left out.
-            keys: Ids of this rank's samples in each step left out, as far as they are known.
+
+        Raises:
+            DataError, CorruptDataError, StorageError: An index of the training split cannot be read.
         """
         while self.counters.step < step:
-            number = self.counters.step + 1
-            skipped = list(keys.get(number, ()))
+            number, names = self.counters.step + 1, self.loader.names(self.cursor)
             for callback in self.callbacks:
-                callback.on_left_out(number, self.cursor.epoch, skipped)
+                callback.on_left_out(number, self.cursor.epoch, names)
             epoch, self.cursor = self.cursor.epoch, self.cursor.advance(self.plan.steps_per_epoch)
             same = self.cursor.epoch == epoch
             self.counters = replace(self.counters, step=number, skipped=self.counters.skipped if same else 0)
@@ -163,8 +164,15 @@ class Trainer:
             self._finish_saving()
             return ending
         finally:
-            for callback in self.callbacks:
+            self._close()
+
+    def _close(self) -> None:
+        """Tell the callbacks. What a checkpoint covers is written: what one of them cannot write now does not count."""
+        for callback in self.callbacks:
+            try:
                 callback.on_close()
+            except IvrError as error:
+                self.console.emit({"kind": "note", "text": f"not all could be recorded: {error}"})
 
     def _run(self, steps: Iterator[StepBatches], collect: Callable[[int], None]) -> Ending:
         self.engine.train()
@@ -228,13 +236,13 @@ class Trainer:
     def _count_skipped(self, fetched: StepBatches, skipped: int) -> None:
         self.counters = replace(self.counters, skipped=self.counters.skipped + skipped)
         # One line for all that one reason takes, which is mostly a segment.
-        for why in dict.fromkeys(fetched.skipped.values()):
-            keys = ", ".join(key for key, reason in fetched.skipped.items() if reason == why)
+        for why in dict.fromkeys(reason for _, reason in fetched.skipped):
+            keys = ", ".join(key for key, reason in fetched.skipped if reason == why)
             self.console.emit({"kind": "note", "text": f"step {self.counters.step + 1} goes without {keys}: {why}"})
         most = self.config.data.max_skipped
         if self.counters.skipped <= most:
             return
-        lost = [key for found in collectives.gather(list(fetched.skipped)) for key in found]
+        lost = [key for found in collectives.gather(fetched.skipped) for key, _ in found]
         raise CorruptDataError(
             f"{self.counters.skipped} samples of epoch {fetched.epoch} could not be read, the last one {lost[-1]}",
             where=self.config.data.train,
@@ -293,7 +301,7 @@ class Trainer:
             wait_s=fetched.wait_s,
             svr=result.svr,
             keys=() if result.fault else keys,
-            skipped=[*fetched.skipped, *(keys if result.fault else ())],
+            skipped=[*(key for key, _ in fetched.skipped), *(keys if result.fault else ())],
             skipped_in_epoch=self.counters.skipped,
             fault=result.fault,
             slowest=verdict.slowest(),

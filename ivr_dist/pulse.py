@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -16,14 +15,15 @@ from typing import Any
 from ivr_dist import storage
 from ivr_dist.errors import CorruptDataError, IvrError
 from ivr_dist.goodput import Lived
+from ivr_dist.numbered import Numbered
 
 FOLDER = "pulse"
+_SIGN = Numbered("{:04d}.json")
 _LOCAL_PERIOD_S = 1.0
 _REMOTE_PERIOD_S = 5.0
 _CLOSE_S = 30.0
 """Longest wait for storage that does not answer, at the end of an attempt."""
 _NUMBERS = ("step", "total_steps", "epoch", "loss", "samples_per_s", "parent")
-_NAME = re.compile(r"(\d+)\.json")
 
 
 class Pulse:
@@ -73,15 +73,9 @@ class Pulse:
 
 
 def read_pulses(run_url: str) -> dict[int, dict[str, Any]]:
-    """The last sign of each attempt, by number, as far as it can be read; names of other forms are not ours."""
-    folder = storage.join(run_url, FOLDER)
-    found: dict[int, dict[str, Any]] = {}
-    for name in sorted(storage.list_dir(folder)):
-        match = _NAME.fullmatch(name)
-        sign = _read(storage.join(folder, name)) if match else None
-        if match and sign is not None:
-            found[int(match[1])] = sign
-    return dict(sorted(found.items()))
+    """The last sign of each attempt, by number, as far as it can be read."""
+    signs = {number: _read(_url(run_url, number)) for (number,) in _SIGN.found(storage.join(run_url, FOLDER))}
+    return {number: sign for number, sign in sorted(signs.items()) if sign is not None}
 
 
 def _read(url: str) -> dict[str, Any] | None:
@@ -108,4 +102,4 @@ def lives(pulses: Mapping[int, Mapping[str, Any]], first: int = 1) -> dict[int, 
 
 
 def _url(run_url: str, attempt: int) -> str:
-    return storage.join(run_url, FOLDER, f"{attempt:04d}.json")
+    return storage.join(run_url, FOLDER, _SIGN.name(attempt))

@@ -19,7 +19,6 @@ attempt is part of the name, so a worker of an attempt that was given up cannot 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -47,6 +46,7 @@ from ivr_dist.checkpoint.part_manifest import (
 )
 from ivr_dist.checkpoint.tensor_header import read_shapes
 from ivr_dist.errors import CheckpointError
+from ivr_dist.numbered import Numbered
 
 __all__ = [
     "FORMAT",
@@ -70,7 +70,7 @@ __all__ = [
 _FOLDER = "checkpoints"
 _CHUNK = 1 << 23
 """Bytes hashed at a time."""
-_NAME = re.compile(r"step-(\d{8,})\.a(\d{2,})")
+_NAME = Numbered("step-{:08d}.a{:02d}")
 
 
 @dataclass(frozen=True, order=True)
@@ -81,13 +81,13 @@ class CheckpointName:
     attempt: int
 
     def __str__(self) -> str:
-        return f"step-{self.step:08d}.a{self.attempt:02d}"
+        return _NAME.name(self.step, self.attempt)
 
     @classmethod
     def parse(cls, text: str) -> CheckpointName | None:
         """The name's numbers, or None for a directory that is not a checkpoint."""
-        match = _NAME.fullmatch(text)
-        return cls(int(match[1]), int(match[2])) if match else None
+        numbers = _NAME.parse(text)
+        return cls(*numbers) if numbers else None
 
     def url(self, run_url: str) -> str:
         """Where this checkpoint of a run lies."""

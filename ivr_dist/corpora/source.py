@@ -196,12 +196,14 @@ def check_hygiene(
         where: The corpus or its card, for errors.
 
     Raises:
-        DataError: An id is given twice, a group stands in two splits, or a count differs.
+        DataError: An id is empty or given twice, a group stands in two splits, or a count differs.
     """
     split_of_id: dict[str, str] = {}
     split_of_group: dict[str, str] = {}
     for split, refs in splits.items():
         for ref in refs:
+            if not ref.id:
+                raise DataError(f"a sample of split {split} has an empty id", where=where)
             if ref.id in split_of_id:
                 places = " and ".join(sorted({split_of_id[ref.id], split}))
                 raise DataError(f"sample id {ref.id} is given twice (split {places})", where=where)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import orjson
 
 from ivr_dist.data import npy
+from ivr_dist.data.ids import id_of
 from ivr_dist.data.tar import samples
 from ivr_dist.errors import CorruptDataError
 
@@ -72,9 +73,18 @@ def decode_sample(data: bytes | memoryview, shard: str, key: str, modalities: Co
     return decode_with_json(data, shard, key, modalities)[0]
 
 
+def read_id(data: memoryview, shard: str, key: str) -> str:
+    """The id of one sample; nothing else of it is decoded.
+
+    Raises:
+        CorruptDataError: As for `decode_sample`.
+    """
+    return id_of(_json(data, shard, key)[0], shard, key)
+
+
 def _sample(about: Mapping[str, Any], arrays: dict[str, npt.NDArray[Any]], shard: str, key: str) -> RawSample:
     labels, transcript = labels_of(about, shard, key), transcript_of(about, shard, key)
-    return RawSample(key, id_of(about, key), labels, arrays, shard, transcript)
+    return RawSample(key, id_of(about, shard, key), labels, arrays, shard, transcript)
 
 
 def decode_with_json(
@@ -82,11 +92,7 @@ def decode_with_json(
 ) -> tuple[RawSample, dict[str, Any]]:
     """Like `decode_sample`, with all that the sample's JSON holds."""
     data = memoryview(data)
-    places = _members(data, f"{shard}, sample {key}", key)
-    if "json" not in places:
-        raise _refused(f"the sample has no {key}.json", f"{shard}, sample {key}")
-    first, last = places["json"]
-    about = _about(bytes(data[first:last]), shard, key)
+    about, places = _json(data, shard, key)
     arrays = {}
     for name in modalities:
         place = places.get(f"{name}.npy")
@@ -127,6 +133,15 @@ def _members(data: memoryview, where: str, key: str) -> Places:
     return members
 
 
+def _json(data: memoryview, shard: str, key: str) -> tuple[dict[str, Any], Places]:
+    """What the sample's JSON holds, and where its members are."""
+    places = _members(data, f"{shard}, sample {key}", key)
+    if "json" not in places:
+        raise _refused(f"the sample has no {key}.json", f"{shard}, sample {key}")
+    first, last = places["json"]
+    return _about(bytes(data[first:last]), shard, key), places
+
+
 def _about(text: bytes, shard: str, key: str) -> dict[str, Any]:
     try:
         about = orjson.loads(text)
@@ -139,11 +154,6 @@ def _about(text: bytes, shard: str, key: str) -> dict[str, Any]:
     if not isinstance(about, dict):
         raise _refused("the sample's JSON is not an object", f"{shard}, sample {key}")
     return about
-
-
-def id_of(about: Mapping[str, Any], key: str) -> str:
-    """The sample's identity in its corpus, as its JSON says."""
-    return str(about.get("id", key))
 
 
 def labels_of(about: Mapping[str, Any], shard: str, key: str) -> dict[str, float | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -15,7 +15,9 @@ import numpy.typing as npt
 from ivr_dist import storage
 from ivr_dist.data.crew import Crew, Here, Tick
 from ivr_dist.data.decode import RawSample, decode_sample
+from ivr_dist.data.ids import id_hash
 from ivr_dist.data.index import build_index
+from ivr_dist.data.index import load as load_index
 from ivr_dist.data.manifest import (
     MODALITIES,
     FeatureKind,
@@ -127,7 +129,7 @@ def index_tars(
         crew: Indexes several tars at a time; by default this process does, one after the other.
 
     Raises:
-        DataError: There is no tar, or one does not have the layout of a sample.
+        DataError: There is no tar, one does not have the layout of a sample, or two samples have one id.
         CorruptDataError: A tar is damaged.
     """
     names = [name for name in storage.list_dir(split_url) if _TAR.fullmatch(name)]
@@ -142,9 +144,9 @@ def index_tars(
                 where=storage.display(split_url),
                 remedy="rename it, without backslashes and control characters",
             )
-    found: dict[int, tuple[ShardEntry, _Survey]] = {}
+    found: dict[int, _Indexed] = {}
 
-    def take(number: int, result: tuple[ShardEntry, _Survey]) -> None:
+    def take(number: int, result: _Indexed) -> None:
         found[number] = result
         progress(len(found), len(names))
 
@@ -153,9 +155,10 @@ def index_tars(
     run(partial(_index_one, storage.absolute(split_url)), names, lambda number, done: None, take)
     shards, survey = [], _Survey()
     for number, name in enumerate(names):
-        entry, part = found[number]
+        entry, part, _ = found[number]
         shards.append(entry)
         survey.merge(part, name)
+    _refuse_repeated_ids(split_url, shards, [found[number][2] for number in range(len(names))])
     if not survey.features:
         raise DataError(
             "no sample has a member KEY.text.npy, KEY.audio.npy or KEY.vision.npy",
@@ -182,15 +185,49 @@ def index_tars(
     return manifest
 
 
-def _index_one(split_url: str, name: str, tick: Tick) -> tuple[ShardEntry, _Survey]:
+_Indexed = tuple[ShardEntry, _Survey, npt.NDArray[np.uint64]]
+"""A shard, what its samples have in common, and a hash of the id of each."""
+
+
+def _refuse_repeated_ids(
+    split_url: str, shards: Sequence[ShardEntry], hashes: Sequence[npt.NDArray[np.uint64]]
+) -> None:
+    """Make sure that no two samples are called alike: they would count as one.
+
+    Raises:
+        DataError: Two are.
+    """
+    known, counts = np.unique(np.concatenate(hashes), return_counts=True)
+    repeated = known[counts > 1]
+    if not repeated.size:
+        return
+    places: dict[str, str] = {}
+    for shard, own in zip(shards, hashes, strict=True):
+        if not np.isin(own, repeated).any():
+            continue
+        for id_ in load_index(storage.join(split_url, shard.index.name)).names:
+            if id_ in places:
+                both = f"{places[id_]} and {shard.name}" if places[id_] != shard.name else f"{shard.name} twice"
+                raise DataError(
+                    f"sample id {id_} is in {both}",
+                    where=storage.display(split_url),
+                    remedy='give every sample an "id" of its own in its JSON; without one it is called by its KEY',
+                )
+            places[id_] = shard.name
+
+
+def _index_one(split_url: str, name: str, tick: Tick) -> _Indexed:
     url = storage.join(split_url, name)
     stream = Stream(partial(storage.read_range, url), storage.size(url), storage.display(url))
-    survey = _Survey()
-    index = build_index(
-        stream,
-        storage.display(url),
-        lambda key, content: survey.add(decode_sample(content, name, key, MODALITIES)),
-    )
+    survey, hashes = _Survey(), []
+
+    def look(key: str, content: memoryview) -> str:
+        sample = decode_sample(content, name, key, MODALITIES)
+        survey.add(sample)
+        hashes.append(id_hash(sample.id))
+        return sample.id
+
+    index = build_index(stream, storage.display(url), look)
     content = index.to_bytes()
     index_name = f"{name.removesuffix('.tar')}.idx"
     storage.write_bytes(storage.join(split_url, index_name), content)
@@ -201,4 +238,4 @@ def _index_one(split_url: str, name: str, tick: Tick) -> tuple[ShardEntry, _Surv
         sha256=stream.sha256(),
         index=IndexEntry(name=index_name, bytes=len(content), sha256=hashlib.sha256(content).hexdigest()),
     )
-    return entry, survey
+    return entry, survey, np.array(hashes, np.uint64)

@@ -17,11 +17,14 @@ import xxhash
 
 from ivr_dist import storage
 from ivr_dist.data import npy, tar
+from ivr_dist.data.ids import tells, utf8
 from ivr_dist.data.manifest import MODALITIES
 from ivr_dist.errors import CorruptDataError
 
 SEGMENT_BYTES = 1024 * 1024
 _COLUMNS = {"keys": "S", "offset": "<i8", "size": "<i8", "lengths": "<i4", "segment": "<i8", "xxh3": "<u8"}
+_IDS = {"ids": "|u1", "id_ends": "<i8"}
+"""Only in an index whose keys do not tell the ids."""
 _ENCRYPTED = 1
 
 
@@ -30,7 +33,7 @@ class ShardIndex:
     """One shard of n samples in k segments."""
 
     keys: list[str]
-    """Sample ids, in tar order."""
+    """Names of the samples' members, in tar order."""
     offset: npt.NDArray[np.int64]
     """[n] where each sample's first header starts, in bytes."""
     size: npt.NDArray[np.int64]
@@ -41,6 +44,14 @@ class ShardIndex:
     """[k + 1] first sample of each segment, and n."""
     xxh3: npt.NDArray[np.uint64]
     """[k] xxh3-64 of each segment's bytes, from its first sample's offset to its last sample's end."""
+    ids: list[str] | None = None
+    """[n] id of each sample, where a key does not tell it (see `ids.tells`); None: all keys do, or the index is of an
+    earlier version, which did not keep ids."""
+
+    @property
+    def names(self) -> list[str]:
+        """What each sample is called: its id, or the key that tells it."""
+        return self.keys if self.ids is None else self.ids
 
     def to_bytes(self) -> bytes:
         """The file; equal indexes give equal bytes."""
@@ -49,10 +60,12 @@ class ShardIndex:
         with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
             for name, kind in _COLUMNS.items():
                 column = [key.encode() for key in self.keys] if name == "keys" else getattr(self, name)
-                content = io.BytesIO()
-                np.lib.format.write_array(content, np.asarray(column, kind), allow_pickle=False)
-                # A fixed date: numpy's own savez writes the time of day into the archive.
-                archive.writestr(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), content.getvalue())
+                _write(archive, name, np.asarray(column, kind))
+            if self.ids is not None:
+                # One behind the other: an id may be long, and may end in bytes that a column of texts would lose.
+                ids = list(map(utf8, self.ids))
+                _write(archive, "ids", np.frombuffer(b"".join(ids), "|u1"))
+                _write(archive, "id_ends", np.cumsum(list(map(len, ids)), dtype="<i8"))
         return out.getvalue()
 
     @classmethod
@@ -64,13 +77,15 @@ class ShardIndex:
         """
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                arrays = {name: _column(archive, name, kind, where) for name, kind in _COLUMNS.items()}
+                columns = _COLUMNS | (_IDS if "ids.npy" in archive.namelist() else {})
+                arrays = {name: _column(archive, name, kind, where) for name, kind in columns.items()}
         except (zipfile.BadZipFile, KeyError, OSError, EOFError, ValueError, RuntimeError) as error:
             raise _refused(f"the index cannot be read: {error}", where) from error
         if arrays["keys"].ndim != 1:
             raise _refused("the index's keys are not a list", where)
         keys = [key.decode("utf-8", "replace") for key in arrays.pop("keys").tolist()]
-        index = cls(keys=keys, **arrays)
+        ids = _ids(arrays.pop("ids"), arrays.pop("id_ends"), len(keys), where) if "ids" in arrays else None
+        index = cls(keys=keys, ids=ids, **arrays)
         _check(index, where)
         return index
 
@@ -91,15 +106,24 @@ class IndexBuilder:
     def __init__(self, content: tar.Readable, where: str) -> None:
         self._content = content
         self._where = where
-        self._keys: dict[str, None] = {}
+        self._keys: dict[str, str] = {}
+        """By key: the id."""
+        self._told = True
         self._offset: list[int] = []
         self._size: list[int] = []
         self._lengths: list[Sequence[int]] = []
         self._segment: list[int] = []
         self._xxh3: list[int] = []
 
-    def add(self, key: str, start: int, end: int, lengths: Sequence[int]) -> None:
-        """Add the next sample: its bytes [start, end), and its steps of text, audio and vision, -1 where missing.
+    def add(self, key: str, id_: str, start: int, end: int, lengths: Sequence[int]) -> None:
+        """Add the next sample.
+
+        Args:
+            key: Name of its members.
+            id_: Its id.
+            start: Where its bytes begin.
+            end: Where they end.
+            lengths: Its steps of text, audio and vision, -1 where missing.
 
         Raises:
             CorruptDataError: There was a sample of this key before.
@@ -111,7 +135,8 @@ class IndexBuilder:
             self._close_segment()
             self._segment.append(len(self._keys))
             self._content.forget(start)
-        self._keys[key] = None
+        self._keys[key] = id_
+        self._told &= tells(key, id_)
         self._offset.append(start)
         self._size.append(end - start)
         self._lengths.append(lengths)
@@ -126,6 +151,7 @@ class IndexBuilder:
             lengths=np.array(self._lengths, np.int32).reshape(len(self._keys), len(MODALITIES)),
             segment=np.array([*self._segment, len(self._keys)], np.int64),
             xxh3=np.array(self._xxh3, np.uint64),
+            ids=None if self._told else list(self._keys.values()),
         )
 
     def _close_segment(self) -> None:
@@ -137,14 +163,14 @@ class IndexBuilder:
 def build_index(
     data: bytes | memoryview | tar.Readable,
     where: str = "tar",
-    look: Callable[[str, memoryview], None] = lambda key, content: None,
+    look: Callable[[str, memoryview], str] = lambda key, content: key,
 ) -> ShardIndex:
     """Index a whole tar.
 
     Args:
         data: Its bytes.
         where: Its name, for errors.
-        look: Is shown each sample on the way: its key, and its bytes in the tar.
+        look: Is shown each sample on the way, its key and its bytes in the tar, and tells its id.
 
     Raises:
         CorruptDataError: It is damaged, or the samples are not in it one after the other.
@@ -153,8 +179,8 @@ def build_index(
     builder = IndexBuilder(content, where)
     for group in tar.samples(content, where, whole=True):
         key, start, end = group[0].key, group[0].start, group[-1].end
-        builder.add(key, start, end, _lengths(content, group, where))
-        look(key, content.take(start, end))
+        lengths = _lengths(content, group, where)
+        builder.add(key, look(key, content.take(start, end)), start, end, lengths)
     return builder.finish()
 
 
@@ -168,6 +194,27 @@ def _lengths(content: tar.Readable, group: list[tar.Member], where: str) -> list
             shape = npy.parse_header(array, f"{where}, {member.name}")[0]
             found[modality] = shape[0] if shape else 1
     return list(found.values())
+
+
+def _write(archive: zipfile.ZipFile, name: str, column: npt.NDArray[Any]) -> None:
+    content = io.BytesIO()
+    np.lib.format.write_array(content, column, allow_pickle=False)
+    # A fixed date: numpy's own savez writes the time of day into the archive.
+    archive.writestr(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), content.getvalue())
+
+
+def _ids(joined: npt.NDArray[Any], ends: npt.NDArray[Any], count: int, where: str) -> list[str]:
+    starts = np.concatenate([[0], ends[:-1]]) if ends.ndim == 1 else ends
+    if joined.ndim != 1 or ends.shape != (count,) or (ends < starts).any() or (ends[-1:] != joined.size).any():
+        raise _refused("the index's ids are not one for each sample", where)
+    text = joined.tobytes()
+    try:
+        return [
+            text[start:end].decode("utf-8", "surrogatepass")
+            for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
+        ]
+    except UnicodeDecodeError as error:
+        raise _refused(f"the index's ids are not UTF-8: {error.reason}", where) from error
 
 
 def _column(archive: zipfile.ZipFile, name: str, kind: str, where: str) -> npt.NDArray[Any]:

@@ -6,9 +6,9 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import tee
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
@@ -36,8 +36,8 @@ class StepBatches:
     """The place of this step; `cursor.advance` gives what a checkpoint written after the step must hold."""
     micro_batches: list[Batch]
     """As many as there are micro-steps; any of them may be empty."""
-    skipped: dict[str, str] = field(default_factory=dict)
-    """By id of this rank's samples that could not be read, whose slots are empty for it: why."""
+    skipped: Sequence[tuple[str, str]] = ()
+    """This rank's samples that could not be read, whose slots are empty for it: name (see `ShardReader.names`), why."""
     wait_s: float = 0.0
     """Seconds the consumer waited for it."""
 
@@ -132,6 +132,15 @@ class Loader:
         self._stream = stream = _Stream(self._produce_steps(cursor), self._prefetch)
         return _timed(stream)
 
+    def names(self, cursor: DataCursor) -> list[str]:
+        """How the samples of this rank in a step are called (see `ShardReader.names`); only indexes are read.
+
+        Raises:
+            DataError, CorruptDataError, StorageError: An index cannot be read.
+        """
+        numbers = self._order(cursor.epoch, self._shuffle).batch(cursor.step)
+        return self.reader.names(self._planned(cursor, numbers).numbers)
+
     def eval_batches(self) -> Iterator[Batch]:
         """Every sample of the split once over all ranks, in manifest order; equally many batches on every rank."""
         self._end_stream()
@@ -204,14 +213,14 @@ class Loader:
         all_numbers = numbers[numbers != EMPTY] if self.spec.common_length else None
         return _Planned(cursor, slots, numbers[np.concatenate(slots)], all_numbers)
 
-    def _kept(self, step: _Planned, answer: Answer) -> tuple[_Planned, Samples, dict[str, str]]:
-        """The step and its samples without those that may be skipped; and why, by id.
+    def _kept(self, step: _Planned, answer: Answer) -> tuple[_Planned, Samples, Sequence[tuple[str, str]]]:
+        """The step and its samples without those that may be skipped; and these by name, with the reason.
 
         Raises:
             DataError, CorruptDataError, StorageError: One may not be skipped.
         """
         if not answer.lost:
-            return step, answer.samples, {}
+            return step, answer.samples, ()
         for each in answer.lost.values():
             # Damage and outages pass; a file that is not there is a mistake that skipping would hide.
             if not (self._skip and isinstance(each.error, CorruptDataError | StorageError)):
@@ -222,7 +231,7 @@ class Loader:
         parts = np.split(remains, ends[:-1])
         slots = [slots[part] for slots, part in zip(step.slots, parts, strict=True)]
         kept = replace(step, slots=slots, numbers=step.numbers[remains])
-        return kept, answer.samples, {each.key: str(each.error) for each in answer.lost.values()}
+        return kept, answer.samples, [(each.name, str(each.error)) for each in answer.lost.values()]
 
     def _micro_batches(self, step: _Planned, samples: Samples) -> list[Batch]:
         steps = None

@@ -13,10 +13,11 @@ import numpy.typing as npt
 
 from ivr_dist import storage
 from ivr_dist.data.decode import RawSample, decode_with_json
+from ivr_dist.data.ids import tar_key
+from ivr_dist.data.index import ShardIndex
 from ivr_dist.data.index import load as load_index
 from ivr_dist.data.manifest import Manifest
 from ivr_dist.data.reader import ShardReader
-from ivr_dist.data.shard import tar_key
 from ivr_dist.errors import DataError
 
 _THREADS = 8
@@ -52,7 +53,7 @@ def find_sample(places: Sequence[str], key: str) -> FoundSample:
 
     Args:
         places: Folder or URL of each split.
-        key: The name of its tar members, or the id that `pack` made it of.
+        key: Its id, or the name of its tar members; an id goes first where it is the name of another sample's.
 
     Raises:
         DataError: There is none; names those that are close.
@@ -60,26 +61,31 @@ def find_sample(places: Sequence[str], key: str) -> FoundSample:
     """
     wanted = {key, tar_key(key)}
     known: list[str] = []
+    named_so: tuple[str, Manifest, int] | None = None
     for place in places:
-        manifest = Manifest.load(place)
-        for number, found in enumerate(_keys(place, manifest)):
-            if found in wanted:
-                return _read(place, manifest, number)
-            if len(known) < _CANDIDATES:
-                known.append(found)
+        manifest, first = Manifest.load(place), 0
+        for index in _indexes(place, manifest):
+            for number, name in enumerate(index.names, first):
+                if name == key or (index.ids is None and name in wanted):
+                    return _read(place, manifest, number)
+            if index.ids is not None and named_so is None and key in index.keys:
+                named_so = place, manifest, first + index.keys.index(key)
+            known += index.names[: _CANDIDATES - len(known)]
+            first += len(index.keys)
+    if named_so is not None:
+        return _read(*named_so)
     close = difflib.get_close_matches(key, known, n=3)
     remedy = f"did you mean {', '.join(close)}?" if close else f"ids look like {', '.join(known[:3])}"
     raise DataError(f"no sample {key}", where=", ".join(map(storage.display, places)), remedy=remedy)
 
 
-def _keys(url: str, manifest: Manifest) -> Iterator[str]:
-    """The keys of all samples in the order of the manifest."""
+def _indexes(url: str, manifest: Manifest) -> Iterator[ShardIndex]:
+    """The indexes of all shards in the order of the manifest."""
     urls = [storage.join(url, shard.index.name) for shard in manifest.shards]
     with ThreadPoolExecutor(_THREADS) as pool:
         # A few at a time: whoever found a key does not wait for the rest.
         for first in range(0, len(urls), _THREADS):
-            for index in pool.map(load_index, urls[first : first + _THREADS]):
-                yield from index.keys
+            yield from pool.map(load_index, urls[first : first + _THREADS])
 
 
 def _values(array: npt.NDArray[Any]) -> Any:

@@ -44,6 +44,7 @@ class OpenShard:
         "lengths",
         "members",
         "name",
+        "names",
         "segments",
         "sizes",
         "starts",
@@ -55,6 +56,7 @@ class OpenShard:
         self.name = name
         self.url = url
         self.keys = index.keys
+        self.names = index.names
         self.lengths = index.lengths
         self.sizes = index.size
         firsts, lasts = index.segment[:-1], index.segment[1:] - 1

@@ -52,7 +52,8 @@ class StoredSample:
 class Unreadable:
     """A sample that is not to be had."""
 
-    key: str
+    name: str
+    """See `ShardReader.names`."""
     error: IvrError
 
 
@@ -175,6 +176,17 @@ class ShardReader:
         longest: Int64Array = np.array(found, np.int64).reshape(len(found), len(columns)).max(axis=1, initial=0)
         return longest
 
+    def names(self, numbers: Int64Array) -> list[str]:
+        """How each sample is called as far as its index tells: by its id, or by the KEY that `pack` made of it.
+
+        Raises:
+            DataError, CorruptDataError, StorageError: As for `read`.
+        """
+        self._after_fork()
+        shards, places = self._table.locate(numbers)
+        opened = self._shards.get(shards.tolist())
+        return [shard.names[place] for shard, place in zip(opened, places.tolist(), strict=True)]
+
     def extents(self, numbers: Int64Array) -> tuple[Int64Array, Int64Array, Int64Array]:
         """Shard, segment in it, and bytes of each sample; only the indexes are read.
 
@@ -284,7 +296,7 @@ class ShardReader:
                 found = Samples.of([sample], self._layout)
             return found
         except IvrError as error:
-            return Unreadable(key, error)
+            return Unreadable(shard.names[place], error)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ivr_dist.data import npy, tar
 from ivr_dist.data.faults import Fault, Kind
+from ivr_dist.data.ids import id_of
 from ivr_dist.data.manifest import MODALITIES, Manifest, TaskSpec
 from ivr_dist.data.splits import group_of
 from ivr_dist.errors import CorruptDataError
@@ -96,12 +97,10 @@ class _SampleCheck:
             return self._unreadable("sample", f"the JSON cannot be read: {error}")
         if not isinstance(about, dict):
             return self._unreadable("sample", "the JSON is not an object")
-        id_ = about.get("id", self.facts.id)
-        # Tars made elsewhere may number their samples.
-        if isinstance(id_, str | int) and not isinstance(id_, bool) and id_ != "":
-            self.facts.id = str(id_)
-        else:
-            self._fault("sample", f"id is {_short(id_)}, not a text")
+        try:
+            self.facts.id = id_of(about, "", self.facts.id)
+        except CorruptDataError as error:
+            self._fault("sample", error.what)
         for name, kind in _FIELDS.items():
             if name in about and not isinstance(about[name], kind):
                 wanted = "a text" if kind is str else "an object"

@@ -7,7 +7,6 @@ import io
 import json
 import math
 import pickle
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -19,6 +18,7 @@ from ivr_dist import __version__, storage
 from ivr_dist.corpora.source import Array, Opener, Prepared, SampleRef, Source, SourceSample, prepare
 from ivr_dist.data import npy
 from ivr_dist.data.crew import Tick
+from ivr_dist.data.ids import tar_key, utf8
 from ivr_dist.data.index import IndexBuilder
 from ivr_dist.data.manifest import MODALITIES, FeatureSpec, IndexEntry, ShardEntry
 from ivr_dist.data.tally import Tally
@@ -27,8 +27,6 @@ from ivr_dist.data.tar import BLOCK, InMemory, TarWriter, padded
 RECORDS = ".pack"
 """Folder in a split's, there while it is packed: what is known of every shard that is written."""
 
-_UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
-_MAX_KEY = 80
 _PROBED = 256
 _JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
@@ -115,7 +113,7 @@ class OpenCorpus:
         split = jobs[0].split
         ids = xxhash.xxh3_128()
         for ref in self.order(split):
-            ids.update(_utf8(ref.id) + b"\n")
+            ids.update(utf8(ref.id) + b"\n")
         code = (__version__, np.__version__)
         about = (code, opener.fingerprint, self.name, self.features, self._seed, ids.hexdigest(), jobs[0].end, jobs[-1])
         return hashlib.sha256(repr(about).encode()).hexdigest()
@@ -173,7 +171,7 @@ def make(corpus: OpenCorpus, job: ShardJob, tick: Tick) -> ShardRecord:
         for suffix, content in encode(sample, prepared, corpus.name):
             writer.add(f"{key}.{suffix}", *content)
         steps = [len(prepared.arrays[name]) if name in prepared.arrays else -1 for name in MODALITIES]
-        rows.append((key, start, out.tell(), steps))
+        rows.append((key, sample.id, start, out.tell(), steps))
         tick(done)
     writer.close()
     # Not a copy: a BytesIO gives its bytes away.
@@ -205,26 +203,7 @@ def record_url(place: str, name: str) -> str:
 
 def shuffled(refs: Sequence[SampleRef], seed: int) -> list[SampleRef]:
     """Samples in packing order: by xxh3-64 of the id, whatever order the corpus lists them in."""
-    return sorted(refs, key=lambda ref: (xxhash.xxh3_64_intdigest(_utf8(ref.id), seed), ref.id))
-
-
-def tar_key(id_: str) -> str:
-    """A sample id as the name of tar members: letters, digits, underscore and minus, at most 80.
-
-    WebDataset cuts names at the first dot, and USTAR has room for 100 bytes. An id that is not such a name gets a
-    hash of itself at its end, so that two ids do not become one.
-    """
-    safe = _UNSAFE.sub("_", id_)
-    # Members named __...__ are meta data of a tar, which readers pass over.
-    meta = id_.startswith("__") and id_.endswith("__")
-    if safe == id_ and len(id_) <= _MAX_KEY and not meta:
-        return id_
-    return f"{safe[:60]}-{xxhash.xxh3_64_hexdigest(_utf8(id_))}"
-
-
-def _utf8(id_: str) -> bytes:
-    # JSON can smuggle half of a surrogate pair into an id; it must not stop the packing.
-    return id_.encode("utf-8", "surrogatepass")
+    return sorted(refs, key=lambda ref: (xxhash.xxh3_64_intdigest(utf8(ref.id), seed), ref.id))
 
 
 def encode(sample: SourceSample, prepared: Prepared, corpus: str) -> Iterator[tuple[str, Content]]:

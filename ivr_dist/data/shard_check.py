@@ -13,6 +13,7 @@ import xxhash
 from ivr_dist import storage
 from ivr_dist.data import tar
 from ivr_dist.data.faults import Fault, Kind
+from ivr_dist.data.ids import id_hash
 from ivr_dist.data.index import ShardIndex
 from ivr_dist.data.manifest import IndexEntry, Manifest, ShardEntry
 from ivr_dist.data.sample_check import SampleFacts, check_sample
@@ -189,6 +190,7 @@ class _ShardCheck:
 
     def _check_samples(self, content: memoryview, places: list[Place], index: ShardIndex | None) -> None:
         lengths = dict(zip(index.keys, index.lengths.tolist(), strict=True)) if index is not None else {}
+        named = dict(zip(index.keys, index.ids, strict=True)) if index is not None and index.ids is not None else {}
         for key, start, end in places:
             facts = check_sample(content[start:end], key, self._sample(key), self._manifest)
             self.ids.append(facts.id)
@@ -196,9 +198,10 @@ class _ShardCheck:
             if facts.readable and lengths.get(key, facts.lengths) != facts.lengths:
                 what = f"the index has {lengths[key]} steps of text, audio and vision, the tar {facts.lengths}"
                 self._fault("index", what, self._sample(key))
-        # JSON can smuggle half of a surrogate pair into an id.
-        hashes = [xxhash.xxh3_64_intdigest(id_.encode("utf-8", "surrogatepass")) for id_ in self.ids]
-        self._report.ids = np.array(hashes, np.uint64)
+            if facts.readable and named.get(key, facts.id) != facts.id:
+                what = f"the index has the id {named[key]}, the tar {facts.id}"
+                self._fault("index", what, self._sample(key))
+        self._report.ids = np.array(list(map(id_hash, self.ids)), np.uint64)
 
 
 def _places(index: ShardIndex) -> list[Place]:

@@ -64,7 +64,7 @@ class StreamReader(ShardReader):
             shards, places = self._table.locate(numbers)
             opened = self._shards.get(shards.tolist())
             where = zip(shards.tolist(), opened, places.tolist(), strict=True)
-            yield self._one_by_one([self._found(number, shard, shard.keys[place]) for number, shard, place in where])
+            yield self._one_by_one([self._found(number, shard, place) for number, shard, place in where])
             self._make_room()
 
     def close(self) -> None:
@@ -74,12 +74,13 @@ class StreamReader(ShardReader):
         self._streams.clear()
         super().close()
 
-    def _found(self, number: int, shard: OpenShard, key: str) -> Samples | Unreadable:
+    def _found(self, number: int, shard: OpenShard, place: int) -> Samples | Unreadable:
+        key = shard.keys[place]
         try:
             sample = decode_members(self._members(number, shard, key), shard.name, key, self.manifest.features)
             return Samples.of([sample], self._layout)
         except IvrError as error:
-            return Unreadable(key, error)
+            return Unreadable(shard.names[place], error)
 
     def _members(self, number: int, shard: OpenShard, key: str) -> Members:
         """Those of a sample; a stream that has passed it is begun again."""

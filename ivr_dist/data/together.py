@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import orjson
 
-from ivr_dist.data.decode import id_of, labels_of, transcript_of
+from ivr_dist.data.decode import labels_of, transcript_of
+from ivr_dist.data.ids import id_of
 from ivr_dist.data.places import Int64Array, Layout, MemberLayout
 from ivr_dist.data.samples import Column, Samples
 from ivr_dist.data.tar import BLOCK
@@ -52,7 +53,7 @@ def decode_together(
     try:
         return Samples(
             keys,
-            list(map(id_of, abouts, keys)),
+            list(map(id_of, abouts, shards, keys)),
             list(map(labels_of, abouts, shards, keys)),
             list(map(transcript_of, abouts, shards, keys)),
             shards,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import subprocess
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,13 @@ import webdataset
 from ivr_dist import storage
 from ivr_dist.data.crew import Processes
 from ivr_dist.data.foreign import index_tars
+from ivr_dist.data.index import load
+from ivr_dist.data.lookup import find_sample
 from ivr_dist.data.manifest import Manifest
 from ivr_dist.data.reader import ShardReader
+from ivr_dist.data.verify import verify
 from ivr_dist.errors import CorruptDataError, DataError, IvrError
+from tests.packed import refit
 
 Sample = dict[str, Any]
 
@@ -286,6 +292,69 @@ def test_samples_that_cannot_be_trained_on(tmp_path: Path, samples: list[Sample]
 )
 def test_samples_that_cannot_be_read(tmp_path: Path, samples: list[Sample], message: str) -> None:
     assert message in failure(write(tmp_path / "train", samples, shards=1), CorruptDataError)
+
+
+@pytest.mark.parametrize("id_", [None, ["clip", 1], {"a": 1}, True, 1.5, "", 2.0**70], ids=repr)
+def test_ids_that_are_no_text_are_refused(tmp_path: Path, id_: Any) -> None:
+    samples = corpus(3)
+    samples[1]["json"]["id"] = id_
+    said = failure(write(tmp_path / "train", samples, shards=1), CorruptDataError)
+    assert f"the sample's id is {json.dumps(id_)}, not a text" in said and "clip0001" in said
+
+
+def test_a_whole_number_is_an_id_as_verify_has_it(tmp_path: Path) -> None:
+    samples = corpus(3)
+    for number, sample in enumerate(samples):
+        sample["json"]["id"] = 2**60 + number
+    manifest = index(write(tmp_path / "train", samples, shards=1))
+    assert load(str(tmp_path / "train" / manifest.shards[0].index.name)).ids == [str(2**60 + n) for n in range(3)]
+    assert verify([str(tmp_path / "train")]).ok
+
+
+@pytest.mark.parametrize(
+    ("ids", "said"),
+    [
+        ({2: "same", 9: "same"}, "sample id same is in part-0.tar and part-2.tar"),
+        ({0: "same", 3: "same"}, "sample id same is in part-0.tar twice"),
+        ({0: "7", 1: 7}, "sample id 7 is in part-0.tar and part-1.tar"),
+        ({0: "clip0004"}, "sample id clip0004 is in part-0.tar and part-1.tar"),
+    ],
+    ids=["two shards", "one shard", "a number", "an id and a name"],
+)
+def test_two_samples_of_one_id_are_refused(tmp_path: Path, ids: dict[int, Any], said: str) -> None:
+    samples = corpus(12)
+    del samples[4]["json"]["id"]
+    for number, id_ in ids.items():
+        samples[number]["json"]["id"] = id_
+    assert said in failure(write(tmp_path / "train", samples))
+
+
+def test_names_that_each_shard_counts_anew_are_no_ids(tmp_path: Path) -> None:
+    samples = corpus(12)
+    for number, sample in enumerate(samples):
+        sample["__key__"] = f"{number // 3:06d}"
+    check(tmp_path / "train", index(write(tmp_path / "train", samples)), written(samples))
+
+
+def test_a_sample_is_found_by_its_id_and_by_the_name_of_its_members(tmp_path: Path) -> None:
+    samples = corpus(12)
+    samples[5]["json"]["id"] = samples[7]["__key__"]
+    place = write(tmp_path / "train", samples)
+    index(place)
+    assert find_sample([str(place)], "clip 8").sample.key == "clip0008"
+    assert find_sample([str(place)], "clip0008").sample.id == "clip 8"
+    assert find_sample([str(place)], "clip0007").sample.key == "clip0005", "an id goes before a name"
+    with pytest.raises(DataError, match="did you mean clip 8"):
+        find_sample([str(place)], "clip 88")
+
+
+def test_verify_compares_the_ids_of_the_index(tmp_path: Path) -> None:
+    place = write(tmp_path / "train", corpus(12))
+    manifest = index(place)
+    found = load(str(place / manifest.shards[0].index.name))
+    refit(place, index=replace(found, ids=["other", *found.names[1:]]))
+    (fault,) = verify([str(place)]).faults
+    assert fault.kind == "index" and "the index has the id other, the tar clip 0" in fault.what
 
 
 def test_a_damaged_tar_is_named(tmp_path: Path) -> None:

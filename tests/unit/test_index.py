@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from ivr_dist.data import index as index_module
 from ivr_dist.data import tar
+from ivr_dist.data.ids import tar_key, tells
 from ivr_dist.data.index import SEGMENT_BYTES, ShardIndex, build_index, load
 from ivr_dist.errors import CorruptDataError
 
@@ -138,7 +139,12 @@ def test_checksums_are_xxh3_of_the_bytes_of_each_segment() -> None:
 def test_a_stream_has_the_same_index(data: bytes, chunk: int) -> None:
     stream = tar.Stream(lambda start, end: data[start:end], len(data), "s.tar", chunk, most=3 << 20)
     shown: list[tuple[str, bytes]] = []
-    index = build_index(stream, "s.tar", lambda key, content: shown.append((key, bytes(content))))
+
+    def look(key: str, content: memoryview) -> str:
+        shown.append((key, bytes(content)))
+        return key
+
+    index = build_index(stream, "s.tar", look)
     assert equal(index, build_index(data))
     ends = index.offset + index.size
     assert shown == [(key, data[a:b]) for key, a, b in zip(index.keys, index.offset, ends, strict=True)]
@@ -149,6 +155,48 @@ def test_round_trip(data: bytes, tmp_path: Path) -> None:
     index = build_index(data)
     (tmp_path / "s.idx").write_bytes(index.to_bytes())
     assert equal(load(str(tmp_path / "s.idx")), index)
+
+
+IDS = st.lists(st.text(st.characters(), max_size=100), min_size=3, max_size=3).filter(lambda ids: ids[0] != "a")
+"""Any text, half surrogate pairs and zero bytes too."""
+
+
+@given(IDS)
+def test_ids_come_back_where_keys_do_not_tell_them(ids: list[str]) -> None:
+    by_key = dict(zip("abc", ids, strict=True))
+    index = build_index(SMALL, look=lambda key, content: by_key[key])
+    assert index.names == ids
+    again = ShardIndex.from_bytes(index.to_bytes(), "s.idx")
+    assert equal(again, index) and again.ids == ids
+
+
+def test_an_index_whose_keys_tell_the_ids_is_as_it_was_before_there_were_ids_in_it() -> None:
+    with zipfile.ZipFile(io.BytesIO(build_index(SMALL).to_bytes())) as archive:
+        assert [name.removesuffix(".npy") for name in archive.namelist()] == list(COLUMNS)
+
+
+@given(st.text(st.characters(), min_size=1))
+def test_a_key_that_pack_made_tells_the_id(id_: str) -> None:
+    assert tells(tar_key(id_), id_)
+    assert tells(id_, id_)
+    assert not tells("another", id_) or id_ == "another"
+
+
+@given(IDS, st.data())
+def test_damaged_ids_are_refused_or_texts(ids: list[str], data: st.DataObject) -> None:
+    by_key = dict(zip("abc", ids, strict=True))
+    content = build_index(SMALL, look=lambda key, _: by_key[key]).to_bytes()
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        arrays = {name.removesuffix(".npy"): np.load(io.BytesIO(archive.read(name))) for name in archive.namelist()}
+    ends = arrays["id_ends"].copy()
+    ends[data.draw(st.integers(0, 2))] = data.draw(st.integers(-(2**63), 2**63 - 1))
+    out = io.BytesIO()
+    np.savez(out, **{**arrays, "id_ends": ends})
+    try:
+        found = ShardIndex.from_bytes(out.getvalue(), "s.idx").ids
+    except CorruptDataError:
+        return
+    assert found is not None and all(isinstance(id_, str) for id_ in found)
 
 
 @given(st.lists(st.text("abc\u00e9\u4e2d_-", min_size=1, max_size=30), unique=True, max_size=8))

@@ -226,7 +226,7 @@ def test_an_error_stands_in_place_of_its_sample(damaged: Path) -> None:
     bad = int(index.segment[1])
     (found,) = open_reader(damaged).ahead([np.array([0, bad, bad - 1])])
     assert found.samples.keys == [index.keys[bad]]
-    assert {place: each.key for place, each in found.lost.items()} == {0: index.keys[0], 2: index.keys[bad - 1]}
+    assert {place: each.name for place, each in found.lost.items()} == {0: index.keys[0], 2: index.keys[bad - 1]}
     assert all(isinstance(each.error, CorruptDataError) for each in found.lost.values())
     with pytest.raises(CorruptDataError, match="do not match"):
         found.whole()
@@ -261,7 +261,7 @@ def test_an_array_of_another_kind_is_an_error_in_place_of_its_sample(damaged: Pa
     (lost,) = found.lost.values()
     assert isinstance(lost.error, CorruptDataError)
     assert "audio is float32 [4, 5], the manifest says numbers [steps, 74]" in lost.error.what
-    assert lost.error.where == f"{shard.name}, sample {lost.key}"
+    assert lost.error.where == f"{shard.name}, sample {lost.name}"
 
 
 @pytest.mark.parametrize("part", [0, 300, 700])

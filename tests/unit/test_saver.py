@@ -18,6 +18,7 @@ from ivr_dist.checkpoint.saver import Saver
 from ivr_dist.checkpoint.weights import read_weights
 from ivr_dist.engine import Engine
 from ivr_dist.errors import CheckpointError, IvrError, StorageError, SupersededError
+from ivr_dist.ledger import AUDIT, LedgerWriter, read_counting
 from tests.fault_proxy import Proxy
 from tests.s3_server import BUCKET
 
@@ -89,6 +90,28 @@ def test_ledgers_are_durable_before_the_checkpoint_is_complete(tmp_path: Path) -
     assert found == [[]]
 
 
+def test_no_checkpoint_is_complete_whose_ledger_is_not(tmp_path: Path) -> None:
+    """While the ledger cannot be written; the next checkpoint makes up for it."""
+    run = str(tmp_path)
+    allocate(run, parent=None, step=0, stage=1, steps_per_epoch=9, workers=["h:1"])
+    saving, writer = saver(run, Memory()), LedgerWriter(run, AUDIT, 1, 0)
+    for step in (1, 2, 3):
+        if step == 2:
+            (tmp_path / AUDIT).rename(tmp_path / "away")
+            (tmp_path / AUDIT).write_text("in the place of a folder")
+        writer.append({"step": step})
+        saving.save(step, {"step": step}, None, [writer.cut()])
+        if step == 2:
+            with pytest.raises(StorageError):
+                saving.finish()
+            (tmp_path / AUDIT).unlink()
+            (tmp_path / "away").rename(tmp_path / AUDIT)
+        saving.finish()
+    assert [saved.name.step for saved in saving.take_saved()] == [1, 3]
+    assert [name.step for name in store.names(run)] == [3, 1]
+    assert [record["step"] for _, _, record in read_counting(run, AUDIT)] == [1, 2, 3]
+
+
 def test_an_error_of_any_kind_reaches_the_loop(tmp_path: Path) -> None:
     saving = saver(str(tmp_path), Memory())
 
@@ -109,7 +132,7 @@ def test_an_attempt_that_was_given_up_does_not_write(tmp_path: Path) -> None:
         allocate(str(tmp_path), parent=None, step=0, stage=1, steps_per_epoch=1, workers=["h:1"])
     saving = saver(str(tmp_path), Memory())
     saving.save(1, {"step": 1}, None)
-    with pytest.raises(SupersededError, match="attempt 0002 goes on"):
+    with pytest.raises(SupersededError, match="attempt 2 goes on"):
         saving.finish()
     assert store.names(str(tmp_path)) == []
 
