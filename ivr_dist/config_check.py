@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, get_args
 
 from ivr_dist.config import Config, EncoderConfig, Modality
 from ivr_dist.config_presets import RELEASE_FIXED
 from ivr_dist.config_schema import keys
 from ivr_dist.data.order import check_layout, default_lanes
-from ivr_dist.errors import ConfigError
+from ivr_dist.errors import ConfigError, raise_together
 from ivr_dist.units import parse_bytes, parse_interval
 
 
@@ -103,15 +104,48 @@ def check(config: Config, origins: Mapping[str, str] | None = None) -> None:
 
     Args:
         config: The config.
-        origins: Where each key's value came from, such as `configs/mosi.yaml:12`; keys with their default are absent.
+        origins: See `faults`.
 
     Raises:
-        ConfigError: The first fault found.
+        ConfigError: Something is wrong; of several faults all are told.
     """
-    for rule in (_ranges, _data, _batch, _release, _model, _text, _loss, _zero, _train, _spans):
-        for fault in rule(config):
-            known = [origins[key] for key in fault.keys if key in origins] if origins else []
-            raise ConfigError(fault.what, where=", ".join(dict.fromkeys(known)) or fault.keys[0], remedy=fault.remedy)
+    raise_together(faults(config, origins))
+
+
+def faults(
+    config: Config, origins: Mapping[str, str] | None = None, suspects: Collection[str] = ()
+) -> list[ConfigError]:
+    """All that keeps a config from training, whatever the data.
+
+    Args:
+        config: The config.
+        origins: Where each key's value came from, such as `configs/mosi.yaml:12`; keys with their default are absent.
+        suspects: Keys whose values are known to be wrong, or not to be what was meant: what they contradict is left
+            out, as it is for a key that is out of its range.
+    """
+    single = [fault for rule in (_ranges, _spans, _single) for fault in rule(config)]
+    wrong = {key for fault in single for key in fault.keys} | set(suspects)
+    sound = _with_defaults(config, "", wrong)
+    rules = (_data, _batch, _release, _model, _text, _loss, _zero, _train)
+    several = [fault for rule in rules for fault in rule(sound) if not wrong & set(fault.keys)]
+    return [_error(fault, origins or {}) for fault in single + several]
+
+
+def _error(fault: _Fault, origins: Mapping[str, str]) -> ConfigError:
+    known = [origins[key] for key in fault.keys if key in origins]
+    return ConfigError(fault.what, where=", ".join(dict.fromkeys(known)) or fault.keys[0], remedy=fault.remedy)
+
+
+def _with_defaults(section: Any, prefix: str, paths: Collection[str]) -> Any:
+    """A section with the defaults of some keys, so that rules over several keys can rely on each of them."""
+    changes = {}
+    for item in fields(section):
+        path, value = f"{prefix}{item.name}", getattr(section, item.name)
+        if is_dataclass(value):
+            changes[item.name] = _with_defaults(value, f"{path}.", paths)
+        elif path in paths:
+            changes[item.name] = keys()[path].default
+    return replace(section, **changes)
 
 
 def _value(config: Config, path: str) -> Any:
@@ -134,7 +168,7 @@ def _ranges(config: Config) -> Iterator[_Fault]:
         yield _Fault(("train.betas",), f"train.betas = {betas} must be two numbers, each {_RATE}", "try [0.9, 0.999]")
 
 
-def _data(config: Config) -> Iterator[_Fault]:
+def _single(config: Config) -> Iterator[_Fault]:
     data = config.data
     if not config.run.dir:
         yield _Fault(("run.dir",), "run.dir is empty", "set it to a directory or URL, such as runs/first")
@@ -157,12 +191,16 @@ def _data(config: Config) -> Iterator[_Fault]:
         twice = [name for name in names if names.count(name) > 1]
         if twice:
             yield _Fault((path,), f"{path} names {twice[0]} twice", "name each once")
-    if data.pipe and data.reader != "webdataset":
-        yield _Fault(("data.pipe", "data.reader"), "data.pipe needs data.reader = webdataset", "set both, or neither")
     if data.pipe and "{}" not in data.pipe:
         yield _Fault(("data.pipe",), "data.pipe does not say where the shard's place goes", "write {} there")
     if "://" in data.disk_cache:
         yield _Fault(("data.disk_cache",), f"data.disk_cache = {data.disk_cache} is a URL", "name a local directory")
+
+
+def _data(config: Config) -> Iterator[_Fault]:
+    data = config.data
+    if data.pipe and data.reader != "webdataset":
+        yield _Fault(("data.pipe", "data.reader"), "data.pipe needs data.reader = webdataset", "set both, or neither")
     try:
         lanes = default_lanes(config.train.global_batch) if data.lanes is None else data.lanes
         check_layout(lanes, config.train.global_batch, data.shuffle_delay or 0)
@@ -172,21 +210,22 @@ def _data(config: Config) -> Iterator[_Fault]:
 
 
 def _batch(config: Config) -> Iterator[_Fault]:
-    batch, group = config.train.global_batch, config.loss.consistency.group
+    batch, group = config.train.global_batch, config.group
+    chosen = config.loss.consistency.group is not None
     both = ("train.global_batch", "loss.consistency.group")
     if batch < group:
         yield _Fault(
             both,
             f"train.global_batch = {batch} is smaller than loss.consistency.group = {group}",
-            f"set loss.consistency.group={batch}, or train.global_batch to a multiple of {group}",
+            f"leave it unset, or set loss.consistency.group={batch} or train.global_batch to a multiple of {group}",
         )
     elif batch % group:
-        divisor = next(size for size in range(group, 0, -1) if batch % size == 0)
+        divisor = _divisor(batch, group)
         below, above = batch // group * group, -(-batch // group) * group
         yield _Fault(
             both,
             f"loss.consistency.group = {group} does not divide train.global_batch = {batch}",
-            f"set train.global_batch to {below} or {above}, or loss.consistency.group to {divisor}",
+            f"set train.global_batch to {below} or {above}, or loss.consistency.group to {divisor}, or leave it unset",
         )
     elif config.train.accumulation is not None and (batch // group) % config.train.accumulation:
         allowed = [str(count) for count in range(1, batch // group + 1) if batch // group % count == 0]
@@ -197,11 +236,18 @@ def _batch(config: Config) -> Iterator[_Fault]:
             f"set it to one of {', '.join(allowed)}, or leave it unset",
         )
     if group < 2 and config.loss.consistency.weight > 0:
+        unset = "" if chosen else f", the largest divisor of train.global_batch = {batch} up to 64,"
+        remedy = "set it to 2 or more" if chosen or batch < 2 else f"set it to {batch}, or choose another batch"
         yield _Fault(
-            ("loss.consistency.group",),
-            f"loss.consistency.group = {group} has no batch statistics to compare",
-            "set it to 2 or more, or loss.consistency.weight=0",
+            ("loss.consistency.group",) if chosen else both,
+            f"loss.consistency.group = {group}{unset} has no batch statistics to compare",
+            f"{remedy}, or loss.consistency.weight=0",
         )
+
+
+def _lacking(config: Config) -> list[str]:
+    """Modalities that the released model needs and the config leaves out."""
+    return [name for name in get_args(Modality) if name not in config.data.modalities]
 
 
 def _release(config: Config) -> Iterator[_Fault]:
@@ -213,8 +259,7 @@ def _release(config: Config) -> Iterator[_Fault]:
             f"model.size = {config.model.size} is a size of model.preset = ivr, the released model has one depth",
             "leave model.size unset and choose its width with model.hidden, or use model.preset=ivr",
         )
-    missing = [name for name in get_args(Modality) if name not in config.data.modalities]
-    if missing:
+    if missing := _lacking(config):
         yield _Fault(
             ("data.modalities", "model.preset"),
             f"model.preset = release needs text, audio and vision, data.modalities lacks {', '.join(missing)}",
@@ -241,21 +286,30 @@ def _model(config: Config) -> Iterator[_Fault]:
     model = config.model
     if model.hidden % 2:
         yield _Fault(("model.hidden",), f"model.hidden = {model.hidden} is odd", f"set it to {model.hidden + 1}")
+        return
     heads = {"model.fusion.heads": model.fusion.heads}
     for name in config.data.modalities:
         encoder: EncoderConfig = getattr(model, name)
         # The release's encoders are as wide as the features.
         if encoder.kind == "transformer" and model.preset != "release":
             heads[f"model.{name}.heads"] = encoder.heads
-    for path, count in heads.items():
-        if model.hidden % count:
-            fewer = next(size for size in range(count, 0, -1) if model.hidden % size == 0)
-            multiple = -(-model.hidden // count) * count
-            yield _Fault(
-                (path, "model.hidden"),
-                f"{path} = {count} does not divide model.hidden = {model.hidden}",
-                f"set {path}={fewer}, or model.hidden to a multiple of {count} such as {multiple}",
-            )
+    wrong = {path: count for path, count in heads.items() if model.hidden % count}
+    if wrong:
+        (path, count), *others = wrong.items()
+        common = math.lcm(*wrong.values())
+        fewer = [f"{key}={_divisor(model.hidden, number)}" for key, number in wrong.items()]
+        also = f", nor does {', '.join(f'{key} = {number}' for key, number in others)}" if others else ""
+        yield _Fault(
+            (*wrong, "model.hidden"),
+            f"{path} = {count} does not divide model.hidden = {model.hidden}{also}",
+            f"set {' '.join(fewer)}, or model.hidden to a multiple of {common} such as "
+            f"{-(-model.hidden // common) * common}",
+        )
+
+
+def _divisor(number: int, most: int) -> int:
+    """The largest divisor that is at most so large."""
+    return next(size for size in range(most, 0, -1) if number % size == 0)
 
 
 def _text(config: Config) -> Iterator[_Fault]:
@@ -291,7 +345,8 @@ def _loss(config: Config) -> Iterator[_Fault]:
             "set svr.kind=js, or svr.over=sample",
         )
     off = "or turn the term off with loss.svr.weight=0"
-    if not set(config.svr.modalities) & set(config.data.modalities):
+    already_told = config.model.preset == "release" and _lacking(config)
+    if not set(config.svr.modalities) & set(config.data.modalities) and not already_told:
         used = ", ".join(config.data.modalities)
         named = f"[{', '.join(config.svr.modalities)}]"
         yield _Fault(

@@ -5,6 +5,7 @@ PyYAML only parses here. What a plain scalar means is decided by the type of its
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ _TAG_PREFIX = "tag:yaml.org,2002:"
 _TAGS = frozenset(
     _TAG_PREFIX + name for name in ("null", "bool", "int", "float", "str", "seq", "map", "timestamp", "merge", "value")
 )
+_STRUCTURED = ("[", "{", "'", '"', "!")
+_BEHIND = re.compile(r"[ \t]+#[^\s#].*")
+"""What follows a plain value and is a comment to YAML, but is not written as people write comments: `runs/take #2`."""
 
 
 class Located(dict[str, Any]):
@@ -44,7 +48,7 @@ def read_yaml(path: str) -> Located:
         raise ConfigError(
             f"the config file cannot be read: {error}", where=path, remedy="give a YAML text file"
         ) from None
-    value = _parse(text, lambda mark: f"{path}:{mark.line + 1}" if mark else path)
+    value, _ = _parse(text, lambda mark: f"{path}:{mark.line + 1}" if mark else path)
     if value == "" and isinstance(value, Word):
         return Located()
     if not isinstance(value, Located):
@@ -55,13 +59,27 @@ def read_yaml(path: str) -> Located:
 def parse_value(text: str, place: str) -> Any:
     """Parse the value of an override; an empty text is an empty `Word`.
 
+    Lists, mappings and quoted texts are YAML. All else is one scalar, taken as it stands: nobody comments an override.
+
     Raises:
-        ConfigError: It is not YAML.
+        ConfigError: It is not YAML, or something stands behind it.
     """
-    return _parse(text, lambda mark: place)
+    plain = text.strip()
+    if not plain.startswith(_STRUCTURED):
+        word = Word(plain)
+        if plain and plain != text:
+            word.written = text
+        return word
+    value, end = _parse(text, lambda mark: place)
+    if behind := text[end:].strip():
+        raise ConfigError(
+            f"{behind} behind the value would not be read", where=place, remedy="leave it away, or put it in the quotes"
+        )
+    return value
 
 
-def _parse(text: str, place: Callable[[yaml.Mark | None], str]) -> Any:
+def _parse(text: str, place: Callable[[yaml.Mark | None], str]) -> tuple[Any, int]:
+    """The value, and where in the text it ends."""
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
@@ -70,7 +88,7 @@ def _parse(text: str, place: Callable[[yaml.Mark | None], str]) -> Any:
         raise ConfigError(
             f"not valid YAML: {problem}", where=where, remedy="check indentation, colons and quotes"
         ) from None
-    return Word("") if node is None else _value(node, place)
+    return (Word(""), len(text)) if node is None else (_value(node, place), node.end_mark.index)
 
 
 def _value(node: yaml.Node, place: Callable[[yaml.Mark | None], str]) -> Any:
@@ -82,7 +100,15 @@ def _value(node: yaml.Node, place: Callable[[yaml.Mark | None], str]) -> Any:
     if isinstance(node, yaml.MappingNode):
         return _mapping(node, place)
     assert isinstance(node, yaml.ScalarNode)
-    return Word(node.value) if node.style is None else str(node.value)
+    return _word(node) if node.style is None else str(node.value)
+
+
+def _word(node: yaml.ScalarNode) -> Word:
+    word = Word(node.value)
+    end = node.end_mark
+    if node.value and end.buffer is not None and (behind := _BEHIND.match(end.buffer, end.pointer)):
+        word.written = node.value + behind[0].rstrip("\0")
+    return word
 
 
 def _mapping(node: yaml.MappingNode, place: Callable[[yaml.Mark | None], str]) -> Located:
