@@ -52,6 +52,10 @@ class TensorBoard:
             if value is not None:
                 self._writer.add_scalar(name, value, step)
 
+    def text(self, name: str, text: str, step: int) -> None:
+        """Add a text at a step."""
+        self._writer.add_text(name, text, step)
+
     def close(self) -> None:
         """Write everything out; for a remote run, raises the StorageError that mirroring met last."""
         self._writer.close()
