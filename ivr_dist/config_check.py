@@ -123,12 +123,27 @@ def faults(
         suspects: Keys whose values are known to be wrong, or not to be what was meant: what they contradict is left
             out, as it is for a key that is out of its range.
     """
-    single = [fault for rule in (_ranges, _spans, _single) for fault in rule(config)]
-    wrong = {key for fault in single for key in fault.keys} | set(suspects)
-    sound = _with_defaults(config, "", wrong)
+    single = _singly(config)
+    wrong = wrong_keys(config, suspects)
+    sound = with_defaults(config, wrong)
     rules = (_data, _batch, _release, _model, _text, _loss, _zero, _train)
     several = [fault for rule in rules for fault in rule(sound) if not wrong & set(fault.keys)]
     return [_error(fault, origins or {}) for fault in single + several]
+
+
+def wrong_keys(config: Config, suspects: Collection[str] = ()) -> set[str]:
+    """The suspects, and the keys that are wrong whatever the others are."""
+    return {key for fault in _singly(config) for key in fault.keys} | set(suspects)
+
+
+def with_defaults(config: Config, paths: Collection[str]) -> Config:
+    """A config with the defaults of some keys, so that whoever reads several keys can rely on each of them."""
+    found: Config = _with_defaults(config, "", paths)
+    return found
+
+
+def _singly(config: Config) -> list[_Fault]:
+    return [fault for rule in (_ranges, _spans, _single) for fault in rule(config)]
 
 
 def _error(fault: _Fault, origins: Mapping[str, str]) -> ConfigError:
@@ -137,7 +152,6 @@ def _error(fault: _Fault, origins: Mapping[str, str]) -> ConfigError:
 
 
 def _with_defaults(section: Any, prefix: str, paths: Collection[str]) -> Any:
-    """A section with the defaults of some keys, so that rules over several keys can rely on each of them."""
     changes = {}
     for item in fields(section):
         path, value = f"{prefix}{item.name}", getattr(section, item.name)
@@ -298,7 +312,7 @@ def _model(config: Config) -> Iterator[_Fault]:
         (path, count), *others = wrong.items()
         common = math.lcm(*wrong.values())
         fewer = [f"{key}={_divisor(model.hidden, number)}" for key, number in wrong.items()]
-        also = f", nor does {', '.join(f'{key} = {number}' for key, number in others)}" if others else ""
+        also = f" and neither does {', '.join(f'{key} = {number}' for key, number in others)}" if others else ""
         yield _Fault(
             (*wrong, "model.hidden"),
             f"{path} = {count} does not divide model.hidden = {model.hidden}{also}",

@@ -12,13 +12,13 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
 from ivr_dist.config import Config
-from ivr_dist.config_check import faults
+from ivr_dist.config_check import faults, with_defaults, wrong_keys
 from ivr_dist.config_presets import preset_values
 from ivr_dist.config_schema import Key, Word, convert, keys, section_fields, section_paths, show
 from ivr_dist.config_yaml import Located, parse_value, read_yaml
@@ -61,7 +61,8 @@ def load(path: str | None, overrides: Sequence[str] = (), look: Look | None = No
         overrides: `section.key=value`. A value that begins with a bracket, a brace or a quote is YAML, any other is
             taken as it stands. A mapping given for a section is merged into it; entries of `loss.tasks` and `deepspeed`
             can be set one by one (`deepspeed.zero_optimization.reduce_bucket_size=1000000`).
-        look: Asked for what else is wrong with a config that has faults, so that the user learns of all at once.
+        look: Asked for what else is wrong with a config that has faults, so that the user learns of all at once; it is
+            given defaults for what is no value of its key.
 
     Raises:
         ConfigError: The file cannot be read, a key is unknown or given twice, a value has the wrong type or range, or
@@ -82,7 +83,10 @@ def load(path: str | None, overrides: Sequence[str] = (), look: Look | None = No
     if not unread:
         found += faults(loaded.config, loaded.origins, values.suspects)
         if found and look is not None:
-            found += look(loaded)
+            wrong = wrong_keys(loaded.config, values.suspects)
+            more = look(replace(loaded, config=with_defaults(loaded.config, wrong)))
+            # What is said of a key begins with it; of the defaults there is nothing to say.
+            found += [fault for fault in more if fault.what.partition(" ")[0] not in wrong]
     raise_together(found, loaded.place)
     return loaded
 

@@ -10,7 +10,7 @@ from ivr_dist import metrics, storage
 from ivr_dist.config import Config
 from ivr_dist.config_file import Loaded
 from ivr_dist.data.manifest import Manifest
-from ivr_dist.errors import ConfigError, DataError, UserError, raise_together
+from ivr_dist.errors import ConfigError, DataError, FaultsError, UserError, raise_together
 from ivr_dist.modalities import reading
 from ivr_dist.plan import Plan, make_plan
 from ivr_dist.pretrained import TextEncoder, check_source, local_folder
@@ -34,6 +34,8 @@ def preflight(
         UserError: Something cannot work as given; of several faults all are told.
     """
     manifests, found = _manifests(config)
+    if not config.data.train:
+        found.append(ConfigError("data.train is empty", where="data.train", remedy="set it to a packed split"))
     if "train" in manifests:
         found += _faults(config, manifests, [world, *others], loaded)
     raise_together(found, loaded.place if loaded else "")
@@ -42,13 +44,21 @@ def preflight(
 
 
 def further_faults(loaded: Loaded) -> list[UserError]:
-    """What the data say against a config that has faults of its own; nothing where they cannot be looked at."""
-    try:
-        worlds = loaded.config.run.world_sizes
-        preflight(loaded.config, worlds[-1], loaded, worlds[:-1])
-    except UserError as error:
-        return [error]
-    return []
+    """What the data say against a config that has faults of its own; nothing where it names none."""
+    config = loaded.config
+    if not config.data.train:
+        return []
+    if config.train.global_batch % (config.group * (config.train.accumulation or 1)):
+        # Told already.
+        consistency = replace(config.loss.consistency, group=None)
+        config = replace(
+            config,
+            loss=replace(config.loss, consistency=consistency),
+            train=replace(config.train, accumulation=None),
+        )
+    worlds = config.run.world_sizes
+    found = _caught(preflight, config, worlds[-1], loaded, worlds[:-1])
+    return [each for fault in found for each in (fault.faults if isinstance(fault, FaultsError) else (fault,))]
 
 
 def absolute(config: Config) -> Config:

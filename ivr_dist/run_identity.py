@@ -193,8 +193,7 @@ def _effective(config: Config, train: Manifest) -> dict[str, Any]:
         "svr.codes": sorted(config.svr.codes),
         "loss.consistency.group": config.group,
         "loss.tasks": {task: weight for task, weight in config.loss.tasks.items() if weight != 1},
-        # Without a say where the other one is set.
-        "train.epochs": None if config.train.max_steps else steps,
+        "train.epochs": steps,
         "train.max_steps": steps,
         "train.eval_every": parse_interval(config.train.eval_every).steps(epoch),
     }
