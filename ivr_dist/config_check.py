@@ -5,91 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from ivr_dist.config import Config, EncoderConfig, Modality
 from ivr_dist.config_presets import RELEASE_FIXED
+from ivr_dist.config_ranges import RANGES, RATE
 from ivr_dist.config_schema import keys
 from ivr_dist.data.order import check_layout, default_lanes
 from ivr_dist.errors import ConfigError, raise_together
 from ivr_dist.units import parse_bytes, parse_interval
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
-@dataclass(frozen=True)
-class _Range:
-    """The numbers a key allows; an open end is not allowed itself."""
-
-    low: float
-    high: float = float("inf")
-    low_open: bool = False
-    high_open: bool = False
-
-    def __contains__(self, value: float) -> bool:
-        above = value > self.low if self.low_open else value >= self.low
-        return above and (value < self.high if self.high_open else value <= self.high)
-
-    def __str__(self) -> str:
-        low = f"above {self.low:g}" if self.low_open else f"at least {self.low:g}"
-        if self.high == float("inf"):
-            return low
-        return f"{low} and {'below' if self.high_open else 'at most'} {self.high:g}"
-
-
-_AT_LEAST_0, _AT_LEAST_1, _ABOVE_0 = _Range(0), _Range(1), _Range(0, low_open=True)
-_ABOVE_1 = _Range(1, low_open=True)
-_SHARE, _RATE = _Range(0, 1), _Range(0, 1, high_open=True)
-
-_RANGES: dict[str, _Range] = {
-    "run.seed": _AT_LEAST_0,
-    "run.resize_s": _ABOVE_0,
-    "run.hang_after_s": _AT_LEAST_0,
-    "run.max_failures": _Range(-1),
-    "data.prefetch": _AT_LEAST_1,
-    "data.deadline_s": _ABOVE_0,
-    "data.max_skipped": _AT_LEAST_0,
-    "model.hidden": _Range(2),
-    "model.dropout": _RATE,
-    "model.input_dropout": _RATE,
-    "model.feature_dropout": _RATE,
-    "model.modality_dropout": _RATE,
-    **{f"model.{m}.{name}": _AT_LEAST_1 for m in get_args(Modality) for name in ("layers", "heads", "feedforward")},
-    "model.text.trained_layers": _AT_LEAST_0,
-    "model.text.dropout": _RATE,
-    "model.fusion.heads": _AT_LEAST_1,
-    "model.fusion.layers": _AT_LEAST_0,
-    "loss.consistency.weight": _AT_LEAST_0,
-    "loss.consistency.group": _AT_LEAST_1,
-    "loss.consistency.moments": _AT_LEAST_1,
-    "loss.adversary.weight": _AT_LEAST_0,
-    "loss.adversary.scale": _ABOVE_0,
-    "loss.adversary.margin": _AT_LEAST_0,
-    "loss.reconstruction.weight": _AT_LEAST_0,
-    "loss.svr.weight": _AT_LEAST_0,
-    "loss.svr.warmup": _SHARE,
-    "loss.svr.decay": _SHARE,
-    "svr.temperature": _ABOVE_0,
-    "train.global_batch": _AT_LEAST_1,
-    "train.accumulation": _AT_LEAST_1,
-    "train.max_micro_batch": _AT_LEAST_1,
-    "train.max_steps": _AT_LEAST_1,
-    "train.epochs": _ABOVE_0,
-    "train.lr": _ABOVE_0,
-    "train.text_lr": _ABOVE_0,
-    "train.muon_lr": _ABOVE_0,
-    "train.weight_decay": _AT_LEAST_0,
-    "train.warmup": _SHARE,
-    "train.min_lr_ratio": _SHARE,
-    "train.grad_clip": _AT_LEAST_0,
-    "train.patience": _AT_LEAST_1,
-    "train.spike_factor": _ABOVE_1,
-    "train.rollback_steps": _AT_LEAST_1,
-    "train.max_faults": _AT_LEAST_0,
-    "checkpoint.keep_last": _AT_LEAST_1,
-    "checkpoint.max_failed": _AT_LEAST_0,
-    "log.every": _AT_LEAST_1,
-    "log.console_s": _AT_LEAST_0,
-    "log.svr_every": _AT_LEAST_0,
-}
+T = TypeVar("T", bound="DataclassInstance")
 
 
 @dataclass(frozen=True)
@@ -136,10 +65,16 @@ def wrong_keys(config: Config, suspects: Collection[str] = ()) -> set[str]:
     return {key for fault in _singly(config) for key in fault.keys} | set(suspects)
 
 
-def with_defaults(config: Config, paths: Collection[str]) -> Config:
+def with_defaults(section: T, paths: Collection[str], prefix: str = "") -> T:
     """A config with the defaults of some keys, so that whoever reads several keys can rely on each of them."""
-    found: Config = _with_defaults(config, "", paths)
-    return found
+    changes: dict[str, Any] = {}
+    for item in fields(section):
+        path, value = f"{prefix}{item.name}", getattr(section, item.name)
+        if is_dataclass(value):
+            changes[item.name] = with_defaults(value, paths, f"{path}.")  # type: ignore[type-var]
+        elif path in paths:
+            changes[item.name] = keys()[path].default
+    return replace(section, **changes)
 
 
 def _singly(config: Config) -> list[_Fault]:
@@ -151,17 +86,6 @@ def _error(fault: _Fault, origins: Mapping[str, str]) -> ConfigError:
     return ConfigError(fault.what, where=", ".join(dict.fromkeys(known)) or fault.keys[0], remedy=fault.remedy)
 
 
-def _with_defaults(section: Any, prefix: str, paths: Collection[str]) -> Any:
-    changes = {}
-    for item in fields(section):
-        path, value = f"{prefix}{item.name}", getattr(section, item.name)
-        if is_dataclass(value):
-            changes[item.name] = _with_defaults(value, f"{path}.", paths)
-        elif path in paths:
-            changes[item.name] = keys()[path].default
-    return replace(section, **changes)
-
-
 def _value(config: Config, path: str) -> Any:
     value: Any = config
     for name in path.split("."):
@@ -170,7 +94,7 @@ def _value(config: Config, path: str) -> Any:
 
 
 def _ranges(config: Config) -> Iterator[_Fault]:
-    for path, allowed in _RANGES.items():
+    for path, allowed in RANGES.items():
         value = _value(config, path)
         if value is not None and value not in allowed:
             yield _Fault((path,), f"{path} = {value} must be {allowed}", f"{path}: {keys()[path].doc.rstrip('.')}")
@@ -178,8 +102,8 @@ def _ranges(config: Config) -> Iterator[_Fault]:
         if weight < 0:
             yield _Fault(("loss.tasks",), f"loss.tasks.{task} = {weight} must be at least 0", "0 turns a task off")
     betas = config.train.betas
-    if len(betas) != 2 or not all(beta in _RATE for beta in betas):
-        yield _Fault(("train.betas",), f"train.betas = {betas} must be two numbers, each {_RATE}", "try [0.9, 0.999]")
+    if len(betas) != 2 or not all(beta in RATE for beta in betas):
+        yield _Fault(("train.betas",), f"train.betas = {betas} must be two numbers, each {RATE}", "try [0.9, 0.999]")
 
 
 def _single(config: Config) -> Iterator[_Fault]:

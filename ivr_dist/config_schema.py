@@ -159,7 +159,9 @@ def _scalar(value: Any, annotation: type) -> Any:
                 raise ValueError(f"{value.written!r} would be read as {str(value)!r}")
             # Words that YAML 1.1 takes for booleans are text here; an empty value is the empty string.
             plain = value == "" or value.lower() in _BOOLS.keys() - {"true", "false"}
-            value = str(value) if plain else value.resolve()
+            if not plain and not isinstance(value.resolve(), str):
+                raise _mismatch(value, annotation)
+            value = str(value)
         if not isinstance(value, str):
             raise _mismatch(value, annotation)
         return value

@@ -38,6 +38,7 @@ LEVELS = {
     "ivr_dist.config_schema": 1,
     "ivr_dist.config_check": 1,
     "ivr_dist.config_presets": 1,
+    "ivr_dist.config_ranges": 1,
     "ivr_dist.config_yaml": 1,
     "ivr_dist.modalities": 1,
     "ivr_dist.run_identity": 1,
