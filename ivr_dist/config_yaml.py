@@ -48,7 +48,7 @@ def read_yaml(path: str) -> Located:
         raise ConfigError(
             f"the config file cannot be read: {error}", where=path, remedy="give a YAML text file"
         ) from None
-    value, _ = _parse(text, lambda mark: f"{path}:{mark.line + 1}" if mark else path)
+    value = _parse(text, lambda mark: f"{path}:{mark.line + 1}" if mark else path)
     if value == "" and isinstance(value, Word):
         return Located()
     if not isinstance(value, Located):
@@ -70,16 +70,17 @@ def parse_value(text: str, place: str) -> Any:
         if plain and plain != text:
             word.written = text
         return word
-    value, end = _parse(text, lambda mark: place)
-    if behind := text[end:].strip():
+    value = _parse(text, lambda mark: place)
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    assert node is not None
+    if behind := text[node.end_mark.index :].strip():
         raise ConfigError(
             f"{behind} behind the value would not be read", where=place, remedy="leave it away, or put it in the quotes"
         )
     return value
 
 
-def _parse(text: str, place: Callable[[yaml.Mark | None], str]) -> tuple[Any, int]:
-    """The value, and where in the text it ends."""
+def _parse(text: str, place: Callable[[yaml.Mark | None], str]) -> Any:
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
@@ -88,7 +89,7 @@ def _parse(text: str, place: Callable[[yaml.Mark | None], str]) -> tuple[Any, in
         raise ConfigError(
             f"not valid YAML: {problem}", where=where, remedy="check indentation, colons and quotes"
         ) from None
-    return (Word(""), len(text)) if node is None else (_value(node, place), node.end_mark.index)
+    return Word("") if node is None else _value(node, place)
 
 
 def _value(node: yaml.Node, place: Callable[[yaml.Mark | None], str]) -> Any:

@@ -103,5 +103,7 @@ def test_one_directory_from_its_first_step_to_a_move(
     code, nothing, said = train(f"run.dir={tmp_path}/moved", "train.max_steps=4", "train.lr=1e-4", *places)
     assert (code, nothing) == (2, None)
     assert "data.train is" in said and "data.valid is" in said and "manifest" in said
-    assert main(["evaluate", shown["checkpoint"], "--split", "valid", "--shards", f"{tmp_path}/corpus/valid"]) == 0
-    capsys.readouterr()
+    (tmp_path / "corpus").rename(tmp_path / "data")
+    assert main(["evaluate", shown["checkpoint"], "--split", "valid"]) == 2
+    assert "the valid split is not the one that the run had" in capsys.readouterr().err
+    assert main(["evaluate", shown["checkpoint"], "--shards", f"{tmp_path}/data/valid"]) == 0
