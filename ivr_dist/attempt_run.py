@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -14,7 +15,6 @@ from ivr_dist.callbacks import AuditLedger, Callback, Curves, History, Progress
 from ivr_dist.checkpoint import weights
 from ivr_dist.checkpoint.saver import Saver
 from ivr_dist.config import Config, DataConfig
-from ivr_dist.config_file import to_dict
 from ivr_dist.console import Console
 from ivr_dist.control import Control, Surroundings
 from ivr_dist.data.collate import BatchSpec
@@ -23,14 +23,17 @@ from ivr_dist.data.loader import Loader
 from ivr_dist.data.manifest import Manifest
 from ivr_dist.data.reader import ShardReader
 from ivr_dist.data.streamed import StreamReader
+from ivr_dist.earlier import RECORD, RESULT, check_length, record
 from ivr_dist.engine import Engine
 from ivr_dist.errors import CheckpointError, UserError
 from ivr_dist.goodput import Stopwatch
 from ivr_dist.ledger import AUDIT, HISTORY, LedgerWriter
 from ivr_dist.loop import Ending, Helpers, Split, Trainer
+from ivr_dist.modalities import reading
 from ivr_dist.model import ModelSpec, build_model, recompute_layers
 from ivr_dist.plan import Plan, make_plan
 from ivr_dist.pretrained import TextEncoder
+from ivr_dist.run_identity import Asked, Change, ids
 from ivr_dist.sinks import TensorBoard
 from ivr_dist.units import parse_bytes
 from ivr_dist.vitals import Vitals
@@ -114,10 +117,20 @@ class AttemptRun:
 
     def _run(self, attempts_before: int, stopwatch: Stopwatch, watchdog: Watchdog, left_out: LeftOut | None) -> Ending:
         config, plan = self.config, self.plan
-        state = weights.describe_model(config, self.spec) | {"world": self.world, "stage": config.zero.stage}
+        here = Asked(config, ids(self.manifests))
+        state = weights.describe_model(config, self.spec) | {
+            "manifests": here.manifests,
+            "world": self.world,
+            "stage": config.zero.stage,
+        }
         before = None if left_out is None else left_out.before
         source = resume.find(config, self.run_url, state, attempts_before, before)
-        self._say("starting from scratch" if source.state is None else f"continuing from {source.url}")
+        changed = resume.changes(source, here, self.manifests["train"])
+        if source.state is None:
+            self._say("starting from scratch")
+        else:
+            self._say(f"continuing from {source.url}")
+            self._say(f"changed        {', '.join(map(str, changed))}" if changed else "nothing changed")
         watchdog.moved()
         engine = self._engine(source)
         watchdog.moved()
@@ -126,7 +139,10 @@ class AttemptRun:
             counters, cursor = resume.position(loader.start, source)
             if left_out is not None:
                 counters = replace(counters, faults=left_out.faults)
-            attempt = _start_attempt(config, self.run_url, source.parent, counters.step, plan, engine)
+            check_length(counters.step, plan.total_steps, self.run_url)
+            attempt = _start_attempt(
+                self.run_url, record(config, self.manifests), source.parent, counters.step, plan, engine, changed
+            )
             with self._helpers(attempt, stopwatch, watchdog, engine, loader, source) as (helpers, end):
                 trainer = Trainer(
                     config, plan, engine, loader, splits.get("valid"), state, counters, cursor, source.own, helpers
@@ -211,6 +227,9 @@ class AttemptRun:
             callbacks.append(History(LedgerWriter(self.run_url, HISTORY, number, self.rank)))
             callbacks.append(Progress(self.console, total_steps=self.plan.total_steps, period_s=config.log.console_s))
             board = TensorBoard(self.run_url, attempt.step + 1, self.note)
+            if attempt.changed:
+                lines = [f"{key}: {there} -> {here}" for key, (there, here) in attempt.changed.items()]
+                board.text("changed", "  \n".join(lines), attempt.step)
             callbacks.append(Curves(board, config.log.every, loader.meters, vitals.time_spent))
             callbacks.append(vitals)
         return callbacks
@@ -247,15 +266,21 @@ def _split_urls(config: Config) -> dict[str, str]:
 
 
 def _start_attempt(
-    config: Config, run_url: str, parent: int | None, step: int, plan: Plan, engine: Engine
+    run_url: str,
+    run: Mapping[str, Any],
+    parent: int | None,
+    step: int,
+    plan: Plan,
+    engine: Engine,
+    changed: Sequence[Change],
 ) -> attempts.Attempt:
     """Take an attempt number, and make sure that every worker sees the same storage."""
     workers = collectives.gather(f"{os.uname().nodename}:{os.getpid()}")
 
     def allocate() -> attempts.Attempt:
-        storage.write_json(storage.join(run_url, "run.json"), {"config": to_dict(config)})
-        # A run that trains again has no result until it ends.
-        storage.delete_tree(storage.join(run_url, "result.json"))
+        # A run that trains again has no result until it ends; and a result is of the config that run.json holds.
+        storage.delete_tree(storage.join(run_url, RESULT))
+        storage.write_json(storage.join(run_url, RECORD), dict(run))
         return attempts.allocate(
             run_url,
             parent=parent,
@@ -263,6 +288,7 @@ def _start_attempt(
             stage=engine.stage,
             steps_per_epoch=plan.steps_per_epoch,
             workers=workers,
+            changed={change.key: (change.there, change.here) for change in changed},
         )
 
     attempt = collectives.on_rank_zero(allocate)
@@ -334,9 +360,10 @@ def _conclude(
             "steps": trainer.counters.step,
             "total_steps": trainer.plan.total_steps,
             "attempts": attempt,
+            "modalities": list(reading(config, splits["train"].manifest).used),
             "metrics": metrics,
         }
-        storage.write_json(storage.join(run_url, "result.json"), result)
+        storage.write_json(storage.join(run_url, RESULT), result)
 
 
 def _selected(config: Config, run_url: str, trainer: Trainer) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
 from ivr_dist import storage
 from ivr_dist.errors import StorageError, SupersededError
@@ -40,6 +40,8 @@ class Attempt:
     """Unix time in seconds."""
     workers: tuple[str, ...] = ()
     """`host:pid` of each worker, by rank."""
+    changed: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By config key that has another value than in the checkpoint: the value there, and here."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +72,20 @@ def lineage(attempts: Sequence[Attempt]) -> list[Span]:
 
 
 def allocate(
-    run_url: str, *, parent: int | None, step: int, stage: int, steps_per_epoch: int, workers: Sequence[str]
+    run_url: str,
+    *,
+    parent: int | None,
+    step: int,
+    stage: int,
+    steps_per_epoch: int,
+    workers: Sequence[str],
+    changed: Mapping[str, Sequence[str]] | None = None,
 ) -> Attempt:
     """Take the next free attempt number of a run; safe against another group doing the same."""
     number = max(numbers(run_url), default=0) + 1
     while True:
-        attempt = Attempt(number, parent, step, len(workers), stage, steps_per_epoch, time.time(), tuple(workers))
+        world, now = len(workers), time.time()
+        attempt = Attempt(number, parent, step, world, stage, steps_per_epoch, now, tuple(workers), dict(changed or {}))
         if storage.create_exclusive(_url(run_url, number), json.dumps(asdict(attempt)).encode()):
             return attempt
         number += 1

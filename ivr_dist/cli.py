@@ -19,7 +19,7 @@ from ivr_dist.plain import hide_secrets, say, say_lines
 from ivr_dist.streams import lasting_streams
 
 if TYPE_CHECKING:
-    from ivr_dist.config import Config
+    from ivr_dist.config_file import Loaded
     from ivr_dist.data.pack import PackSummary
 
 EXIT_INTERRUPTED = 130
@@ -99,17 +99,18 @@ def train(
     Workers run on the cluster that RAY_ADDRESS names, or on this machine.
     """
     from ivr_dist import driver
-    from ivr_dist.config_file import load_config
+    from ivr_dist.config_file import load
+    from ivr_dist.preflight import further_faults
 
     given = _all_overrides(overrides, num_workers, resume)
-    settings = load_config(config, given)
+    loaded = load(config, given, further_faults)
     if dry_run:
-        return _show_plans(settings, settings.run.world_sizes, as_json)
+        return _show_plans(loaded, loaded.config.run.world_sizes, as_json)
     if seeds:
         from ivr_dist.seeds import parse_seeds, train_seeds
 
-        return train_seeds(config, given, parse_seeds(seeds), json_output=as_json, debug=debug)
-    return driver.train(settings, json_output=as_json, debug=debug)
+        return train_seeds(config, given, parse_seeds(seeds), loaded, json_output=as_json, debug=debug)
+    return driver.train(loaded.config, loaded=loaded, json_output=as_json, debug=debug)
 
 
 @app.command(epilog=_examples("ivr-dist plan configs/quickstart.yaml --world-sizes 1,2,8,64"))
@@ -124,11 +125,12 @@ def plan(
 
     Starts nothing.
     """
-    from ivr_dist.config_file import load_config
+    from ivr_dist.config_file import load
+    from ivr_dist.preflight import further_faults
 
-    settings = load_config(config, overrides or ())
-    worlds = _parse_worlds(world_sizes) if world_sizes else settings.run.world_sizes
-    return _show_plans(settings, worlds, as_json)
+    loaded = load(config, overrides or (), further_faults)
+    worlds = _parse_worlds(world_sizes) if world_sizes else loaded.config.run.world_sizes
+    return _show_plans(loaded, worlds, as_json)
 
 
 @app.command(epilog=_examples("ivr-dist pack corpora/mosi --card mosi_words --out s3://bucket/mosi"))
@@ -341,8 +343,10 @@ def _show_packed(summary: PackSummary, as_json: bool, *, show_gaps: bool = True)
 
 
 def _all_overrides(overrides: Sequence[str] | None, num_workers: int | None, resume: str | None) -> list[str]:
-    options = {"run.num_workers": num_workers, "run.resume": resume}
-    return [*(overrides or ()), *(f"{key}={value}" for key, value in options.items() if value is not None)]
+    from ivr_dist.config_file import override
+
+    workers = [] if num_workers is None else [f"run.num_workers={num_workers}"]
+    return [*(overrides or ()), *workers, *([] if resume is None else [override("run.resume", resume)])]
 
 
 def _parse_worlds(text: str) -> list[int]:
@@ -355,25 +359,28 @@ def _parse_worlds(text: str) -> list[int]:
     return worlds
 
 
-def _show_plans(config: Config, worlds: Sequence[int], as_json: bool) -> int:
+def _show_plans(loaded: Loaded, worlds: Sequence[int], as_json: bool) -> int:
     """Print one column a world size."""
     from dataclasses import asdict
 
     from ivr_dist.data.forecast import forecasts
-    from ivr_dist.driver import count_parameters, preflight
+    from ivr_dist.modalities import reading
     from ivr_dist.plan import describe, make_plan
+    from ivr_dist.preflight import count_parameters, preflight
     from ivr_dist.report import print_rows, print_table
 
-    first, manifests = preflight(config, worlds[0])
+    config = loaded.config
+    first, manifests = preflight(config, worlds[0], loaded)
     train = manifests["train"]
+    read = reading(config, train)
     plans = [first, *(make_plan(config, train.samples, world, train.total_bytes) for world in worlds[1:])]
     parameters = count_parameters(config, manifests["train"])
-    reading = forecasts(config, train, plans)
+    both = list(zip(plans, forecasts(config, train, plans), strict=True))
     if as_json:
-        found = zip(plans, reading, strict=True)
-        print(json.dumps([{**asdict(made), "parameters": parameters, "reading": asdict(each)} for made, each in found]))
+        known = {"parameters": parameters, "modalities": list(read.used), "not_used": dict(read.unused)}
+        print(json.dumps([{**asdict(made), **known, "reading": asdict(each)} for made, each in both]))
         return 0
-    columns = [describe(made, config, parameters) + each.rows() for made, each in zip(plans, reading, strict=True)]
+    columns = [describe(made, config, parameters, read) + each.rows() for made, each in both]
     if len(plans) == 1:
         print_rows(columns[0], sys.stdout)
     else:

@@ -156,7 +156,9 @@ class ConsistencyConfig:
     """Central moment discrepancy between the invariant codes of the modalities."""
 
     weight: float = key(1.0, "Weight of the term; 0 turns it off.")
-    group: int = key(64, "Slots whose batch statistics are taken together; must divide train.global_batch.")
+    group: int | None = key(
+        None, "Slots whose batch statistics are taken together; unset: largest divisor of train.global_batch up to 64."
+    )
     moments: int = key(5, "Highest central moment compared.")
 
 
@@ -308,3 +310,10 @@ class Config:
     checkpoint: CheckpointConfig = section(CheckpointConfig, "Checkpoints.")
     log: LogConfig = section(LogConfig, "TensorBoard and console.")
     deepspeed: dict[str, Any] = key({}, "Raw DeepSpeed keys, merged last; refused where they contradict the plan.")
+
+    @property
+    def group(self) -> int:
+        """Slots whose batch statistics are taken together: as chosen, or what fits the batch."""
+        if self.loss.consistency.group is not None:
+            return self.loss.consistency.group
+        return max(size for size in range(1, 65) if self.train.global_batch % size == 0)

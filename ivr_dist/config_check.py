@@ -2,93 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, get_args
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from ivr_dist.config import Config, EncoderConfig, Modality
 from ivr_dist.config_presets import RELEASE_FIXED
+from ivr_dist.config_ranges import RANGES, RATE
 from ivr_dist.config_schema import keys
 from ivr_dist.data.order import check_layout, default_lanes
-from ivr_dist.errors import ConfigError
+from ivr_dist.errors import ConfigError, raise_together
 from ivr_dist.units import parse_bytes, parse_interval
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
-@dataclass(frozen=True)
-class _Range:
-    """The numbers a key allows; an open end is not allowed itself."""
-
-    low: float
-    high: float = float("inf")
-    low_open: bool = False
-    high_open: bool = False
-
-    def __contains__(self, value: float) -> bool:
-        above = value > self.low if self.low_open else value >= self.low
-        return above and (value < self.high if self.high_open else value <= self.high)
-
-    def __str__(self) -> str:
-        low = f"above {self.low:g}" if self.low_open else f"at least {self.low:g}"
-        if self.high == float("inf"):
-            return low
-        return f"{low} and {'below' if self.high_open else 'at most'} {self.high:g}"
-
-
-_AT_LEAST_0, _AT_LEAST_1, _ABOVE_0 = _Range(0), _Range(1), _Range(0, low_open=True)
-_ABOVE_1 = _Range(1, low_open=True)
-_SHARE, _RATE = _Range(0, 1), _Range(0, 1, high_open=True)
-
-_RANGES: dict[str, _Range] = {
-    "run.seed": _AT_LEAST_0,
-    "run.resize_s": _ABOVE_0,
-    "run.hang_after_s": _AT_LEAST_0,
-    "run.max_failures": _Range(-1),
-    "data.prefetch": _AT_LEAST_1,
-    "data.deadline_s": _ABOVE_0,
-    "data.max_skipped": _AT_LEAST_0,
-    "model.hidden": _Range(2),
-    "model.dropout": _RATE,
-    "model.input_dropout": _RATE,
-    "model.feature_dropout": _RATE,
-    "model.modality_dropout": _RATE,
-    **{f"model.{m}.{name}": _AT_LEAST_1 for m in get_args(Modality) for name in ("layers", "heads", "feedforward")},
-    "model.text.trained_layers": _AT_LEAST_0,
-    "model.text.dropout": _RATE,
-    "model.fusion.heads": _AT_LEAST_1,
-    "model.fusion.layers": _AT_LEAST_0,
-    "loss.consistency.weight": _AT_LEAST_0,
-    "loss.consistency.group": _AT_LEAST_1,
-    "loss.consistency.moments": _AT_LEAST_1,
-    "loss.adversary.weight": _AT_LEAST_0,
-    "loss.adversary.scale": _ABOVE_0,
-    "loss.adversary.margin": _AT_LEAST_0,
-    "loss.reconstruction.weight": _AT_LEAST_0,
-    "loss.svr.weight": _AT_LEAST_0,
-    "loss.svr.warmup": _SHARE,
-    "loss.svr.decay": _SHARE,
-    "svr.temperature": _ABOVE_0,
-    "train.global_batch": _AT_LEAST_1,
-    "train.accumulation": _AT_LEAST_1,
-    "train.max_micro_batch": _AT_LEAST_1,
-    "train.max_steps": _AT_LEAST_1,
-    "train.epochs": _ABOVE_0,
-    "train.lr": _ABOVE_0,
-    "train.text_lr": _ABOVE_0,
-    "train.muon_lr": _ABOVE_0,
-    "train.weight_decay": _AT_LEAST_0,
-    "train.warmup": _SHARE,
-    "train.min_lr_ratio": _SHARE,
-    "train.grad_clip": _AT_LEAST_0,
-    "train.patience": _AT_LEAST_1,
-    "train.spike_factor": _ABOVE_1,
-    "train.rollback_steps": _AT_LEAST_1,
-    "train.max_faults": _AT_LEAST_0,
-    "checkpoint.keep_last": _AT_LEAST_1,
-    "checkpoint.max_failed": _AT_LEAST_0,
-    "log.every": _AT_LEAST_1,
-    "log.console_s": _AT_LEAST_0,
-    "log.svr_every": _AT_LEAST_0,
-}
+T = TypeVar("T", bound="DataclassInstance")
 
 
 @dataclass(frozen=True)
@@ -103,15 +33,57 @@ def check(config: Config, origins: Mapping[str, str] | None = None) -> None:
 
     Args:
         config: The config.
-        origins: Where each key's value came from, such as `configs/mosi.yaml:12`; keys with their default are absent.
+        origins: See `faults`.
 
     Raises:
-        ConfigError: The first fault found.
+        ConfigError: Something is wrong; of several faults all are told.
     """
-    for rule in (_ranges, _data, _batch, _release, _model, _text, _loss, _zero, _train, _spans):
-        for fault in rule(config):
-            known = [origins[key] for key in fault.keys if key in origins] if origins else []
-            raise ConfigError(fault.what, where=", ".join(dict.fromkeys(known)) or fault.keys[0], remedy=fault.remedy)
+    raise_together(faults(config, origins))
+
+
+def faults(
+    config: Config, origins: Mapping[str, str] | None = None, suspects: Collection[str] = ()
+) -> list[ConfigError]:
+    """All that keeps a config from training, whatever the data.
+
+    Args:
+        config: The config.
+        origins: Where each key's value came from, such as `configs/mosi.yaml:12`; keys with their default are absent.
+        suspects: Keys whose values are known to be wrong, or not to be what was meant: what they contradict is left
+            out, as it is for a key that is out of its range.
+    """
+    single = _singly(config)
+    wrong = wrong_keys(config, suspects)
+    sound = with_defaults(config, wrong)
+    rules = (_data, _batch, _release, _model, _text, _loss, _zero, _train)
+    several = [fault for rule in rules for fault in rule(sound) if not wrong & set(fault.keys)]
+    return [_error(fault, origins or {}) for fault in single + several]
+
+
+def wrong_keys(config: Config, suspects: Collection[str] = ()) -> set[str]:
+    """The suspects, and the keys that are wrong whatever the others are."""
+    return {key for fault in _singly(config) for key in fault.keys} | set(suspects)
+
+
+def with_defaults(section: T, paths: Collection[str], prefix: str = "") -> T:
+    """A config with the defaults of some keys, so that whoever reads several keys can rely on each of them."""
+    changes: dict[str, Any] = {}
+    for item in fields(section):
+        path, value = f"{prefix}{item.name}", getattr(section, item.name)
+        if is_dataclass(value):
+            changes[item.name] = with_defaults(value, paths, f"{path}.")  # type: ignore[type-var]
+        elif path in paths:
+            changes[item.name] = keys()[path].default
+    return replace(section, **changes)
+
+
+def _singly(config: Config) -> list[_Fault]:
+    return [fault for rule in (_ranges, _spans, _single) for fault in rule(config)]
+
+
+def _error(fault: _Fault, origins: Mapping[str, str]) -> ConfigError:
+    known = [origins[key] for key in fault.keys if key in origins]
+    return ConfigError(fault.what, where=", ".join(dict.fromkeys(known)) or fault.keys[0], remedy=fault.remedy)
 
 
 def _value(config: Config, path: str) -> Any:
@@ -122,7 +94,7 @@ def _value(config: Config, path: str) -> Any:
 
 
 def _ranges(config: Config) -> Iterator[_Fault]:
-    for path, allowed in _RANGES.items():
+    for path, allowed in RANGES.items():
         value = _value(config, path)
         if value is not None and value not in allowed:
             yield _Fault((path,), f"{path} = {value} must be {allowed}", f"{path}: {keys()[path].doc.rstrip('.')}")
@@ -130,11 +102,11 @@ def _ranges(config: Config) -> Iterator[_Fault]:
         if weight < 0:
             yield _Fault(("loss.tasks",), f"loss.tasks.{task} = {weight} must be at least 0", "0 turns a task off")
     betas = config.train.betas
-    if len(betas) != 2 or not all(beta in _RATE for beta in betas):
-        yield _Fault(("train.betas",), f"train.betas = {betas} must be two numbers, each {_RATE}", "try [0.9, 0.999]")
+    if len(betas) != 2 or not all(beta in RATE for beta in betas):
+        yield _Fault(("train.betas",), f"train.betas = {betas} must be two numbers, each {RATE}", "try [0.9, 0.999]")
 
 
-def _data(config: Config) -> Iterator[_Fault]:
+def _single(config: Config) -> Iterator[_Fault]:
     data = config.data
     if not config.run.dir:
         yield _Fault(("run.dir",), "run.dir is empty", "set it to a directory or URL, such as runs/first")
@@ -157,12 +129,16 @@ def _data(config: Config) -> Iterator[_Fault]:
         twice = [name for name in names if names.count(name) > 1]
         if twice:
             yield _Fault((path,), f"{path} names {twice[0]} twice", "name each once")
-    if data.pipe and data.reader != "webdataset":
-        yield _Fault(("data.pipe", "data.reader"), "data.pipe needs data.reader = webdataset", "set both, or neither")
     if data.pipe and "{}" not in data.pipe:
         yield _Fault(("data.pipe",), "data.pipe does not say where the shard's place goes", "write {} there")
     if "://" in data.disk_cache:
         yield _Fault(("data.disk_cache",), f"data.disk_cache = {data.disk_cache} is a URL", "name a local directory")
+
+
+def _data(config: Config) -> Iterator[_Fault]:
+    data = config.data
+    if data.pipe and data.reader != "webdataset":
+        yield _Fault(("data.pipe", "data.reader"), "data.pipe needs data.reader = webdataset", "set both, or neither")
     try:
         lanes = default_lanes(config.train.global_batch) if data.lanes is None else data.lanes
         check_layout(lanes, config.train.global_batch, data.shuffle_delay or 0)
@@ -172,21 +148,22 @@ def _data(config: Config) -> Iterator[_Fault]:
 
 
 def _batch(config: Config) -> Iterator[_Fault]:
-    batch, group = config.train.global_batch, config.loss.consistency.group
+    batch, group = config.train.global_batch, config.group
+    chosen = config.loss.consistency.group is not None
     both = ("train.global_batch", "loss.consistency.group")
     if batch < group:
         yield _Fault(
             both,
             f"train.global_batch = {batch} is smaller than loss.consistency.group = {group}",
-            f"set loss.consistency.group={batch}, or train.global_batch to a multiple of {group}",
+            f"leave it unset, or set loss.consistency.group={batch} or train.global_batch to a multiple of {group}",
         )
     elif batch % group:
-        divisor = next(size for size in range(group, 0, -1) if batch % size == 0)
+        divisor = _divisor(batch, group)
         below, above = batch // group * group, -(-batch // group) * group
         yield _Fault(
             both,
             f"loss.consistency.group = {group} does not divide train.global_batch = {batch}",
-            f"set train.global_batch to {below} or {above}, or loss.consistency.group to {divisor}",
+            f"set train.global_batch to {below} or {above}, or loss.consistency.group to {divisor}, or leave it unset",
         )
     elif config.train.accumulation is not None and (batch // group) % config.train.accumulation:
         allowed = [str(count) for count in range(1, batch // group + 1) if batch // group % count == 0]
@@ -197,11 +174,18 @@ def _batch(config: Config) -> Iterator[_Fault]:
             f"set it to one of {', '.join(allowed)}, or leave it unset",
         )
     if group < 2 and config.loss.consistency.weight > 0:
+        unset = "" if chosen else f", the largest divisor of train.global_batch = {batch} up to 64,"
+        remedy = "set it to 2 or more" if chosen or batch < 2 else f"set it to {batch}, or choose another batch"
         yield _Fault(
-            ("loss.consistency.group",),
-            f"loss.consistency.group = {group} has no batch statistics to compare",
-            "set it to 2 or more, or loss.consistency.weight=0",
+            ("loss.consistency.group",) if chosen else both,
+            f"loss.consistency.group = {group}{unset} has no batch statistics to compare",
+            f"{remedy}, or loss.consistency.weight=0",
         )
+
+
+def _lacking(config: Config) -> list[str]:
+    """Modalities that the released model needs and the config leaves out."""
+    return [name for name in get_args(Modality) if name not in config.data.modalities]
 
 
 def _release(config: Config) -> Iterator[_Fault]:
@@ -213,8 +197,7 @@ def _release(config: Config) -> Iterator[_Fault]:
             f"model.size = {config.model.size} is a size of model.preset = ivr, the released model has one depth",
             "leave model.size unset and choose its width with model.hidden, or use model.preset=ivr",
         )
-    missing = [name for name in get_args(Modality) if name not in config.data.modalities]
-    if missing:
+    if missing := _lacking(config):
         yield _Fault(
             ("data.modalities", "model.preset"),
             f"model.preset = release needs text, audio and vision, data.modalities lacks {', '.join(missing)}",
@@ -241,21 +224,30 @@ def _model(config: Config) -> Iterator[_Fault]:
     model = config.model
     if model.hidden % 2:
         yield _Fault(("model.hidden",), f"model.hidden = {model.hidden} is odd", f"set it to {model.hidden + 1}")
+        return
     heads = {"model.fusion.heads": model.fusion.heads}
     for name in config.data.modalities:
         encoder: EncoderConfig = getattr(model, name)
         # The release's encoders are as wide as the features.
         if encoder.kind == "transformer" and model.preset != "release":
             heads[f"model.{name}.heads"] = encoder.heads
-    for path, count in heads.items():
-        if model.hidden % count:
-            fewer = next(size for size in range(count, 0, -1) if model.hidden % size == 0)
-            multiple = -(-model.hidden // count) * count
-            yield _Fault(
-                (path, "model.hidden"),
-                f"{path} = {count} does not divide model.hidden = {model.hidden}",
-                f"set {path}={fewer}, or model.hidden to a multiple of {count} such as {multiple}",
-            )
+    wrong = {path: count for path, count in heads.items() if model.hidden % count}
+    if wrong:
+        (path, count), *others = wrong.items()
+        common = math.lcm(*wrong.values())
+        fewer = [f"{key}={_divisor(model.hidden, number)}" for key, number in wrong.items()]
+        also = f" and neither does {', '.join(f'{key} = {number}' for key, number in others)}" if others else ""
+        yield _Fault(
+            (*wrong, "model.hidden"),
+            f"{path} = {count} does not divide model.hidden = {model.hidden}{also}",
+            f"set {' '.join(fewer)}, or model.hidden to a multiple of {common} such as "
+            f"{-(-model.hidden // common) * common}",
+        )
+
+
+def _divisor(number: int, most: int) -> int:
+    """The largest divisor that is at most so large."""
+    return next(size for size in range(most, 0, -1) if number % size == 0)
 
 
 def _text(config: Config) -> Iterator[_Fault]:
@@ -291,7 +283,8 @@ def _loss(config: Config) -> Iterator[_Fault]:
             "set svr.kind=js, or svr.over=sample",
         )
     off = "or turn the term off with loss.svr.weight=0"
-    if not set(config.svr.modalities) & set(config.data.modalities):
+    already_told = config.model.preset == "release" and _lacking(config)
+    if not set(config.svr.modalities) & set(config.data.modalities) and not already_told:
         used = ", ".join(config.data.modalities)
         named = f"[{', '.join(config.svr.modalities)}]"
         yield _Fault(

@@ -1,6 +1,7 @@
 """Configs in and out: YAML files with dotted overrides, plain dictionaries for checkpoints, commented YAML for people.
 
-Every fault is a ConfigError that names the file and line (or the override as typed), the key, the value and the remedy.
+Every fault is a ConfigError that names the file and line (or the override as typed), the key, the value and the remedy;
+all of them are told at once.
 """
 
 from __future__ import annotations
@@ -10,44 +11,89 @@ import difflib
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
 from ivr_dist.config import Config
-from ivr_dist.config_check import check
+from ivr_dist.config_check import faults, with_defaults, wrong_keys
 from ivr_dist.config_presets import preset_values
 from ivr_dist.config_schema import Key, Word, convert, keys, section_fields, section_paths, show
 from ivr_dist.config_yaml import Located, parse_value, read_yaml
-from ivr_dist.errors import ConfigError
+from ivr_dist.errors import ConfigError, UserError, raise_together
 
 _PLAIN = re.compile(r"[A-Za-z_/][\w/.-]*(://[\w/.-]+)?", re.ASCII)
 _SUGGESTIONS = 4
+_OVERRIDE = "override "
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A config, and where it came from."""
+
+    config: Config
+    origins: Mapping[str, str]
+    """By dotted key: the place of its value, such as `configs/mosi.yaml:12` or `override 'train.lr=1'`; keys with
+    their default are absent."""
+    place: str
+    """The config file; empty if there is none."""
+
+    def overridden(self, key: str) -> bool:
+        """Whether a key was given on the command line."""
+        return self.origins.get(key, "").startswith(_OVERRIDE)
+
+
+Look = Callable[[Loaded], Sequence[UserError]]
 
 
 def load_config(path: str | None, overrides: Sequence[str] = ()) -> Config:
+    """`load` without the places."""
+    return load(path, overrides).config
+
+
+def load(path: str | None, overrides: Sequence[str] = (), look: Look | None = None) -> Loaded:
     """Read a config file, apply overrides in order, and check the result.
 
     Args:
         path: A YAML file; None starts from the defaults.
-        overrides: `section.key=value` with the value in YAML. A mapping given for a section is merged into it; entries
-            of `loss.tasks` and `deepspeed` can be set one by one
-            (`deepspeed.zero_optimization.reduce_bucket_size=1000000`).
+        overrides: `section.key=value`. A value that begins with a bracket, a brace or a quote is YAML, any other is
+            taken as it stands. A mapping given for a section is merged into it; entries of `loss.tasks` and `deepspeed`
+            can be set one by one (`deepspeed.zero_optimization.reduce_bucket_size=1000000`).
+        look: Asked for what else is wrong with a config that has faults, so that the user learns of all at once; it is
+            given defaults for what is no value of its key.
 
     Raises:
         ConfigError: The file cannot be read, a key is unknown or given twice, a value has the wrong type or range, or
-            keys contradict each other.
+            keys contradict each other; of several faults all are told.
     """
     values = _Values()
+    unread: list[ConfigError] = []
     if path is not None:
-        values.merge(read_yaml(path), "", path)
+        try:
+            values.merge(read_yaml(path), "", path)
+        except ConfigError as error:
+            # What it would say is not known, and so neither what would be missing or contradict it.
+            unread.append(error)
     for override in overrides:
         values.override(override)
-    config = values.build()
-    check(config, values.origins)
-    return config
+    loaded = Loaded(values.build(), values.origins, path or "")
+    found: list[UserError] = [*unread, *values.faults]
+    if not unread:
+        found += faults(loaded.config, loaded.origins, values.suspects)
+        if found and look is not None:
+            wrong = wrong_keys(loaded.config, values.suspects)
+            more = look(replace(loaded, config=with_defaults(loaded.config, wrong)))
+            # What is said of a key begins with it; of the defaults there is nothing to say.
+            found += [fault for fault in more if fault.what.partition(" ")[0] not in wrong]
+    raise_together(found, loaded.place)
+    return loaded
+
+
+def override(key: str, value: str) -> str:
+    """The override that sets a key to a text, whatever the text looks like."""
+    return f"{key}={_yaml_value(value)}"
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -70,6 +116,7 @@ def from_dict(values: Mapping[str, Any], where: str = "config") -> Config:
     """
     found = _Values()
     found.merge(values, "", where)
+    raise_together(found.faults, where)
     return found.build()
 
 
@@ -84,11 +131,14 @@ def describe_keys() -> list[tuple[str, str, str, str]]:
 
 
 class _Values:
-    """Values by dotted key, gathered from a file and overrides, and where each came from."""
+    """Values by dotted key, gathered from a file and overrides, and where each came from; what is wrong is kept too."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
         self.origins: dict[str, str] = {}
+        self.faults: list[ConfigError] = []
+        self.suspects: set[str] = set()
+        """Keys that have another value than was meant, because that was not understood."""
 
     def merge(self, section: Mapping[str, Any], prefix: str, where: str) -> None:
         """Take over the entries of a section."""
@@ -100,21 +150,28 @@ class _Values:
             elif path in keys():
                 self._set(keys()[path], value, place)
             else:
-                raise _unknown_key(path, place)
+                self._unknown(path, place)
 
     def override(self, text: str) -> None:
         """Apply one `key=value`."""
         path, separator, written = text.partition("=")
-        path, place = path.strip(), f"override {text!r}"
+        path, place = path.strip(), f"{_OVERRIDE}{text!r}"
         if not separator:
-            raise ConfigError("an override needs a value", where=place, remedy="write key=value, such as train.lr=3e-4")
-        value = parse_value(written, place)
-        if path in section_paths():
-            self._merge_section(path, value, place)
+            self._fault("an override needs a value", place, "write key=value, such as train.lr=3e-4")
             return
         key, inner = _split_entry(path)
+        if key is None and path not in section_paths():
+            self._unknown(path, place)
+            return
+        try:
+            value = parse_value(written, place)
+        except ConfigError as error:
+            self.faults.append(error)
+            self.suspects |= _below(path) if key is None else {key.path}
+            return
         if key is None:
-            raise _unknown_key(path, place)
+            self._merge_section(path, value, place)
+            return
         for name in reversed(inner):
             value = {name: value}
         self._set(key, value, place, merged=bool(inner))
@@ -129,18 +186,33 @@ class _Values:
             self.merge(value, f"{path}.", place)
         elif value != "" or not isinstance(value, Word):
             example = next(key for key in keys() if key.startswith(f"{path}."))
-            remedy = f"set its keys, such as {example}"
-            raise ConfigError(f"{path} = {show(value)} is a section", where=place, remedy=remedy)
+            self._fault(f"{path} = {show(value)} is a section", place, f"set its keys, such as {example}")
+            self.suspects |= _below(path)
 
     def _set(self, key: Key, value: Any, place: str, merged: bool = False) -> None:
         try:
             converted = convert(value, key.annotation)
         except ValueError as error:
-            raise ConfigError(f"{key.path}: {error}", where=place, remedy=_value_remedy(key, value)) from None
+            self._fault(f"{key.path}: {error}", place, _value_remedy(key, value))
+            self.suspects.add(key.path)
+            return
         if merged:
             converted = _merge_entries(self.values.get(key.path, key.default), converted)
         self.values[key.path] = converted
         self.origins[key.path] = place
+
+    def _unknown(self, path: str, place: str) -> None:
+        similar = _similar_keys(path)
+        self._fault(f"unknown key {path}", place, _unknown_remedy(path, similar))
+        self.suspects |= {key for known in similar for key in _below(known)}
+
+    def _fault(self, what: str, place: str, remedy: str) -> None:
+        self.faults.append(ConfigError(what, where=place, remedy=remedy))
+
+
+def _below(path: str) -> set[str]:
+    """A key, or all keys of a section."""
+    return {known for known in keys() if known == path or known.startswith(f"{path}.")}
 
 
 def _section(kind: type, prefix: str, values: Mapping[str, Any]) -> Any:
@@ -174,19 +246,15 @@ def _merge_entries(base: Any, new: Any) -> Any:
     return merged
 
 
-def _unknown_key(path: str, place: str) -> ConfigError:
-    suggestions = _similar_keys(path)
+def _unknown_remedy(path: str, suggestions: Sequence[str]) -> str:
     if len(suggestions) == 1:
         doc = f" ({keys()[suggestions[0]].doc})" if suggestions[0] in keys() else ""
-        remedy = f"did you mean {suggestions[0]}?{doc}"
-    elif suggestions:
-        remedy = f"did you mean {', '.join(suggestions[:-1])} or {suggestions[-1]}?"
-    else:
-        section = path.rpartition(".")[0]
-        section = section if section in section_paths() else ""
-        names = [known for known in _known_paths() if known.rpartition(".")[0] == section]
-        remedy = f"use one of {', '.join(names)}"
-    return ConfigError(f"unknown key {path}", where=place, remedy=remedy)
+        return f"did you mean {suggestions[0]}?{doc}"
+    if suggestions:
+        return f"did you mean {', '.join(suggestions[:-1])} or {suggestions[-1]}?"
+    section = path.rpartition(".")[0]
+    section = section if section in section_paths() else ""
+    return f"use one of {', '.join(known for known in _known_paths() if known.rpartition('.')[0] == section)}"
 
 
 def _known_paths() -> list[str]:
@@ -215,6 +283,8 @@ def _similar_keys(path: str) -> list[str]:
 def _value_remedy(key: Key, value: Any) -> str:
     """A hint for a value of the wrong type, and what the key is for."""
     about = f"{key.path}: {key.doc.rstrip('.')}"
+    if isinstance(value, Word) and value.written:
+        return f'write "{value.written.strip()}" in quotes if all of it is meant, else leave away what is not ({about})'
     options = [str(choice) for choice in _choices(key.annotation)]
     wrong = value if isinstance(value, list) else [value]
     typed = [str(item) for item in wrong if isinstance(item, str) and str(item) not in options]

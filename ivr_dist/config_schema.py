@@ -27,6 +27,10 @@ _NULLS = ("", "~", "null")
 class Word(str):
     """A scalar written without quotes, whose meaning depends on the type that is asked for."""
 
+    written: str = ""
+    """All that was written, where more was than YAML reads and it may have been meant: with what looks like a comment,
+    or with blanks around it."""
+
     def resolve(self) -> Any:
         """What it says where no type is asked for: null, bool, int, float or text."""
         text = self.lower()
@@ -151,9 +155,13 @@ def _one_of(value: Any, annotation: Any) -> Any:
 def _scalar(value: Any, annotation: type) -> Any:
     if annotation is str:
         if isinstance(value, Word):
+            if value.written:
+                raise ValueError(f"{value.written!r} would be read as {str(value)!r}")
             # Words that YAML 1.1 takes for booleans are text here; an empty value is the empty string.
             plain = value == "" or value.lower() in _BOOLS.keys() - {"true", "false"}
-            value = str(value) if plain else value.resolve()
+            if not plain and not isinstance(value.resolve(), str):
+                raise _mismatch(value, annotation)
+            value = str(value)
         if not isinstance(value, str):
             raise _mismatch(value, annotation)
         return value

@@ -5,6 +5,7 @@ PyYAML only parses here. What a plain scalar means is decided by the type of its
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ _TAG_PREFIX = "tag:yaml.org,2002:"
 _TAGS = frozenset(
     _TAG_PREFIX + name for name in ("null", "bool", "int", "float", "str", "seq", "map", "timestamp", "merge", "value")
 )
+_STRUCTURED = ("[", "{", "'", '"', "!")
+_BEHIND = re.compile(r"[ \t]+#[^\s#].*")
+"""What follows a plain value and is a comment to YAML, but is not written as people write comments: `runs/take #2`."""
 
 
 class Located(dict[str, Any]):
@@ -58,10 +62,25 @@ def read_yaml(path: str) -> Located:
 def parse_value(text: str, place: str) -> Any:
     """Parse the value of an override; an empty text is an empty `Word`.
 
+    Lists, mappings and quoted texts are YAML. All else is one scalar, taken as it stands: nobody comments an override.
+
     Raises:
-        ConfigError: It is not YAML.
+        ConfigError: It is not YAML, or something stands behind it.
     """
-    return _parse(text, lambda mark: place)
+    plain = text.strip()
+    if not plain.startswith(_STRUCTURED):
+        word = Word(plain)
+        if plain and plain != text:
+            word.written = text
+        return word
+    value = _parse(text, lambda mark: place)
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    assert node is not None
+    if behind := text[node.end_mark.index :].strip():
+        raise ConfigError(
+            f"{behind} behind the value would not be read", where=place, remedy="leave it away, or put it in the quotes"
+        )
+    return value
 
 
 def _parse(text: str, place: Callable[[yaml.Mark | None], str]) -> Any:
@@ -85,7 +104,15 @@ def _value(node: yaml.Node, place: Callable[[yaml.Mark | None], str]) -> Any:
     if isinstance(node, yaml.MappingNode):
         return _mapping(node, place)
     assert isinstance(node, yaml.ScalarNode)
-    return Word(node.value) if node.style is None else str(node.value)
+    return _word(node) if node.style is None else str(node.value)
+
+
+def _word(node: yaml.ScalarNode) -> Word:
+    word = Word(node.value)
+    end = node.end_mark
+    if node.value and end.buffer is not None and (behind := _BEHIND.match(end.buffer, end.pointer)):
+        word.written = node.value + behind[0].rstrip("\0")
+    return word
 
 
 def _mapping(node: yaml.MappingNode, place: Callable[[yaml.Mark | None], str]) -> Located:

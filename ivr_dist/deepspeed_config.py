@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ivr_dist.config import Config
-from ivr_dist.errors import ConfigError
+from ivr_dist.errors import ConfigError, raise_together
 
 ADAM_EPSILON = 1e-8
 
@@ -61,12 +61,12 @@ def deepspeed_config(config: Config, *, world: int, micro_batch: int, accumulati
         accumulation: Micro-steps of one optimizer step.
 
     Raises:
-        ConfigError: The raw block contradicts what the plan decides.
+        ConfigError: The raw block contradicts what the plan decides; all contradictions are told.
     """
     derived = _derived(config, micro_batch, accumulation)
     decided = {**_IMPLIED, "train_batch_size": micro_batch * accumulation * world}
     decided.update({path: _get(derived, path) for path in _DECIDED if _get(derived, path) is not _ABSENT})
-    _refuse_contradictions(config.deepspeed, decided)
+    raise_together(list(_contradictions(config.deepspeed, decided)))
     return _merged(derived, config.deepspeed, "deepspeed")
 
 
@@ -135,16 +135,17 @@ def _get(tree: Any, path: str) -> Any:
     return tree
 
 
-def _refuse_contradictions(raw: Mapping[str, Any], decided: Mapping[str, Any]) -> None:
+def _contradictions(raw: Mapping[str, Any], decided: Mapping[str, Any]) -> Iterator[ConfigError]:
     for path, key in _DECIDED.items():
         section, _, rest = path.partition(".")
         if rest and not isinstance(raw.get(section, {}), Mapping):
-            raise _not_a_mapping(f"deepspeed.{section}", raw[section])
+            yield _not_a_mapping(f"deepspeed.{section}", raw[section])
+            continue
         found = _get(raw, path)
         if found is _ABSENT or found == decided.get(path, _ABSENT):
             continue
         planned = f"is planned as {decided[path]!r}" if path in decided else "is not used"
-        raise ConfigError(
+        yield ConfigError(
             f"deepspeed.{path} = {found!r} contradicts the plan, where it {planned}",
             where=f"deepspeed.{path}",
             remedy=f"remove it and set {key}" if key else "remove it, it cannot be changed",

@@ -14,20 +14,24 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from types import FrameType
 from typing import Any, TextIO
 
-from ivr_dist import goodput, metrics, storage
+from ivr_dist import goodput, storage
 from ivr_dist.config import Config
+from ivr_dist.config_file import Loaded
 from ivr_dist.console import LocalConsole
 from ivr_dist.data.manifest import Manifest
-from ivr_dist.errors import ConfigError, DataError, IvrError, StorageError, UserError
+from ivr_dist.earlier import finished_result, read_result
+from ivr_dist.errors import DataError, IvrError, StorageError, UserError
 from ivr_dist.lease import STOP_FILE, StoppedWaiting, hold
 from ivr_dist.ledger import HISTORY, read_counting
+from ivr_dist.modalities import reading
 from ivr_dist.plain import say
-from ivr_dist.plan import Plan, describe, make_plan
-from ivr_dist.pretrained import TextEncoder, check_source, local_folder
+from ivr_dist.plan import describe
+from ivr_dist.preflight import absolute
+from ivr_dist.preflight import count_parameters as count_parameters
+from ivr_dist.preflight import preflight as preflight
 from ivr_dist.report import print_metrics, print_result, print_rows
 from ivr_dist.status import status
 
@@ -35,78 +39,12 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Each ends the run after a checkpoint, with exit code 128 and its number."""
 
 
-def preflight(config: Config, world: int) -> tuple[Plan, dict[str, Manifest]]:
-    """Everything that can be wrong without a worker: data sets, their shards, and how they fit the plan.
-
-    Returns:
-        The plan at this world size, and the manifests by split.
-
-    Raises:
-        UserError: Something cannot work as given.
-    """
-    manifests = {}
-    for split, url in (("train", config.data.train), ("valid", config.data.valid), ("test", config.data.test)):
-        if url:
-            manifests[split] = Manifest.load(url)
-            # What a command gives need not be beside the manifest.
-            manifests[split].check_shards(url, tars=not config.data.pipe)
-    plan = make_plan(config, manifests["train"].samples, world, manifests["train"].total_bytes)
-    for split, manifest in manifests.items():
-        differing = [
-            m for m in config.data.modalities if manifest.features.get(m) != manifests["train"].features.get(m)
-        ]
-        if differing or manifest.tasks != manifests["train"].tasks:
-            raise DataError(
-                f"the {split} split has other {differing[0] + ' features' if differing else 'tasks'} than train",
-                where=getattr(config.data, split),
-                remedy="pack all splits of a corpus in one run of `ivr-dist pack`",
-            )
-    _check_monitor(config, manifests.get("valid"))
-    if config.model.text.pretrained:
-        check_source(config.model.text.pretrained)
-        for manifest in manifests.values():
-            manifest.check_transcripts()
-    return plan, manifests
-
-
-def _check_monitor(config: Config, valid: Manifest | None) -> None:
-    if valid is None or not config.train.monitor:
-        return
-    known = [f"valid/{name}" for name in metrics.names(valid.corpus, valid.tasks)]
-    asked = f"valid/{config.train.monitor.removeprefix('valid/')}"
-    if asked not in known:
-        raise ConfigError(
-            f"train.monitor = {config.train.monitor} is not a metric of the validation split",
-            where=config.data.valid,
-            remedy=f"use one of {', '.join(known)}",
-        )
-
-
-def count_parameters(config: Config, train: Manifest) -> int:
-    """Trainable parameters of the model for a training split; no memory is taken for them.
-
-    Raises:
-        DataError: The split does not hold what the config asks for.
-        ConfigError: The pretrained text encoder cannot be described.
-    """
-    import torch
-
-    from ivr_dist.data.collate import BatchSpec
-    from ivr_dist.model import ModelSpec, build_model
-
-    source = config.model.text.pretrained
-    text = TextEncoder(source, weights=False) if source else None
-    spec = BatchSpec.from_manifest(train, config.data.modalities, [], text=text)
-    with torch.device("meta"):
-        model = build_model(config.model, ModelSpec(spec.modalities, spec.tasks, text))
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-
-
-def train(config: Config, *, json_output: bool = False, debug: bool = False) -> int:
+def train(config: Config, *, loaded: Loaded | None = None, json_output: bool = False, debug: bool = False) -> int:
     """Train, evaluate, and tell how it went.
 
     Args:
         config: The run's config.
+        loaded: Where the config came from, which errors then tell.
         json_output: End with one JSON object on stdout; everything else goes to stderr.
         debug: Show tracebacks of workers.
 
@@ -114,21 +52,20 @@ def train(config: Config, *, json_output: bool = False, debug: bool = False) -> 
         The exit code: 0 done, 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
 
     Raises:
+        UserError: The config, the data or what the run directory holds cannot work; nothing was started.
         IvrError: The run failed.
     """
-    config = _absolute(config)
+    config = absolute(config)
     stream = sys.stderr if json_output else sys.stdout
     started = time.time()
-    plan, manifests = preflight(config, config.run.world_sizes[-1])
-    train_split = manifests["train"]
-    for world in config.run.world_sizes[:-1]:
-        # With other numbers of workers it must fit as well.
-        make_plan(config, train_split.samples, world, train_split.total_bytes)
+    worlds = config.run.world_sizes
+    plan, manifests = preflight(config, worlds[-1], loaded, worlds[:-1])
     run_url = config.run.dir
     _check_run_dir(run_url)
-    result = finished_result(run_url, plan.total_steps) if config.run.resume == "auto" else None
+    result = finished_result(config, plan.total_steps, manifests)
+    trained = result is None
     if result is None:
-        print_rows(describe(plan, config, None), stream)
+        print_rows(describe(plan, config, None, reading(config, manifests["train"])), stream)
         code, console = _execute(config, stream, debug, started)
         print_rows(goodput.rows(console.time_spent), stream)
         if console.how == "stop file":
@@ -140,7 +77,7 @@ def train(config: Config, *, json_output: bool = False, debug: bool = False) -> 
         if code:
             say(f"stopped; the same command continues this run: {storage.display(config.run.dir)}", stream)
             return code
-        result = finished_result(run_url, plan.total_steps)
+        result = read_result(run_url)
         if result is None:
             raise IvrError("the workers ended without a result", where=run_url, remedy="run again with --debug")
     else:
@@ -151,7 +88,7 @@ def train(config: Config, *, json_output: bool = False, debug: bool = False) -> 
         )
     print_result(result, stream)
     if json_output:
-        print(json.dumps({**result, "loss": loss_curve(run_url)}))
+        print(json.dumps({**result, "trained": trained, "loss": loss_curve(run_url)}))
     return 0
 
 
@@ -165,7 +102,9 @@ def _stopped(run_url: str) -> dict[str, Any]:
         "steps": found["step"],
         "total_steps": found["total_steps"],
         "attempts": found["attempts"],
+        "modalities": found["modalities"],
         "metrics": {},
+        "trained": True,
         "loss": loss_curve(run_url),
     }
 
@@ -178,24 +117,6 @@ def _check_run_dir(run_url: str) -> None:
         raise UserError(
             f"run.dir cannot be used: {error.what}", where=storage.display(run_url), remedy="choose another run.dir"
         ) from error
-
-
-def _absolute(config: Config) -> Config:
-    """The config with every place written so that it means the same in a worker's working directory."""
-
-    def place(url: str) -> str:
-        return storage.absolute(url) if url else ""
-
-    data, run, text = config.data, config.run, config.model.text
-    if folder := local_folder(text.pretrained):
-        text = replace(text, pretrained=str(folder.resolve()))
-    resume = run.resume if run.resume in ("auto", "never") else place(run.resume)
-    return replace(
-        config,
-        data=replace(data, train=place(data.train), valid=place(data.valid), test=place(data.test)),
-        run=replace(run, dir=place(run.dir), resume=resume),
-        model=replace(config.model, text=text),
-    )
 
 
 def evaluate(
@@ -221,11 +142,19 @@ def evaluate(
 
     url = storage.absolute(checkpoint)
     if shards is None:
-        data = stored_config(read_state(url), url).data
+        state = read_state(url)
+        data = stored_config(state, url).data
         shards = {"train": data.train, "valid": data.valid, "test": data.test}.get(split, "")
         if not shards:
             raise DataError(
                 f"the run had no {split} split", where=url, remedy="give one with --shards, or another --split"
+            )
+        known = state.get("manifests", {}).get(split)
+        if known and known != Manifest.load(shards).id:
+            raise DataError(
+                f"the {split} split is not the one that the run had: its manifest is another one",
+                where=storage.display(shards),
+                remedy=f"give it with --shards if it is what is to be scored: --shards {shards}",
             )
     found = score_checkpoint(url, storage.absolute(shards), num_workers or 1)
     if json_output:
@@ -233,15 +162,6 @@ def evaluate(
     else:
         print_metrics({split: found}, sys.stdout)
     return 0
-
-
-def finished_result(run_url: str, total_steps: int) -> dict[str, Any] | None:
-    """The result of a run that was trained to its end: to `total_steps`, or until patience ended."""
-    url = storage.join(run_url, "result.json")
-    if not storage.exists(url):
-        return None
-    result: dict[str, Any] = storage.read_json(url)
-    return result if result["total_steps"] == total_steps else None
 
 
 def loss_curve(run_url: str) -> list[tuple[int, float]]:

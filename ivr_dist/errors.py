@@ -6,6 +6,7 @@ with `exit_code`: 2 when the user can mend it by typing something else, 1 when s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ivr_dist.plain import hide_secrets, plain
@@ -51,6 +52,46 @@ class UserError(IvrError):
 
 class ConfigError(UserError):
     """A key or value of the config is wrong, or two of them contradict each other."""
+
+
+class FaultsError(ConfigError):
+    """Several faults that the user can mend at once; the only error of more than one line: a head, then a line each.
+
+    Args:
+        faults: At least two.
+        where: The file that they are about; in their own places only its lines are told.
+    """
+
+    def __init__(self, faults: Sequence[UserError], where: str = "") -> None:
+        super().__init__(f"{len(faults)} faults", where=where)
+        self.faults = tuple(faults)
+
+    def __str__(self) -> str:
+        """Render all of them."""
+        lines = [super().__str__()]
+        for fault in self.faults:
+            place = fault.where.replace(f"{self.where}:", "line ") if self.where else fault.where
+            lines.append(f"  {_rebuild(type(fault), fault.what, place, fault.remedy)}")
+        return "\n".join(lines)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Keep the single faults through pickle."""
+        return (FaultsError, (self.faults, self.where))
+
+
+def raise_together(faults: Sequence[UserError], where: str = "") -> None:
+    """Raise what was found: nothing, the only fault as it is, or all of them as one `FaultsError`.
+
+    Args:
+        faults: Those that are themselves several are taken apart, and what is said twice is said once.
+        where: The file that several of them are about; empty if there is none.
+    """
+    single = [each for fault in faults for each in (fault.faults if isinstance(fault, FaultsError) else (fault,))]
+    different = list({str(fault): fault for fault in single}.values())
+    if len(different) == 1:
+        raise different[0]
+    if different:
+        raise FaultsError(different, where)
 
 
 class DataError(UserError):

@@ -14,7 +14,8 @@ from typing import Any
 from ivr_dist.config import Config
 from ivr_dist.data.order import default_delay, default_lanes
 from ivr_dist.deepspeed_config import deepspeed_config
-from ivr_dist.errors import ConfigError, DataError
+from ivr_dist.errors import ConfigError, DataError, raise_together
+from ivr_dist.modalities import Reading
 from ivr_dist.units import format_bytes, format_count, parse_interval
 
 
@@ -70,29 +71,39 @@ def make_plan(config: Config, samples: int, world: int, split_bytes: int = 0) ->
     Raises:
         DataError: The training split is empty.
         ConfigError: The split is smaller than the global batch, no accumulation keeps to `train.max_micro_batch`, or
-            the raw `deepspeed` block contradicts the plan.
+            the raw `deepspeed` block contradicts the plan; of several faults all are told.
     """
-    train, group = config.train, config.loss.consistency.group
+    train = config.train
     if world < 1:
         raise ConfigError(f"{world} workers cannot train", where="run.num_workers", remedy="use 1 or more")
-    _check_samples(config, samples)
-    accumulation = _accumulation(config, world)
+    found: list[ConfigError] = []
+    accumulation, deepspeed = 1, {}
+    try:
+        _check_samples(config, samples)
+    except ConfigError as error:
+        found.append(error)
+    try:
+        accumulation = _accumulation(config, world)
+        micro_batch = _micro_batch(train.global_batch, accumulation, world)
+        deepspeed = deepspeed_config(config, world=world, micro_batch=micro_batch, accumulation=accumulation)
+    except ConfigError as error:
+        found.append(error)
+    raise_together(found)
     # Lanes are equal to within one sample and G / lanes is whole, so the longest lane's
     # ceil(ceil(N / lanes) / (G / lanes)) steps are ceil(N / G) whatever the lanes: data.order's EpochOrder.steps.
     steps_per_epoch = math.ceil(samples / train.global_batch)
-    total = train.max_steps if train.max_steps is not None else math.ceil(_exact(train.epochs) * steps_per_epoch)
-    micro_batch = _micro_batch(train.global_batch, accumulation, world)
-    lanes = config.data.lanes or default_lanes(train.global_batch)
-    delay, keep_every = config.data.shuffle_delay, config.checkpoint.keep_every
+    total = total_steps(config, samples)
+    lanes, delay = data_order(config, samples, split_bytes)
+    keep_every = config.checkpoint.keep_every
     return Plan(
         samples=samples,
         world=world,
         global_batch=train.global_batch,
-        group=group,
+        group=config.group,
         accumulation=accumulation,
         micro_batch=micro_batch,
         lanes=lanes,
-        delay=default_delay(samples, split_bytes, lanes) if delay is None else delay,
+        delay=delay,
         steps_per_epoch=steps_per_epoch,
         total_steps=total,
         eval_every=parse_interval(train.eval_every).steps(steps_per_epoch),
@@ -101,8 +112,22 @@ def make_plan(config: Config, samples: int, world: int, split_bytes: int = 0) ->
         warmup_steps=math.ceil(_exact(train.warmup) * total),
         svr_warmup_steps=math.ceil(_exact(config.loss.svr.warmup) * total),
         svr_decay_steps=math.floor(_exact(config.loss.svr.decay) * total),
-        deepspeed=deepspeed_config(config, world=world, micro_batch=micro_batch, accumulation=accumulation),
+        deepspeed=deepspeed,
     )
+
+
+def total_steps(config: Config, samples: int) -> int:
+    """Optimizer steps of a run on so many training samples."""
+    if config.train.max_steps is not None:
+        return config.train.max_steps
+    return math.ceil(_exact(config.train.epochs) * math.ceil(samples / config.train.global_batch))
+
+
+def data_order(config: Config, samples: int, split_bytes: int) -> tuple[int, int]:
+    """Lanes and delay of the order of a training split of so many samples and bytes, as chosen or as they are unset."""
+    lanes = config.data.lanes or default_lanes(config.train.global_batch)
+    delay = config.data.shuffle_delay
+    return lanes, default_delay(samples, split_bytes, lanes) if delay is None else delay
 
 
 def _exact(value: float) -> Fraction:
@@ -128,7 +153,7 @@ def _micro_batch(global_batch: int, accumulation: int, world: int) -> int:
 
 def _accumulation(config: Config, world: int) -> int:
     """Micro-steps of one step: the config's, or the fewest that keep to `train.max_micro_batch`."""
-    train, group = config.train, config.loss.consistency.group
+    train, group = config.train, config.group
     fixed, batch, most = train.accumulation, train.global_batch, train.max_micro_batch
     groups = batch // group
     divisors = [fixed] if fixed is not None else [count for count in range(1, groups + 1) if groups % count == 0]
@@ -175,24 +200,29 @@ def checkpoint_bytes(parameters: int) -> int:
     return 12 * parameters
 
 
-def describe(plan: Plan, config: Config, parameters: int | None) -> list[tuple[str, str]]:
+def describe(
+    plan: Plan, config: Config, parameters: int | None, reading: Reading | None = None
+) -> list[tuple[str, str]]:
     """Rows of the table that `plan` and `train` print.
 
     Args:
         plan: The plan.
         config: The config it was made from.
         parameters: Trainable parameters of the model; None leaves memory and checkpoint size out.
+        reading: What the model reads; None leaves it out.
     """
     slots = plan.global_batch // plan.accumulation
     fewest = slots // plan.world
     split = f"{fewest}" if fewest == plan.micro_batch else f"{fewest} to {plan.micro_batch}"
+    fitted = "" if config.loss.consistency.group is not None else ", as it fits the batch"
     epochs, workers = plan.total_steps / plan.steps_per_epoch, config.run.num_workers
     rows = [
         ("workers", f"{plan.world}" if isinstance(workers, int) else f"{plan.world}, of {workers[0]} to {workers[1]}"),
         ("training samples", f"{plan.samples:,}"),
+        *([] if reading is None else reading.rows()),
         ("global batch", f"{plan.global_batch} = {plan.accumulation} micro-step(s) x {slots} slots"),
         ("samples a worker and micro-step", split),
-        ("groups of batch statistics", f"{plan.global_batch // plan.group} x {plan.group} slots"),
+        ("groups of batch statistics", f"{plan.global_batch // plan.group} x {plan.group} slots{fitted}"),
         ("lanes of the data order", f"{plan.lanes}, shuffle delay {plan.delay}"),
         ("steps", f"{plan.total_steps:,} ({plan.steps_per_epoch:,} an epoch, {epochs:.4g} epochs)"),
         ("learning rate", f"{config.train.lr:g}, {config.train.schedule}, warm-up {plan.warmup_steps} steps"),

@@ -55,9 +55,10 @@ def print_result(result: dict[str, Any], stream: TextIO) -> None:
     if result["metrics"]:
         print_metrics(result["metrics"], stream)
     ended = " (stopped early: patience)" if result["status"] == "early" else ""
-    run, checkpoint = _shown(result["run"]), _shown(result["checkpoint"])
+    run, checkpoint = shown(result["run"]), shown(result["checkpoint"])
     rows = [
         ("steps", f"{result['steps']}{ended}"),
+        *([("modalities", ", ".join(result["modalities"]))] if result.get("modalities") else []),
         ("attempts", str(result["attempts"])),
         ("checkpoint", checkpoint),
         ("watch it", f"{_command('tensorboard')} --logdir {shlex.quote(storage.join(run, 'tensorboard'))}"),
@@ -68,7 +69,7 @@ def print_result(result: dict[str, Any], stream: TextIO) -> None:
     print_rows(rows, stream)
 
 
-def _shown(url: str) -> str:
+def shown(url: str) -> str:
     """A local place below the working directory as the user would type it."""
     here = os.getcwd() + os.sep
     return url.removeprefix(here) if storage.is_local(url) else storage.display(url)
@@ -77,7 +78,7 @@ def _shown(url: str) -> str:
 def _command(name: str) -> str:
     """A program of this environment, with its path where the shell would not find it."""
     own = os.path.join(os.path.dirname(sys.executable), name)
-    return name if shutil.which(name) == own or not os.path.exists(own) else _shown(own)
+    return name if shutil.which(name) == own or not os.path.exists(own) else shown(own)
 
 
 def _number(value: float | None) -> str:

@@ -12,9 +12,12 @@ from ivr_dist.checkpoint import store, weights
 from ivr_dist.checkpoint.tensors import open_tensors
 from ivr_dist.config import Config
 from ivr_dist.data.cursor import DataCursor
+from ivr_dist.data.manifest import Manifest
+from ivr_dist.earlier import asked
 from ivr_dist.engine import Engine
 from ivr_dist.errors import CheckpointError, CheckpointMismatchError, CorruptDataError, IvrError, UserError
 from ivr_dist.loop import Counters
+from ivr_dist.run_identity import Asked, Change, compare
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,29 @@ def _checked(source: Resume, here: dict[str, Any]) -> Resume:
         )
     weights.check_same_model(source.state, here, source.url)
     return source
+
+
+def changes(source: Resume, here: Asked, train: Manifest) -> tuple[Change, ...]:
+    """What has changed since a checkpoint was written, where that leaves the run the same.
+
+    Args:
+        source: What `find` chose.
+        here: This run's config and data.
+        train: Its training split.
+
+    Raises:
+        CheckpointMismatchError: Something else has changed; the text names every such key.
+    """
+    if source.state is None:
+        return ()
+    found = compare(asked(source.state, source.url), here, train, borrowed=source.parent is None)
+    if said := found.said():
+        raise CheckpointMismatchError(
+            f"the checkpoint is of another config: {said}",
+            where=source.url,
+            remedy="use its config again, or start over with run.resume=never or another run.dir",
+        )
+    return found.listed
 
 
 def position(start: DataCursor, source: Resume) -> tuple[Counters, DataCursor]:

@@ -9,13 +9,16 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from types import FrameType
 from typing import Any, TextIO
 
 from ivr_dist import storage
-from ivr_dist.config_file import load_config
-from ivr_dist.errors import ConfigError
+from ivr_dist.config_file import Loaded, override
+from ivr_dist.earlier import finished_result, read_result
+from ivr_dist.errors import ConfigError, UserError, raise_together
 from ivr_dist.plain import say
+from ivr_dist.preflight import absolute, preflight
 from ivr_dist.report import print_rows, print_table
 
 Metrics = Mapping[str, Mapping[str, float | None]]
@@ -38,17 +41,25 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def train_seeds(
-    path: str, overrides: Sequence[str], seeds: Sequence[int], *, json_output: bool = False, debug: bool = False
+    path: str,
+    overrides: Sequence[str],
+    seeds: Sequence[int],
+    loaded: Loaded,
+    *,
+    json_output: bool = False,
+    debug: bool = False,
 ) -> int:
     """Train every seed in `run.dir/seed-N` and summarise.
 
     Each seed is a process of its own, so that none sees what another one left behind, and a run like any other: one
-    that is complete is not trained again, one that was interrupted is continued.
+    that is complete is not trained again, one that was interrupted is continued. All directories are looked at before
+    the first seed is trained.
 
     Args:
         path: The config file.
         overrides: Keys set over it; `run.seed` among them is not used.
         seeds: Values of `run.seed`.
+        loaded: The config that file and overrides make.
         json_output: End with one JSON object on stdout; everything else goes to stderr.
         debug: Show tracebacks of workers.
 
@@ -56,27 +67,48 @@ def train_seeds(
         The exit code: 0, or that of the first seed that did not finish.
 
     Raises:
-        ConfigError: The config is wrong.
+        UserError: The config or the data cannot work, or a directory holds a run of another config; the text names
+            all of them.
     """
-    run_dir = load_config(path, overrides).run.dir
+    run_dir = loaded.config.run.dir
+    _check(loaded, {seed: _place(run_dir, seed) for seed in seeds})
     stream = sys.stderr if json_output else sys.stdout
     results = []
     for number, seed in enumerate(seeds, start=1):
-        place = storage.join(run_dir, f"seed-{seed}")
+        place = _place(run_dir, seed)
         say(f"seed {seed} ({number} of {len(seeds)})", stream, flush=True)
-        options = [*overrides, f"run.seed={seed}", f"run.dir={place}", *(["--debug"] if debug else [])]
+        options = [*overrides, f"run.seed={seed}", override("run.dir", place), *(["--debug"] if debug else [])]
         code = _train_one([path, *options], stream)
-        result = storage.join(place, "result.json")
-        if code or not storage.exists(result):
+        result = None if code else read_result(storage.absolute(place))
+        if result is None:
             # Ended by its stop file, if the code is 0.
             return code
-        results.append(storage.read_json(result)["metrics"])
+        results.append(result["metrics"])
     summary = {"seeds": list(seeds), "metrics": summarise(results)}
     storage.write_json(storage.join(run_dir, SUMMARY), summary)
     _print_summary(summary, storage.join(run_dir, SUMMARY), stream)
     if json_output:
         print(json.dumps(summary))
     return 0
+
+
+def _place(run_dir: str, seed: int) -> str:
+    return storage.join(run_dir, f"seed-{seed}")
+
+
+def _check(loaded: Loaded, places: Mapping[int, str]) -> None:
+    """Refuse directories that hold something else, all of them at once."""
+    config = absolute(loaded.config)
+    worlds = config.run.world_sizes
+    plan, manifests = preflight(config, worlds[-1], loaded, worlds[:-1])
+    found: list[UserError] = []
+    for seed, place in places.items():
+        run = replace(config.run, seed=seed, dir=storage.absolute(place))
+        try:
+            finished_result(replace(config, run=run), plan.total_steps, manifests)
+        except UserError as error:
+            found.append(error)
+    raise_together(found)
 
 
 def summarise(runs: Sequence[Metrics]) -> dict[str, dict[str, dict[str, Any]]]:

@@ -25,7 +25,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from ivr_dist import storage
 from ivr_dist.errors import IvrError
 from ivr_dist.foreign_errors import describe
-from ivr_dist.plain import plain
+from ivr_dist.plain import plain, plain_lines
 
 FOLDER = "tensorboard"
 _FLUSH_PERIOD_S = 5.0
@@ -72,6 +72,13 @@ class TensorBoard:
         ]
         if points:
             self._file.add(Event(wall_time=time.time(), step=step, summary=Summary(value=points)))
+
+    def text(self, name: str, text: str, step: int) -> None:
+        """Add a text, in Markdown, at a step."""
+        from torch.utils.tensorboard.summary import text as summary
+
+        made = summary(plain(name), plain_lines(text))  # type: ignore[no-untyped-call]
+        self._file.add(Event(wall_time=time.time(), step=step, summary=made))
 
     def close(self) -> None:
         """Write everything out, as far as that is possible."""

@@ -9,8 +9,10 @@ from typing import Any
 from ivr_dist import goodput, storage
 from ivr_dist.attempts import lineage, read_attempts
 from ivr_dist.checkpoint import store
+from ivr_dist.earlier import read_record, read_result
 from ivr_dist.errors import UserError
 from ivr_dist.lease import holder
+from ivr_dist.modalities import unused_rows
 from ivr_dist.pulse import lives, read_pulses
 from ivr_dist.units import format_duration
 
@@ -36,7 +38,8 @@ def status(run_url: str, now: float | None = None) -> dict[str, Any]:
     Returns:
         For machines: `run`, `state` (training, starting, silent, failed or one of how it ended), `step`, `total_steps`,
         `attempts`, `world`, `stage`, `host`, `seen_s` (seconds since the last sign of life), `checkpoint` (the newest
-        complete one), `driver`, `goodput` (seconds by part), `loss`, `samples_per_s`, `metrics`.
+        complete one), `driver`, `goodput` (seconds by part), `loss`, `samples_per_s`, `modalities` (that are read),
+        `not_used` (why others are not), `metrics`.
 
     Raises:
         UserError: There is no run.
@@ -51,7 +54,7 @@ def status(run_url: str, now: float | None = None) -> dict[str, Any]:
     last = pulses.get(max(pulses), {}) if pulses else {}
     spans = lineage(attempts)
     first = spans[0].attempt if spans else 1
-    result = storage.join(run_url, "result.json")
+    result, known = read_result(run_url), read_record(run_url)
     seen_s = (time.time() if now is None else now) - last["seen"] if last else None
     return {
         "run": storage.display(run_url),
@@ -70,7 +73,9 @@ def status(run_url: str, now: float | None = None) -> dict[str, Any]:
         "checkpoint": _newest(run_url, spans),
         "driver": None if driver is None else f"{driver['host']}:{driver['pid']}",
         "goodput": goodput.account(lives(pulses, first)),
-        "metrics": storage.read_json(result)["metrics"] if storage.exists(result) else {},
+        "modalities": known.get("modalities", []),
+        "not_used": known.get("not_used", {}),
+        "metrics": result["metrics"] if result else {},
     }
 
 
@@ -97,6 +102,9 @@ def rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     if state == "silent":
         text = "no sign of life: it was cut off, or is about to be started again; the same command continues it"
     lines = [("run", found["run"]), ("state", text)]
+    if found["modalities"]:
+        lines.append(("modalities", ", ".join(found["modalities"])))
+    lines += unused_rows(found["not_used"])
     if found["step"] is not None:
         epoch = f", epoch {found['epoch']:.2f}" if found["epoch"] is not None else ""
         lines.append(("step", f"{found['step']} of {found['total_steps']}{epoch}"))

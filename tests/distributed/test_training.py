@@ -165,7 +165,10 @@ def test_checkpoints_of_another_run_are_refused(corpus: str, tmp_path: Path) -> 
     run_ranks(train, 2, [(config(corpus, run), 5)])
     faults = {
         "model.hidden=32": "model.hidden is 16 there and 32 here",
-        "run.seed=5": "seed 0, this run has 5",
+        "run.seed=5": "run.seed is 0 there and 5 here",
+        "data.standardize=[]": r"data.standardize is \[audio, vision\] there and \[\] here",
+        "loss.svr.weight=0": "loss.svr.weight is 1 there and 0 here",
+        "data.by_length=true": "data.by_length is false there and true here",
     }
     run_ranks(refuse, 2, [(config(corpus, run, override), message) for override, message in faults.items()])
 

@@ -47,6 +47,12 @@ def test_every_seed_is_a_run_and_the_summary_is_of_all(command: list[str], tmp_p
     assert [
         json.loads((tmp_path / "run" / f"seed-{s}" / "run.json").read_text())["config"]["run"]["seed"] for s in (5, 7)
     ] == [5, 7]
+    # Other losses: both directories are refused before anything is trained, and so is a third one left alone.
+    refused = subprocess.run([*command, "5,7,9", "loss.svr.weight=0"], capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    for seed in (5, 7):
+        assert f"seed-{seed} is a finished run of another config: loss.svr.weight is 1 there" in refused.stderr
+    assert not (tmp_path / "run" / "seed-9").exists()
 
 
 def test_a_signal_to_the_parent_stops_the_seed_after_a_checkpoint(command: list[str], tmp_path: Path) -> None:

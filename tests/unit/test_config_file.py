@@ -183,7 +183,11 @@ def test_wrong_overrides(override: str, parts: list[str]) -> None:
         ("run: !custom {}\n", 1, ["the tag !custom is not allowed"]),
         ("train: fast\n", 1, ["train = 'fast' is a section"]),
         ("run:\n  dir: a\n---\nrun:\n  dir: b\n", 3, ["not valid YAML"]),
-        ("train:\n  global_batch: 100\n", 2, ["loss.consistency.group = 64 does not divide train.global_batch = 100"]),
+        (
+            "train:\n  global_batch: 100\nloss: {consistency: {group: 64}}",
+            2,
+            ["loss.consistency.group = 64 does not divide train.global_batch = 100", "or leave it unset"],
+        ),
     ],
 )
 def test_faults_in_files_name_the_line(write: Writer, text: str, line: int, parts: list[str]) -> None:
@@ -214,7 +218,7 @@ def test_a_contradiction_names_both_places(write: Writer) -> None:
     ("overrides", "parts"),
     [
         (
-            ["train.global_batch=32"],
+            ["train.global_batch=32", "loss.consistency.group=64"],
             ["train.global_batch = 32 is smaller than loss.consistency.group = 64", "group=32"],
         ),
         (["train.global_batch=256", "train.accumulation=3"], ["does not divide the 4 groups", "one of 1, 2, 4"]),
