@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -159,8 +160,9 @@ def _scalar(value: Any, annotation: type) -> Any:
         return value
     resolved = _resolved(value)
     if annotation is float and type(resolved) in (int, float):
-        if not math.isfinite(resolved):
-            raise ValueError(f"{value} is not a finite number")
+        # Whole numbers may have any number of digits.
+        if not abs(resolved) <= sys.float_info.max:
+            raise ValueError(f"{value:.40} is not a finite number" if isinstance(value, str) else "not a finite number")
         return float(resolved)
     if annotation in (int, bool) and type(resolved) is annotation:
         return resolved

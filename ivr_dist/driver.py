@@ -20,6 +20,7 @@ from typing import Any, TextIO
 from ivr_dist import goodput, metrics, storage
 from ivr_dist.config import Config
 from ivr_dist.console import LocalConsole
+from ivr_dist.data.labelled import check_labels
 from ivr_dist.data.manifest import Manifest
 from ivr_dist.errors import ConfigError, DataError, IvrError, StorageError, UserError
 from ivr_dist.lease import hold
@@ -59,6 +60,7 @@ def preflight(config: Config, world: int) -> tuple[Plan, dict[str, Manifest]]:
                 where=getattr(config.data, split),
                 remedy="pack all splits of a corpus in one run of `ivr-dist pack`",
             )
+    check_labels(manifests, config.loss.tasks, selects=config.train.select == "best")
     _check_monitor(config, manifests.get("valid"))
     if config.model.text.pretrained:
         check_source(config.model.text.pretrained)

@@ -7,6 +7,7 @@ be kept in the file itself and be no larger than its stored bytes can stand for.
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import h5py
@@ -14,14 +15,18 @@ import numpy as np
 
 from ivr_dist import storage
 from ivr_dist.corpora.card import SourceFile
-from ivr_dist.corpora.files import open_source_file
+from ivr_dist.corpora.files import open_source_file, refuse_other
 from ivr_dist.corpora.source import Array
+from ivr_dist.corpora.texts import as_text
 from ivr_dist.errors import DataError
+from ivr_dist.file_kinds import HEAD
 
 _MAX_ROWS = 1 << 24
 """Of a video: two days at 100 a second."""
 _MAX_RATIO = 1100
 """Bytes that a stored byte can stand for; deflate reaches 1032."""
+_MAX_CHUNK = 64 << 20
+"""Bytes of a chunk once it is unpacked; h5py's own choice is 1 MiB at the most."""
 _MAX_WORD = 1000
 _WORDS_AT_ONCE = 64
 """Few, since many words of varying length can be one long text of the file."""
@@ -42,8 +47,11 @@ class CsdFile:
     def __init__(self, root: str, file: SourceFile) -> None:
         self.where = storage.display(storage.join(root, file.path))
         """What errors call it."""
+        stream = open_source_file(root, file)
+        refuse_other(stream.read(HEAD), "an HDF5 file", self.where, "an HDF5 file")
+        stream.seek(0)
         try:
-            self._hdf5 = h5py.File(open_source_file(root, file), "r")
+            self._hdf5 = h5py.File(stream, "r")
         except (OSError, ValueError, RuntimeError) as error:
             remedy = "check files in the card"
             raise DataError(f"not an HDF5 file: {error}", where=self.where, remedy=remedy) from None
@@ -90,10 +98,11 @@ class CsdFile:
         if features.dtype.kind not in "SO":
             raise DataError(f"the rows of {video} are numbers, not words", where=self.where)
         found: list[str] = []
+        width = features.dtype.itemsize if features.dtype.kind == "S" else -1
         at_once = max(1, len(features)) if features.dtype.kind == "S" else _WORDS_AT_ONCE
         for start in range(0, len(features), at_once):
             values = self._read(features, slice(start, start + at_once)).reshape(-1).tolist()
-            found += [_word(value) for value in values]
+            found += [self._word(value, width, video) for value in values]
             if sum(map(len, found[start:])) > _MAX_WORD * len(values):
                 raise self._refused(f"the words of {video} are of more than {_MAX_WORD} characters")
         return found
@@ -145,6 +154,9 @@ class CsdFile:
             raise self._refused(f"{name} cannot be read: {error}") from None
         if not shape or shape[0] > _MAX_ROWS or size > stored * _MAX_RATIO:
             raise self._refused(f"{found.name} is {list(shape or ())} of {found.dtype}, in {stored} bytes")
+        # To give one row of a chunk, all of it is unpacked.
+        if (chunk := math.prod(found.chunks or ()) * found.dtype.itemsize) > _MAX_CHUNK:
+            raise self._refused(f"{found.name} is kept in chunks of {chunk} bytes, of which {_MAX_CHUNK} are the most")
         return found
 
     def _read(self, dataset: Any, rows: slice) -> Any:
@@ -153,9 +165,22 @@ class CsdFile:
         except (OSError, RuntimeError, TypeError, ValueError, MemoryError) as error:
             raise self._refused(f"{dataset.name} cannot be read: {error}") from None
 
+    def _word(self, value: Any, width: int, video: str) -> str:
+        try:
+            return as_text(value)
+        except ValueError as error:
+            # What was cut at a fixed width may have lost the end of its last character.
+            if isinstance(value, bytes) and len(value) == width and (whole := _whole(value)) is not None:
+                return whole
+            raise DataError(f"a word of {video}: {error}", where=self.where, remedy="write it as UTF-8") from None
+
     def _refused(self, what: str) -> DataError:
         return DataError(what, where=self.where, remedy=_REMEDY)
 
 
-def _word(value: Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+def _whole(value: bytes) -> str | None:
+    """UTF-8 without the part of a character at its end; None if it is not that."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        return value[: error.start].decode() if error.reason == "unexpected end of data" else None

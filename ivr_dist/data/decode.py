@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from ivr_dist.data import npy
+from ivr_dist.data import npy, plain_json
 from ivr_dist.data.tar import samples
 from ivr_dist.errors import CorruptDataError
 
@@ -84,7 +84,7 @@ def decode_with_json(
     data = memoryview(data)
     places = _members(data, f"{shard}, sample {key}", key)
     if "json" not in places:
-        raise _refused(f"the sample has no {key}.json", f"{shard}, sample {key}")
+        raise _no_json(places, shard, key)
     first, last = places["json"]
     about = _about(bytes(data[first:last]), shard, key)
     arrays = {}
@@ -98,9 +98,20 @@ def decode_with_json(
 def decode_members(members: Mapping[str, bytes], shard: str, key: str, modalities: Collection[str]) -> RawSample:
     """Like `decode_sample`, from the contents of the members by suffix."""
     if "json" not in members:
-        raise _refused(f"the sample has no {key}.json", f"{shard}, sample {key}")
+        raise _no_json(members, shard, key)
     arrays = {name: _array(members[f"{name}.npy"], shard, key, name) for name in modalities if f"{name}.npy" in members}
     return _sample(_about(members["json"], shard, key), arrays, shard, key)
+
+
+def _no_json(suffixes: Iterable[str], shard: str, key: str) -> CorruptDataError:
+    dotted = next((suffix for suffix in suffixes if suffix.endswith(".json")), None)
+    if dotted is None:
+        return _refused(f"the sample has no {key}.json", f"{shard}, sample {key}")
+    return CorruptDataError(
+        f"the sample has no {key}.json: a key ends at the first dot, {key}.{dotted} is {dotted} of sample {key}",
+        where=f"{shard}, sample {key}",
+        remedy="make the tar again with keys without dots",
+    )
 
 
 def _array(
@@ -123,7 +134,9 @@ def _members(data: memoryview, where: str, key: str) -> Places:
         raise _refused("the shard does not hold this sample where its index says", where)
     members = {member.suffix: (member.payload, member.payload + member.size) for member in found[0]}
     if len(members) != len(found[0]):
-        raise _refused("two members of the sample have one suffix", where)
+        counts = Counter(member.suffix for member in found[0])
+        twice = next(suffix for suffix, count in counts.items() if count > 1)
+        raise _refused(f"two members of the sample are named {key}.{twice}", where)
     return members
 
 
@@ -133,8 +146,8 @@ def _about(text: bytes, shard: str, key: str) -> dict[str, Any]:
     except ValueError:
         # Python's own reads more: other encodings, NaN; and says where what cannot be read is wrong.
         try:
-            about = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            about = plain_json.loads(text)
+        except ValueError as error:
             raise _refused(f"the sample's JSON cannot be read: {error}", f"{shard}, sample {key}") from error
     if not isinstance(about, dict):
         raise _refused("the sample's JSON is not an object", f"{shard}, sample {key}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ from ivr_dist import storage
 from ivr_dist.data.crew import Crew, Here, Tick
 from ivr_dist.data.decode import RawSample, decode_sample
 from ivr_dist.data.index import build_index
+from ivr_dist.data.labelled import label_notes
 from ivr_dist.data.manifest import (
     MODALITIES,
     FeatureKind,
@@ -33,6 +35,14 @@ from ivr_dist.errors import DataError
 
 _REMEDY = "give the tars the layout of shards/README.md, or pack the corpus with `ivr-dist pack`"
 _TAR = re.compile(r"[^.].*\.tar")
+_COMPRESSIONS = "gz|gzip|z|bz2?|xz|lzma|lz|lz4|lzo|zst|zstd|br|7z|zip|rar"
+_ALMOST = re.compile(
+    rf"(?P<stem>[^.].*?)(\.tar|\.tar\.({_COMPRESSIONS})|\.t(gz|az|bz2?|b2|xz|lz|zst)|\.tar\.(part|partial|tmp|crdownload))",
+    re.IGNORECASE,
+)
+"""Names that say that a file is a tar, but not one that can be read as it is: compressed, cut off, or in capitals."""
+_SHOWN = 5
+_MAX_TOKEN = 2**31 - 1
 _TRAIN = "train"
 
 
@@ -48,12 +58,15 @@ class _Survey:
     statistics: dict[str, RunningStatistics] = field(default_factory=dict)
     tasks: set[str] = field(default_factory=set)
     vocabulary: dict[str, int] = field(default_factory=dict)
+    labels: Counter[str] = field(default_factory=Counter)
+    """By task: samples that have its label."""
     transcripts: int = 0
 
     def add(self, sample: RawSample) -> None:
         for modality, array in sample.arrays.items():
             self._add_array(modality, array, sample.where)
         self.tasks.update(sample.labels)
+        self.labels.update(task for task, label in sample.labels.items() if label is not None)
         self.transcripts += bool(sample.words)
 
     def _add_array(self, modality: str, array: npt.NDArray[np.generic], where: str) -> None:
@@ -97,11 +110,14 @@ class _Survey:
         for modality, size in shard.vocabulary.items():
             self.vocabulary[modality] = max(self.vocabulary.get(modality, 0), size)
         self.tasks |= shard.tasks
+        self.labels.update(shard.labels)
         self.transcripts += shard.transcripts
 
     def _add_tokens(self, modality: str, ids: npt.NDArray[Any], where: str) -> None:
         if int(ids.min()) < 0:
             raise DataError(f"{modality} has a token id below 0", where=where, remedy=_REMEDY)
+        if int(ids.max()) > _MAX_TOKEN:
+            raise DataError(f"{modality} has a token id of more than 32 bits", where=where, remedy=_REMEDY)
         self.vocabulary[modality] = max(self.vocabulary.get(modality, 0), int(ids.max()) + 1)
 
 
@@ -113,6 +129,7 @@ def index_tars(
     scale: Scale = "none",
     progress: Callable[[int, int], None] = lambda done, total: None,
     crew: Crew | None = None,
+    tell: Callable[[str], None] = lambda note: None,
 ) -> Manifest:
     """Index the tars of a directory in place: NAME.idx beside each NAME.tar, then manifest.json.
 
@@ -125,12 +142,16 @@ def index_tars(
         scale: Metric conventions of the labels, all of which are taken for regressions.
         progress: Called with tars done and tars in all.
         crew: Indexes several tars at a time; by default this process does, one after the other.
+        tell: Called with what is passed over, and what labels are not there, a sentence each.
 
     Raises:
-        DataError: There is no tar, or one does not have the layout of a sample.
+        DataError: There is no tar, one does not have the layout of a sample, or others would be left out, such as
+            compressed ones.
         CorruptDataError: A tar is damaged.
     """
-    names = [name for name in storage.list_dir(split_url) if _TAR.fullmatch(name)]
+    listed = storage.list_dir(split_url)
+    names = [name for name in listed if _TAR.fullmatch(name)]
+    _refuse_left_out(split_url, listed, names, tell)
     if not names:
         raise DataError(
             "no tar files here", where=storage.display(split_url), remedy="give the directory that holds them"
@@ -170,9 +191,34 @@ def index_tars(
         },
         vocabulary=survey.vocabulary,
         transcripts=survey.transcripts,
+        labels={task: survey.labels[task] for task in sorted(survey.tasks)},
     )
     manifest.save(split_url)
+    for note in label_notes({split: manifest}):
+        tell(note)
     return manifest
+
+
+def _refuse_left_out(split_url: str, listed: Sequence[str], names: Sequence[str], tell: Callable[[str], None]) -> None:
+    """Refuse a folder in which tars would be left out; those that lie there unpacked as well are named alone."""
+    below = [name for name in storage.list_files(split_url) if "/" in name] if storage.can_list(split_url) else []
+    deep = [name for name in below if _TAR.fullmatch(name.rpartition("/")[2]) and not name.startswith(".")]
+    almost = [(name, found["stem"]) for name in listed if name not in names and (found := _ALMOST.fullmatch(name))]
+    left_out = [name for name, stem in almost if f"{stem}.tar" not in names]
+    if left_out:
+        raise DataError(
+            f"tars would be left out, which are compressed, not whole, or not named NAME.tar: {_some(left_out)}",
+            where=storage.display(split_url),
+            remedy="unpack them and name them NAME.tar, or move them elsewhere",
+        )
+    if almost:
+        tell(f"passed over, since they are there as .tar as well: {_some([name for name, _ in almost])}")
+    if deep and names:
+        tell(f"passed over, since they are in folders below {storage.display(split_url)}: {_some(deep)}")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
 def _index_one(split_url: str, name: str, tick: Tick) -> tuple[ShardEntry, _Survey]:

@@ -221,7 +221,7 @@ def test_what_tar_wrote_is_read_back(tmp_path: Path) -> None:
 
 def test_progress_and_what_is_no_tar(tmp_path: Path) -> None:
     place = write(tmp_path / "train", corpus())
-    for name in ("README.md", ".part-9.tar", "part-9.tar.tmp", "part-9.tgz"):
+    for name in ("README.md", ".part-9.tar", "part-9.tar.sha256", "tar.gz.txt"):
         (place / name).write_bytes(b"not a tar")
     calls: list[tuple[int, int]] = []
     index_tars(str(place), corpus="c", split="train", progress=lambda done, total: calls.append((done, total)))

@@ -18,6 +18,7 @@ MAX_LINES = 450
 LEVELS = {
     "ivr_dist": 0,
     "ivr_dist.errors": 0,
+    "ivr_dist.file_kinds": 0,
     "ivr_dist.units": 0,
     "ivr_dist.config": 0,
     "ivr_dist.device": 0,

@@ -230,11 +230,11 @@ def test_samples_without_labels_are_packed(tmp_path: Path) -> None:
         (lambda c: c["test"].update(vision=c["test"]["vision"][:, :3]), r"not aligned: text 6, audio 6, vision 3"),
         (lambda c: c["test"].update(audio_lengths=[1, 2, 3]), r"lengths are given, but not vision_lengths"),
         (lambda c: c["test"].update(id=["a$_$1"] * 2), r"array id: 2 entries for 3 samples"),
-        (lambda c: c["test"].update(id=[1.5, None, 2]), r"array id: not a list of texts"),
+        (lambda c: c["test"].update(id=[1.5, None, 2]), r"array id: row 1: None where a text should be"),
         (lambda c: c["test"].update(regression_labels=["a"] * 3), r"regression_labels: not a list of numbers"),
         (lambda c: c["test"].update(regression_labels=np.ones((3, 2))), r"regression_labels: \[3, 2\], not one number"),
         (lambda c: c["test"].update(text_bert=c["test"]["text_bert"][:, :2]), r"text_bert is \[3, 2, 6\]"),
-        (lambda c: c.update(test=[]), r"not a dictionary of splits"),
+        (lambda c: c.update(test=[]), r"split test is not a dictionary of arrays"),
     ],
 )
 def test_pickles_that_do_not_fit_are_refused(tmp_path: Path, change: Any, message: str) -> None:

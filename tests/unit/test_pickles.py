@@ -195,8 +195,8 @@ EXABYTE = b"\x8a\x08" + struct.pack("<q", 1 << 60) + b"\x85"
         (b"\x80\x04.", "not a pickle"),
         (b"\x80\x04K", "cut off"),
         (b"\x80\x04]", "cut off"),
-        (b"", "cut off"),
-        (b"PK\x03\x04", "refers to one outside"),
+        (b"", "an empty file, not a pickle"),
+        (b"PK\x03\x04", "a zip archive, as .*torch.save"),
         (b"\x89HDF\r\n", "unknown instruction"),
         (b"S'" + b"[" * 100_000 + b"\n.", "not a pickle"),
         (b"Sx" + b"(" * 100_000 + b"\n.", "not a pickle"),
@@ -204,6 +204,16 @@ EXABYTE = b"\x8a\x08" + struct.pack("<q", 1 << 60) + b"\x85"
         (
             b"\x80\x02c_codecs\nencode\nq\x00X" + struct.pack("<I", 1 << 20) + b"x" * (1 << 20) + b"q\x01"
             b"]" + b"h\x00h\x01\x85Ra" * 50 + b".",
+            "more of its text than it holds",
+        ),
+        # One megabyte that was left in the file, as many single values.
+        (
+            b"\x80\x02cnumpy.core.multiarray\nscalar\nq\x00cnumpy\ndtype\nX\x08\0\0\0S1048576\x89\x88\x87Rq\x01B"
+            + struct.pack("<I", 1 << 20)
+            + b"x" * (1 << 20)
+            + b"q\x02]"
+            + b"h\x00h\x01h\x02\x86Ra" * 50
+            + b".",
             "more of its text than it holds",
         ),
     ],
