@@ -22,6 +22,8 @@ _INT = re.compile(r"[-+]?[0-9]+(_[0-9]+)*")
 _FLOAT = re.compile(r"[-+]?([0-9]+(_[0-9]+)*\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 _SPECIAL = {".inf": math.inf, "-.inf": -math.inf, "+.inf": math.inf, ".nan": math.nan}
 _BOOLS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+_MAX_DIGITS = 4000
+"""Of a whole number; Python refuses a little more."""
 _NULLS = ("", "~", "null")
 
 
@@ -38,6 +40,8 @@ class Word(str):
         if text in _SPECIAL:
             return _SPECIAL[text]
         if _INT.fullmatch(self):
+            if len(self) > _MAX_DIGITS:
+                raise ValueError(f"a number of {len(self)} digits is too long")
             return int(self)
         if _FLOAT.fullmatch(self):
             return float(self)

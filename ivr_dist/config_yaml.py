@@ -116,9 +116,9 @@ class _Reader:
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, depth)
         assert isinstance(node, yaml.ScalarNode)
-        if not is_text(node.value):
-            what = "half of a character that takes two (a lone surrogate)"
-            raise ConfigError(what, where=where, remedy="write the character itself")
+        if "\0" in node.value or not is_text(node.value):
+            what = "a zero byte, or half of a character that takes two (a lone surrogate)"
+            raise ConfigError(what, where=where, remedy="write the text itself")
         return Word(node.value) if node.style is None else str(node.value)
 
     def _mapping(self, node: yaml.MappingNode, depth: int) -> Located:

@@ -56,6 +56,9 @@ class ArraysSource(CardSource):
         self._transcript = self._view(self._mapping.transcript) if self._mapping.transcript else None
         self._context: list[list[int]] | None = None
         if self._mapping.context is not None and self._groups is not None:
+            if None in self._groups:
+                row = self._groups.index(None)
+                raise DataError(f"sample {self._ids[row]} has no group, which context needs", where=f"card {card.name}")
             self._context = self._read_context(self._mapping.context, [group or "" for group in self._groups])
 
     def load(self, split: str, ref: SampleRef) -> SourceSample:

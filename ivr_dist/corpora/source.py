@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ivr_dist.corpora.texts import PLACEHOLDERS
+from ivr_dist.data import npy
 from ivr_dist.data.manifest import FeatureSpec, TaskSpec
 from ivr_dist.errors import DataError
 
@@ -156,7 +157,7 @@ def prepare(sample: SourceSample, features: Mapping[str, FeatureSpec]) -> Prepar
             raise DataError(f"array of shape {list(values.shape)} instead of [steps, {spec.dim}]", where=where)
         if values.dtype.kind not in "fiub":
             raise DataError(f"an array of {values.dtype} instead of numbers", where=where)
-        if (count := _rounded(values, spec.dtype)) != 0:
+        if (count := npy.rounded(values, spec.dtype)) != 0:
             rounded[modality] = count
         stored = _stored(values, spec.dtype)
         finite = np.isfinite(stored)
@@ -166,15 +167,6 @@ def prepare(sample: SourceSample, features: Mapping[str, FeatureSpec]) -> Prepar
             stored[~finite] = 0
         arrays[modality] = stored
     return Prepared(arrays=arrays, replaced=replaced, clean=clean, rounded=rounded)
-
-
-def _rounded(values: Array, dtype: str) -> int:
-    """Whole numbers that the stored type does not hold exactly: those of a count or a time are meant to the digit."""
-    digits = np.finfo(dtype).nmant + 1
-    if values.dtype.kind not in "iu" or 8 * values.itemsize <= digits:
-        return 0
-    with np.errstate(over="ignore", invalid="ignore"):
-        return int(np.count_nonzero(values.astype(dtype).astype(np.longdouble) != values.astype(np.longdouble)))
 
 
 def _stored(values: Array, dtype: str) -> Array:

@@ -57,7 +57,9 @@ _NUMBERS = (float, int)
 _LARGEST = sys.float_info.max
 
 
-def decode_sample(data: bytes | memoryview, shard: str, key: str, modalities: Collection[str]) -> RawSample:
+def decode_sample(
+    data: bytes | memoryview, shard: str, key: str, modalities: Collection[str], strict: bool = False
+) -> RawSample:
     """Decode one sample.
 
     Args:
@@ -65,11 +67,13 @@ def decode_sample(data: bytes | memoryview, shard: str, key: str, modalities: Co
         shard: Name of the shard, for errors.
         key: The sample that the index says is here.
         modalities: Which arrays to decode, of those that are there.
+        strict: Whether to refuse what reads well but would be misunderstood: a key of the JSON given twice, and arrays
+            that are no member of the sample because of a dot in the key.
 
     Raises:
         CorruptDataError: These are not the members of this sample, or one of them cannot be read.
     """
-    return decode_with_json(data, shard, key, modalities)[0]
+    return decode_with_json(data, shard, key, modalities, strict)[0]
 
 
 def _sample(about: Mapping[str, Any], arrays: dict[str, npt.NDArray[Any]], shard: str, key: str) -> RawSample:
@@ -78,15 +82,17 @@ def _sample(about: Mapping[str, Any], arrays: dict[str, npt.NDArray[Any]], shard
 
 
 def decode_with_json(
-    data: bytes | memoryview, shard: str, key: str, modalities: Collection[str]
+    data: bytes | memoryview, shard: str, key: str, modalities: Collection[str], strict: bool = False
 ) -> tuple[RawSample, dict[str, Any]]:
     """Like `decode_sample`, with all that the sample's JSON holds."""
     data = memoryview(data)
     places = _members(data, f"{shard}, sample {key}", key)
     if "json" not in places:
         raise _no_json(places, shard, key)
+    if strict:
+        _refuse_dotted(places, shard, key, modalities)
     first, last = places["json"]
-    about = _about(bytes(data[first:last]), shard, key)
+    about = _about(bytes(data[first:last]), shard, key, strict)
     arrays = {}
     for name in modalities:
         place = places.get(f"{name}.npy")
@@ -107,8 +113,19 @@ def _no_json(suffixes: Iterable[str], shard: str, key: str) -> CorruptDataError:
     dotted = next((suffix for suffix in suffixes if suffix.endswith(".json")), None)
     if dotted is None:
         return _refused(f"the sample has no {key}.json", f"{shard}, sample {key}")
+    return _dotted(f"the sample has no {key}.json", dotted, shard, key)
+
+
+def _refuse_dotted(suffixes: Iterable[str], shard: str, key: str, modalities: Collection[str]) -> None:
+    endings = tuple(f".{name}.npy" for name in modalities)
+    for suffix in suffixes:
+        if suffix.endswith(endings):
+            raise _dotted("an array would be left out", suffix, shard, key)
+
+
+def _dotted(what: str, suffix: str, shard: str, key: str) -> CorruptDataError:
     return CorruptDataError(
-        f"the sample has no {key}.json: a key ends at the first dot, {key}.{dotted} is {dotted} of sample {key}",
+        f"{what}: a key ends at the first dot, so {key}.{suffix} is {suffix} of sample {key}",
         where=f"{shard}, sample {key}",
         remedy="make the tar again with keys without dots",
     )
@@ -140,9 +157,9 @@ def _members(data: memoryview, where: str, key: str) -> Places:
     return members
 
 
-def _about(text: bytes, shard: str, key: str) -> dict[str, Any]:
+def _about(text: bytes, shard: str, key: str, strict: bool = False) -> dict[str, Any]:
     try:
-        about = orjson.loads(text)
+        about = plain_json.loads(text) if strict else orjson.loads(text)
     except ValueError:
         # Python's own reads more: other encodings, NaN; and says where what cannot be read is wrong.
         try:
@@ -170,7 +187,8 @@ def labels_of(about: Mapping[str, Any], shard: str, key: str) -> dict[str, float
         raise _refused("the sample's labels are not an object of numbers by task", f"{shard}, sample {key}")
     for task, value in labels.items():
         if value is not None and not (type(value) in _NUMBERS and abs(value) <= _LARGEST):
-            raise _refused(f"label {task} is {value!r}, not a finite number", f"{shard}, sample {key}")
+            shown = repr(value) if not isinstance(value, int) or abs(value) <= _LARGEST else "of hundreds of digits"
+            raise _refused(f"label {task} is {shown}, not a finite number", f"{shard}, sample {key}")
     return labels
 
 

@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ivr_dist import storage
+from ivr_dist.corpora.texts import PLACEHOLDERS
+from ivr_dist.data import npy
 from ivr_dist.data.crew import Crew, Here, Tick
 from ivr_dist.data.decode import RawSample, decode_sample
 from ivr_dist.data.index import build_index
@@ -61,6 +63,10 @@ class _Survey:
     labels: Counter[str] = field(default_factory=Counter)
     """By task: samples that have its label."""
     transcripts: int = 0
+    placeholders: int = 0
+    """Samples whose transcript is a word that programs write for a missing value."""
+    rounded: Counter[str] = field(default_factory=Counter)
+    """By modality: whole numbers that float32, in which training computes, does not hold to the last digit."""
 
     def add(self, sample: RawSample) -> None:
         for modality, array in sample.arrays.items():
@@ -68,10 +74,11 @@ class _Survey:
         self.tasks.update(sample.labels)
         self.labels.update(task for task, label in sample.labels.items() if label is not None)
         self.transcripts += bool(sample.words)
+        self.placeholders += isinstance(sample.transcript, str) and sample.transcript in PLACEHOLDERS
 
     def _add_array(self, modality: str, array: npt.NDArray[np.generic], where: str) -> None:
         kind: FeatureKind = "tokens" if array.ndim == 1 and array.dtype.kind in "iu" else "features"
-        if kind == "features" and (array.ndim != 2 or array.shape[1] == 0 or array.dtype.kind == "b"):
+        if kind == "features" and (array.ndim != 2 or array.shape[1] == 0 or not _is_number(array.dtype)):
             raise DataError(
                 f"{modality} is {array.dtype} {list(array.shape)}, not numbers [steps, features]",
                 where=where,
@@ -90,6 +97,7 @@ class _Survey:
                     where=where,
                     remedy="replace them, or pack the corpus with `ivr-dist pack`, which does",
                 )
+            self.rounded[modality] += npy.rounded(array, "float32")
             self.statistics.setdefault(modality, RunningStatistics(dim)).add(array)
 
     def _add_spec(self, modality: str, spec: FeatureSpec, where: str) -> None:
@@ -100,6 +108,17 @@ class _Survey:
                 where=where,
                 remedy="index only tars of one feature set together",
             )
+
+    def notes(self) -> list[str]:
+        """What the user should know, a sentence each."""
+        found = [
+            f"{count} whole numbers of {name} are rounded in training, which computes in float32"
+            for name, count in self.rounded.items()
+            if count
+        ]
+        if self.placeholders:
+            found.append(f"{self.placeholders} samples have the transcript nan, None or the like: a missing value?")
+        return found
 
     def merge(self, shard: _Survey, where: str) -> None:
         """Add the samples of the next shard."""
@@ -112,6 +131,8 @@ class _Survey:
         self.tasks |= shard.tasks
         self.labels.update(shard.labels)
         self.transcripts += shard.transcripts
+        self.placeholders += shard.placeholders
+        self.rounded.update(shard.rounded)
 
     def _add_tokens(self, modality: str, ids: npt.NDArray[Any], where: str) -> None:
         if int(ids.min()) < 0:
@@ -194,9 +215,14 @@ def index_tars(
         labels={task: survey.labels[task] for task in sorted(survey.tasks)},
     )
     manifest.save(split_url)
-    for note in label_notes({split: manifest}):
+    for note in (*survey.notes(), *label_notes({split: manifest})):
         tell(note)
     return manifest
+
+
+def _is_number(dtype: np.dtype[Any]) -> bool:
+    """Whether features may be of this type; what is longer than 8 bytes differs between machines."""
+    return dtype.kind in "fiu" and dtype.itemsize <= 8
 
 
 def _refuse_left_out(split_url: str, listed: Sequence[str], names: Sequence[str], tell: Callable[[str], None]) -> None:
@@ -228,7 +254,7 @@ def _index_one(split_url: str, name: str, tick: Tick) -> tuple[ShardEntry, _Surv
     index = build_index(
         stream,
         storage.display(url),
-        lambda key, content: survey.add(decode_sample(content, name, key, MODALITIES)),
+        lambda key, content: survey.add(decode_sample(content, name, key, MODALITIES, strict=True)),
     )
     content = index.to_bytes()
     index_name = f"{name.removesuffix('.tar')}.idx"

@@ -126,6 +126,14 @@ def parse_header(
     return shape, _dtype(descr, kinds, where), fortran, start + length
 
 
+def rounded(values: npt.NDArray[Any], dtype: str) -> int:
+    """How many whole numbers a type of floats does not hold to the last digit: of a count or a time, all are meant."""
+    if values.dtype.kind not in "iu" or 8 * values.itemsize <= np.finfo(dtype).nmant + 1:
+        return 0
+    with np.errstate(over="ignore", invalid="ignore"):
+        return int(np.count_nonzero(values.astype(dtype).astype(np.longdouble) != values.astype(np.longdouble)))
+
+
 @lru_cache(maxsize=1024)
 def _literal(text: str) -> Any:
     """The value of a header; most arrays share theirs, and parsing it takes longer than all else."""

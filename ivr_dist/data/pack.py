@@ -85,7 +85,9 @@ class SplitSummary:
     @property
     def warnings(self) -> list[str]:
         """What a user should look at, a sentence each."""
-        found = [f"{count} non-finite values of {name} replaced by 0" for name, count in self.replaced.items()]
+        found = [
+            f"{count} values of {name} replaced by 0: not finite, or too large" for name, count in self.replaced.items()
+        ]
         found += [f"{count} whole numbers of {name} rounded to the stored type" for name, count in self.rounded.items()]
         found += [f"{count} samples have no {name}" for name, count in self.missing.items()]
         found += [f"{count} samples have no label {name}" for name, count in self.unlabelled.items()]

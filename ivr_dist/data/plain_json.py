@@ -6,6 +6,8 @@ import json
 import math
 from typing import Any
 
+from ivr_dist.file_kinds import HEAD, kind_of
+
 _MAX_DEPTH = 100
 
 
@@ -21,6 +23,19 @@ def loads(text: str | bytes) -> Any:
         value = json.loads(text, object_pairs_hook=_object)
     except RecursionError:
         raise ValueError(_DEEP) from None
+    except json.JSONDecodeError:
+        if not text.strip():
+            raise ValueError("it is empty") from None
+        raise
+    except UnicodeDecodeError as error:
+        found = kind_of(error.object[:HEAD])
+        byte = f"byte 0x{error.object[error.start]:02x} at {error.start}"
+        raise ValueError(f"it is not UTF-8 text: {byte}" if found is None else f"it is {found.name}") from None
+    except ValueError as error:
+        # What Python says of such a number is meant for programmers.
+        if "integer string conversion" in str(error):
+            raise ValueError("a whole number of thousands of digits") from None
+        raise
     # Most texts have fewer brackets than that in all.
     lists, objects = (text.count(b"["), text.count(b"{")) if isinstance(text, bytes) else map(text.count, "[{")
     if lists + objects > _MAX_DEPTH:
