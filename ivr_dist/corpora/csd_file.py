@@ -19,7 +19,7 @@ from ivr_dist.corpora.files import open_source_file, refuse_other
 from ivr_dist.corpora.source import Array
 from ivr_dist.corpora.texts import as_text
 from ivr_dist.errors import DataError
-from ivr_dist.file_kinds import HEAD
+from ivr_dist.file_kinds import HEAD, is_text
 
 _MAX_ROWS = 1 << 24
 """Of a video: two days at 100 a second."""
@@ -98,11 +98,10 @@ class CsdFile:
         if features.dtype.kind not in "SO":
             raise DataError(f"the rows of {video} are numbers, not words", where=self.where)
         found: list[str] = []
-        width = features.dtype.itemsize if features.dtype.kind == "S" else -1
         at_once = max(1, len(features)) if features.dtype.kind == "S" else _WORDS_AT_ONCE
         for start in range(0, len(features), at_once):
             values = self._read(features, slice(start, start + at_once)).reshape(-1).tolist()
-            found += [self._word(value, width, video) for value in values]
+            found += [self._word(value, video) for value in values]
             if sum(map(len, found[start:])) > _MAX_WORD * len(values):
                 raise self._refused(f"the words of {video} are of more than {_MAX_WORD} characters")
         return found
@@ -124,6 +123,9 @@ class CsdFile:
             raise self._refused(f"rows of {video} have {features.shape[1]} features, of others {self.dim}")
 
     def _object(self, group: Any, name: str) -> Any:
+        # What h5py cannot decode it gives as bytes.
+        if not (isinstance(name, str) and is_text(name)):
+            raise self._refused(f"the name {name!r} is not UTF-8")
         if group.get(name, getclass=True, getlink=True) is None:
             raise self._refused(f"there is no {name}")
         link = group.get(name, getlink=True)
@@ -165,22 +167,11 @@ class CsdFile:
         except (OSError, RuntimeError, TypeError, ValueError, MemoryError) as error:
             raise self._refused(f"{dataset.name} cannot be read: {error}") from None
 
-    def _word(self, value: Any, width: int, video: str) -> str:
+    def _word(self, value: Any, video: str) -> str:
         try:
             return as_text(value)
         except ValueError as error:
-            # What was cut at a fixed width may have lost the end of its last character.
-            if isinstance(value, bytes) and len(value) == width and (whole := _whole(value)) is not None:
-                return whole
             raise DataError(f"a word of {video}: {error}", where=self.where, remedy="write it as UTF-8") from None
 
     def _refused(self, what: str) -> DataError:
         return DataError(what, where=self.where, remedy=_REMEDY)
-
-
-def _whole(value: bytes) -> str | None:
-    """UTF-8 without the part of a character at its end; None if it is not that."""
-    try:
-        return value.decode()
-    except UnicodeDecodeError as error:
-        return value[: error.start].decode() if error.reason == "unexpected end of data" else None

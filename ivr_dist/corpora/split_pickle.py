@@ -194,7 +194,8 @@ def _is_split(values: Mapping[Any, Any], arrays: set[Any]) -> bool:
 
     Settings may have the names of arrays, too, but with other things than arrays.
     """
-    return any(name in arrays and (isinstance(value, PickledArray) or name == "id") for name, value in values.items())
+    listed = {name for name, value in values.items() if isinstance(value, PickledArray)}
+    return bool(listed & arrays) or ("id" in arrays and isinstance(values.get("id"), list | tuple))
 
 
 def undescribed(content: Mapping[Any, Any], card: Card, where: str) -> DataError:

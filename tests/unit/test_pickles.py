@@ -257,6 +257,9 @@ def test_lists_of_rows_and_texts(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"steps|numbers|features"):
             as_rows(wrong)
     assert as_texts(found[4][0]) == ["a"]
+    again = [np.ones(1 << 16)] * 66
+    with pytest.raises(ValueError, match="65 of 66 steps of 65536 features are the same row again"):
+        as_rows(load(tmp_path, pickle.dumps(again)))
     with pytest.raises(ValueError, match="not a list of texts"):
         as_texts("ab")
 
@@ -268,3 +271,11 @@ def test_a_file_may_share_its_parts_without_growing(tmp_path: Path) -> None:
     for convert in (as_rows, as_texts):
         with pytest.raises(ValueError):
             convert(found)
+
+
+def test_texts_of_python_2_are_utf_8_or_refused(tmp_path: Path) -> None:
+    found = load(tmp_path, b"(lp0\nS'caf\\xc3\\xa9'\np1\naS'good'\np2\naS'caf\\xe9'\np3\na.")
+    assert as_texts(found[:2]) == ["caf\u00e9", "good"]
+    with pytest.raises(ValueError, match=r"not UTF-8 text: byte 0xe9 \(entry 0 of the list\)"):
+        as_texts(found[2:])
+    assert load(tmp_path, pickle.dumps(np.array([b"x\xff"]), 2)).load().tolist() == [b"x\xff"]
