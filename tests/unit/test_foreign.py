@@ -348,7 +348,7 @@ def test_names_that_are_not_utf8_stay_apart(tmp_path: Path, encoding: str) -> No
 
 def test_dots_in_keys_are_explained(tmp_path: Path) -> None:
     place = plain(tmp_path / "train", keys=("vid.000", "vid.001"))
-    assert "has no vid.json: a key ends at the first dot, so vid.000.json is 000.json" in failure(
+    assert "has no vid.json: a key ends at the first dot, so vid.000.json is" in failure(
         place, CorruptDataError
     )
     place = plain(tmp_path / "other", keys=("k",))
