@@ -348,9 +348,7 @@ def test_names_that_are_not_utf8_stay_apart(tmp_path: Path, encoding: str) -> No
 
 def test_dots_in_keys_are_explained(tmp_path: Path) -> None:
     place = plain(tmp_path / "train", keys=("vid.000", "vid.001"))
-    assert "has no vid.json: a key ends at the first dot, so vid.000.json is" in failure(
-        place, CorruptDataError
-    )
+    assert "has no vid.json: a key ends at the first dot, so vid.000.json is" in failure(place, CorruptDataError)
     place = plain(tmp_path / "other", keys=("k",))
     with tarfile.open(place / "a.tar", "a") as archive:
         add(archive, "k.v2.audio.npy", npy(np.ones((2, 3), np.float32)))
