@@ -19,6 +19,7 @@ from ivr_dist.console import Console
 from ivr_dist.control import Control, Surroundings
 from ivr_dist.data.collate import BatchSpec
 from ivr_dist.data.fetch import open_fetcher
+from ivr_dist.data.labelled import label_notes
 from ivr_dist.data.loader import Loader
 from ivr_dist.data.manifest import Manifest
 from ivr_dist.data.reader import ShardReader
@@ -245,7 +246,7 @@ class AttemptRun:
     def _announce(self, attempt: attempts.Attempt, engine: Engine, notes: Sequence[str]) -> None:
         if self.rank != 0:
             return
-        for note in notes:
+        for note in (*notes, *label_notes(self.manifests)):
             self.note(note)
         self.console.emit(
             {

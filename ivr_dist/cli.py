@@ -184,7 +184,10 @@ def index(
     known = get_args(Scale)
     if scale not in known:
         raise UserError(f"--scale {scale} is not known", remedy=f"use one of {', '.join(known)}")
-    for url, manifest in index_splits(splits, corpus, cast(Scale, scale), Where(jobs, ray, debug)).items():
+    indexed, notes = index_splits(splits, corpus, cast(Scale, scale), Where(jobs, ray, debug))
+    for note in notes:
+        say(f"note: {note}", sys.stderr)
+    for url, manifest in indexed.items():
         say(f"{storage.display(url)}: {manifest.samples} samples in {len(manifest.shards)} shards")
     return 0
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -21,6 +22,8 @@ _INT = re.compile(r"[-+]?[0-9]+(_[0-9]+)*")
 _FLOAT = re.compile(r"[-+]?([0-9]+(_[0-9]+)*\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 _SPECIAL = {".inf": math.inf, "-.inf": -math.inf, "+.inf": math.inf, ".nan": math.nan}
 _BOOLS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+_MAX_DIGITS = 4000
+"""Of a whole number; Python refuses a little more."""
 _NULLS = ("", "~", "null")
 
 
@@ -41,6 +44,8 @@ class Word(str):
         if text in _SPECIAL:
             return _SPECIAL[text]
         if _INT.fullmatch(self):
+            if len(self) > _MAX_DIGITS:
+                raise ValueError(f"a number of {len(self)} digits is too long")
             return int(self)
         if _FLOAT.fullmatch(self):
             return float(self)
@@ -167,8 +172,9 @@ def _scalar(value: Any, annotation: type) -> Any:
         return value
     resolved = _resolved(value)
     if annotation is float and type(resolved) in (int, float):
-        if not math.isfinite(resolved):
-            raise ValueError(f"{value} is not a finite number")
+        # Whole numbers may have any number of digits.
+        if not abs(resolved) <= sys.float_info.max:
+            raise ValueError(f"{value:.40} is not a finite number" if isinstance(value, str) else "not a finite number")
         return float(resolved)
     if annotation in (int, bool) and type(resolved) is annotation:
         return resolved

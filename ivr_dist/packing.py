@@ -73,15 +73,21 @@ def pack_synth(samples: int, seed: int, text: TextKind, url: str, options: PackO
         return pack(opener(), url, options, progress, opener=opener, crew=crew)
 
 
-def index_splits(urls: Sequence[str], corpus: str, scale: Scale, where: Where) -> dict[str, Manifest]:
-    """Index the tars of some splits, each of which is named by the last part of its URL; see `data.foreign`."""
-    found = {}
+def index_splits(urls: Sequence[str], corpus: str, scale: Scale, where: Where) -> tuple[dict[str, Manifest], list[str]]:
+    """Index the tars of some splits, each of which is named by the last part of its URL; see `data.foreign`.
+
+    Returns:
+        The manifests by URL, and what the user should know, a sentence each.
+    """
+    found, notes = {}, list[str]()
     with where.crew() as crew, bars() as progress:
         for url in urls:
             split = url.rstrip("/").rpartition("/")[2]
             report = partial(progress, split)
-            found[url] = index_tars(url, corpus=corpus, split=split, scale=scale, progress=report, crew=crew)
-    return found
+            found[url] = index_tars(
+                url, corpus=corpus, split=split, scale=scale, progress=report, crew=crew, tell=notes.append
+            )
+    return found, notes
 
 
 class RayTasks:

@@ -9,6 +9,7 @@ from typing import Any
 from ivr_dist import metrics, storage
 from ivr_dist.config import Config
 from ivr_dist.config_file import Loaded
+from ivr_dist.data.labelled import check_labels
 from ivr_dist.data.manifest import Manifest
 from ivr_dist.errors import ConfigError, DataError, FaultsError, UserError, raise_together
 from ivr_dist.modalities import reading
@@ -130,6 +131,9 @@ def _faults(
             break
     for split, manifest in manifests.items():
         found += _caught(_check_like_train, config, split, manifest, train)
+    if not found:
+        # Of splits that have other tasks than train nothing can be said.
+        found += _caught(check_labels, manifests, config.loss.tasks, config.train.select == "best")
     found += _caught(_check_monitor, config, manifests.get("valid"))
     found += _modality_faults(config, train, loaded)
     if config.model.text.pretrained:

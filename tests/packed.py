@@ -38,7 +38,7 @@ def write_tar(tar: Path, content: Members) -> None:
 
 
 def refit(place: Path, number: int = 0, index: ShardIndex | None = None) -> None:
-    """Make a shard's index and the manifest fit the shard as it is now; transcripts are not counted any more.
+    """Make a shard's index and the manifest fit the shard as it is now; what they count is left out.
 
     Args:
         place: The split.
@@ -59,7 +59,7 @@ def refit(place: Path, number: int = 0, index: ShardIndex | None = None) -> None
     )
     shards = [entry if place_ == number else shard for place_, shard in enumerate(manifest.shards)]
     samples = sum(shard.samples for shard in shards)
-    replace(manifest, shards=shards, samples=samples, transcripts=0).save(str(place))
+    replace(manifest, shards=shards, samples=samples, transcripts=0, labels={}).save(str(place))
 
 
 def with_manifest(place: Path, **changes: Any) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
-import json
-import zipfile
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +13,17 @@ import numpy.typing as npt
 from ivr_dist import storage
 from ivr_dist.corpora.card import ArraysMapping, Card, Column, Context
 from ivr_dist.corpora.card_source import CardSource
-from ivr_dist.corpora.files import read_source_file, split_of_group
+from ivr_dist.corpora.files import read_source_file, read_source_text, split_of_group
+from ivr_dist.corpora.npz_file import NpzFile
 from ivr_dist.corpora.source import Array, SampleRef, SourceSample, as_label, check_hygiene, checked_labels
+from ivr_dist.corpora.texts import as_spoken, as_text, is_missing
+from ivr_dist.data import plain_json
+from ivr_dist.data.npy import NUMBERS
 from ivr_dist.errors import DataError
 from ivr_dist.foreign_errors import describe
 
 _ABSENT = -1
+_NO_WORDS = np.zeros(0, "U1")
 
 
 class ArraysSource(CardSource):
@@ -45,16 +48,19 @@ class ArraysSource(CardSource):
         self._mapping: ArraysMapping = card.arrays
         self._files = ArrayFiles(root, card)
         self._ids = self._strings(self._mapping.id)
-        self._groups = self._strings(self._mapping.group) if self._mapping.group else None
+        self._groups = self._read_groups(self._mapping.group)
         self._splits = check_hygiene(self._read_splits(), card.expected_counts(), f"corpus {card.name}")
-        self._labels = {task: self._view(column) for task, column in self._mapping.labels.items()}
-        self._steps = {name: self._view(column) for name, column in self._mapping.modalities().items()}
+        self._labels = {task: self._numbers(column) for task, column in self._mapping.labels.items()}
+        self._steps = {name: self._numbers(column) for name, column in self._mapping.modalities().items()}
         dims = {name: view.width for name, view in self._steps.items() if view.width is not None}
         self._features = card.feature_specs(dims)
         self._transcript = self._view(self._mapping.transcript) if self._mapping.transcript else None
         self._context: list[list[int]] | None = None
         if self._mapping.context is not None and self._groups is not None:
-            self._context = self._read_context(self._mapping.context, self._groups)
+            if None in self._groups:
+                row = self._groups.index(None)
+                raise DataError(f"sample {self._ids[row]} has no group, which context needs", where=f"card {card.name}")
+            self._context = self._read_context(self._mapping.context, [group or "" for group in self._groups])
 
     def load(self, split: str, ref: SampleRef) -> SourceSample:
         """Put one sample together.
@@ -64,7 +70,7 @@ class ArraysSource(CardSource):
         """
         rows = [ref.number] if self._context is None else self._context[ref.number]
         labels = {task: _scalar(view.entries(ref.number)) for task, view in self._labels.items()}
-        words = () if self._transcript is None else self._transcript.entries(ref.number)
+        words = _NO_WORDS if self._transcript is None else self._transcript.entries(ref.number)
         main = self._card.files[self._mapping.file].path
         provenance: dict[str, Any] = {"file": main, "row": ref.number}
         if ref.group is not None:
@@ -74,13 +80,18 @@ class ArraysSource(CardSource):
             split=split,
             group=ref.group,
             labels=checked_labels(labels, self._card.tasks, f"{main}, sample {ref.id}"),
-            transcript=" ".join(str(word) for word in words),
+            transcript=" ".join(texts_of(words, f"{main}, sample {ref.id}, transcript", as_spoken)),
             provenance=provenance,
             arrays={name: np.concatenate([view.entries(row) for row in rows]) for name, view in self._steps.items()},
         )
 
     def _strings(self, array: str) -> list[str]:
-        return [str(value) for value in self._files.read(self._mapping.file, array)]
+        values = self._files.read(self._mapping.file, array)
+        return texts_of(values, f"{self._files.place(self._mapping.file)}, array {array}")
+
+    def _read_groups(self, array: str | None) -> list[str | None] | None:
+        """The group of each sample; None where it is empty."""
+        return None if array is None else [group or None for group in self._strings(array)]
 
     def _read_splits(self) -> dict[str, list[SampleRef]]:
         groups: Sequence[str | None] = self._groups or [None] * len(self._ids)
@@ -100,6 +111,15 @@ class ArraysSource(CardSource):
                 raise DataError(what, where=where, remedy=f"describe it in the card; it has {', '.join(splits)}")
             splits[name].append(SampleRef(number, id_, group))
         return splits
+
+    def _numbers(self, column: Column) -> _View:
+        """A column of numbers."""
+        found = self._view(column)
+        steps = found.values if found.table is None else found.table
+        if steps.dtype.kind not in NUMBERS:
+            where = self._files.place(column.file or self._mapping.file)
+            raise DataError(f"array {column.array} holds {steps.dtype}, not numbers", where=where)
+        return found
 
     def _view(self, column: Column) -> _View:
         """Bring a column's arrays together and check that they fit each other."""
@@ -126,7 +146,7 @@ class ArraysSource(CardSource):
 
     def _joined(self, ids: Array, where: str) -> npt.NDArray[np.int64]:
         """Row of each of our samples in a file with its own order, _ABSENT where it has none."""
-        row_of = {str(id_): row for row, id_ in enumerate(ids)}
+        row_of = {id_: row for row, id_ in enumerate(texts_of(ids, where))}
         if len(row_of) != len(ids):
             raise DataError("a sample id is given twice", where=where)
         rows = np.array([row_of.get(id_, _ABSENT) for id_ in self._ids], np.int64)
@@ -198,7 +218,7 @@ class ArrayFiles:
         """One array of one file.
 
         Raises:
-            DataError: The file is not what its name says, holds no such array, or the array holds Python objects.
+                DataError: The file is not what its name says, holds no such array, or it is not of numbers or text.
         """
         if (file, name) not in self._arrays:
             if file not in self._archives:
@@ -207,52 +227,68 @@ class ArrayFiles:
             if name not in archive.files:
                 known = ", ".join(archive.files)
                 raise DataError(f"no array {name}", where=self.place(file), remedy=f"it has: {known}")
-            try:
-                self._arrays[file, name] = archive[name]
-            except (ValueError, zipfile.BadZipFile) as error:
-                raise DataError(f"cannot read array {name}: {describe(error)}", where=self.place(file)) from None
+            self._arrays[file, name] = archive[name]
             if self._arrays[file, name].ndim == 0:
                 raise DataError(f"array {name} is a single value", where=self.place(file))
         return self._arrays[file, name]
 
     def _open(self, file: str) -> Any:
-        data = read_source_file(self._root, self._card.files[file])
-        if self._card.files[file].path.endswith(".json"):
-            return _Records(data, self.place(file))
-        try:
-            # Object arrays would be unpickled, and a pickle can run any code.
-            archive = np.load(io.BytesIO(data), allow_pickle=False)
-        except (ValueError, OSError, zipfile.BadZipFile):
-            raise DataError("not an .npz file", where=self.place(file), remedy="check files in the card") from None
-        if not hasattr(archive, "files"):
-            raise DataError("a single .npy array, not an .npz file", where=self.place(file))
-        return archive
+        described = self._card.files[file]
+        if described.path.endswith(".json"):
+            return _Records(read_source_text(self._root, described, "a JSON file"), self.place(file))
+        return NpzFile(read_source_file(self._root, described), self.place(file))
 
 
 class _Records:
     """A JSON list of objects that all have the same keys, seen as an array for each key."""
 
-    def __init__(self, data: bytes, where: str) -> None:
+    def __init__(self, text: str, where: str) -> None:
+        self._where = where
         try:
-            rows = json.loads(data)
-        except (ValueError, RecursionError) as error:
+            rows = plain_json.loads(text)
+        except ValueError as error:
             raise DataError(
                 f"not a JSON file: {describe(error)}", where=where, remedy="check files in the card"
             ) from None
         if not (isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows)):
             raise DataError("not a JSON list of objects", where=where, remedy="check files in the card")
-        if any(row.keys() != rows[0].keys() for row in rows):
-            raise DataError("the objects of the list do not all have the same keys", where=where)
+        for number, row in enumerate(rows):
+            if row.keys() != rows[0].keys():
+                what = f"object {number} of the list does not have the same keys as the first"
+                raise DataError(what, where=where, remedy="give every object all keys, null where there is nothing")
         self._rows: list[dict[str, Any]] = rows
         self.files = list(rows[0])
 
     def __getitem__(self, name: str) -> Array:
-        values = [row[name] for row in self._rows]
+        """An array of texts or numbers; null is an empty text, or NaN."""
+        values = [None if is_missing(row[name]) else row[name] for row in self._rows]
+        given = {type(value) for value in values if value is not None}
+        if given <= {str}:
+            return np.array([value or "" for value in values])
         # JSON writes 3.0 as 3: numbers may be of both types.
-        kinds = ((str,), (int,), (int, float))
-        if not any(all(type(value) in kind for value in values) for kind in kinds):
-            raise ValueError("it holds neither texts alone nor numbers alone")
-        return np.array(values)
+        if given <= {int, float}:
+            found = np.array([math.nan if value is None else value for value in values])
+            if found.dtype.kind in "iuf" and (found.dtype.kind != "f" or float in given or None in values):
+                return found
+            # Beyond 64 bits, numpy keeps Python's integers, or takes the nearest float.
+            raise DataError(f"array {name} holds whole numbers of more than 64 bits", where=self._where)
+        what = f"array {name} holds neither texts alone nor numbers alone"
+        raise DataError(what, where=self._where, remedy="make all of them one or the other, or null")
+
+
+def texts_of(values: Array, where: str, text: Callable[[Any], str] = as_text) -> list[str]:
+    """The entries of an array as texts.
+
+    Raises:
+        DataError: One cannot be; says which.
+    """
+    found = []
+    for value in values.reshape(-1).tolist():
+        try:
+            found.append(text(value))
+        except ValueError as error:
+            raise DataError(f"row {len(found)}: {error}", where=where) from None
+    return found
 
 
 def _check_offset(offset: Array, entries: int, where: str) -> None:

@@ -23,6 +23,8 @@ MODALITIES = ("text", "audio", "vision")
 
 _FORMATS = ("arrays", "table", "mmsa", "mult", "csd", "ur_funny")
 _SPLIT_BY_FILE = ("mmsa", "mult", "ur_funny")
+_MOST = 1 << 24
+"""Features of a step, and classes."""
 _NAME = re.compile(r"[A-Za-z0-9_]+")
 _FOLDERS = (Path(__file__).parents[1] / "cards", Path(__file__).parents[2] / "shards")
 
@@ -284,12 +286,16 @@ def _check_names(card: Card, place: str) -> None:
     for name, features in card.features.items():
         if name not in MODALITIES:
             raise ConfigError(f"unknown key features.{name}", where=place, remedy=suggest(name, MODALITIES))
-        if features.dim is not None and (features.dim < 1 or (features.kind == "tokens" and features.dim != 1)):
+        if features.dim is not None and (
+            not 0 < features.dim <= _MOST or (features.kind == "tokens" and features.dim != 1)
+        ):
             remedy = "it is the number of features of a step, and 1 for tokens"
             raise ConfigError(f"{features.dim} cannot be", where=f"{place}, key features.{name}.dim", remedy=remedy)
     for name, task in card.tasks.items():
-        if task.type == "classification" and (task.classes is None or task.classes < 2):
-            raise ConfigError("a classification needs 2 or more", where=f"{place}, key tasks.{name}.classes")
+        if task.type == "classification" and (task.classes is None or not 2 <= task.classes <= _MOST):
+            raise ConfigError(
+                f"a classification needs 2 or more, up to {_MOST}", where=f"{place}, key tasks.{name}.classes"
+            )
         if task.type == "regression" and (task.low is None or task.high is None or task.low >= task.high):
             raise ConfigError("a regression needs low and high, low < high", where=f"{place}, key tasks.{name}")
 

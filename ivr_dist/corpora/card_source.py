@@ -15,6 +15,11 @@ class CardSource:
     _card: Card
     _features: Mapping[str, FeatureSpec]
     _splits: Mapping[str, Sequence[SampleRef]]
+    _notes: Sequence[str] = ()
+
+    def notes(self) -> Sequence[str]:
+        """What was passed over in the files, a sentence each."""
+        return self._notes
 
     @property
     def corpus(self) -> str:

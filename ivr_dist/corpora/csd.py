@@ -13,13 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ivr_dist.corpora.arrays import ArrayFiles
+from ivr_dist.corpora.arrays import ArrayFiles, texts_of
 from ivr_dist.corpora.card import Card
 from ivr_dist.corpora.card_source import CardSource
 from ivr_dist.corpora.csd_file import CsdFile
 from ivr_dist.corpora.files import split_of_group
 from ivr_dist.corpora.mappings import CsdMapping, CsdVocabulary
 from ivr_dist.corpora.source import Array, Dropped, SampleRef, SourceSample, as_label, check_hygiene, checked_labels
+from ivr_dist.data.npy import NUMBERS
 from ivr_dist.errors import DataError
 
 _LEAST_OVERLAP_S = 1e-3
@@ -213,7 +214,13 @@ def _width(file: CsdFile) -> int:
 def _read_vocabulary(files: ArrayFiles, vocabulary: CsdVocabulary) -> tuple[dict[str, int], Array]:
     """Row of each word, and the [words, D] table."""
     words, vectors = files.read(vocabulary.file, vocabulary.words), files.read(vocabulary.file, vocabulary.vectors)
-    if vectors.ndim != 2 or len(words) != len(vectors) or not 0 <= vocabulary.unknown < len(vectors):
+    if (
+        vectors.ndim != 2
+        or vectors.dtype.kind not in NUMBERS
+        or words.ndim != 1
+        or len(words) != len(vectors)
+        or not 0 <= vocabulary.unknown < len(vectors)
+    ):
         what = f"{len(words)} words, vectors {list(vectors.shape)} and row {vocabulary.unknown} do not fit each other"
         raise DataError(what, where=files.place(vocabulary.file))
-    return {str(word): row for row, word in enumerate(words)}, vectors
+    return {word: row for row, word in enumerate(texts_of(words, files.place(vocabulary.file)))}, vectors

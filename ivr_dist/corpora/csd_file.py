@@ -7,6 +7,7 @@ be kept in the file itself and be no larger than its stored bytes can stand for.
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import h5py
@@ -14,15 +15,19 @@ import numpy as np
 
 from ivr_dist import storage
 from ivr_dist.corpora.card import SourceFile
-from ivr_dist.corpora.files import open_source_file
+from ivr_dist.corpora.files import open_source_file, refuse_other
 from ivr_dist.corpora.source import Array
+from ivr_dist.corpora.texts import as_text
 from ivr_dist.errors import DataError
+from ivr_dist.file_kinds import HEAD, is_text
 from ivr_dist.foreign_errors import describe
 
 _MAX_ROWS = 1 << 24
 """Of a video: two days at 100 a second."""
 _MAX_RATIO = 1100
 """Bytes that a stored byte can stand for; deflate reaches 1032."""
+_MAX_CHUNK = 64 << 20
+"""Bytes of a chunk once it is unpacked; h5py's own choice is 1 MiB at the most."""
 _MAX_WORD = 1000
 _WORDS_AT_ONCE = 64
 """Few, since many words of varying length can be one long text of the file."""
@@ -43,8 +48,11 @@ class CsdFile:
     def __init__(self, root: str, file: SourceFile) -> None:
         self.where = storage.display(storage.join(root, file.path))
         """What errors call it."""
+        stream = open_source_file(root, file)
+        refuse_other(stream.read(HEAD), "an HDF5 file", self.where, "an HDF5 file")
+        stream.seek(0)
         try:
-            self._hdf5 = h5py.File(open_source_file(root, file), "r")
+            self._hdf5 = h5py.File(stream, "r")
         except (OSError, ValueError, RuntimeError) as error:
             remedy = "check files in the card"
             raise DataError(f"not an HDF5 file: {describe(error)}", where=self.where, remedy=remedy) from None
@@ -94,7 +102,7 @@ class CsdFile:
         at_once = max(1, len(features)) if features.dtype.kind == "S" else _WORDS_AT_ONCE
         for start in range(0, len(features), at_once):
             values = self._read(features, slice(start, start + at_once)).reshape(-1).tolist()
-            found += [_word(value) for value in values]
+            found += [self._word(value, video) for value in values]
             if sum(map(len, found[start:])) > _MAX_WORD * len(values):
                 raise self._refused(f"the words of {video} are of more than {_MAX_WORD} characters")
         return found
@@ -116,6 +124,9 @@ class CsdFile:
             raise self._refused(f"rows of {video} have {features.shape[1]} features, of others {self.dim}")
 
     def _object(self, group: Any, name: str) -> Any:
+        # What h5py cannot decode it gives as bytes.
+        if not (isinstance(name, str) and is_text(name)):
+            raise self._refused(f"the name {name!r} is not UTF-8")
         if group.get(name, getclass=True, getlink=True) is None:
             raise self._refused(f"there is no {name}")
         link = group.get(name, getlink=True)
@@ -146,6 +157,9 @@ class CsdFile:
             raise self._refused(f"{name} cannot be read: {describe(error)}") from None
         if not shape or shape[0] > _MAX_ROWS or size > stored * _MAX_RATIO:
             raise self._refused(f"{found.name} is {list(shape or ())} of {found.dtype}, in {stored} bytes")
+        # To give one row of a chunk, all of it is unpacked.
+        if (chunk := math.prod(found.chunks or ()) * found.dtype.itemsize) > _MAX_CHUNK:
+            raise self._refused(f"{found.name} is kept in chunks of {chunk} bytes, of which {_MAX_CHUNK} are the most")
         return found
 
     def _read(self, dataset: Any, rows: slice) -> Any:
@@ -154,9 +168,11 @@ class CsdFile:
         except (OSError, RuntimeError, TypeError, ValueError, MemoryError) as error:
             raise self._refused(f"{dataset.name} cannot be read: {describe(error)}") from None
 
+    def _word(self, value: Any, video: str) -> str:
+        try:
+            return as_text(value)
+        except ValueError as error:
+            raise DataError(f"a word of {video}: {error}", where=self.where, remedy="write it as UTF-8") from None
+
     def _refused(self, what: str) -> DataError:
         return DataError(what, where=self.where, remedy=_REMEDY)
-
-
-def _word(value: Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

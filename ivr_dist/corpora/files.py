@@ -11,6 +11,7 @@ from typing import BinaryIO
 from ivr_dist import storage
 from ivr_dist.corpora.card import Card, SourceFile
 from ivr_dist.errors import ConfigError, DataError
+from ivr_dist.file_kinds import HEAD, decode_text, other_kind
 
 _PIECE = 8 << 20
 _READ_AHEAD = 1 << 20
@@ -34,6 +35,42 @@ def read_source_file(root: str, file: SourceFile) -> bytes:
     if file.sha256 is not None and hashlib.sha256(data).hexdigest() != file.sha256:
         raise _other_file(place)
     return data
+
+
+def read_source_text(root: str, file: SourceFile, wanted: str) -> str:
+    """Read a text file of the corpus: UTF-8, or UTF-16 and UTF-32 with a byte order mark.
+
+    Args:
+        root: Folder or URL that the card's paths are relative to.
+        file: What the card says about it.
+        wanted: What it should be, with its article.
+
+    Raises:
+        DataError: It is absent, not the file that the card describes, or of another encoding.
+    """
+    data = read_source_file(root, file)
+    where = storage.display(storage.join(root, file.path))
+    refuse_other(data, wanted, where)
+    try:
+        return decode_text(data)
+    except ValueError as error:
+        raise DataError(str(error), where=where, remedy="save it as UTF-8") from None
+
+
+def refuse_other(data: bytes, wanted: str, where: str, *but: str) -> None:
+    """Refuse what is plainly another kind of file than `wanted`.
+
+    Args:
+        data: The file, or its first bytes.
+        wanted: What it should be, with its article.
+        where: What errors call it.
+        but: Beginnings of names of kinds that are right; see `file_kinds`.
+
+    Raises:
+        DataError: Says what it is.
+    """
+    if (found := other_kind(data[:HEAD], wanted, *but)) is not None:
+        raise DataError(found[0], where=where, remedy=found[1])
 
 
 def open_source_file(root: str, file: SourceFile) -> BinaryIO:
@@ -73,7 +110,7 @@ def split_of_group(root: str, card: Card) -> Mapping[str, str] | None:
     for name, split in card.splits.items():
         groups = list(split.groups or ())
         if split.groups_file is not None:
-            text = read_source_file(root, card.files[split.groups_file]).decode("utf-8", "replace")
+            text = read_source_text(root, card.files[split.groups_file], "a list of groups")
             groups += [line.strip() for line in text.splitlines() if line.strip()]
         for group in groups:
             if found.setdefault(group, name) != name:

@@ -2,7 +2,7 @@
 
 How padding is removed:
 * Where the file has `audio_lengths` and `vision_lengths` it is not aligned: audio and vision have as many steps as they
-  say, the text has those that the mask of `text_bert` marks, or without one all up to the last that is not zero.
+  say, the text has those that the mask of `text_bert` marks, or without one all but the zeros at its padded end.
 * Where it has not it is aligned: all modalities keep the same number of steps, as many as the mask marks, or more where
   one is not zero yet, so that nothing but zeros is cut.
 
@@ -12,6 +12,7 @@ special ones.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,10 @@ from ivr_dist.corpora.card_source import CardSource
 from ivr_dist.corpora.mappings import MmsaMapping
 from ivr_dist.corpora.source import Array, SampleRef, SourceSample, as_label, check_hygiene, checked_labels
 from ivr_dist.corpora.split_pickle import SplitPart, group_of, open_splits, widths
+from ivr_dist.corpora.texts import as_spoken
 from ivr_dist.errors import DataError
 
+_REMEDY = "check mmsa.padding in the card"
 _BERT = "text_bert"
 
 
@@ -46,7 +49,7 @@ class MmsaSource(CardSource):
             raise ValueError(f"card {card.name} is not of format mmsa")
         self._card = card
         self._file = card.files[card.mmsa.file].path
-        parts = open_splits(root, card, card.mmsa.file)
+        parts, self._notes = open_splits(root, card, card.mmsa.file)
         names = {name: name for name, described in card.features.items() if described.kind == "features"}
         self._features = card.feature_specs(widths(parts, names))
         self._parts = {split: _Part(part, card, card.mmsa) for split, part in parts.items()}
@@ -86,7 +89,8 @@ class _Part:
         self.where = part.where
         self._mapping = mapping
         self._ids = part.texts("id")
-        self.transcripts = part.texts("raw_text") if part.has("raw_text") else [""] * len(part)
+        spoken = part.texts("raw_text", as_spoken, self._ids) if part.has("raw_text") else None
+        self.transcripts = [""] * len(part) if spoken is None else spoken
         # A split without labels is packed: it can be predicted.
         self.labels = {task: part.single_numbers(name) for task, name in mapping.labels.items() if part.has(name)}
         self._steps = {name: part.steps(name) for name in card.features if name != "text" or mapping.text == "text"}
@@ -95,7 +99,7 @@ class _Part:
         if self._bert is not None and self._bert.shape[1] != 3:
             raise DataError(f"{_BERT} is {list(self._bert.shape)}, not [samples, 3, steps]", where=part.where)
         lengths = {name: f"{name}_lengths" for name in ("audio", "vision")}
-        self._lengths = {name: part.single_numbers(array) for name, array in lengths.items() if part.has(array)}
+        self._lengths = {name: part.lengths(array) for name, array in lengths.items() if part.has(array)}
         unknown = [name for name in ("audio", "vision") if name in self._steps and name not in self._lengths]
         if self._lengths and unknown:
             raise DataError(f"lengths are given, but not {unknown[0]}_lengths", where=part.where)
@@ -113,34 +117,71 @@ class _Part:
         """By modality, without padding."""
         side = self._mapping.padding
         rows = {name: steps.row(number) for name, steps in self._steps.items()}
-        pieces = None if self._bert is None else _pieces(self._bert.row(number), where)
-        marked = 0 if pieces is None else len(pieces)
+        pieces = None if self._bert is None else _Pieces.of(self._bert.row(number), where)
         found: dict[str, Array] = {}
         if self._tokens and pieces is not None:
-            found["text"] = pieces
+            found["text"] = pieces.ids
         if not self._lengths:
-            return found | padding.cut_alike(rows, side, marked)
+            # Nothing that is marked is cut, at whatever end the mask is.
+            return found | padding.cut_alike(rows, side, 0 if pieces is None else pieces.count)
         if "text" in rows:
             text = rows.pop("text")
-            found |= (
-                padding.cut_each({"text": text}, "end") if pieces is None else {"text": padding.present(text[:marked])}
-            )
+            found["text"] = _without_zeros(text, side) if pieces is None else _marked(text, pieces, side, where)
         for name, values in rows.items():
-            try:
-                found[name] = padding.cut_to_length(values, int(self._lengths[name][number]), side)
-            except ValueError as error:
-                remedy = "check mmsa.padding in the card"
-                raise DataError(f"{name}: {error}", where=where, remedy=remedy) from None
+            found[name] = _cut(values, int(self._lengths[name][number]), side, name, where)
         return found
 
 
-def _pieces(block: Array, where: str) -> Array:
-    """[T] ids of the word pieces that the mask marks, of [3, steps] ids, mask and types."""
-    ids, marked = block[0], np.flatnonzero(block[1])
-    if len(marked) and marked[-1] - marked[0] + 1 != len(marked):
-        raise DataError("the mask of text_bert has gaps", where=where)
-    # MMSA keeps them as float32 in some files.
-    found: Array = ids[marked].astype(np.int64)
-    if not np.array_equal(found, ids[marked]):
-        raise DataError("the ids of text_bert are not whole numbers", where=where)
-    return found
+@dataclass(frozen=True)
+class _Pieces:
+    """The word pieces that a mask marks, all in one run."""
+
+    ids: Array
+    """[T]."""
+    first: int
+    """Step of the first."""
+    steps: int
+    """Of the row, padding included."""
+
+    @property
+    def count(self) -> int:
+        """T."""
+        return len(self.ids)
+
+    @classmethod
+    def of(cls, block: Array, where: str) -> _Pieces:
+        """Those of [3, steps] ids, mask and types."""
+        ids, marked = block[0], np.flatnonzero(block[1])
+        if len(marked) and marked[-1] - marked[0] + 1 != len(marked):
+            raise DataError("the mask of text_bert has gaps", where=where)
+        # MMSA keeps them as float32 in some files.
+        with np.errstate(invalid="ignore"):
+            found: Array = ids[marked].astype(np.int64)
+        if not np.array_equal(found, ids[marked]):
+            raise DataError("the ids of text_bert are not whole numbers", where=where)
+        return cls(found, int(marked[0]) if len(marked) else 0, len(ids))
+
+
+def _without_zeros(text: Array, side: padding.Side) -> Array:
+    """The steps of a text without a mask: `padding` is where audio and vision have theirs, the text may differ."""
+    if side == "front" and len(text) and text[0].any():
+        side = "end"
+    return padding.keep(text, padding.steps(text, side), side)
+
+
+def _marked(text: Array, pieces: _Pieces, side: padding.Side, where: str) -> Array:
+    """The steps of the text that the mask marks; as many at the padded end, where it is plainly not there."""
+    if len(text) == pieces.steps:
+        end = pieces.first + pieces.count
+        kept = text[pieces.first : end]
+        # A word without a vector is zero; what is not zero must not be left out.
+        if not (text[: pieces.first].any() or text[end:].any()) or (kept[:1].any() and kept[-1:].any()):
+            return padding.present(kept)
+    return _cut(text, pieces.count, side, "text", where)
+
+
+def _cut(values: Array, length: int, side: padding.Side, name: str, where: str) -> Array:
+    try:
+        return padding.cut_to_length(values, length, side)
+    except ValueError as error:
+        raise DataError(f"{name}: {error}", where=where, remedy=_REMEDY) from None

@@ -42,7 +42,7 @@ class MultSource(CardSource):
         self._card = card
         self._mapping: MultMapping = card.mult
         self._file = card.files[card.mult.file].path
-        self._parts = open_splits(root, card, card.mult.file)
+        self._parts, self._notes = open_splits(root, card, card.mult.file)
         self._features = card.feature_specs(widths(self._parts, {name: name for name in card.features}))
         self._steps = {split: {name: part.steps(name) for name in card.features} for split, part in self._parts.items()}
         for split, steps in self._steps.items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,14 +17,16 @@ import numpy.typing as npt
 
 from ivr_dist import storage
 from ivr_dist.corpora.source import Array
+from ivr_dist.corpora.texts import as_text
 
 _DTYPE = re.compile(r"[fiubSUO]\d{1,9}")
+_NOT_READ = {"c": "complex numbers", "M": "dates", "m": "durations", "V": "records"}
 _ORDERS = ("<", ">", "=", "|")
 _MAX_DIMENSIONS = 8
 _MAX_ELEMENTS = 1 << 48
 _MAX_BYTES_IN_ERROR = 40
-_MAX_LISTED = 1 << 28
-"""Numbers of a list of lists, which may hold one row many times."""
+_MAX_REPEATED = 1 << 22
+"""Numbers that the repeated rows of a list may have: a file can say one long row again in two bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,9 @@ class PickledDtype:
 
     def __init__(self, code: str) -> None:
         if not _DTYPE.fullmatch(code):
-            raise ValueError(f"arrays of {code[:_MAX_BYTES_IN_ERROR]!r} are not read, only numbers and text")
+            kind = _NOT_READ.get(code[:1], "")
+            name = f"{kind} ({code[:_MAX_BYTES_IN_ERROR]})" if kind else repr(code[:_MAX_BYTES_IN_ERROR])
+            raise ValueError(f"arrays of {name} are not read, only numbers and text")
         self._code = code
         self._order = "="
         self._numpy: np.dtype[Any] | None = None
@@ -118,6 +122,16 @@ class PickledArray:
 
     def __len__(self) -> int:
         return self.shape[0] if self.shape else 1
+
+    @property
+    def dtype(self) -> str:
+        """What it holds, for errors."""
+        return "Python objects" if self._items is not None else str(self._dtype)
+
+    @property
+    def kind(self) -> str:
+        """The letter of numpy for the kind of its data type."""
+        return "O" if self._items is not None else self._dtype.kind
 
     @property
     def items(self) -> list[Any] | None:
@@ -213,8 +227,9 @@ def as_rows(values: Any, width: int | None = None) -> Array:
     if not values:
         return np.zeros((0, width or 0))
     width = len(_vector(values[0])) if width is None else width
-    if len(values) * width > _MAX_LISTED:
-        raise ValueError(f"{len(values)} steps of {width} features in lists")
+    repeated = len(values) - len({id(row) for row in values})
+    if repeated * width > _MAX_REPEATED:
+        raise ValueError(f"{repeated} of {len(values)} steps of {width} features are the same row again")
     vectors = [_vector(row) for row in values]
     if any(len(vector) != width for vector in vectors):
         raise ValueError(f"the steps are not of {width} features each")
@@ -230,22 +245,38 @@ def _vector(row: Any) -> Array:
     return vector
 
 
-def as_texts(values: Any) -> list[str]:
+def as_texts(values: Any, text: Callable[[Any], str] = as_text) -> list[str]:
     """A list, tuple or array of texts, bytes or numbers as texts, rows first.
 
+    Args:
+        values: The list.
+        text: Makes each a text; `as_spoken` for transcripts, of which some may be missing.
+
     Raises:
-        ValueError: It holds something else.
+        ValueError: It holds something else; says at which place.
     """
     if isinstance(values, PickledArray):
         values = values.load().reshape(-1).tolist() if values.items is None else values.items
     if not isinstance(values, Sequence) or isinstance(values, str | bytes):
         raise ValueError("not a list of texts")
-    return [_text(value) for value in values]
+    found = []
+    for value in values:
+        try:
+            found.append(text(value))
+        except ValueError as error:
+            raise BadEntryError(len(found), str(error)) from None
+    return found
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, bytes):
-        return value.decode("utf-8")
-    if isinstance(value, str) or type(value) in (int, float):
-        return str(value)
-    raise ValueError("not a list of texts")
+class BadEntryError(ValueError):
+    """One entry of a list cannot be.
+
+    Args:
+        number: Its place in the list.
+        what: Why.
+    """
+
+    def __init__(self, number: int, what: str) -> None:
+        super().__init__(f"{what} (entry {number} of the list)")
+        self.number = number
+        self.what = what

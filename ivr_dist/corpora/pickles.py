@@ -16,9 +16,11 @@ from typing import Any, BinaryIO
 
 from ivr_dist import storage
 from ivr_dist.corpora.card import SourceFile
-from ivr_dist.corpora.files import open_source_file
+from ivr_dist.corpora.files import open_source_file, refuse_other
 from ivr_dist.corpora.pickled import PickledArray, PickledDtype, Stretch, as_bytes, scalar
+from ivr_dist.corpora.texts import OldText
 from ivr_dist.errors import DataError
+from ivr_dist.file_kinds import HEAD
 from ivr_dist.foreign_errors import describe
 
 _LEFT_IN_FILE = 1 << 16
@@ -68,6 +70,8 @@ def load_pickle(root: str, file: SourceFile) -> Any:
     """
     place = storage.join(root, file.path)
     with open_source_file(root, file) as stream:
+        refuse_other(stream.read(HEAD), "a pickle", storage.display(place), "a pickle")
+        stream.seek(0)
         machine = _Machine(stream, place)
         try:
             return machine.run()
@@ -142,6 +146,11 @@ _KNOWN: dict[tuple[str, str], _Known] = {
         )
     },
 }
+
+
+def _old_text(content: bytes) -> str:
+    text = content.decode("latin-1")
+    return text if content.isascii() else OldText(text)
 
 
 def _find(module: str, name: str) -> _Known:
@@ -289,8 +298,15 @@ class _Machine:
         target.set_state(state)
 
     def _count_copies(self, values: tuple[Any, ...]) -> None:
-        """Text and bytes that are handed to a function may be copied: a sound file hands each over once."""
-        self._copied += sum(len(value) for value in values if isinstance(value, str | bytes))
+        """Text and bytes that are handed to a function may be copied: a sound file hands each over once.
+
+        So are bytes that were left in the file, where a single value or an array by columns is made of them.
+        """
+        self._copied += sum(
+            value.size if isinstance(value, Stretch) else len(value)
+            for value in values
+            if isinstance(value, str | bytes | Stretch)
+        )
         if self._copied > 2 * self._size:
             raise ValueError("it makes more of its text than it holds")
 
@@ -310,7 +326,7 @@ class _Machine:
     def old_text(self, size: int) -> str | Stretch:
         """A text of Python 2, which may be bytes of an array."""
         content = self.content(size)
-        return content if isinstance(content, Stretch) else content.decode("latin-1")
+        return content if isinstance(content, Stretch) else _old_text(content)
 
     def integer(self, size: int) -> int:
         if size > _MAX_INTEGER:
@@ -328,7 +344,7 @@ class _Machine:
     def written_text(self) -> str:
         # The quoted form of Python 2; as bytes, so that escapes mean single bytes.
         value = ast.literal_eval("b" + self.line().decode("ascii"))
-        return bytes(value).decode("latin-1")
+        return _old_text(bytes(value))
 
     def real(self) -> float:
         return float(struct.unpack(">d", self.take(8))[0])

@@ -9,6 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from ivr_dist.corpora.texts import PLACEHOLDERS
+from ivr_dist.data import npy
 from ivr_dist.data.manifest import FeatureSpec, TaskSpec
 from ivr_dist.errors import DataError
 
@@ -77,6 +79,19 @@ class Source(Protocol):
 
 
 @runtime_checkable
+class TellsNotes(Protocol):
+    """A source that passes over something in its files."""
+
+    def notes(self) -> Sequence[str]:
+        """What was passed over, a sentence each."""
+
+
+def notes_of(source: Source) -> Sequence[str]:
+    """What a source passed over; nothing for one that never does."""
+    return source.notes() if isinstance(source, TellsNotes) else ()
+
+
+@runtime_checkable
 class DropsSamples(Protocol):
     """A source that leaves samples out."""
 
@@ -112,19 +127,23 @@ class Prepared:
     """By modality: values that were not finite, or too large for the stored type, and are 0 now or were left out."""
     clean: Mapping[str, npt.NDArray[np.bool_]]
     """By modality with values that are 0 now: [T], true where nothing in the step was replaced."""
+    rounded: Mapping[str, int] = field(default_factory=dict)
+    """By modality, where there are any: whole numbers that the stored type cannot hold to the last digit."""
 
 
 def prepare(sample: SourceSample, features: Mapping[str, FeatureSpec]) -> Prepared:
     """Check a sample's arrays against the feature sets and bring them into the stored type.
 
     Raises:
-        DataError: An array has another shape than the feature set says, or belongs to no feature set.
+        DataError: An array has another shape than the feature set says, belongs to no feature set, or does not hold
+            numbers.
     """
     for modality in sample.arrays:
         if modality not in features:
             raise DataError(f"sample {sample.id} has {modality}, for which no feature set is described")
     arrays: dict[str, Array] = {}
     replaced = dict(sample.left_out)
+    rounded: dict[str, int] = {}
     clean: dict[str, npt.NDArray[np.bool_]] = {}
     for modality, spec in features.items():
         values = sample.arrays.get(modality)
@@ -136,6 +155,10 @@ def prepare(sample: SourceSample, features: Mapping[str, FeatureSpec]) -> Prepar
             continue
         if values.ndim != 2 or values.shape[1] != spec.dim:
             raise DataError(f"array of shape {list(values.shape)} instead of [steps, {spec.dim}]", where=where)
+        if values.dtype.kind not in "fiub":
+            raise DataError(f"an array of {values.dtype} instead of numbers", where=where)
+        if (count := npy.rounded(values, spec.dtype)) != 0:
+            rounded[modality] = count
         stored = _stored(values, spec.dtype)
         finite = np.isfinite(stored)
         if not finite.all():
@@ -143,7 +166,7 @@ def prepare(sample: SourceSample, features: Mapping[str, FeatureSpec]) -> Prepar
             replaced[modality] = replaced.get(modality, 0) + int(finite.size - np.count_nonzero(finite))
             stored[~finite] = 0
         arrays[modality] = stored
-    return Prepared(arrays=arrays, replaced=replaced, clean=clean)
+    return Prepared(arrays=arrays, replaced=replaced, clean=clean, rounded=rounded)
 
 
 def _stored(values: Array, dtype: str) -> Array:
@@ -171,18 +194,31 @@ def checked_labels(labels: Mapping[str, float | None], tasks: Mapping[str, TaskS
     checked: dict[str, Any] = {}
     for name, task in tasks.items():
         value = labels.get(name)
-        if value is None or np.isnan(value):
+        # Whole numbers may be of any size: JSON has no bounds.
+        if value is None or value != value:
             checked[name] = None
         elif task.type == "classification":
             if value not in range(task.classes or 0):
-                raise DataError(f"label {name} is {value:g}, not a class 0..{(task.classes or 0) - 1}", where=where)
+                what = f"label {name} is {_shown(value)}, not a class 0..{(task.classes or 0) - 1}"
+                raise DataError(what, where=where)
             checked[name] = int(value)
         else:
             low, high = task.low, task.high
             if (low is not None and value < low) or (high is not None and value > high):
-                raise DataError(f"label {name} is {value:g}, outside {low:g}..{high:g}", where=where)
+                raise DataError(f"label {name} is {_shown(value)}, outside {low:g}..{high:g}", where=where)
             checked[name] = float(value)
     return checked
+
+
+def _shown(value: float) -> str:
+    try:
+        return f"{value:g}"
+    except OverflowError:
+        return "a whole number of hundreds of digits"
+
+
+_DIVIDED = "keep all samples of a group in one split, or the test result is not one"
+_NO_GROUP = "leave the group out where it is not known: this is what a missing value becomes as text"
 
 
 def check_hygiene(
@@ -202,8 +238,8 @@ def check_hygiene(
     split_of_group: dict[str, str] = {}
     for split, refs in splits.items():
         for ref in refs:
-            if not ref.id:
-                raise DataError(f"a sample of split {split} has an empty id", where=where)
+            if not ref.id.strip():
+                raise DataError(f"a sample of split {split} has no id (number {ref.number} of its file)", where=where)
             if ref.id in split_of_id:
                 places = " and ".join(sorted({split_of_id[ref.id], split}))
                 raise DataError(f"sample id {ref.id} is given twice (split {places})", where=where)
@@ -212,7 +248,7 @@ def check_hygiene(
                 raise DataError(
                     f"group {ref.group} is in the splits {split_of_group[ref.group]} and {split}",
                     where=where,
-                    remedy="keep all samples of a group in one split, or the test result is not one",
+                    remedy=_NO_GROUP if ref.group in PLACEHOLDERS else _DIVIDED,
                 )
     for split, count in expected.items():
         found = len(splits.get(split, ()))

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Mapping
 from typing import Any
-
-import numpy as np
 
 from ivr_dist import storage
 from ivr_dist.corpora.card import MODALITIES, Card, FeatureSet
 from ivr_dist.corpora.card_source import CardSource
-from ivr_dist.corpora.files import read_source_file, split_of_group
+from ivr_dist.corpora.files import read_source_text, split_of_group
+from ivr_dist.corpora.npz_file import parse_npy
 from ivr_dist.corpora.source import Array, SampleRef, SourceSample, check_hygiene, checked_labels
 from ivr_dist.corpora.strict import suggest
+from ivr_dist.corpora.texts import is_missing
+from ivr_dist.data import plain_json
+from ivr_dist.data.npy import NUMBERS
 from ivr_dist.errors import DataError
+from ivr_dist.file_kinds import is_text
 from ivr_dist.foreign_errors import describe
 
 _KEYS = frozenset(("id", "split", "group", "labels", "transcript", "provenance", *MODALITIES))
@@ -76,7 +77,7 @@ class TableSource(CardSource):
         return f"{storage.display(storage.join(self._root, self._file.path))}, line {self._lines[number]}"
 
     def _read_rows(self) -> None:
-        text = read_source_file(self._root, self._file).decode("utf-8", "replace")
+        text = read_source_text(self._root, self._file, "a JSONL file")
         # Not splitlines: it also cuts at characters that JSON allows inside a string.
         for line, row_text in enumerate(text.split("\n"), start=1):
             if row_text.strip():
@@ -115,33 +116,37 @@ class TableSource(CardSource):
             raise DataError(f"{path!r} leads out of the corpus", where=self._where(number), remedy=remedy) from None
         where = f"{storage.display(place)}, named by {self._where(number)}"
         try:
-            # Object arrays would be unpickled, and a pickle can run any code.
-            array: Any = np.load(io.BytesIO(storage.read_bytes(place)), allow_pickle=False)
+            data = storage.read_bytes(place)
         except storage.NotFoundError:
             raise DataError("no such file", where=where, remedy="correct the table or add the file") from None
-        except (ValueError, EOFError, OSError) as error:
-            raise DataError(f"not a .npy file of numbers: {describe(error)}", where=where) from None
-        if not isinstance(array, np.ndarray) or array.ndim == 0:
-            raise DataError("not a .npy file with one value or vector a step", where=where)
+        array = parse_npy(data, where)
+        if array.ndim == 0 or array.dtype.kind not in NUMBERS:
+            what = "text" if array.dtype.kind not in NUMBERS else "a single value"
+            raise DataError(f"an array of {what} ({array.dtype}), not numbers of one or more steps", where=where)
         return array
 
 
 def _parse_row(text: str, where: str, features: Mapping[str, FeatureSet]) -> dict[str, Any]:
     try:
-        row = json.loads(text)
+        row = plain_json.loads(text)
     except ValueError as error:
-        raise DataError(f"not JSON: {describe(error)}", where=where) from None
+        what = f"not JSON: {describe(error)}"
+        raise DataError(what, where=where, remedy="give every line one whole JSON object") from None
     if not isinstance(row, dict):
-        raise DataError("not a JSON object", where=where)
+        raise DataError("not a JSON object", where=where, remedy="give every line one object, without a list around")
+    # NaN is how many programs write null.
+    row = {name: value for name, value in row.items() if name == "id" or not is_missing(value) or name not in _KEYS}
     for name, value in row.items():
         if name not in _KEYS:
             raise DataError(f"unknown key {name}", where=where, remedy=suggest(name, _KEYS))
-        if name in MODALITIES and value is not None and name not in features:
+        if name in MODALITIES and name not in features:
             raise DataError(f"{name} is not among the card's features", where=where, remedy="describe it in the card")
         wanted = dict if name in ("labels", "provenance") else str
-        if not isinstance(value, wanted) and not (value is None and name not in ("id", "labels", "provenance")):
+        if not isinstance(value, wanted):
             kind = "an object" if wanted is dict else "a text"
             raise DataError(f"key {name} is not {kind}", where=where)
+        if name in MODALITIES and not (is_text(str(value)) and "\0" not in value):
+            raise DataError(f"key {name} is not the name of a file", where=where)
     if not row.get("id"):
         raise DataError("the sample has no id", where=where, remedy="give every line its own id")
     for task, value in row.get("labels", {}).items():

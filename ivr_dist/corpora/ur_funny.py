@@ -19,7 +19,8 @@ from ivr_dist.corpora.mappings import UrFunnyMapping
 from ivr_dist.corpora.pickled import PickledArray, as_numbers, as_rows, as_texts
 from ivr_dist.corpora.pickles import load_pickle
 from ivr_dist.corpora.source import Array, SampleRef, SourceSample, as_label, check_hygiene, checked_labels
-from ivr_dist.corpora.split_pickle import by_split
+from ivr_dist.corpora.split_pickle import by_split, passed_over, undescribed
+from ivr_dist.corpora.texts import as_spoken, is_missing
 from ivr_dist.errors import DataError
 
 _MAX_SENTENCES = 1000
@@ -68,7 +69,7 @@ class UrFunnySource(CardSource):
         where = f"{self._place(self._mapping.language)}, sample {ref.id}"
         label = self._labels.get(key)
         if label is not None and not isinstance(label, int | float | np.floating):
-            raise DataError(f"the label is {label!r:.40}", where=where)
+            raise DataError(f"the label is not a number but {type(label).__name__}", where=where)
         entry = self._language.get(key, {})
         try:
             sentence, context = _sentences(entry)
@@ -106,7 +107,11 @@ class UrFunnySource(CardSource):
     def _read_folds(self) -> dict[str, list[SampleRef]]:
         folds, where = self._read(self._mapping.folds), self._place(self._mapping.folds)
         splits = {}
-        for name, fold in by_split(folds, self._card, where).items():
+        parts, others = by_split(folds, self._card, where)
+        if any(isinstance(folds[name], list | tuple | PickledArray) for name in others):
+            raise undescribed(folds, self._card, where)
+        self._notes = passed_over(others, where)
+        for name, fold in parts.items():
             try:
                 ids = as_texts(fold)
             except ValueError as error:
@@ -173,7 +178,8 @@ def _indexes(words: Any) -> Array:
         listed = words.items or [] if isinstance(words, PickledArray) else words
         single = [as_numbers(word)[0] if isinstance(word, list | tuple) else word for word in listed]
         values = as_numbers(single)
-    found = values.astype(np.int64)
+    with np.errstate(invalid="ignore"):
+        found = values.astype(np.int64)
     if not np.array_equal(found, values):
         raise ValueError("word indexes that are not whole numbers")
     return found
@@ -191,7 +197,7 @@ def _sentences(entry: Any) -> tuple[str, list[str]]:
 
 def _sentence(value: Any) -> str:
     """A sentence, whether the file has it as text, as a list of one text, or as a list of words."""
-    words = [value] if isinstance(value, str) else as_texts(value)
+    words = as_texts([value] if isinstance(value, str | bytes) or is_missing(value) else value, as_spoken)
     if sum(map(len, words)) > _MAX_CHARACTERS:
         raise ValueError(f"a sentence of more than {_MAX_CHARACTERS} characters")
     return " ".join(words)

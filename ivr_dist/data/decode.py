@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from ivr_dist.data import npy
+from ivr_dist.data import npy, plain_json
 from ivr_dist.data.ids import id_of
 from ivr_dist.data.tar import samples
 from ivr_dist.errors import CorruptDataError
@@ -58,7 +58,9 @@ _NUMBERS = (float, int)
 _LARGEST = sys.float_info.max
 
 
-def decode_sample(data: bytes | memoryview, shard: str, key: str, modalities: Collection[str]) -> RawSample:
+def decode_sample(
+    data: bytes | memoryview, shard: str, key: str, modalities: Collection[str], strict: bool = False
+) -> RawSample:
     """Decode one sample.
 
     Args:
@@ -66,11 +68,13 @@ def decode_sample(data: bytes | memoryview, shard: str, key: str, modalities: Co
         shard: Name of the shard, for errors.
         key: The sample that the index says is here.
         modalities: Which arrays to decode, of those that are there.
+        strict: Whether to refuse what reads well but would be misunderstood: a key of the JSON given twice, and arrays
+            that are no member of the sample because of a dot in the key.
 
     Raises:
         CorruptDataError: These are not the members of this sample, or one of them cannot be read.
     """
-    return decode_with_json(data, shard, key, modalities)[0]
+    return decode_with_json(data, shard, key, modalities, strict)[0]
 
 
 def read_id(data: memoryview, shard: str, key: str) -> str:
@@ -88,11 +92,13 @@ def _sample(about: Mapping[str, Any], arrays: dict[str, npt.NDArray[Any]], shard
 
 
 def decode_with_json(
-    data: bytes | memoryview, shard: str, key: str, modalities: Collection[str]
+    data: bytes | memoryview, shard: str, key: str, modalities: Collection[str], strict: bool = False
 ) -> tuple[RawSample, dict[str, Any]]:
     """Like `decode_sample`, with all that the sample's JSON holds."""
     data = memoryview(data)
-    about, places = _json(data, shard, key)
+    about, places = _json(data, shard, key, strict)
+    if strict:
+        _refuse_dotted(places, shard, key, modalities)
     arrays = {}
     for name in modalities:
         place = places.get(f"{name}.npy")
@@ -104,9 +110,31 @@ def decode_with_json(
 def decode_members(members: Mapping[str, bytes], shard: str, key: str, modalities: Collection[str]) -> RawSample:
     """Like `decode_sample`, from the contents of the members by suffix."""
     if "json" not in members:
-        raise _refused(f"the sample has no {key}.json", f"{shard}, sample {key}")
+        raise _no_json(members, shard, key)
     arrays = {name: _array(members[f"{name}.npy"], shard, key, name) for name in modalities if f"{name}.npy" in members}
     return _sample(_about(members["json"], shard, key), arrays, shard, key)
+
+
+def _no_json(suffixes: Iterable[str], shard: str, key: str) -> CorruptDataError:
+    dotted = next((suffix for suffix in suffixes if suffix.endswith(".json")), None)
+    if dotted is None:
+        return _refused(f"the sample has no {key}.json", f"{shard}, sample {key}")
+    return _dotted(f"the sample has no {key}.json", dotted, shard, key)
+
+
+def _refuse_dotted(suffixes: Iterable[str], shard: str, key: str, modalities: Collection[str]) -> None:
+    endings = tuple(f".{name}.npy" for name in modalities)
+    for suffix in suffixes:
+        if suffix.endswith(endings):
+            raise _dotted("an array would be left out", suffix, shard, key)
+
+
+def _dotted(what: str, suffix: str, shard: str, key: str) -> CorruptDataError:
+    return CorruptDataError(
+        f"{what}: a key ends at the first dot, so {key}.{suffix} is {suffix} of sample {key}",
+        where=f"{shard}, sample {key}",
+        remedy="make the tar again with keys without dots",
+    )
 
 
 def _array(
@@ -129,27 +157,29 @@ def _members(data: memoryview, where: str, key: str) -> Places:
         raise _refused("the shard does not hold this sample where its index says", where)
     members = {member.suffix: (member.payload, member.payload + member.size) for member in found[0]}
     if len(members) != len(found[0]):
-        raise _refused("two members of the sample have one suffix", where)
+        counts = Counter(member.suffix for member in found[0])
+        twice = next(suffix for suffix, count in counts.items() if count > 1)
+        raise _refused(f"two members of the sample are named {key}.{twice}", where)
     return members
 
 
-def _json(data: memoryview, shard: str, key: str) -> tuple[dict[str, Any], Places]:
+def _json(data: memoryview, shard: str, key: str, strict: bool = False) -> tuple[dict[str, Any], Places]:
     """What the sample's JSON holds, and where its members are."""
     places = _members(data, f"{shard}, sample {key}", key)
     if "json" not in places:
-        raise _refused(f"the sample has no {key}.json", f"{shard}, sample {key}")
+        raise _no_json(places, shard, key)
     first, last = places["json"]
-    return _about(bytes(data[first:last]), shard, key), places
+    return _about(bytes(data[first:last]), shard, key, strict), places
 
 
-def _about(text: bytes, shard: str, key: str) -> dict[str, Any]:
+def _about(text: bytes, shard: str, key: str, strict: bool = False) -> dict[str, Any]:
     try:
-        about = orjson.loads(text)
+        about = plain_json.loads(text) if strict else orjson.loads(text)
     except ValueError:
         # Python's own reads more: other encodings, NaN; and says where what cannot be read is wrong.
         try:
-            about = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            about = plain_json.loads(text)
+        except ValueError as error:
             raise _refused(f"the sample's JSON cannot be read: {error}", f"{shard}, sample {key}") from error
     if not isinstance(about, dict):
         raise _refused("the sample's JSON is not an object", f"{shard}, sample {key}")
@@ -167,7 +197,8 @@ def labels_of(about: Mapping[str, Any], shard: str, key: str) -> dict[str, float
         raise _refused("the sample's labels are not an object of numbers by task", f"{shard}, sample {key}")
     for task, value in labels.items():
         if value is not None and not (type(value) in _NUMBERS and abs(value) <= _LARGEST):
-            raise _refused(f"label {task} is {value!r}, not a finite number", f"{shard}, sample {key}")
+            shown = repr(value) if not isinstance(value, int) or abs(value) <= _LARGEST else "of hundreds of digits"
+            raise _refused(f"label {task} is {shown}, not a finite number", f"{shard}, sample {key}")
     return labels
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,11 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ivr_dist import storage
+from ivr_dist.corpora.texts import PLACEHOLDERS
+from ivr_dist.data import npy
 from ivr_dist.data.crew import Crew, Here, Tick
 from ivr_dist.data.decode import RawSample, decode_sample
 from ivr_dist.data.ids import id_hash
 from ivr_dist.data.index import build_index
 from ivr_dist.data.index import load as load_index
+from ivr_dist.data.labelled import label_notes
 from ivr_dist.data.manifest import (
     MODALITIES,
     FeatureKind,
@@ -35,6 +39,14 @@ from ivr_dist.errors import DataError
 
 _REMEDY = "give the tars the layout of shards/README.md, or pack the corpus with `ivr-dist pack`"
 _TAR = re.compile(r"[^.].*\.tar")
+_COMPRESSIONS = "gz|gzip|z|bz2?|xz|lzma|lz|lz4|lzo|zst|zstd|br|7z|zip|rar"
+_ALMOST = re.compile(
+    rf"(?P<stem>[^.].*?)(\.tar|\.tar\.({_COMPRESSIONS})|\.t(gz|az|bz2?|b2|xz|lz|zst)|\.tar\.(part|partial|tmp|crdownload))",
+    re.IGNORECASE,
+)
+"""Names that say that a file is a tar, but not one that can be read as it is: compressed, cut off, or in capitals."""
+_SHOWN = 5
+_MAX_TOKEN = 2**31 - 1
 _TRAIN = "train"
 
 
@@ -50,17 +62,25 @@ class _Survey:
     statistics: dict[str, RunningStatistics] = field(default_factory=dict)
     tasks: set[str] = field(default_factory=set)
     vocabulary: dict[str, int] = field(default_factory=dict)
+    labels: Counter[str] = field(default_factory=Counter)
+    """By task: samples that have its label."""
     transcripts: int = 0
+    placeholders: int = 0
+    """Samples whose transcript is a word that programs write for a missing value."""
+    rounded: Counter[str] = field(default_factory=Counter)
+    """By modality: whole numbers that float32, in which training computes, does not hold to the last digit."""
 
     def add(self, sample: RawSample) -> None:
         for modality, array in sample.arrays.items():
             self._add_array(modality, array, sample.where)
         self.tasks.update(sample.labels)
+        self.labels.update(task for task, label in sample.labels.items() if label is not None)
         self.transcripts += bool(sample.words)
+        self.placeholders += isinstance(sample.transcript, str) and sample.transcript in PLACEHOLDERS
 
     def _add_array(self, modality: str, array: npt.NDArray[np.generic], where: str) -> None:
         kind: FeatureKind = "tokens" if array.ndim == 1 and array.dtype.kind in "iu" else "features"
-        if kind == "features" and (array.ndim != 2 or array.shape[1] == 0 or array.dtype.kind == "b"):
+        if kind == "features" and (array.ndim != 2 or array.shape[1] == 0 or not _is_number(array.dtype)):
             raise DataError(
                 f"{modality} is {array.dtype} {list(array.shape)}, not numbers [steps, features]",
                 where=where,
@@ -79,6 +99,7 @@ class _Survey:
                     where=where,
                     remedy="replace them, or pack the corpus with `ivr-dist pack`, which does",
                 )
+            self.rounded[modality] += npy.rounded(array, "float32")
             self.statistics.setdefault(modality, RunningStatistics(dim)).add(array)
 
     def _add_spec(self, modality: str, spec: FeatureSpec, where: str) -> None:
@@ -90,6 +111,17 @@ class _Survey:
                 remedy="index only tars of one feature set together",
             )
 
+    def notes(self) -> list[str]:
+        """What the user should know, a sentence each."""
+        found = [
+            f"{count} whole numbers of {name} are rounded in training, which computes in float32"
+            for name, count in self.rounded.items()
+            if count
+        ]
+        if self.placeholders:
+            found.append(f"{self.placeholders} samples have the transcript nan, None or the like: a missing value?")
+        return found
+
     def merge(self, shard: _Survey, where: str) -> None:
         """Add the samples of the next shard."""
         for modality, spec in shard.features.items():
@@ -99,11 +131,16 @@ class _Survey:
         for modality, size in shard.vocabulary.items():
             self.vocabulary[modality] = max(self.vocabulary.get(modality, 0), size)
         self.tasks |= shard.tasks
+        self.labels.update(shard.labels)
         self.transcripts += shard.transcripts
+        self.placeholders += shard.placeholders
+        self.rounded.update(shard.rounded)
 
     def _add_tokens(self, modality: str, ids: npt.NDArray[Any], where: str) -> None:
         if int(ids.min()) < 0:
             raise DataError(f"{modality} has a token id below 0", where=where, remedy=_REMEDY)
+        if int(ids.max()) > _MAX_TOKEN:
+            raise DataError(f"{modality} has a token id of more than 32 bits", where=where, remedy=_REMEDY)
         self.vocabulary[modality] = max(self.vocabulary.get(modality, 0), int(ids.max()) + 1)
 
 
@@ -115,6 +152,7 @@ def index_tars(
     scale: Scale = "none",
     progress: Callable[[int, int], None] = lambda done, total: None,
     crew: Crew | None = None,
+    tell: Callable[[str], None] = lambda note: None,
 ) -> Manifest:
     """Index the tars of a directory in place: NAME.idx beside each NAME.tar, then manifest.json.
 
@@ -127,12 +165,16 @@ def index_tars(
         scale: Metric conventions of the labels, all of which are taken for regressions.
         progress: Called with tars done and tars in all.
         crew: Indexes several tars at a time; by default this process does, one after the other.
+        tell: Called with what is passed over, and what labels are not there, a sentence each.
 
     Raises:
-        DataError: There is no tar, one does not have the layout of a sample, or two samples have one id.
+        DataError: There is no tar, one does not have the layout of a sample, two samples have one id, or others would
+            be left out, such as compressed ones.
         CorruptDataError: A tar is damaged.
     """
-    names = [name for name in storage.list_dir(split_url) if _TAR.fullmatch(name)]
+    listed = storage.list_dir(split_url)
+    names = [name for name in listed if _TAR.fullmatch(name)]
+    _refuse_left_out(split_url, listed, names, tell)
     if not names:
         raise DataError(
             "no tar files here", where=storage.display(split_url), remedy="give the directory that holds them"
@@ -180,9 +222,39 @@ def index_tars(
         },
         vocabulary=survey.vocabulary,
         transcripts=survey.transcripts,
+        labels={task: survey.labels[task] for task in sorted(survey.tasks)},
     )
     manifest.save(split_url)
+    for note in (*survey.notes(), *label_notes({split: manifest})):
+        tell(note)
     return manifest
+
+
+def _is_number(dtype: np.dtype[Any]) -> bool:
+    """Whether features may be of this type; what is longer than 8 bytes differs between machines."""
+    return dtype.kind in "fiu" and dtype.itemsize <= 8
+
+
+def _refuse_left_out(split_url: str, listed: Sequence[str], names: Sequence[str], tell: Callable[[str], None]) -> None:
+    """Refuse a folder in which tars would be left out; those that lie there unpacked as well are named alone."""
+    below = [name for name in storage.list_files(split_url) if "/" in name] if storage.can_list(split_url) else []
+    deep = [name for name in below if _TAR.fullmatch(name.rpartition("/")[2]) and not name.startswith(".")]
+    almost = [(name, found["stem"]) for name in listed if name not in names and (found := _ALMOST.fullmatch(name))]
+    left_out = [name for name, stem in almost if f"{stem}.tar" not in names]
+    if left_out:
+        raise DataError(
+            f"tars would be left out, which are compressed, not whole, or not named NAME.tar: {_some(left_out)}",
+            where=storage.display(split_url),
+            remedy="unpack them and name them NAME.tar, or move them elsewhere",
+        )
+    if almost:
+        tell(f"passed over, since they are there as .tar as well: {_some([name for name, _ in almost])}")
+    if deep and names:
+        tell(f"passed over, since they are in folders below {storage.display(split_url)}: {_some(deep)}")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
 _Indexed = tuple[ShardEntry, _Survey, npt.NDArray[np.uint64]]
@@ -222,7 +294,7 @@ def _index_one(split_url: str, name: str, tick: Tick) -> _Indexed:
     survey, hashes = _Survey(), []
 
     def look(key: str, content: memoryview) -> str:
-        sample = decode_sample(content, name, key, MODALITIES)
+        sample = decode_sample(content, name, key, MODALITIES, strict=True)
         survey.add(sample)
         hashes.append(id_hash(sample.id))
         return sample.id

@@ -20,6 +20,7 @@ from ivr_dist.data import npy, tar
 from ivr_dist.data.ids import tells, utf8
 from ivr_dist.data.manifest import MODALITIES
 from ivr_dist.errors import CorruptDataError
+from ivr_dist.file_kinds import HEAD, other_kind
 
 SEGMENT_BYTES = 1024 * 1024
 _COLUMNS = {"keys": "S", "offset": "<i8", "size": "<i8", "lengths": "<i4", "segment": "<i8", "xxh3": "<u8"}
@@ -59,7 +60,7 @@ class ShardIndex:
         # Not compressed: the bytes would depend on the version of zlib, and unpacking could take any memory.
         with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
             for name, kind in _COLUMNS.items():
-                column = [key.encode() for key in self.keys] if name == "keys" else getattr(self, name)
+                column = [tar.encoded(key) for key in self.keys] if name == "keys" else getattr(self, name)
                 _write(archive, name, np.asarray(column, kind))
             if self.ids is not None:
                 # One behind the other: an id may be long, and may end in bytes that a column of texts would lose.
@@ -80,10 +81,11 @@ class ShardIndex:
                 columns = _COLUMNS | (_IDS if "ids.npy" in archive.namelist() else {})
                 arrays = {name: _column(archive, name, kind, where) for name, kind in columns.items()}
         except (zipfile.BadZipFile, KeyError, OSError, EOFError, ValueError, RuntimeError) as error:
-            raise _refused(f"the index cannot be read: {error}", where) from error
+            other = other_kind(data[:HEAD], "an index", "a zip archive")
+            raise _refused(f"the index cannot be read: {error}" if other is None else other[0], where) from error
         if arrays["keys"].ndim != 1:
             raise _refused("the index's keys are not a list", where)
-        keys = [key.decode("utf-8", "replace") for key in arrays.pop("keys").tolist()]
+        keys = [key.decode("utf-8", "surrogateescape") for key in arrays.pop("keys").tolist()]
         ids = _ids(arrays.pop("ids"), arrays.pop("id_ends"), len(keys), where) if "ids" in arrays else None
         index = cls(keys=keys, ids=ids, **arrays)
         _check(index, where)
@@ -129,7 +131,11 @@ class IndexBuilder:
             CorruptDataError: There was a sample of this key before.
         """
         if key in self._keys:
-            raise _refused(f"sample {key} is in the tar twice, or its members are not adjacent", self._where)
+            raise CorruptDataError(
+                f"sample {key} is in the tar twice, or its members are not one after the other",
+                where=self._where,
+                remedy="make the tar again with its members sorted by name (tar --sort=name), each sample once",
+            )
         # By places, not sizes: members that belong to no sample may lie between samples.
         if not self._segment or end - self._offset[self._segment[-1]] > SEGMENT_BYTES:
             self._close_segment()

@@ -19,8 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ivr_dist import storage
+from ivr_dist.data import plain_json
 from ivr_dist.data.shard_list import IndexEntry, ShardColumns, ShardEntry
 from ivr_dist.errors import CorruptDataError, DataError
+from ivr_dist.file_kinds import HEAD, decode_text, other_kind
 from ivr_dist.plain import shorten
 
 __all__ = ["IndexEntry", "Manifest", "ShardEntry"]
@@ -37,7 +39,7 @@ Scale = Literal["mosi", "sims", "humor", "emotion", "none"]
 T = TypeVar("T")
 
 _REMEDY = "pack the split again"
-_COUNTED = ("vocabulary", "transcripts")
+_COUNTED = ("vocabulary", "transcripts", "labels")
 _MAX_SAMPLES = 1 << 62
 _DTYPE = re.compile(r"[a-z]{1,8}\d{1,3}|[<>][a-z]\d{1,2}")
 _LONGEST_LIST = 4096
@@ -104,6 +106,8 @@ class Manifest:
     """By modality of token ids: one more than the largest id in this split."""
     transcripts: int = 0
     """Samples whose transcript has a word; 0 also where the split was packed before this was counted."""
+    labels: dict[str, int] = field(default_factory=dict)
+    """By task: samples that have its label; empty also where the split was packed before this was counted."""
 
     @classmethod
     def create(
@@ -118,6 +122,7 @@ class Manifest:
         statistics: Mapping[str, Statistics] | None = None,
         vocabulary: Mapping[str, int] | None = None,
         transcripts: int = 0,
+        labels: Mapping[str, int] | None = None,
     ) -> Manifest:
         """A manifest of shards that have been written."""
         return cls(
@@ -131,6 +136,7 @@ class Manifest:
             statistics=dict(statistics or {}),
             vocabulary=dict(vocabulary or {}),
             transcripts=transcripts,
+            labels=dict(labels or {}),
         )
 
     @cached_property
@@ -192,14 +198,14 @@ class Manifest:
         """
         url = storage.join(split_url, MANIFEST_NAME)
         try:
-            text = storage.read_text(url)
+            data = storage.read_bytes(url)
         except storage.NotFoundError as error:
             raise DataError(
                 "no packed data here: there is no manifest.json",
                 where=storage.display(split_url),
                 remedy="give the directory of one split (such as .../train) that `ivr-dist pack` or `synth` wrote",
             ) from error
-        return _parse(text, split_url, storage.display(url))
+        return _parse(data, split_url, storage.display(url))
 
     def check_transcripts(self) -> None:
         """Make sure that there is a text to read.
@@ -213,6 +219,10 @@ class Manifest:
                 where=f"{self.corpus}, split {self.split}",
                 remedy="pack the corpus with a card that maps its transcript (again, if an older version did)",
             )
+
+    def unlabelled(self) -> list[str]:
+        """Tasks of which no sample has a label, as far as it was counted."""
+        return [task for task, count in self.labels.items() if not count]
 
     def check_shards(self, split_url: str, tars: bool = True) -> None:
         """Make sure that every shard and index is there with its size, without reading them.
@@ -249,7 +259,7 @@ def _identity(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _parse(text: str, split_url: str, where: str) -> Manifest:
+def _parse(text: bytes, split_url: str, where: str) -> Manifest:
     content = _json(text, where)
     if content.pop("format", None) != FORMAT:
         raise DataError("not a manifest of packed shards", where=where, remedy=_REMEDY)
@@ -279,12 +289,14 @@ def _parse(text: str, split_url: str, where: str) -> Manifest:
     return manifest
 
 
-def _json(text: str, where: str) -> dict[str, Any]:
+def _json(text: bytes, where: str) -> dict[str, Any]:
     if not text.strip():
         raise DataError("the manifest is empty", where=where, remedy=_REMEDY)
+    if (other := other_kind(text[:HEAD], "a manifest")) is not None:
+        raise DataError(other[0], where=where, remedy=other[1])
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        content = plain_json.loads(decode_text(text))
+    except ValueError as error:
         raise DataError(f"the manifest is not JSON: {error}", where=where, remedy=_REMEDY) from error
     if not isinstance(content, dict):
         raise DataError("not a manifest of packed shards", where=where, remedy=_REMEDY)
@@ -341,6 +353,9 @@ def _check(manifest: Manifest) -> None:
         described = manifest.features.get(name)
         if described is None or described.kind != "tokens" or size < 1:
             raise ValueError(f"vocabulary.{name} does not fit features.{name}")
+    for task, count in manifest.labels.items():
+        if task not in manifest.tasks or not 0 <= count <= manifest.samples:
+            raise ValueError(f"labels.{task} is {count} of {manifest.samples} samples, or belongs to no task")
     if not 0 <= manifest.transcripts <= manifest.samples:
         raise ValueError(f"transcripts is {manifest.transcripts} of {manifest.samples} samples")
 

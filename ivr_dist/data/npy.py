@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ivr_dist.errors import CorruptDataError
+from ivr_dist.file_kinds import HEAD, other_kind
 from ivr_dist.plain import shorten
 
 NUMBERS = "fiub"
@@ -23,13 +24,30 @@ BYTES = "S"
 _MAGIC = b"\x93NUMPY"
 _MAX_HEADER = 10_000
 _MAX_DIMENSIONS = 8
-_MAX_ELEMENTS = 2**31 - 1
+MAX_ELEMENTS = 2**31 - 1
+"""Of an array in a shard: lengths are kept in 32 bits."""
 _V1_HEAD = 10
+_KINDS = {
+    "O": "Python objects",
+    "c": "complex numbers",
+    "M": "dates",
+    "m": "durations",
+    "V": "raw bytes",
+    "U": "text",
+    "S": "bytes of text",
+}
+_WANTED = {NUMBERS: "plain numbers", BYTES: "bytes"}
+_LONG = re.compile(r"(\d)L\b")
 _DTYPE = re.compile(r"[<>|]([a-zA-Z])(\d{1,5})")
 
 
 def parse(
-    data: bytes | memoryview, where: str, kinds: str = NUMBERS, start: int = 0, end: int | None = None
+    data: bytes | memoryview,
+    where: str,
+    kinds: str = NUMBERS,
+    start: int = 0,
+    end: int | None = None,
+    most: int = MAX_ELEMENTS,
 ) -> npt.NDArray[Any]:
     """The array in a `.npy` file, without copying it: a read-only view of `data`.
 
@@ -39,6 +57,7 @@ def parse(
         kinds: Kinds of dtype that are accepted.
         start: Where in `data` the file begins.
         end: Where it ends; None: with `data`.
+        most: Elements of an array.
 
     Raises:
         CorruptDataError: Not such a file, of another kind, or its payload is not what its header says.
@@ -51,7 +70,7 @@ def parse(
         shape, dtype, fortran, size = known
     else:
         data, start, end = memoryview(data)[start:end], 0, end - start
-        shape, dtype, fortran, length = parse_header(data, where, kinds)
+        shape, dtype, fortran, length = parse_header(data, where, kinds, most)
         size = math.prod(shape) * dtype.itemsize
         if end - length != size:
             raise _refused(f"an array {list(shape)} of {dtype} takes {size} bytes, {end - length} are there", where)
@@ -81,12 +100,13 @@ def header(descr: str, shape: tuple[int, ...]) -> bytes:
 
 
 def parse_header(
-    data: bytes | memoryview, where: str, kinds: str = NUMBERS
+    data: bytes | memoryview, where: str, kinds: str = NUMBERS, most: int = MAX_ELEMENTS
 ) -> tuple[tuple[int, ...], np.dtype[Any], bool, int]:
     """Shape, dtype, whether it is in Fortran order, and where the payload starts; the payload need not be there."""
     head = bytes(data[:12])
     if len(head) < 10 or head[:6] != _MAGIC or head[6] not in (1, 2, 3):
-        raise _refused("not a .npy file", where)
+        found = other_kind(bytes(data[:HEAD]), "a .npy file", "a .npy file")
+        raise _refused("not a .npy file" if found is None else found[0], where)
     width = 2 if head[6] == 1 else 4
     start = 8 + width
     length = int.from_bytes(head[8:start], "little")
@@ -101,16 +121,28 @@ def parse_header(
     sound = isinstance(shape, tuple) and len(shape) <= _MAX_DIMENSIONS and isinstance(fortran, bool)
     if not sound or not all(type(extent) is int and extent >= 0 for extent in shape):
         raise _refused("the .npy header has no shape", where)
-    # Extents beside a 0 count too: numpy refuses their product, and lengths are kept in 32 bits.
-    if math.prod(extent or 1 for extent in shape) > _MAX_ELEMENTS:
-        raise _refused(f"the .npy header has a shape of more than {_MAX_ELEMENTS} elements", where)
+    # Extents beside a 0 count too: numpy refuses their product.
+    if math.prod(extent or 1 for extent in shape) > most:
+        raise _refused(f"the .npy header has a shape of more than {most} elements", where)
     return shape, _dtype(descr, kinds, where), fortran, start + length
+
+
+def rounded(values: npt.NDArray[Any], dtype: str) -> int:
+    """How many whole numbers a type of floats does not hold to the last digit: of a count or a time, all are meant."""
+    if values.dtype.kind not in "iu" or 8 * values.itemsize <= np.finfo(dtype).nmant + 1:
+        return 0
+    with np.errstate(over="ignore", invalid="ignore"):
+        return int(np.count_nonzero(values.astype(dtype).astype(np.longdouble) != values.astype(np.longdouble)))
 
 
 @lru_cache(maxsize=1024)
 def _literal(text: str) -> Any:
     """The value of a header; most arrays share theirs, and parsing it takes longer than all else."""
-    return ast.literal_eval(text.strip())
+    try:
+        return ast.literal_eval(text.strip())
+    except SyntaxError:
+        # Python 2 wrote extents such as 10L.
+        return ast.literal_eval(_LONG.sub(r"\1", text.strip()))
 
 
 def _dtype(descr: object, kinds: str, where: str) -> np.dtype[Any]:
@@ -122,7 +154,10 @@ def _dtype(descr: object, kinds: str, where: str) -> np.dtype[Any]:
     except TypeError:
         pass  # a width that numpy does not have, such as f3
     name = repr(shorten(descr, 20)) if isinstance(descr, str) else "records"
-    raise _refused(f"arrays of {name} are not read, only {'plain numbers' if kinds == NUMBERS else 'bytes'}", where)
+    if isinstance(descr, str) and (said := _KINDS.get(descr[1:2])):
+        name = f"{said} ({shorten(descr, 20)})"
+    wanted = _WANTED.get(kinds, "plain numbers or text")
+    raise _refused(f"arrays of {name} are not read, only {wanted}", where)
 
 
 def _refused(what: str, where: str) -> CorruptDataError:

@@ -20,7 +20,7 @@ from functools import partial
 from typing import Literal
 
 from ivr_dist import storage
-from ivr_dist.corpora.source import Dropped, Opener, Source, dropped_by
+from ivr_dist.corpora.source import Dropped, Opener, Source, dropped_by, notes_of
 from ivr_dist.data.crew import Crew, Here
 from ivr_dist.data.manifest import MANIFEST_NAME, TABLE_NAME, Manifest
 from ivr_dist.data.shard import RECORDS, OpenCorpus, ShardJob, ShardRecord, make, make_elsewhere, plan, record_url
@@ -72,18 +72,29 @@ class SplitSummary:
     missing: Mapping[str, int]
     """By modality, where there are any: samples that do not have it."""
     replaced: Mapping[str, int]
-    """By modality, where there are any: values that were not finite and are 0 in the shards."""
+    """By modality, where there are any: values that were not finite, or beyond the stored type, and are 0 now."""
+    rounded: Mapping[str, int]
+    """By modality, where there are any: whole numbers that the stored type cannot hold to the last digit."""
     empty: int
     """Samples without any modality; they are packed."""
     unlabelled: Mapping[str, int]
     """By task, where there are any: samples without its label; they are packed."""
+    placeholders: Mapping[str, int]
+    """By field (id, group, transcript), where there are any: samples in which it is `nan`, `None` or the like."""
 
     @property
     def warnings(self) -> list[str]:
         """What a user should look at, a sentence each."""
-        found = [f"{count} non-finite values of {name} replaced by 0" for name, count in self.replaced.items()]
+        found = [
+            f"{count} values of {name} replaced by 0: not finite, or too large" for name, count in self.replaced.items()
+        ]
+        found += [f"{count} whole numbers of {name} rounded to the stored type" for name, count in self.rounded.items()]
         found += [f"{count} samples have no {name}" for name, count in self.missing.items()]
         found += [f"{count} samples have no label {name}" for name, count in self.unlabelled.items()]
+        found += [
+            f"{count} samples have the {name} nan, None or the like: a missing value that became text?"
+            for name, count in self.placeholders.items()
+        ]
         return found + ([f"{self.empty} samples have no modality at all"] if self.empty else [])
 
 
@@ -95,14 +106,17 @@ class PackSummary:
     splits: tuple[SplitSummary, ...]
     dropped: tuple[Dropped, ...] = ()
     """Samples of the files that are in no split, with the reason."""
+    notes: tuple[str, ...] = ()
+    """What else in the files was passed over, a sentence each."""
 
     @property
     def warnings(self) -> list[str]:
-        """What was dropped, a sentence for each reason with the ids."""
+        """What was passed over and dropped, a sentence for each reason with the ids."""
         ids: dict[str, list[str]] = {}
         for sample in self.dropped:
             ids.setdefault(sample.reason, []).append(sample.id)
-        return [f"{len(found)} dropped, {reason}: {', '.join(found)}" for reason, found in ids.items()]
+        dropped = [f"{len(found)} dropped, {reason}: {', '.join(found)}" for reason, found in ids.items()]
+        return [*self.notes, *dropped]
 
 
 def pack(
@@ -137,7 +151,7 @@ def pack(
     if not splits:
         raise DataError("the corpus has no samples", where=f"corpus {source.corpus}")
     packer.check_place(splits)
-    return PackSummary(source.corpus, packer.pack(splits), tuple(dropped_by(source)))
+    return PackSummary(source.corpus, packer.pack(splits), tuple(dropped_by(source)), tuple(notes_of(source)))
 
 
 @dataclass
@@ -350,6 +364,8 @@ class _Packer:
             missing={name: tally.missing[name] for name in manifest.features if tally.missing[name]},
             replaced={name: tally.replaced[name] for name in manifest.features if tally.replaced[name]},
             empty=tally.empty,
+            rounded={name: tally.rounded[name] for name in manifest.features if tally.rounded[name]},
+            placeholders=dict(tally.placeholders),
             unlabelled={name: tally.unlabelled[name] for name in manifest.tasks if tally.unlabelled[name]},
         )
 
@@ -368,6 +384,7 @@ class _Packer:
             statistics=tally.manifest_statistics(),
             vocabulary=tally.vocabulary,
             transcripts=tally.transcripts,
+            labels={task: split.jobs[-1].end - tally.unlabelled[task] for task in self._source.tasks},
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ivr_dist.data import npy, tar
+from ivr_dist.data import npy, plain_json, tar
 from ivr_dist.data.faults import Fault, Kind
 from ivr_dist.data.ids import id_of
 from ivr_dist.data.manifest import MODALITIES, Manifest, TaskSpec
@@ -31,6 +30,8 @@ class SampleFacts:
     corpus: str | None = None
     spoken: bool = False
     """Whether the transcript has a word."""
+    labels: list[str] = field(default_factory=list)
+    """Tasks of which it has a label."""
     steps: dict[str, int] = field(default_factory=dict)
     """By modality."""
     vocabulary: dict[str, int] = field(default_factory=dict)
@@ -92,8 +93,8 @@ class _SampleCheck:
 
     def _check_json(self, text: bytes) -> None:
         try:
-            about = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            about = plain_json.loads(text)
+        except ValueError as error:
             return self._unreadable("sample", f"the JSON cannot be read: {error}")
         if not isinstance(about, dict):
             return self._unreadable("sample", "the JSON is not an object")
@@ -124,6 +125,7 @@ class _SampleCheck:
     def _check_labels(self, labels: Any) -> None:
         if not isinstance(labels, dict):
             return self._fault("sample", f"labels is {_short(labels)}, not an object of numbers by task")
+        self.facts.labels = [task for task, value in labels.items() if value is not None]
         for task, value in labels.items():
             if task not in self._manifest.tasks:
                 self._fault("sample", f"label {task} belongs to no task of the manifest")

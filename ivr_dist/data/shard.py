@@ -21,6 +21,7 @@ from ivr_dist.data.crew import Tick
 from ivr_dist.data.ids import tar_key, utf8
 from ivr_dist.data.index import IndexBuilder
 from ivr_dist.data.manifest import MODALITIES, FeatureSpec, IndexEntry, ShardEntry
+from ivr_dist.data.plain_json import finite
 from ivr_dist.data.tally import Tally
 from ivr_dist.data.tar import BLOCK, InMemory, TarWriter, padded
 
@@ -207,7 +208,10 @@ def shuffled(refs: Sequence[SampleRef], seed: int) -> list[SampleRef]:
 
 
 def encode(sample: SourceSample, prepared: Prepared, corpus: str) -> Iterator[tuple[str, Content]]:
-    """A sample as tar members, sorted by suffix: `json` and MODALITY.npy, each with its content."""
+    """A sample as tar members, sorted by suffix: `json` and MODALITY.npy, each with its content.
+
+    A number of the provenance that is not finite becomes null: JSON has none.
+    """
     about = {
         "id": sample.id,
         "corpus": corpus,
@@ -216,8 +220,13 @@ def encode(sample: SourceSample, prepared: Prepared, corpus: str) -> Iterator[tu
         "transcript": sample.transcript,
         "provenance": dict(sample.provenance),
     }
+    try:
+        text = _JSON.encode(about)
+    except ValueError:
+        # NaN is a number to Python and to many files, and none to JSON.
+        text = _JSON.encode({**about, "provenance": finite(about["provenance"])})
     contents: dict[str, Content] = {f"{name}.npy": _npy(array) for name, array in prepared.arrays.items()}
-    contents["json"] = (_JSON.encode(about).encode(),)
+    contents["json"] = (text.encode(),)
     yield from sorted(contents.items())
 
 

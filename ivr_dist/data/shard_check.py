@@ -36,6 +36,8 @@ class ShardReport:
     """Samples that name each corpus."""
     transcripts: int = 0
     """Samples whose transcript has a word."""
+    labels: Counter[str] = field(default_factory=Counter)
+    """Samples that have a label, by task."""
     steps: Counter[str] = field(default_factory=Counter)
     """By modality."""
     vocabulary: dict[str, int] = field(default_factory=dict)
@@ -48,6 +50,7 @@ class ShardReport:
         self.faults += facts.faults
         self.complete &= facts.readable
         self.transcripts += facts.spoken
+        self.labels.update(facts.labels)
         self.steps.update(facts.steps)
         if facts.group is not None:
             self.groups[facts.group] += 1
@@ -164,7 +167,7 @@ class _ShardCheck:
             return places, False
         for key, count in Counter(key for key, _, _ in places).items():
             if count > 1:
-                what = "the sample is in the tar twice, or its members are not adjacent"
+                what = "the sample is in the tar twice, or its members are not one after the other"
                 self._fault("tar", what, self._sample(key))
         if len(places) != self._entry.samples:
             self._fault("count", f"the shard has {len(places)} samples, the manifest says {self._entry.samples}")

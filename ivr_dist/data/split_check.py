@@ -77,6 +77,11 @@ def compare_counts(split: CheckedSplit) -> Iterator[Fault]:
     if manifest.transcripts and manifest.transcripts != transcripts:
         what = f"{transcripts} samples have a transcript, the manifest says {manifest.transcripts}"
         yield Fault("count", what, split.where)
+    for task, count in manifest.labels.items():
+        labelled = sum(report.labels[task] for report in split.reports)
+        if labelled != count:
+            what = f"{labelled} samples have a label {task}, the manifest says {count}"
+            yield Fault("count", what, split.where)
     for name, size in manifest.vocabulary.items():
         found = max((report.vocabulary.get(name, 0) for report in split.reports), default=0)
         if found != size:

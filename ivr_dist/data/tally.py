@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ivr_dist.corpora.source import Prepared, SourceSample
+from ivr_dist.corpora.texts import PLACEHOLDERS
 from ivr_dist.data.manifest import FeatureSpec, Statistics
 from ivr_dist.data.statistics import RunningStatistics
 
-_COUNTERS = ("missing", "replaced", "unlabelled", "vocabulary")
+_SUMS = ("missing", "replaced", "rounded", "unlabelled", "placeholders")
+_COUNTERS = (*_SUMS, "vocabulary")
 _NUMBERS = ("empty", "transcripts")
 _TRAIN = "train"
 
@@ -25,8 +27,12 @@ class Tally:
     """By modality: samples without it."""
     replaced: Counter[str] = field(default_factory=Counter)
     """By modality: values that are 0 now."""
+    rounded: Counter[str] = field(default_factory=Counter)
+    """By modality: whole numbers that the stored type cannot hold to the last digit."""
     unlabelled: Counter[str] = field(default_factory=Counter)
     """By task: samples without its label."""
+    placeholders: Counter[str] = field(default_factory=Counter)
+    """By field, such as `transcript`: samples in which it is a word that programs write for a missing value."""
     vocabulary: Counter[str] = field(default_factory=Counter)
     """By modality of token ids: one more than the largest."""
     empty: int = 0
@@ -48,6 +54,11 @@ class Tally:
             self.missing.update(name for name in self.features if name not in prepared.arrays)
         if prepared.replaced:
             self.replaced.update(prepared.replaced)
+        if prepared.rounded:
+            self.rounded.update(prepared.rounded)
+        if sample.transcript in PLACEHOLDERS or sample.id in PLACEHOLDERS or sample.group in PLACEHOLDERS:
+            told = {"id": sample.id, "group": sample.group, "transcript": sample.transcript}
+            self.placeholders.update(name for name, value in told.items() if value in PLACEHOLDERS)
         if None in sample.labels.values():
             self.unlabelled.update(task for task, label in sample.labels.items() if label is None)
         self.empty += not prepared.arrays
@@ -64,7 +75,7 @@ class Tally:
         """All parts together; the last digits of the statistics depend on their order."""
         total = cls.of(features, split)
         for part in parts:
-            for name in ("missing", "replaced", "unlabelled"):
+            for name in _SUMS:
                 getattr(total, name).update(getattr(part, name))
             total.vocabulary |= part.vocabulary
             total.empty += part.empty

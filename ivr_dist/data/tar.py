@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import IO, Protocol
 
 from ivr_dist.errors import CorruptDataError, DataError
+from ivr_dist.file_kinds import other_kind
 from ivr_dist.plain import shorten
 
 BLOCK = 512
@@ -218,6 +219,9 @@ def readable(data: bytes | memoryview | Readable) -> Readable:
 
 
 def _check_end(content: Readable, position: int, where: str, whole: bool) -> None:
+    if content.size < BLOCK and (whole or content.size):
+        # Less than one header: a pointer, an answer of a server, or nothing.
+        raise _no_tar(bytes(content.take(0, content.size)), 0, where, f"the tar is cut off at byte {content.size}")
     for start in range(position, content.size, _CHUNK):
         if bytes(content.take(start, min(start + _CHUNK, content.size))).strip(b"\0"):
             raise _refused(f"the tar is cut off, or goes on after its end mark, at byte {position}", where)
@@ -261,7 +265,7 @@ class _Ahead:
             raise _refused(f"a tar header of {size} bytes", where)
         content = tar.take(start, start + size)
         if kind == _GNU_LONG_NAME:
-            self.name = bytes(content).rstrip(b"\0").decode("utf-8", "replace")
+            self.name = _decoded(bytes(content).rstrip(b"\0"))
         elif kind == _PAX:
             records = _pax(bytes(content), where)
             if any(key.startswith("GNU.sparse") for key in records):
@@ -280,8 +284,9 @@ class _Header:
 def _header(block: bytes, position: int, where: str) -> _Header:
     # The checksum is over the header with its own field as blanks.
     expected = sum(block) - sum(block[148:156]) + 8 * 32
-    if _octal(block[148:156], where) != expected:
-        raise _refused(f"no tar header at byte {position}", where)
+    found = block[148:156].split(b"\0", 1)[0].strip()
+    if not found or found.strip(b"01234567") or int(found, 8) != expected:
+        raise _no_tar(block, position, where, f"no tar header at byte {position}")
     name = _text(block[:100])
     if block[257:262] == b"ustar" and block[262:263] != b" " and (prefix := _text(block[345:500])):
         name = f"{prefix}/{name}"
@@ -332,7 +337,7 @@ def _pax(content: bytes, where: str) -> dict[str, str]:
         if end <= space + 1 or end > len(content) or content[end - 1 : end] != b"\n":
             raise _refused("a PAX header cannot be read", where)
         key, _, value = content[space + 1 : end - 1].partition(b"=")
-        records[key.decode("utf-8", "replace")] = value.decode("utf-8", "replace")
+        records[_decoded(key)] = _decoded(value)
         start = end
     return records
 
@@ -344,16 +349,34 @@ def _number(text: str, where: str) -> int:
 
 
 def _text(field: bytes) -> str:
-    return field.split(b"\0", 1)[0].decode("utf-8", "replace")
+    return _decoded(field.split(b"\0", 1)[0])
+
+
+def _decoded(name: bytes) -> str:
+    """A name; bytes that are not UTF-8 are kept apart as Python's own tarfile does, so that no two names become one."""
+    return name.decode("utf-8", "surrogateescape")
+
+
+def encoded(name: str) -> bytes:
+    """The bytes of a name that was read from a tar."""
+    return name.encode("utf-8", "surrogateescape")
 
 
 def _safe(name: str, where: str) -> str:
     clean = name.removeprefix("./")
-    if len(clean.encode()) > _MAX_NAME:
+    if len(encoded(clean)) > _MAX_NAME:
         raise _refused(f"a member's name is longer than {_MAX_NAME} bytes", where)
     if not clean or clean.startswith("/") or ".." in clean.split("/") or "\0" in clean:
         raise _refused(f"a member named {name!r} leads out of the tar", where)
     return clean
+
+
+def _no_tar(block: bytes, position: int, where: str, else_: str) -> CorruptDataError:
+    """The error for what is no header: at the front of a file what the file is instead, where that is plain."""
+    other = other_kind(block, "a tar", "a tar") if position == 0 else None
+    if other is None:
+        return _refused(else_, where)
+    return CorruptDataError(other[0], where=where, remedy=other[1])
 
 
 def _refused(what: str, where: str) -> CorruptDataError:

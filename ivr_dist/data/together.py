@@ -106,6 +106,6 @@ def _abouts(keys: Sequence[str], segments: Sequence[memoryview], at: Sequence[in
 
 def _named(names: Sequence[str], segments: Sequence[memoryview], at: Sequence[int]) -> bool:
     """Whether the headers at these places begin with these names."""
-    encoded = [name.encode() for name in names]
+    encoded = [name.encode(errors="surrogateescape") for name in names]
     places = zip(segments, at, map(len, encoded), strict=True)
     return b"".join([segment[start : start + size] for segment, start, size in places]) == b"".join(encoded)

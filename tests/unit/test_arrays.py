@@ -165,7 +165,7 @@ def test_splits_listed_by_group(tmp_path: Path) -> None:
         ({"main__split": np.array(["train"] * 4 + ["dev"] * 2)}, "unknown split 'dev'"),
         ({"main__label": None}, "no array label.*it has: segment"),
         ({"main__label": np.zeros(5)}, "array label has 5 rows for 6 samples"),
-        ({"main__words": np.array(["a"], object)}, "cannot read array words"),
+        ({"main__words": np.array(["a"], object)}, "arrays of Python objects .* are not read"),
         ({"main__offset": np.array([0, 2, 1, 3, 3, 4, 5])}, "offsets must rise"),
         ({"main__offset": np.array([0, 2, 2, 3, 3, 4, 6])}, "offsets must rise from 0 to 5"),
         ({"main__word_id": np.array([0, 1, 2, 0, 4])}, r"ids 0..3"),
@@ -258,6 +258,8 @@ def test_records_of_a_json_file_are_arrays(tmp_path: Path) -> None:
     assert [sample.labels["sentiment"] for sample in found.values()] == [2.4, -3.0, 2.4]
     assert found["a"].arrays["audio"].tolist() == [[3.0, 4.0, 5.0]]
     assert len(found["c"].arrays["audio"]) == 0
+    missing = samples(records(tmp_path, [record("a", text=None), record("b", label=None), record("c")]))
+    assert missing["a"].transcript == "" and missing["b"].labels["sentiment"] is None
 
 
 @pytest.mark.parametrize(
@@ -266,11 +268,20 @@ def test_records_of_a_json_file_are_arrays(tmp_path: Path) -> None:
         ("[{", "not a JSON file"),
         ({"id": "a"}, "not a JSON list of objects"),
         ([], "not a JSON list of objects"),
-        ([record("a"), record("b") | {"more": 1}], "do not all have the same keys"),
+        ([record("a"), record("b") | {"more": 1}], "object 1 of the list does not have the same keys"),
+        ([record("a"), record("b"), record("c", text=3)], "array text holds neither texts alone nor numbers"),
+        ([record("a"), record("b"), record("c", label=True)], "array label holds neither texts alone nor numbers"),
         (
-            [record("a"), record("b"), record("c", text=None)],
-            "cannot read array text: it holds neither texts alone nor numbers",
+            [record("a"), record("b"), record("c", label=10**400)],
+            "array label holds whole numbers of more than 64 bits",
         ),
+        (
+            [record("a", label=2**64), record("b", label=-(2**63) - 1), record("c")],
+            "whole numbers of more than 64 bits",
+        ),
+        ([record("a"), record("b") | {"id": None}, record("c")], "a sample of split train has no id"),
+        ("[" * 200_000, "nested more than 100 deep"),
+        ('[{"id": "a", "id": "b"}]', "key 'id' is given twice"),
         ([{"id": "a"}], "no array video"),
     ],
 )

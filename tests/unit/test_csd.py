@@ -12,7 +12,8 @@ import pytest
 
 from ivr_dist import storage
 from ivr_dist.corpora import open_source
-from ivr_dist.corpora.card import load_card
+from ivr_dist.corpora.card import SourceFile, load_card
+from ivr_dist.corpora.csd_file import CsdFile
 from ivr_dist.corpora.source import Dropped, Source
 from ivr_dist.errors import ConfigError, DataError
 from tests.corpora import open_corpus, round_trip, same_bits
@@ -407,3 +408,37 @@ def test_what_is_no_hdf5_is_refused(tmp_path: Path) -> None:
     (tmp_path / "facet.csd").unlink()
     with pytest.raises(DataError, match=r"a file of the corpus is missing.*facet\.csd"):
         open_corpus(tmp_path, CARD)
+
+
+@pytest.mark.parametrize("which", ["features", "intervals"])
+def test_chunks_that_unpack_to_much_are_refused(tmp_path: Path, which: str) -> None:
+    with h5py.File(tmp_path / "x.csd", "w") as file:
+        for name, width in (("features", 4), ("intervals", 2)):
+            rows = (1 << 24) if name == which else 4
+            place = f"x/data/v/{name}"
+            data = file.create_dataset(
+                place, (4, width), "f4", maxshape=(None, width), chunks=(rows, width), compression=1
+            )
+            # A byte in place of what the chunk was compressed to: nothing of its size is made here.
+            data.id.write_direct_chunk((0, 0), b"x")
+    with pytest.raises(DataError, match=rf"{which} is kept in chunks of \d+ bytes, of which 67108864 are the most"):
+        CsdFile(str(tmp_path), SourceFile(path="x.csd"))
+
+
+def test_names_and_words_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
+    write_csd(tmp_path / "x.csd", "x", {"videoX": (np.array([b"caf\xe9"]).reshape(1, 1), np.zeros((1, 2)))})
+    with pytest.raises(DataError, match=r"a word of videoX: b'caf.*byte 0xe9"):
+        CsdFile(str(tmp_path), SourceFile(path="x.csd")).words("videoX")
+    data = (tmp_path / "x.csd").read_bytes()
+    (tmp_path / "x.csd").write_bytes(data.replace(b"videoX", b"vide\xe9X"))
+    with pytest.raises(DataError, match=r"the name b?'vide.* is not UTF-8"):
+        CsdFile(str(tmp_path), SourceFile(path="x.csd"))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"), [(b"\x1f\x8b", "gzip"), (b"\x80\x04", "a pickle"), (b"", "an empty file")]
+)
+def test_what_is_no_hdf5_is_named(tmp_path: Path, data: bytes, message: str) -> None:
+    (tmp_path / "x.csd").write_bytes(data)
+    with pytest.raises(DataError, match=f"{message}.*, not an HDF5 file"):
+        CsdFile(str(tmp_path), SourceFile(path="x.csd"))

@@ -104,7 +104,7 @@ def test_without_an_id_the_key_is_the_id() -> None:
         ([("k2.json", as_json())], "does not hold this sample where its index says"),
         ([("k1.json", as_json()), ("k2.json", as_json())], "does not hold this sample"),
         ([], "does not hold this sample"),
-        ([("k1.json", as_json()), ("k1.json", as_json())], "two members of the sample have one suffix"),
+        ([("k1.json", as_json()), ("k1.json", as_json())], "two members of the sample are named k1.json"),
         ([("k1.json", b"{")], "JSON cannot be read"),
         ([("k1.json", b"[" * 100_000)], "JSON cannot be read"),
         ([("k1.json", b"\xff\xfe\xfd")], "JSON cannot be read"),

@@ -24,7 +24,7 @@ from ivr_dist.data.manifest import Manifest
 from ivr_dist.data.reader import ShardReader
 from ivr_dist.data.verify import verify
 from ivr_dist.errors import CorruptDataError, DataError, IvrError
-from tests.packed import refit
+from tests.packed import npy, refit
 
 Sample = dict[str, Any]
 
@@ -227,7 +227,7 @@ def test_what_tar_wrote_is_read_back(tmp_path: Path) -> None:
 
 def test_progress_and_what_is_no_tar(tmp_path: Path) -> None:
     place = write(tmp_path / "train", corpus())
-    for name in ("README.md", ".part-9.tar", "part-9.tar.tmp", "part-9.tgz"):
+    for name in ("README.md", ".part-9.tar", "part-9.tar.sha256", "tar.gz.txt"):
         (place / name).write_bytes(b"not a tar")
     calls: list[tuple[int, int]] = []
     index_tars(str(place), corpus="c", split="train", progress=lambda done, total: calls.append((done, total)))
@@ -285,7 +285,7 @@ def test_samples_that_cannot_be_trained_on(tmp_path: Path, samples: list[Sample]
         ([{**about(a="3.5"), "text.npy": ARRAY}], "label a is '3.5'"),
         ([{**about(a=True), "text.npy": ARRAY}], "label a is True"),
         ([{**about(a=float("nan")), "text.npy": ARRAY}], "label a is nan"),
-        ([{**about(a=10**400), "text.npy": ARRAY}], "label a is 1000"),
+        ([{**about(a=10**400), "text.npy": ARRAY}], "label a is of hundreds of digits"),
         ([{**about(), "text.npy": np.array([{}])}], "only plain numbers"),
         ([{**about(), "text.npy": ARRAY}, {**about(), "text.npy": ARRAY}], "two members of the sample"),
     ],
@@ -362,3 +362,110 @@ def test_a_damaged_tar_is_named(tmp_path: Path) -> None:
     data = (place / "part-1.tar").read_bytes()
     (place / "part-1.tar").write_bytes(data[: len(data) // 2])
     assert "part-1.tar" in failure(place, CorruptDataError)
+
+
+def plain(place: Path, name: str = "a.tar", keys: tuple[str, ...] = ("k0", "k1"), **options: Any) -> Path:
+    """A tar of two samples, written by Python's own tarfile."""
+    place.mkdir(exist_ok=True)
+    with tarfile.open(place / name, "w", **options) as archive:
+        for key in keys:
+            add(archive, f"{key}.json", b'{"labels": {"s": 0.5}}')
+            add(archive, f"{key}.text.npy", npy(np.ones((2, 3), np.float32)))
+    return place
+
+
+def told(place: Path) -> tuple[Manifest, list[str]]:
+    notes: list[str] = []
+    return index_tars(str(place), corpus="c", split="train", tell=notes.append), notes
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["b.tar.gz", "b.TAR.GZ", "b.tgz", "b.TAR", "b.Tar", "b.tar.zst", "b.tar.bz2", "b.txz", "b.tar.7z", "b.tar.part"],
+)
+def test_tars_that_would_be_left_out_are_refused(tmp_path: Path, name: str) -> None:
+    place = plain(tmp_path / "train")
+    (place / name).write_bytes(b"anything")
+    assert f"tars would be left out, which are compressed, not whole, or not named NAME.tar: {name}" in failure(place)
+
+
+def test_what_lies_there_unpacked_as_well_and_what_lies_below_is_named(tmp_path: Path) -> None:
+    place = plain(tmp_path / "train")
+    (place / "a.tar.gz").write_bytes(b"the same")
+    plain(place / "old")
+    manifest, notes = told(place)
+    assert manifest.samples == 2
+    assert notes[0] == "passed over, since they are there as .tar as well: a.tar.gz"
+    assert notes[1].startswith("passed over, since they are in folders below") and notes[1].endswith("old/a.tar")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "gbk"])
+def test_names_that_are_not_utf8_stay_apart(tmp_path: Path, encoding: str) -> None:
+    keys = {"latin-1": ("caf\u00e9", "caf\u00e8", "na\u00efve"), "gbk": ("\u5f88", "\u597d", "\u7535")}[encoding]
+    place = plain(tmp_path / "train", keys=keys, format=tarfile.GNU_FORMAT, encoding=encoding)
+    manifest = index(place)
+    reader = ShardReader(str(place), manifest, 1 << 20)
+    found = list(reader.read(np.arange(3)))
+    reader.close()
+    names = [key.encode(encoding) for key in keys]
+    assert [sample.key.encode("utf-8", "surrogateescape") for sample in found] == names
+    assert len({sample.id for sample in found}) == 3
+    expected = webdataset.WebDataset(str(place / "a.tar"), shardshuffle=False)
+    assert [sample["__key__"] for sample in expected] == [sample.key for sample in found]
+
+
+def test_dots_in_keys_are_explained(tmp_path: Path) -> None:
+    place = plain(tmp_path / "train", keys=("vid.000", "vid.001"))
+    assert "has no vid.json: a key ends at the first dot, so vid.000.json is" in failure(place, CorruptDataError)
+    place = plain(tmp_path / "other", keys=("k",))
+    with tarfile.open(place / "a.tar", "a") as archive:
+        add(archive, "k.v2.audio.npy", npy(np.ones((2, 3), np.float32)))
+    assert "an array would be left out: a key ends at the first dot" in failure(place, CorruptDataError)
+
+
+def test_members_that_are_not_side_by_side_are_to_be_sorted(tmp_path: Path) -> None:
+    place = plain(tmp_path / "train", keys=("k", "l", "k"))
+    said = failure(place, CorruptDataError)
+    assert "not one after the other" in said and "tar --sort=name" in said and "ivr-dist index" not in said
+
+
+def test_labels_are_counted_and_their_absence_told(tmp_path: Path) -> None:
+    samples = corpus(4)
+    manifest, notes = told(write(tmp_path / "train", samples))
+    assert manifest.labels == {"sentiment": 3} and notes == []
+    for sample in samples:
+        sample["json"]["labels"] = {"sentiment": None}
+    manifest, notes = told(write(tmp_path / "null", samples))
+    assert manifest.labels == {"sentiment": 0}
+    assert notes == ["no sample of c, split train has a label sentiment"]
+    for sample in samples:
+        sample["json"] = {"sentiment": 0.5, "transcript": "nan"}
+    manifest, notes = told(write(tmp_path / "none", samples))
+    assert manifest.tasks == {} and "4 samples have the transcript nan" in notes[0]
+    assert "no sample of c, split train has a label; labels are an object" in notes[1]
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.ones((2, 3), np.longdouble), "text is float128"),
+        (np.array([1, 2**40]), "token id of more than 32 bits"),
+        (np.ones((2, 3), complex), "arrays of complex numbers"),
+        (np.full((2, 3), "a"), "arrays of text"),
+        (np.array([[None]]), "arrays of Python objects"),
+    ],
+)
+def test_arrays_of_other_kinds(tmp_path: Path, array: Any, message: str) -> None:
+    place = plain(tmp_path / "train", keys=("k",))
+    with tarfile.open(place / "a.tar", "w") as archive:
+        add(archive, "k.json", b"{}")
+        add(archive, "k.text.npy", npy(array))
+    assert message in failure(place, IvrError)
+
+
+def test_whole_numbers_that_training_rounds_are_told(tmp_path: Path) -> None:
+    place = plain(tmp_path / "train", keys=("k",))
+    with tarfile.open(place / "a.tar", "w") as archive:
+        add(archive, "k.json", b'{"labels": {"s": 1}}')
+        add(archive, "k.text.npy", npy(np.array([[2**24 + 1, 5]])))
+    assert told(place)[1] == ["1 whole numbers of text are rounded in training, which computes in float32"]

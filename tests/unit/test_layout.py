@@ -22,6 +22,7 @@ LEVELS = {
     "ivr_dist.errors": 0,
     "ivr_dist.foreign_errors": 0,
     "ivr_dist.streams": 0,
+    "ivr_dist.file_kinds": 0,
     "ivr_dist.units": 0,
     "ivr_dist.config": 0,
     "ivr_dist.device": 0,

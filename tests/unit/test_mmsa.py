@@ -230,11 +230,11 @@ def test_samples_without_labels_are_packed(tmp_path: Path) -> None:
         (lambda c: c["test"].update(vision=c["test"]["vision"][:, :3]), r"not aligned: text 6, audio 6, vision 3"),
         (lambda c: c["test"].update(audio_lengths=[1, 2, 3]), r"lengths are given, but not vision_lengths"),
         (lambda c: c["test"].update(id=["a$_$1"] * 2), r"array id: 2 entries for 3 samples"),
-        (lambda c: c["test"].update(id=[1.5, None, 2]), r"array id: not a list of texts"),
+        (lambda c: c["test"].update(id=[1.5, None, 2]), r"array id: row 1: None where a text should be"),
         (lambda c: c["test"].update(regression_labels=["a"] * 3), r"regression_labels: not a list of numbers"),
         (lambda c: c["test"].update(regression_labels=np.ones((3, 2))), r"regression_labels: \[3, 2\], not one number"),
         (lambda c: c["test"].update(text_bert=c["test"]["text_bert"][:, :2]), r"text_bert is \[3, 2, 6\]"),
-        (lambda c: c.update(test=[]), r"not a dictionary of splits"),
+        (lambda c: c.update(test=[]), r"split test is not a dictionary of arrays"),
     ],
 )
 def test_pickles_that_do_not_fit_are_refused(tmp_path: Path, change: Any, message: str) -> None:
@@ -314,3 +314,84 @@ def test_cards_survive_a_process_and_open_to_the_same_samples(tmp_path: Path) ->
     for split, refs in source.splits().items():
         for ref in refs:
             assert same_bits(again.load(split, ref).arrays, source.load(split, ref).arrays)
+
+
+def rolled(array: Any, steps: int) -> Any:
+    """A row of [T, D] or [3, T] with its first `steps` steps at the end."""
+    axis = 1 if array.shape[0] == 3 and array.shape[1] == STEPS else 0
+    return np.roll(array, array.shape[axis] - steps, axis=axis)
+
+
+@pytest.mark.parametrize("moved", [("text", "text_bert"), ("text",), ()])
+@pytest.mark.parametrize("masked", [True, False])
+def test_text_may_be_padded_at_either_end(tmp_path: Path, moved: tuple[str, ...], masked: bool) -> None:
+    content, expected = corpus(aligned=False)
+    for part in content.values():
+        for number, id_ in enumerate(part["id"].tolist()):
+            words = len(expected[id_]["ids"])
+            for name in moved:
+                part[name][number] = rolled(part[name][number], words)
+            for name in ("audio", "vision"):
+                part[name][number] = rolled(part[name][number], part[f"{name}_lengths"][number])
+        if not masked:
+            del part["text_bert"]
+    front = CARD.replace("  file: data\n", "  file: data\n  padding: front\n")
+    _, found = round_trip(opened(tmp_path, content, front), tmp_path / "out")
+    for samples in found.values():
+        for id_, sample in samples.items():
+            assert same_bits(sample.arrays, expected[id_]["arrays"]), id_
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), np.float32("nan")])
+def test_missing_transcripts_are_empty_and_missing_ids_are_refused(tmp_path: Path, missing: Any) -> None:
+    content, expected = corpus(aligned=True)
+    content["train"]["raw_text"][2] = missing
+    content["train"]["raw_text"][3] = "nan"
+    source = opened(tmp_path, content)
+    summary, found = round_trip(source, tmp_path / "out")
+    spoken = [" ".join(found["train"][id_].words) for id_ in content["train"]["id"][1:4].tolist()]
+    assert spoken == [expected[content["train"]["id"][1]]["text"], "", "nan"]
+    assert any("1 samples have the transcript nan" in warning for warning in summary.splits[0].warnings)
+    content["train"]["id"] = [missing, *content["train"]["id"][1:].tolist()]
+    with pytest.raises(DataError, match=r"array id: row 0: (None|NaN) where a text should be"):
+        opened(tmp_path, content)
+
+
+def test_entries_that_cannot_be_are_named_by_their_sample(tmp_path: Path) -> None:
+    content, _ = corpus(aligned=True)
+    content["test"]["raw_text"][1] = b"caf\xe9"
+    with pytest.raises(DataError, match=r"array raw_text: sample test-v_0\$_\$1: b'caf.*byte 0xe9"):
+        opened(tmp_path, content)
+    content["test"]["raw_text"] = ["x" * (1 << 22)] * 3
+    with pytest.raises(DataError, match=r"array raw_text: 8388608 characters are the same texts again"):
+        opened(tmp_path, content)
+
+
+def test_what_is_no_split_is_passed_over_and_named(tmp_path: Path) -> None:
+    content, _ = corpus(aligned=True)
+    settings = {"audio": {"tool": "librosa"}, "text": {"model": "bert"}, "id": "x", "labels": ["a"]}
+    source = opened(tmp_path, content | {"config": settings, "version": 2, "note": None})
+    summary, _ = round_trip(source, tmp_path / "out")
+    assert len(summary.notes) == 1 and "passed over, since it is no split: config, version, note" in summary.notes[0]
+    assert summary.warnings == list(summary.notes)
+    for more in (content["test"], {"id": ["a$_$1"]}):
+        with pytest.raises(DataError, match="has the splits train, valid, test, more, the card"):
+            opened(tmp_path, content | {"more": more})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda part: part.update(audio=part["audio"].astype(complex)), r"complex numbers \(c16\) are not read"),
+        (lambda part: part.update(audio=part["audio"].astype("U4")), r"array audio: .* of <U4, not numbers"),
+        (lambda part: part.update(audio=part["audio"][:, :0]), r"array audio: \[3, 0, 3\] of float32"),
+        (lambda part: part.update(regression_labels=[2**70] * 3), r"regression_labels: not numbers of 64 bits or less"),
+        (lambda part: part.update(audio_lengths=[1.5] * 3), r"audio_lengths: row 0 is 1.5, not a whole number"),
+        (lambda part: part.update(audio_lengths=[1, None, 2]), r"audio_lengths: row 1 is nan, not a whole number"),
+    ],
+)
+def test_arrays_of_other_kinds_are_refused(tmp_path: Path, change: Any, message: str) -> None:
+    content, _ = corpus(aligned=False)
+    change(content["test"])
+    with pytest.raises(DataError, match=message):
+        opened(tmp_path, content)

@@ -148,7 +148,7 @@ def test_labels_in_one_hot_form(tmp_path: Path) -> None:
             r"labels is \[3, 0, 1\], which has no column 0",
         ),
         (lambda c: c["test"].update(labels=c["test"]["labels"].astype("U9")), r"array labels: not numbers"),
-        (lambda c: c["test"].update(id=[[["a"]]] * 3), r"array id: not a list of texts"),
+        (lambda c: c["test"].update(id=[[["a"]]] * 3), r"array id: row 0: not a text"),
         (lambda c: c["test"].update(id=[["a"] * 9] * 3), r"array id: more than 8 texts a sample"),
         (lambda c: c["test"].update(id=[["a", "0", "1"]] * 3), r"sample id a_0_1 is given twice"),
         (

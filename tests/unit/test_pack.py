@@ -171,7 +171,7 @@ def test_values_that_are_not_finite_become_zero_and_are_reported(tmp_path: Path)
     (summary,) = pack(source, str(tmp_path)).splits
     assert summary.replaced == {"audio": 3, "text": 1}  # 1e6 does not fit float16
     assert summary.missing == {"text": 1}
-    assert "3 non-finite values of audio replaced by 0" in summary.warnings
+    assert "3 values of audio replaced by 0: not finite, or too large" in summary.warnings
     found = {raw.id: raw.arrays for raw in read(str(tmp_path / "train"))}
     assert found["a"]["audio"].tolist() == [[1, 0], [3, 4], [0, 0]]
     assert found["a"]["text"].dtype == np.float16 and found["a"]["text"].tolist() == [[0]]

@@ -195,8 +195,8 @@ EXABYTE = b"\x8a\x08" + struct.pack("<q", 1 << 60) + b"\x85"
         (b"\x80\x04.", "not a pickle"),
         (b"\x80\x04K", "cut off"),
         (b"\x80\x04]", "cut off"),
-        (b"", "cut off"),
-        (b"PK\x03\x04", "refers to one outside"),
+        (b"", "an empty file, not a pickle"),
+        (b"PK\x03\x04", "a zip archive, as .*torch.save"),
         (b"\x89HDF\r\n", "unknown instruction"),
         (b"S'" + b"[" * 100_000 + b"\n.", "not a pickle"),
         (b"Sx" + b"(" * 100_000 + b"\n.", "not a pickle"),
@@ -204,6 +204,16 @@ EXABYTE = b"\x8a\x08" + struct.pack("<q", 1 << 60) + b"\x85"
         (
             b"\x80\x02c_codecs\nencode\nq\x00X" + struct.pack("<I", 1 << 20) + b"x" * (1 << 20) + b"q\x01"
             b"]" + b"h\x00h\x01\x85Ra" * 50 + b".",
+            "more of its text than it holds",
+        ),
+        # One megabyte that was left in the file, as many single values.
+        (
+            b"\x80\x02cnumpy.core.multiarray\nscalar\nq\x00cnumpy\ndtype\nX\x08\0\0\0S1048576\x89\x88\x87Rq\x01B"
+            + struct.pack("<I", 1 << 20)
+            + b"x" * (1 << 20)
+            + b"q\x02]"
+            + b"h\x00h\x01h\x02\x86Ra" * 50
+            + b".",
             "more of its text than it holds",
         ),
     ],
@@ -247,6 +257,9 @@ def test_lists_of_rows_and_texts(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"steps|numbers|features"):
             as_rows(wrong)
     assert as_texts(found[4][0]) == ["a"]
+    again = [np.ones(1 << 16)] * 66
+    with pytest.raises(ValueError, match="65 of 66 steps of 65536 features are the same row again"):
+        as_rows(load(tmp_path, pickle.dumps(again)))
     with pytest.raises(ValueError, match="not a list of texts"):
         as_texts("ab")
 
@@ -258,3 +271,11 @@ def test_a_file_may_share_its_parts_without_growing(tmp_path: Path) -> None:
     for convert in (as_rows, as_texts):
         with pytest.raises(ValueError):
             convert(found)
+
+
+def test_texts_of_python_2_are_utf_8_or_refused(tmp_path: Path) -> None:
+    found = load(tmp_path, b"(lp0\nS'caf\\xc3\\xa9'\np1\naS'good'\np2\naS'caf\\xe9'\np3\na.")
+    assert as_texts(found[:2]) == ["caf\u00e9", "good"]
+    with pytest.raises(ValueError, match=r"not UTF-8 text: byte 0xe9 \(entry 0 of the list\)"):
+        as_texts(found[2:])
+    assert load(tmp_path, pickle.dumps(np.array([b"x\xff"]), 2)).load().tolist() == [b"x\xff"]

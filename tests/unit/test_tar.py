@@ -199,7 +199,7 @@ def test_a_tar_cut_anywhere_is_refused() -> None:
     data = ours(FILES)
     # The second block of the end mark is the one thing that can go.
     for length in range(0, len(data) - 512, 64):
-        with pytest.raises(CorruptDataError, match="cut off"):
+        with pytest.raises(CorruptDataError, match="cut off" if length else "an empty file"):
             read(data[:length])
     assert read(data[:-512]) == FILES
 

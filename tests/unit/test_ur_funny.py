@@ -216,7 +216,7 @@ def test_pickles_that_do_not_fit_are_refused(tmp_path: Path, change: Any, messag
         ("covarep_features_sdk", {"punchline_features": [[1.0] * 3000] * 100000}, r"100000 steps of 3000 features"),
         ("covarep_features_sdk", {"punchline_features": "abc"}, r"audio: not a list of steps"),
         ("humor_label_sdk", 2, r"humor is 2, not a class 0..1.*sample 31"),
-        ("humor_label_sdk", "yes", r"the label is 'yes'"),
+        ("humor_label_sdk", "yes", r"the label is not a number but str"),
     ],
 )
 def test_samples_that_do_not_fit_are_refused(tmp_path: Path, file: str, value: Any, message: str) -> None:

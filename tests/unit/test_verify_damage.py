@@ -61,7 +61,7 @@ def with_index(place: Path, **columns: Any) -> None:
 def set_entry(place: Path, **changes: Any) -> None:
     manifest = Manifest.load(str(place))
     shards = [replace(manifest.shards[0], **changes), *manifest.shards[1:]]
-    with_manifest(place, shards=shards, samples=sum(entry.samples for entry in shards), transcripts=0)
+    with_manifest(place, shards=shards, samples=sum(entry.samples for entry in shards), transcripts=0, labels={})
 
 
 def without(suffix: str, number: int = 0) -> Callable[[Members], Members]:
@@ -240,7 +240,7 @@ DAMAGES: dict[str, tuple[Damage, list[tuple[Kind, str]]]] = {
         [
             ("xxh3", r"do not match"),
             ("count", r"the shard has 10 samples, the manifest says 9"),
-            ("tar", r"sample synth_\d+: the sample is in the tar twice, or its members are not adjacent"),
+            ("tar", r"sample synth_\d+: the sample is in the tar twice, or its members are not one after the other"),
             *3 * [("index", r"the index has bytes")],
             ("index", r"the index has \[\d+, -1, \d+\] steps|the index has \[\d+, \d+, \d+\] steps"),
             ("sample", r"there is no synth_\d+\.json"),
@@ -343,6 +343,17 @@ DAMAGES: dict[str, tuple[Damage, list[tuple[Kind, str]]]] = {
     "transcripts": (
         lambda at: with_manifest(at / "train", transcripts=40),
         [("count", r"manifest\.json: 42 samples have a transcript, the manifest says 40")],
+    ),
+    "labels": (
+        lambda at: with_manifest(at / "train", labels={"sentiment": 41}),
+        [("count", r"manifest\.json: 42 samples have a label sentiment, the manifest says 41")],
+    ),
+    "a key of JSON twice": (
+        lambda at: change_members(
+            at / "train",
+            lambda content: [(n, b'{"id": 1, ' + d[1:] if n.endswith("17.json") else d) for n, d in content],
+        ),
+        [("sample", r"the JSON cannot be read: key 'id' is given twice")],
     ),
     "steps of statistics": (
         lambda at: with_manifest(
