@@ -184,7 +184,7 @@ def train_superseded(rank: int, world: int, settings: Config) -> None:
             if event["kind"] == "checkpoint":
                 allocate(settings.run.dir, parent=1, step=5, stage=1, steps_per_epoch=8, workers=["other:1"])
 
-    with pytest.raises(SupersededError, match=r"attempt 1 of this run was given up, attempt 0+2 goes on"):
+    with pytest.raises(SupersededError, match=r"attempt 1 of this run was given up, attempt 2 goes on"):
         worker.train(settings, Intruder(), rank, 0)
 
 
