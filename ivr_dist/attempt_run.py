@@ -130,7 +130,7 @@ class AttemptRun:
         if source.state is None:
             self._say("starting from scratch")
         else:
-            self._say(f"continuing from {source.url}")
+            self._say(f"continuing from {source.own or source.url}")
             self._say(f"changed        {', '.join(map(str, changed))}" if changed else "nothing changed")
         watchdog.moved()
         engine = self._engine(source)
