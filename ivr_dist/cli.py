@@ -438,5 +438,5 @@ def _show_traceback(given: Sequence[str]) -> None:
 
 
 def _fail(error: IvrError, code: int) -> int:
-    say(f"error: {error}", sys.stderr, flush=True)
+    say_lines(f"error: {error}", sys.stderr)
     return code

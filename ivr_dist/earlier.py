@@ -15,7 +15,7 @@ from ivr_dist.checkpoint import store
 from ivr_dist.config import Config
 from ivr_dist.config_file import from_dict, to_dict
 from ivr_dist.data.manifest import Manifest
-from ivr_dist.errors import CheckpointMismatchError, CorruptDataError, IvrError
+from ivr_dist.errors import CheckpointError, CheckpointMismatchError, CorruptDataError
 from ivr_dist.modalities import reading
 from ivr_dist.report import shown
 from ivr_dist.run_identity import Asked, compare, ids
@@ -144,7 +144,7 @@ def _newest_state(run_url: str) -> dict[str, Any] | None:
         try:
             state = store.read_state(name.url(run_url))
             store.parts(name.url(run_url))
-        except IvrError:
+        except (CheckpointError, storage.NotFoundError):
             continue
         return state
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,9 @@ def test_order_is_that_of_the_numbers(tmp_path: Path) -> None:
     assert FORM.found(str(tmp_path)) == found
 
 
+SIGN = {"began": 0, "how": "", "ended": False, "seconds": {}, "forked": {}}
+
+
 @pytest.mark.parametrize("last", [9, 9999, 10_000, 99_999])
 def test_attempts_beyond_their_zeros(tmp_path: Path, last: int) -> None:
     run = str(tmp_path)
@@ -70,7 +74,7 @@ def test_drivers_and_signs_of_life_beyond_their_zeros(tmp_path: Path, last: int)
     run = str(tmp_path)
     for number in (last - 1, last):
         storage.write_text(f"{run}/driver/{number:06d}.json", '{"host": "h", "pid": 1, "released": true}')
-        storage.write_text(f"{run}/pulse/{number:04d}.json", f'{{"seen": {number}}}')
+        storage.write_text(f"{run}/pulse/{number:04d}.json", json.dumps({**SIGN, "seen": number}))
     for name in strays(f"{last:06d}.json"):
         storage.write_text(f"{run}/driver/{name}", "{}")
     for name in strays(f"{last:04d}.json"):
@@ -79,7 +83,7 @@ def test_drivers_and_signs_of_life_beyond_their_zeros(tmp_path: Path, last: int)
         assert storage.exists(f"{run}/driver/{last + 1:06d}.json")
         assert holder(run) is not None
     assert holder(run) is None
-    assert read_pulses(run) == {last - 1: {"seen": last - 1}, last: {"seen": last}}
+    assert read_pulses(run) == {number: {**SIGN, "seen": number} for number in (last - 1, last)}
 
 
 def test_checkpoints_beyond_their_zeros(tmp_path: Path) -> None:
@@ -94,9 +98,9 @@ def test_checkpoints_beyond_their_zeros(tmp_path: Path) -> None:
 
 def test_a_copy_of_a_part_manifest_is_none(tmp_path: Path) -> None:
     url = str(tmp_path)
-    store.write_part(url, 0, 1, {store.STATE: [b'{"format": 2}']}, [])
+    store.write_part(url, 0, 1, {store.STATE: [b'{"format": 3, "shapes": {}}']}, [])
     before = store.parts(url)
     for stray in strays("part-00000.json"):
         (tmp_path / stray).write_text("{}")
     assert store.parts(url) == before
-    assert store.verify(url) == {"format": 2}
+    assert store.verify(url) == {"format": 3, "shapes": {}}

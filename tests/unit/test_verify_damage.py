@@ -119,6 +119,11 @@ def scatter(place: Path) -> None:
     refit(place, index=right)
 
 
+def replace_by_loop(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.name)
+
+
 def replace_by_folder(file: Path) -> None:
     file.unlink()
     file.mkdir()
@@ -155,12 +160,16 @@ DAMAGES: dict[str, tuple[Damage, list[tuple[Kind, str]]]] = {
     ),
     "shard lost": (lambda at: shard(at / "train").unlink(), [("missing", r"train-000000\.tar: the file is missing")]),
     "index lost": (lambda at: index_of(at / "test").unlink(), [("missing", r"test-000000\.idx: the file is missing")]),
+    "shard is a link to itself": (
+        lambda at: replace_by_loop(shard(at / "train", 1)),
+        [("unreadable", r"train-000001\.tar: .*symbolic links")],
+    ),
     "shard is a folder": (
         lambda at: replace_by_folder(shard(at / "train", 1)),
-        [("unreadable", r"train-000001\.tar: cannot read: Is a directory")],
+        [("missing", r"train-000001\.tar: the file is missing")],
     ),
     "leftover": (
-        lambda at: ((at / "train/old.tar").touch(), (at / "valid/notes").mkdir()),
+        lambda at: ((at / "train/old.tar").touch(), (at / "valid/notes").mkdir(), (at / "valid/notes/1").touch()),
         [("leftover", r"train/old\.tar: the manifest does not name"), ("leftover", r"valid/notes: the manifest")],
     ),
     "longer": (
