@@ -161,7 +161,7 @@ def connected(workers: int, debug: bool, *, folder: str = "", patience_s: float 
             num_cpus=max(workers, os.cpu_count() or 1),
             include_dashboard=False,
             object_store_memory=100 * 1024**2,
-            _temp_dir=os.path.join(folder, "r"),
+            _temp_dir=os.path.join(folder, "ray"),
         )
     import ray
 

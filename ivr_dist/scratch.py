@@ -34,4 +34,4 @@ def ray_folder() -> str:
 
 def _fits(parent: str) -> bool:
     # mkdtemp adds eight letters, and Ray gets a folder below, which it opens to everybody.
-    return len(os.fsencode(str(Path(parent) / "ivr-ray-12345678" / "r"))) + _RAY_BYTES <= _SOCKET_BYTES
+    return len(os.fsencode(str(Path(parent) / "ivr-ray-12345678" / "ray"))) + _RAY_BYTES <= _SOCKET_BYTES

@@ -130,12 +130,7 @@ class IndexBuilder:
         Raises:
             CorruptDataError: There was a sample of this key before.
         """
-        if key in self._keys:
-            raise CorruptDataError(
-                f"sample {key} is in the tar twice, or its members are not one after the other",
-                where=self._where,
-                remedy="make the tar again with its members sorted by name (tar --sort=name), each sample once",
-            )
+        self.check_new(key)
         # By places, not sizes: members that belong to no sample may lie between samples.
         if not self._segment or end - self._offset[self._segment[-1]] > SEGMENT_BYTES:
             self._close_segment()
@@ -146,6 +141,19 @@ class IndexBuilder:
         self._offset.append(start)
         self._size.append(end - start)
         self._lengths.append(lengths)
+
+    def check_new(self, key: str) -> None:
+        """Refuse a sample of a key that there was before; what else is wrong with such a one follows from that.
+
+        Raises:
+            CorruptDataError: There was.
+        """
+        if key in self._keys:
+            raise CorruptDataError(
+                f"sample {key} is in the tar twice, or its members are not one after the other",
+                where=self._where,
+                remedy="make the tar again with its members sorted by name (tar --sort=name), each sample once",
+            )
 
     def finish(self) -> ShardIndex:
         """The index of all samples that were added."""
@@ -185,6 +193,7 @@ def build_index(
     builder = IndexBuilder(content, where)
     for group in tar.samples(content, where, whole=True):
         key, start, end = group[0].key, group[0].start, group[-1].end
+        builder.check_new(key)
         lengths = _lengths(content, group, where)
         builder.add(key, look(key, content.take(start, end)), start, end, lengths)
     return builder.finish()

@@ -383,6 +383,11 @@ def test_members_that_are_not_side_by_side_are_to_be_sorted(tmp_path: Path) -> N
     place = plain(tmp_path / "train", keys=("k", "l", "k"))
     said = failure(place, CorruptDataError)
     assert "not one after the other" in said and "tar --sort=name" in said and "ivr-dist index" not in said
+    place = plain(tmp_path / "jsons first", keys=("k", "l"))
+    with tarfile.open(place / "a.tar", "a") as archive:
+        for key in ("k", "l"):
+            add(archive, f"{key}.text.npy", npy(np.ones((2, 3), np.float32)))
+    assert "tar --sort=name" in failure(place, CorruptDataError)
 
 
 def test_labels_are_counted_and_their_absence_told(tmp_path: Path) -> None:
