@@ -108,7 +108,8 @@ def _wrapped(name: str, original: TextIO | None) -> Output | None:
     with suppress(OSError):
         stream.flush()
     raw = Output(stream.fileno())
-    lines = stream.line_buffering
+    # Python's stderr passes on at once what it is given, so that its lines stand where they belong among others'.
+    lines = stream.line_buffering or stream.write_through
     text = io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, "backslashreplace", line_buffering=lines)
     setattr(sys, name, text)
     return raw

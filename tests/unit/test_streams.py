@@ -125,3 +125,16 @@ def test_streams_of_others_are_left_alone(capsys: pytest.CaptureFixture[str]) ->
     with lasting_streams() as out:
         assert out is None and (sys.stdout, sys.stderr) == before
     assert (sys.stdout, sys.stderr) == before
+
+
+def test_lines_of_both_streams_stand_in_their_order() -> None:
+    code = (
+        "import sys\n"
+        "from ivr_dist.streams import lasting_streams\n"
+        "with lasting_streams():\n"
+        "    print('one', file=sys.stderr)\n"
+        "    print('two', flush=True)\n"
+        "    print('three', file=sys.stderr)\n"
+        "    print('four', flush=True)\n"
+    )
+    assert shell(code, "2>&1").stdout.split() == ["one", "two", "three", "four"]
