@@ -62,7 +62,7 @@ test: dev
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-long: dev
-	@$(BIN)/python -m pytest -m "long and not drill"
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m "long and not drill"
 
 drill: dev
 	@$(BIN)/python -m pytest -m drill -s

@@ -19,10 +19,13 @@ settings.register_profile("ci", _COMMON, derandomize=True, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "local"))
 
 
+_ELSEWHERE = ("drill", "long")
+"""Marks of tests that `make test` leaves out: half an hour on a quiet machine, and slow by nature."""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Drills take half an hour and a quiet machine: they run where they are asked for, by `-m drill`."""
-    if "drill" in config.option.markexpr:
-        return
-    drills = [item for item in items if item.get_closest_marker("drill")]
-    config.hook.pytest_deselected(items=drills)
-    items[:] = [item for item in items if item not in drills]
+    """Leave out what takes long, unless its mark is asked for by `-m`."""
+    left_out = [mark for mark in _ELSEWHERE if mark not in config.option.markexpr]
+    others = [item for item in items if any(item.get_closest_marker(mark) for mark in left_out)]
+    config.hook.pytest_deselected(items=others)
+    items[:] = [item for item in items if item not in others]

@@ -18,7 +18,7 @@ from ivr_dist.data.collate import BatchSpec
 from ivr_dist.data.manifest import Manifest
 from ivr_dist.data.pack import pack
 from ivr_dist.driver import loss_curve, preflight
-from ivr_dist.errors import ConfigError, DataError
+from ivr_dist.errors import ConfigError, DataError, FaultsError
 from ivr_dist.pretrained import TextEncoder
 from ivr_dist.scoring import score_checkpoint
 from tests.distributed.test_training import config, train
@@ -85,6 +85,7 @@ def encoder_weights(checkpoint: str) -> dict[str, torch.Tensor]:
     return {name.removeprefix("words.encoder."): part for name, part in own.items()}
 
 
+@pytest.mark.long
 def test_the_same_run_on_1_and_2_workers_at_every_stage(corpus: str, bert: str, tmp_path: Path) -> None:
     """Also with parameters that are not trained, which must stay bitwise what they were."""
     stages = {"null": (0, 3), "1": (1, 2), "0": (0, 3)}
@@ -116,6 +117,7 @@ def test_the_same_run_on_1_and_2_workers_at_every_stage(corpus: str, bert: str, 
         assert bool(moved & (given.keys() - final)) == bool(moved & first) == (layers == "null")
 
 
+@pytest.mark.long
 def test_pieces_of_a_run_continue_bitwise_and_need_no_folder(corpus: str, bert: str, tmp_path: Path) -> None:
     """With dropout, half of the encoder trained; then the checkpoint is scored where the encoder's folder is gone."""
     mine = tmp_path / "encoder"
@@ -156,7 +158,7 @@ def test_a_corpus_without_transcripts_is_refused(token_corpus: str, bert: str, t
         shutil.copytree(f"{token_corpus}/{split}", silent / split)
         replace(manifest, transcripts=0).save(str(silent / split))
     settings = on_tokens(str(silent), tmp_path / "run", f"model.text.pretrained={bert}")
-    with pytest.raises(DataError, match=r"no sample of the split has a transcript, .*; pack the corpus with a card"):
+    with pytest.raises(FaultsError, match=r"no sample of the split has a transcript, .*; pack the corpus with a card"):
         preflight(settings, 1)
     with pytest.raises(DataError, match="no sample of the split has a transcript"):
         BatchSpec.from_manifest(Manifest.load(f"{silent}/train"), ["text"], [], text=TextEncoder(bert))

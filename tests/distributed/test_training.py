@@ -24,7 +24,7 @@ from ivr_dist.data.manifest import Manifest
 from ivr_dist.data.pack import PackOptions, pack
 from ivr_dist.data.samples import Samples
 from ivr_dist.driver import loss_curve, preflight
-from ivr_dist.errors import CheckpointMismatchError, CorruptDataError, DataError
+from ivr_dist.errors import CheckpointMismatchError, CorruptDataError, DataError, FaultsError
 from tests.ranks import run_ranks
 
 pytestmark = pytest.mark.distributed
@@ -268,7 +268,7 @@ def test_shards_from_a_command_and_slots_by_length(corpus: str, tmp_path: Path) 
     few = ("train.max_steps=10", "data.by_length=true")
     pipe = f"data.pipe=cat {tmp_path}/store/$(basename {{}})"
     streamed = config(str(tmp_path / "data"), tmp_path / "streamed", *few, "data.reader=webdataset", pipe)
-    with pytest.raises(DataError, match="is missing"):
+    with pytest.raises(FaultsError, match=r"3 faults[\s\S]*train-000000\.tar is missing"):
         preflight(replace(streamed, data=replace(streamed.data, pipe="")), 2)
     preflight(streamed, 2)
     ranges = config(corpus, tmp_path / "ranges", *few)
@@ -305,6 +305,7 @@ def test_damage_that_may_be_skipped_is_counted_and_nothing_else_moves(
     assert loss_curve(cases[0].run.dir) == loss_curve(cases[1].run.dir)
 
 
+@pytest.mark.long
 def test_a_compiled_run_is_the_same(corpus: str, tmp_path: Path) -> None:
     """With the loss terms' sums over ranks inside the compiled part, and with the second backward pass of the probe."""
     # Two modalities: the compiler takes as long as the graph is large.
