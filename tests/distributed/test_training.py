@@ -24,7 +24,7 @@ from ivr_dist.data.manifest import Manifest
 from ivr_dist.data.pack import PackOptions, pack
 from ivr_dist.data.samples import Samples
 from ivr_dist.driver import loss_curve, preflight
-from ivr_dist.errors import CheckpointMismatchError, CorruptDataError, DataError, FaultsError
+from ivr_dist.errors import CheckpointMismatchError, CorruptDataError, FaultsError
 from tests.ranks import run_ranks
 
 pytestmark = pytest.mark.distributed
