@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,7 @@ class ArraysSource(CardSource):
         self._groups = self._read_groups(self._mapping.group)
         self._splits = check_hygiene(self._read_splits(), card.expected_counts(), f"corpus {card.name}")
         self._labels = {task: self._numbers(column) for task, column in self._mapping.labels.items()}
-        self._steps = {name: self._numbers(column) for name, column in self._mapping.modalities().items()}
+        self._steps = {name: self._modality(name, column) for name, column in self._mapping.modalities().items()}
         dims = {name: view.width for name, view in self._steps.items() if view.width is not None}
         self._features = card.feature_specs(dims)
         self._transcript = self._view(self._mapping.transcript) if self._mapping.transcript else None
@@ -69,7 +69,10 @@ class ArraysSource(CardSource):
             DataError: A label is out of range, or an id points past the end of its lookup table.
         """
         rows = [ref.number] if self._context is None else self._context[ref.number]
-        labels = {task: _scalar(view.entries(ref.number)) for task, view in self._labels.items()}
+        where = f"{self._card.files[self._mapping.file].path}, sample {ref.id}"
+        labels = {
+            task: _scalar(view.entries(ref.number), f"{where}, label {task}") for task, view in self._labels.items()
+        }
         words = _NO_WORDS if self._transcript is None else self._transcript.entries(ref.number)
         main = self._card.files[self._mapping.file].path
         provenance: dict[str, Any] = {"file": main, "row": ref.number}
@@ -79,8 +82,8 @@ class ArraysSource(CardSource):
             id=ref.id,
             split=split,
             group=ref.group,
-            labels=checked_labels(labels, self._card.tasks, f"{main}, sample {ref.id}"),
-            transcript=" ".join(texts_of(words, f"{main}, sample {ref.id}, transcript", as_spoken)),
+            labels=checked_labels(labels, self._card.tasks, where),
+            transcript=" ".join(texts_of(words, f"{where}, transcript", as_spoken)),
             provenance=provenance,
             arrays={name: np.concatenate([view.entries(row) for row in rows]) for name, view in self._steps.items()},
         )
@@ -112,10 +115,25 @@ class ArraysSource(CardSource):
             splits[name].append(SampleRef(number, id_, group))
         return splits
 
+    def _modality(self, name: str, column: Column) -> _View:
+        """A column of steps: vectors, or token ids."""
+        found = self._numbers(column)
+        steps = found.values if found.table is None else found.table
+        if self._card.features[name].kind == "features" and steps.ndim != 2:
+            array = column.array if column.lookup is None else column.lookup.array
+            raise DataError(
+                f"array {array} is {list(steps.shape)}, not [steps, features], for {name}",
+                where=self._files.place(column.file or self._mapping.file),
+                remedy="write the steps of all samples one behind the other, and map their offset",
+            )
+        return found
+
     def _numbers(self, column: Column) -> _View:
-        """A column of numbers."""
+        """A column of numbers; empty texts alone are what a column without any number looks like."""
         found = self._view(column)
         steps = found.values if found.table is None else found.table
+        if found.table is None and steps.dtype.kind == "U" and not (steps != "").any():
+            return replace(found, values=np.full(steps.shape, math.nan))
         if steps.dtype.kind not in NUMBERS:
             where = self._files.place(column.file or self._mapping.file)
             raise DataError(f"array {column.array} holds {steps.dtype}, not numbers", where=where)
@@ -158,8 +176,9 @@ class ArraysSource(CardSource):
         """Rows of each sample's sequence: its own, then the nearest earlier one of its group, and so on."""
         order = self._files.read(self._mapping.file, context.order)
         where = f"{self._files.place(self._mapping.file)}, array {context.order}"
-        if len(order) != len(groups):
-            raise DataError(f"{len(order)} entries for {len(groups)} samples", where=where)
+        if order.shape != (len(groups),) or order.dtype.kind not in NUMBERS or not np.isfinite(order).all():
+            what = f"{list(order.shape)} of {order.dtype}, not one finite number for each of {len(groups)} samples"
+            raise DataError(what, where=where)
         sequences: dict[str, list[int]] = {}
         for row in np.argsort(order, kind="stable").tolist():
             earlier = sequences.setdefault(groups[row], [])
@@ -298,9 +317,9 @@ def _check_offset(offset: Array, entries: int, where: str) -> None:
         raise DataError(f"offsets must rise from 0 to {entries}, the length of the array they divide", where=where)
 
 
-def _scalar(entries: Array) -> float | None:
+def _scalar(entries: Array, where: str) -> float | None:
     if entries.size == 0:
         return None
     if entries.size > 1:
-        raise DataError(f"a label of {entries.size} values", remedy="map an array with one value a sample")
+        raise DataError(f"{entries.size} values", where=where, remedy="map an array with one value a sample")
     return as_label(entries.reshape(-1)[0])

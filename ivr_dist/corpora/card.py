@@ -16,15 +16,14 @@ from ivr_dist import storage
 from ivr_dist.config_yaml import read_yaml
 from ivr_dist.corpora.mappings import CsdMapping, MmsaMapping, MultMapping, UrFunnyMapping
 from ivr_dist.corpora.strict import build, suggest
-from ivr_dist.data.manifest import FeatureKind, FeatureSpec, TaskSpec
+from ivr_dist.data.manifest import MOST, FeatureKind, FeatureSpec, TaskSpec
 from ivr_dist.errors import ConfigError, DataError
 
 MODALITIES = ("text", "audio", "vision")
 
 _FORMATS = ("arrays", "table", "mmsa", "mult", "csd", "ur_funny")
 _SPLIT_BY_FILE = ("mmsa", "mult", "ur_funny")
-_MOST = 1 << 24
-"""Features of a step, and classes."""
+_WIDTH = f"map an array of 1 to {MOST} features a step"
 _NAME = re.compile(r"[A-Za-z0-9_]+")
 _FOLDERS = (Path(__file__).parents[1] / "cards", Path(__file__).parents[2] / "shards")
 
@@ -204,6 +203,8 @@ class Card:
                 where=f"card {self.name}",
                 remedy=f"set features.{modality}.dim, or remove features.{modality}",
             )
+        if not 0 < dim <= MOST:
+            raise DataError(f"{modality} has {dim} features a step", where=f"card {self.name}", remedy=_WIDTH)
         return dim
 
     def splits_by_group(self) -> bool:
@@ -287,14 +288,14 @@ def _check_names(card: Card, place: str) -> None:
         if name not in MODALITIES:
             raise ConfigError(f"unknown key features.{name}", where=place, remedy=suggest(name, MODALITIES))
         if features.dim is not None and (
-            not 0 < features.dim <= _MOST or (features.kind == "tokens" and features.dim != 1)
+            not 0 < features.dim <= MOST or (features.kind == "tokens" and features.dim != 1)
         ):
             remedy = "it is the number of features of a step, and 1 for tokens"
             raise ConfigError(f"{features.dim} cannot be", where=f"{place}, key features.{name}.dim", remedy=remedy)
     for name, task in card.tasks.items():
-        if task.type == "classification" and (task.classes is None or not 2 <= task.classes <= _MOST):
+        if task.type == "classification" and (task.classes is None or not 2 <= task.classes <= MOST):
             raise ConfigError(
-                f"a classification needs 2 or more, up to {_MOST}", where=f"{place}, key tasks.{name}.classes"
+                f"a classification needs 2 or more, up to {MOST}", where=f"{place}, key tasks.{name}.classes"
             )
         if task.type == "regression" and (task.low is None or task.high is None or task.low >= task.high):
             raise ConfigError("a regression needs low and high, low < high", where=f"{place}, key tasks.{name}")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import h5py
@@ -32,6 +34,8 @@ _MAX_WORD = 1000
 _WORDS_AT_ONCE = 64
 """Few, since many words of varying length can be one long text of the file."""
 _REMEDY = "get the file again; it is damaged, or made to mislead"
+_BROKEN = (AttributeError, KeyError, MemoryError, OSError, OverflowError, RuntimeError, TypeError, ValueError)
+"""What h5py ends in where the bytes of a file are nonsense, whatever it is asked for."""
 
 
 class CsdFile:
@@ -53,19 +57,20 @@ class CsdFile:
         stream.seek(0)
         try:
             self._hdf5 = h5py.File(stream, "r")
-        except (OSError, ValueError, RuntimeError) as error:
+        except _BROKEN as error:
             remedy = "check files in the card"
             raise DataError(f"not an HDF5 file: {describe(error)}", where=self.where, remedy=remedy) from None
-        names = list(self._hdf5)
+        names = self._names(self._hdf5, "the file")
         if len(names) != 1:
             raise self._refused(f"it holds {len(names)} sequences instead of one")
         self._sequence = self._group(self._hdf5, names[0])
         self._data = self._group(self._sequence, "data")
-        self.videos = list(self._data)
+        self.videos = self._names(self._data, "data")
         """Names of all videos."""
         self._known = frozenset(self.videos)
         self.dim: int | None = None
         """Features of a row, where rows are numbers; None where they are words or there are none."""
+        self._of_words: bool | None = None
         for video in self.videos:
             self._check(video)
 
@@ -83,11 +88,11 @@ class CsdFile:
 
     def intervals(self, video: str) -> Array:
         """[n, 2] start and end of each row in seconds, float64."""
-        return np.asarray(self._read(self._data[video]["intervals"], slice(None)), np.float64)
+        return np.asarray(self._read(self._part(video, "intervals"), slice(None)), np.float64)
 
     def rows(self, video: str, start: int, end: int) -> Array:
         """[end - start, D] a run of rows of numbers."""
-        return np.asarray(self._read(self._data[video]["features"], slice(start, end)))
+        return np.asarray(self._read(self._part(video, "features"), slice(start, end)))
 
     def words(self, video: str) -> list[str]:
         """The rows as words.
@@ -95,7 +100,7 @@ class CsdFile:
         Raises:
             DataError: They are numbers.
         """
-        features = self._data[video]["features"]
+        features = self._part(video, "features")
         if features.dtype.kind not in "SO":
             raise DataError(f"the rows of {video} are numbers, not words", where=self.where)
         found: list[str] = []
@@ -113,8 +118,13 @@ class CsdFile:
         words = features.dtype.kind == "S" or h5py.check_string_dtype(features.dtype) is not None
         if not words and (features.dtype.kind not in "fiu" or features.ndim != 2):
             raise self._refused(f"features of {video} are {list(features.shape)} of {features.dtype}")
-        if intervals.dtype.kind not in "fiu" or intervals.shape != (features.shape[0], 2):
+        if intervals.dtype.kind not in "fiu":
+            raise self._refused(f"intervals of {video} are {list(intervals.shape)} of {intervals.dtype}, not numbers")
+        if intervals.shape != (features.shape[0], 2):
             raise self._refused(f"{video} has {list(features.shape)} features and {list(intervals.shape)} intervals")
+        if self._of_words not in (None, words):
+            raise self._refused(f"rows of {video} are {'words' if words else 'numbers'}, of others not")
+        self._of_words = words
         if words:
             if features.size != features.shape[0]:
                 raise self._refused(f"{video} has several words a row")
@@ -123,20 +133,30 @@ class CsdFile:
         elif self.dim != features.shape[1]:
             raise self._refused(f"rows of {video} have {features.shape[1]} features, of others {self.dim}")
 
+    @contextmanager
+    def _reading(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except _BROKEN as error:
+            raise self._refused(f"{what} cannot be read: {describe(error)}") from None
+
+    def _names(self, group: Any, what: str) -> list[str]:
+        with self._reading(what):
+            return list(group)
+
     def _object(self, group: Any, name: str) -> Any:
         # What h5py cannot decode it gives as bytes.
         if not (isinstance(name, str) and is_text(name)):
             raise self._refused(f"the name {name!r} is not UTF-8")
-        if group.get(name, getclass=True, getlink=True) is None:
+        with self._reading(name):
+            link = group.get(name, getlink=True)
+        if link is None:
             raise self._refused(f"there is no {name}")
-        link = group.get(name, getlink=True)
         if not isinstance(link, h5py.HardLink):
             where = "another file" if isinstance(link, h5py.ExternalLink) else "another place"
             raise self._refused(f"{name} is a link to {where}")
-        try:
+        with self._reading(name):
             return group[name]
-        except (KeyError, OSError, RuntimeError, ValueError) as error:
-            raise self._refused(f"{name} cannot be read: {describe(error)}") from None
 
     def _group(self, parent: Any, name: str) -> Any:
         found = self._object(parent, name)
@@ -148,25 +168,27 @@ class CsdFile:
         found = self._object(parent, name)
         if not isinstance(found, h5py.Dataset):
             raise self._refused(f"{name} is not a data set")
-        try:
-            if found.is_virtual or found.external:
-                raise self._refused(f"{found.name} is kept in other files")
-            shape, stored = found.shape, found.id.get_storage_size()
-            size = found.size * found.dtype.itemsize
-        except (OSError, RuntimeError, TypeError, ValueError) as error:
-            raise self._refused(f"{name} cannot be read: {describe(error)}") from None
-        if not shape or shape[0] > _MAX_ROWS or size > stored * _MAX_RATIO:
-            raise self._refused(f"{found.name} is {list(shape or ())} of {found.dtype}, in {stored} bytes")
+        with self._reading(name):
+            elsewhere = found.is_virtual or found.external
+            shape, stored, width = found.shape or (), found.id.get_storage_size(), found.dtype.itemsize
+            chunk = math.prod(found.chunks or ()) * width
+        if elsewhere:
+            raise self._refused(f"{found.name} is kept in other files")
+        if not shape or shape[0] > _MAX_ROWS or math.prod(shape) * width > stored * _MAX_RATIO:
+            raise self._refused(f"{found.name} is {list(shape)} of {found.dtype}, in {stored} bytes")
         # To give one row of a chunk, all of it is unpacked.
-        if (chunk := math.prod(found.chunks or ()) * found.dtype.itemsize) > _MAX_CHUNK:
+        if chunk > _MAX_CHUNK:
             raise self._refused(f"{found.name} is kept in chunks of {chunk} bytes, of which {_MAX_CHUNK} are the most")
         return found
 
+    def _part(self, video: str, name: str) -> Any:
+        """A data set of a video, which was checked when the file was opened."""
+        with self._reading(f"{name} of {video}"):
+            return self._data[video][name]
+
     def _read(self, dataset: Any, rows: slice) -> Any:
-        try:
+        with self._reading(str(dataset.name)):
             return dataset[rows]
-        except (OSError, RuntimeError, TypeError, ValueError, MemoryError) as error:
-            raise self._refused(f"{dataset.name} cannot be read: {describe(error)}") from None
 
     def _word(self, value: Any, video: str) -> str:
         try:

@@ -44,9 +44,13 @@ def parse_npy(data: bytes, where: str) -> Array:
     """
     refuse_other(data, "a .npy file", where, "a .npy file")
     try:
-        return npy.parse(data, where, _KINDS, most=_MAX_ELEMENTS)
+        found = npy.parse(data, where, _KINDS, most=_MAX_ELEMENTS)
+        npy.refuse_no_text(found)
     except CorruptDataError as error:
         raise DataError(error.what, where=where, remedy=_REMEDY) from None
+    except ValueError as error:
+        raise DataError(str(error), where=where, remedy=_REMEDY) from None
+    return found
 
 
 class NpzFile:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from ivr_dist import storage
 from ivr_dist.corpora.source import Array
 from ivr_dist.corpora.texts import as_text
+from ivr_dist.data import npy
 
 _DTYPE = re.compile(r"[fiubSUO]\d{1,9}")
 _NOT_READ = {"c": "complex numbers", "M": "dates", "m": "durations", "V": "records"}
@@ -167,6 +168,7 @@ class PickledArray:
         if self._fortran:
             self._payload = data
         flat: npt.NDArray[Any] = np.frombuffer(data, self._dtype)
+        npy.refuse_no_text(flat)
         return flat.reshape(self.shape, order="F" if self._fortran else "C")
 
 

@@ -252,6 +252,8 @@ class _Machine:
         self._memo[len(self._memo)] = self._stack[-1]
 
     def get(self, number: int) -> None:
+        if number not in self._memo:
+            raise ValueError(f"it refers to entry {number} of its memory, which it has not made")
         self.push(self._memo[number])
 
     # Containers

@@ -73,8 +73,11 @@ class SplitPart:
         values = self._get(name)
         try:
             if isinstance(values, PickledArray):
+                self._counted(name, values)
                 flat, width = as_texts(values), len(values) and math.prod(values.shape) // len(values)
-                return [flat[row * width : (row + 1) * width] for row in range(len(values))]
+                values = [flat[row * width : (row + 1) * width] for row in range(len(values))]
+            if not all(len(value) for value in values if isinstance(value, list | tuple)):
+                raise ValueError("a sample without a text")
             if any(isinstance(value, list | tuple) and len(value) > _MAX_PARTS for value in values):
                 raise ValueError(f"more than {_MAX_PARTS} texts a sample")
         except (TypeError, ValueError) as error:

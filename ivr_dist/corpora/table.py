@@ -83,6 +83,9 @@ class TableSource(CardSource):
             if row_text.strip():
                 self._lines.append(line)
                 self._rows.append(_parse_row(row_text, self._where(len(self._rows)), self._card.features))
+                for path in (self._rows[-1].get(name) for name in MODALITIES):
+                    if path is not None:
+                        self._place(path, len(self._rows) - 1)
 
     def _read_dims(self) -> dict[str, int]:
         """Widths that the card leaves open, as the first sample that has the modality gives them."""
@@ -108,12 +111,15 @@ class TableSource(CardSource):
             splits[name].append(SampleRef(number, row["id"], group))
         return splits
 
-    def _array(self, path: str, number: int) -> Array:
+    def _place(self, path: str, number: int) -> str:
         try:
-            place = storage.join(self._root, path)
+            return storage.join(self._root, path)
         except storage.UnsafeNameError:
             remedy = "give a path below the folder that is packed"
             raise DataError(f"{path!r} leads out of the corpus", where=self._where(number), remedy=remedy) from None
+
+    def _array(self, path: str, number: int) -> Array:
+        place = self._place(path, number)
         where = f"{storage.display(place)}, named by {self._where(number)}"
         try:
             data = storage.read_bytes(place)

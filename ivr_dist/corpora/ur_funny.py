@@ -7,7 +7,7 @@ and the transcript. The ids say nothing about the talk that a sample was cut fro
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,11 +21,14 @@ from ivr_dist.corpora.pickles import load_pickle
 from ivr_dist.corpora.source import Array, SampleRef, SourceSample, as_label, check_hygiene, checked_labels
 from ivr_dist.corpora.split_pickle import by_split, passed_over, undescribed
 from ivr_dist.corpora.texts import as_spoken, is_missing
+from ivr_dist.data.npy import NUMBERS
 from ivr_dist.errors import DataError
 
 _MAX_SENTENCES = 1000
 """Of a context; a list in a pickle may hold one sentence many times, and so with words."""
 _MAX_CHARACTERS = 100_000
+_MAX_REPEATED = 100_000
+"""Steps."""
 
 
 class UrFunnySource(CardSource):
@@ -117,9 +120,13 @@ class UrFunnySource(CardSource):
             except ValueError as error:
                 raise DataError(f"split {name}: {error}", where=where) from None
             if isinstance(fold, PickledArray):
-                fold = fold.load().tolist() if fold.items is None else fold.items
+                fold = fold.load().reshape(-1).tolist() if fold.items is None else fold.items
             self._keys[name] = list(fold)
             splits[name] = [SampleRef(number, id_) for number, id_ in enumerate(ids)]
+        keys = [key for fold in self._keys.values() for key in fold]
+        if self._language and keys and not any(key in self._language for key in keys):
+            what = f"none of its ids is one of the language's: {keys[0]!r}, {next(iter(self._language))!r}"
+            raise DataError(what, where=where, remedy="use files of one version, with ids of one type")
         return splits
 
     def _widths(self) -> dict[str, int]:
@@ -138,11 +145,7 @@ class UrFunnySource(CardSource):
         if not isinstance(entry, dict) or punchline not in entry:
             raise ValueError(f"an entry without {punchline}")
         if self._mapping.context == "steps":
-            sentences = entry.get(context) or []
-            sentences = (sentences.items or []) if isinstance(sentences, PickledArray) else sentences
-            if len(sentences) > _MAX_SENTENCES:
-                raise ValueError(f"a context of {len(sentences)} sentences")
-            yield from sentences
+            yield from _context(entry.get(context))
         yield entry[punchline]
 
     def _rows(self, name: str, entry: Any) -> Array:
@@ -150,17 +153,24 @@ class UrFunnySource(CardSource):
         if entry is None:
             return np.zeros((0, 0))
         try:
-            parts = [as_rows(part) for part in self._parts(entry, "punchline_features", "context_features")]
+            sentences = list(self._parts(entry, "punchline_features", "context_features"))
+            _refuse_repeated(sentences)
+            parts = [as_rows(part) for part in sentences]
         except (TypeError, ValueError) as error:
             raise DataError(f"{name}: {error}", where=f"corpus {self._card.name}") from None
         spoken = [part for part in parts if len(part)]
+        if len({part.shape[1] for part in spoken}) > 1:
+            widths = sorted({part.shape[1] for part in spoken})
+            what = f"{name}: sentences of {' and '.join(map(str, widths))} features a step"
+            raise DataError(what, where=f"corpus {self._card.name}")
         return np.concatenate(spoken) if spoken else parts[0]
 
     def _words(self, entry: Any) -> Array:
         """[T] word indexes of the sentences that are kept, or [T, D] their vectors."""
         if not entry:
             return np.zeros((0,))
-        parts = self._parts(entry, "punchline_embedding_indexes", "context_embedding_indexes")
+        parts = list(self._parts(entry, "punchline_embedding_indexes", "context_embedding_indexes"))
+        _refuse_repeated(parts)
         indexes = [_indexes(part) for part in parts]
         found = np.concatenate(indexes)
         if self._vectors is None:
@@ -170,14 +180,26 @@ class UrFunnySource(CardSource):
         return self._vectors[found]  # type: ignore[no-any-return]
 
 
+def _refuse_repeated(sentences: Sequence[Any]) -> None:
+    """A list in a pickle may hold one long sentence many times; a short one may well be said again."""
+    if not all(isinstance(sentence, list | tuple | PickledArray) for sentence in sentences):
+        raise ValueError("not a list of steps")
+    distinct = {id(sentence): len(sentence) for sentence in sentences}
+    repeated = sum(map(len, sentences)) - sum(distinct.values())
+    if repeated > _MAX_REPEATED:
+        raise ValueError(f"{repeated} steps of a sample are the same sentences again")
+
+
 def _indexes(words: Any) -> Array:
     """[T] word indexes; the files have them flat, or as a list of one for each word."""
     if isinstance(words, PickledArray) and words.items is None:
         values = words.load().reshape(-1)
     else:
         listed = words.items or [] if isinstance(words, PickledArray) else words
-        single = [as_numbers(word)[0] if isinstance(word, list | tuple) else word for word in listed]
+        single = [word[0] if isinstance(word, list | tuple) and word else word for word in listed]
         values = as_numbers(single)
+    if values.dtype.kind not in NUMBERS:
+        raise ValueError("word indexes that are not numbers of 64 bits or less")
     with np.errstate(invalid="ignore"):
         found = values.astype(np.int64)
     if not np.array_equal(found, values):
@@ -189,10 +211,19 @@ def _sentences(entry: Any) -> tuple[str, list[str]]:
     """The punchline and the sentences before it; empty in version 1, which has no text."""
     if not isinstance(entry, dict):
         raise ValueError("an entry that is not a dictionary")
-    context = entry.get("context_sentences", [])
-    if len(context) > _MAX_SENTENCES:
-        raise ValueError(f"a context of {len(context)} sentences")
+    context = _context(entry.get("context_sentences"))
     return _sentence(entry.get("punchline_sentence", "")), [_sentence(sentence) for sentence in context]
+
+
+def _context(sentences: Any) -> Sequence[Any]:
+    """What an entry holds for each sentence before the punchline; None stands for none."""
+    if isinstance(sentences, PickledArray):
+        sentences = sentences.load().tolist() if sentences.items is None else sentences.items
+    if not isinstance(sentences, list | tuple | type(None)):
+        raise ValueError("a context that is not a list of sentences")
+    if len(sentences or ()) > _MAX_SENTENCES:
+        raise ValueError(f"a context of {len(sentences or ())} sentences")
+    return sentences or ()
 
 
 def _sentence(value: Any) -> str:

@@ -41,6 +41,9 @@ T = TypeVar("T")
 _REMEDY = "pack the split again"
 _COUNTED = ("vocabulary", "transcripts", "labels")
 _MAX_SAMPLES = 1 << 62
+_LARGEST = float(np.finfo(np.float32).max)
+MOST = 1 << 24
+"""Features of a step, and classes."""
 _DTYPE = re.compile(r"[a-z]{1,8}\d{1,3}|[<>][a-z]\d{1,2}")
 _LONGEST_LIST = 4096
 """Shards up to which the manifest lists them itself, and all files are looked for before a run."""
@@ -341,7 +344,7 @@ def _check(manifest: Manifest) -> None:
     if fewest < 0 or manifest.samples != total or manifest.samples > _MAX_SAMPLES:
         raise ValueError(f"samples is {manifest.samples}, which is not the sum over its shards")
     for name, feature in manifest.features.items():
-        if name not in MODALITIES or feature.dim < 1:
+        if name not in MODALITIES or not 1 <= feature.dim <= MOST:
             raise ValueError(f"features.{name} is not a modality with features")
         if not _holds_numbers(feature):
             raise ValueError(f"features.{name}.dtype is {_shown(feature.dtype)}, not a type of {feature.kind}")
@@ -349,13 +352,21 @@ def _check(manifest: Manifest) -> None:
         described = manifest.features.get(name)
         if described is None or not len(statistics.mean) == len(statistics.std) == described.dim:
             raise ValueError(f"statistics.{name} does not fit features.{name}")
+        # Training divides by them in float32.
+        sound = all(abs(mean) <= _LARGEST for mean in statistics.mean) and statistics.steps >= 0
+        if not sound or not all(0 < deviation <= _LARGEST for deviation in statistics.std):
+            raise ValueError(f"statistics.{name} is not of means and positive deviations in float32")
     for name, size in manifest.vocabulary.items():
         described = manifest.features.get(name)
-        if described is None or described.kind != "tokens" or size < 1:
+        if described is None or described.kind != "tokens" or not 1 <= size <= 1 << 31:
             raise ValueError(f"vocabulary.{name} does not fit features.{name}")
-    for task, count in manifest.labels.items():
-        if task not in manifest.tasks or not 0 <= count <= manifest.samples:
-            raise ValueError(f"labels.{task} is {count} of {manifest.samples} samples, or belongs to no task")
+    for name, task in manifest.tasks.items():
+        of_classes = task.type == "classification"
+        if (task.classes is not None) != of_classes or not 1 <= (task.classes or 1) <= MOST:
+            raise ValueError(f"tasks.{name}.classes is {_shown(task.classes)} of a {task.type}")
+    for name, count in manifest.labels.items():
+        if name not in manifest.tasks or not 0 <= count <= manifest.samples:
+            raise ValueError(f"labels.{name} is {count} of {manifest.samples} samples, or belongs to no task")
     if not 0 <= manifest.transcripts <= manifest.samples:
         raise ValueError(f"transcripts is {manifest.transcripts} of {manifest.samples} samples")
 

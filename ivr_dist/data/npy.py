@@ -6,6 +6,7 @@ import ast
 import io
 import math
 import re
+import sys
 from functools import lru_cache
 from typing import Any
 
@@ -133,6 +134,18 @@ def rounded(values: npt.NDArray[Any], dtype: str) -> int:
         return 0
     with np.errstate(over="ignore", invalid="ignore"):
         return int(np.count_nonzero(values.astype(dtype).astype(np.longdouble) != values.astype(np.longdouble)))
+
+
+def refuse_no_text(values: npt.NDArray[Any]) -> None:
+    """Make sure that numpy's text (kind U) is text: its four bytes a letter may be any number.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if values.dtype.kind == "U" and values.size and values.dtype.itemsize:
+        letters = np.ascontiguousarray(values).view(np.dtype(np.uint32).newbyteorder(values.dtype.byteorder))
+        if int(letters.max()) > sys.maxunicode:
+            raise ValueError("text with letters that do not exist")
 
 
 @lru_cache(maxsize=1024)

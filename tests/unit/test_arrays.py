@@ -172,11 +172,29 @@ def test_splits_listed_by_group(tmp_path: Path) -> None:
         ({"main__word_id": np.array([0, 1, 2, 0, -1])}, r"ids 0..3"),
         ({"other__ids": np.array(list("abcdef"))}, "check join"),
         ({"other__ids": np.array(["v1_1"] * 6)}, "given twice"),
+        ({"main__frames": np.zeros((7, 0))}, "vision has 0 features a step"),
+        ({"main__frames": np.zeros((7, 3, 2))}, r"array frames is \[7, 3, 2\], not \[steps, features\], for vision"),
+        ({"glove__vectors": np.zeros(4)}, r"array vectors is \[4\], not \[steps, features\], for text"),
     ],
 )
 def test_files_that_do_not_fit_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         source(tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    "order", [np.zeros((6, 1)), np.array([1, 0, 0, np.nan, 0, 1]), np.array(list("baabab")), np.array([1, 0, 0])]
+)
+def test_an_order_is_one_number_a_sample(tmp_path: Path, order: Any) -> None:
+    card = CARD + "  context: {order: index, before: 2}\n"
+    with pytest.raises(DataError, match=r"not one finite number for each of 6 samples.*array index"):
+        source(tmp_path, card, main__index=order)
+
+
+def test_a_label_of_several_values_is_refused_by_sample(tmp_path: Path) -> None:
+    opened = source(tmp_path, main__label=np.zeros((6, 2)))
+    with pytest.raises(DataError, match=r"2 values \(main.npz, sample v1_2, label sentiment\)"):
+        opened.load("train", opened.splits()["train"][0])
 
 
 def test_labels_out_of_range_are_refused(tmp_path: Path) -> None:
@@ -260,6 +278,8 @@ def test_records_of_a_json_file_are_arrays(tmp_path: Path) -> None:
     assert len(found["c"].arrays["audio"]) == 0
     missing = samples(records(tmp_path, [record("a", text=None), record("b", label=None), record("c")]))
     assert missing["a"].transcript == "" and missing["b"].labels["sentiment"] is None
+    unknown = samples(records(tmp_path, [record(id_, label=None, text=None) for id_ in "abc"]))
+    assert {(sample.transcript, sample.labels["sentiment"]) for sample in unknown.values()} == {("", None)}
 
 
 @pytest.mark.parametrize(

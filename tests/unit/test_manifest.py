@@ -163,6 +163,18 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "width": (lambda m: m["features"]["text"].update(dim=0), "features.text is not a modality with features"),
     "statistics of nothing": (lambda m: m["features"].pop("audio"), "statistics.audio does not fit"),
     "short statistics": (lambda m: m["statistics"]["audio"]["std"].pop(), "statistics.audio does not fit"),
+    "too wide": (lambda m: m["features"]["audio"].update(dim=1 << 60), "features.audio is not a modality with feat"),
+    "no deviation": (lambda m: m["statistics"]["audio"]["std"].__setitem__(0, 0.0), "positive deviations in float32"),
+    "negative deviation": (
+        lambda m: m["statistics"]["audio"]["std"].__setitem__(0, -1.0),
+        "positive deviations in float32",
+    ),
+    "huge mean": (lambda m: m["statistics"]["audio"]["mean"].__setitem__(0, 1e39), "positive deviations in float32"),
+    "steps": (lambda m: m["statistics"]["audio"].update(steps=-1), "statistics.audio is not of means"),
+    "no classes": (lambda m: m["tasks"]["emotion"].update(classes=None), "tasks.emotion.classes is null of a class"),
+    "fewer than none": (lambda m: m["tasks"]["emotion"].update(classes=-1), "tasks.emotion.classes is -1 of a class"),
+    "many classes": (lambda m: m["tasks"]["emotion"].update(classes=1 << 60), "of a classification"),
+    "classes": (lambda m: m["tasks"]["sentiment"].update(classes=7), "tasks.sentiment.classes is 7 of a regression"),
     "sum": (lambda m: m.update(samples=12), "samples is 12, which is not the sum"),
     "negative": (
         lambda m: (m["shards"][0].update(samples=-1), m["shards"][1].update(samples=6)),

@@ -149,6 +149,9 @@ def test_labels_in_one_hot_form(tmp_path: Path) -> None:
         ),
         (lambda c: c["test"].update(labels=c["test"]["labels"].astype("U9")), r"array labels: not numbers"),
         (lambda c: c["test"].update(id=[[["a"]]] * 3), r"array id: row 0: not a text"),
+        (lambda c: c["test"].update(id=[["a"], [], ["b"]]), r"array id: a sample without a text"),
+        (lambda c: c["test"].update(id=np.zeros((3, 0), "U1")), r"array id: a sample without a text"),
+        (lambda c: c["test"].update(id=np.zeros((1 << 40, 0), "U1")), r"array id: 1099511627776 entries for 3 samples"),
         (lambda c: c["test"].update(id=[["a"] * 9] * 3), r"array id: more than 8 texts a sample"),
         (lambda c: c["test"].update(id=[["a", "0", "1"]] * 3), r"sample id a_0_1 is given twice"),
         (

@@ -279,3 +279,14 @@ def test_texts_of_python_2_are_utf_8_or_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"not UTF-8 text: byte 0xe9 \(entry 0 of the list\)"):
         as_texts(found[2:])
     assert load(tmp_path, pickle.dumps(np.array([b"x\xff"]), 2)).load().tolist() == [b"x\xff"]
+
+
+def test_text_of_letters_that_do_not_exist_is_refused(tmp_path: Path) -> None:
+    found = load(tmp_path, pickle.dumps(np.array([97, 0x110000], np.uint32).view("U1")))
+    with pytest.raises(ValueError, match="letters that do not exist"):
+        as_texts(found)
+
+
+def test_what_was_not_remembered_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="refers to entry 101 of its memory, which it has not made"):
+        load(tmp_path, b"hello\n")

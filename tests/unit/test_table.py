@@ -115,6 +115,8 @@ def test_splits_listed_by_group(tmp_path: Path) -> None:
         (changed(1, split="dev"), r"unknown split 'dev'.*line 2"),
         (changed(1, id="clip.1"), r"clip.1 is given twice"),
         (changed(2, group="film 1"), r"group film 1 is in the splits train and test"),
+        (changed(2, audio="../1.npy"), r"'../1.npy' leads out of the corpus.*line 3"),
+        (changed(2, audio="http://127.0.0.1:9/1.npy"), r"leads out of the corpus.*line 3"),
         (ROWS[1:], r"split train has 1 samples, the card expects 2"),
     ],
 )

@@ -164,6 +164,22 @@ def test_folds_may_be_arrays(tmp_path: Path, dtype: Any) -> None:
     assert source.load("test", source.splits()["test"][0]).labels["humor"] is not None
 
 
+def test_folds_may_be_columns_and_contexts_arrays(tmp_path: Path) -> None:
+    content, _ = corpus(2)
+    content["data_folds"] = {name: np.array(fold)[:, None] for name, fold in FOLDS.items()}
+    content["language_sdk"][11]["context_sentences"] = np.array(["so", "good"])
+    content["language_sdk"][12]["context_sentences"] = None
+    _, found = round_trip(opened(tmp_path, content), tmp_path / "out")
+    assert len(found["train"]) == 6
+
+
+def test_folds_with_ids_of_another_type_are_refused(tmp_path: Path) -> None:
+    content, _ = corpus(2)
+    content["data_folds"] = {name: list(map(str, fold)) for name, fold in FOLDS.items()}
+    with pytest.raises(DataError, match="none of its ids is one of the language's: '11', 11"):
+        opened(tmp_path, content)
+
+
 def test_sentences_may_be_lists_of_words(tmp_path: Path) -> None:
     content, _ = corpus(2)
     content["language_sdk"][31] |= {"punchline_sentence": ["so", "good"], "context_sentences": [["one"], "two words"]}
@@ -215,6 +231,20 @@ def test_pickles_that_do_not_fit_are_refused(tmp_path: Path, change: Any, messag
         ),
         ("covarep_features_sdk", {"punchline_features": [[1.0] * 3000] * 100000}, r"100000 steps of 3000 features"),
         ("covarep_features_sdk", {"punchline_features": "abc"}, r"audio: not a list of steps"),
+        (
+            "covarep_features_sdk",
+            {"punchline_features": np.ones((2, 4)), "context_features": [np.ones((1, 3))]},
+            r"audio: sentences of 3 and 4 features a step",
+        ),
+        (
+            "covarep_features_sdk",
+            {"punchline_features": [], "context_features": [np.ones((200, 3))] * 1000},
+            r"audio: 199800 steps of a sample are the same sentences again",
+        ),
+        ("language_sdk", {"punchline_embedding_indexes": [10**30]}, r"not numbers of 64 bits or less"),
+        ("language_sdk", {"punchline_embedding_indexes": None}, r"not a list of steps"),
+        ("language_sdk", {"punchline_embedding_indexes": [[]]}, r"not a list of numbers"),
+        ("language_sdk", {"context_sentences": 3}, r"a context that is not a list of sentences"),
         ("humor_label_sdk", 2, r"humor is 2, not a class 0..1.*sample 31"),
         ("humor_label_sdk", "yes", r"the label is not a number but str"),
     ],
@@ -222,6 +252,6 @@ def test_pickles_that_do_not_fit_are_refused(tmp_path: Path, change: Any, messag
 def test_samples_that_do_not_fit_are_refused(tmp_path: Path, file: str, value: Any, message: str) -> None:
     content, _ = corpus(2)
     content[file][31] = value
-    source = opened(tmp_path, content)
+    source = opened(tmp_path, content, STEPS)
     with pytest.raises(DataError, match=message):
         source.load("test", source.splits()["test"][0])
