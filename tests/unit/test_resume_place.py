@@ -10,8 +10,9 @@ import pytest
 
 from ivr_dist import resume, storage
 from ivr_dist.checkpoint import store
+from ivr_dist.checkpoint.reshape import reshape
 from ivr_dist.config import Config, DataConfig, RunConfig
-from ivr_dist.errors import UserError
+from ivr_dist.errors import CheckpointError, UserError
 
 
 def place(config: Config, url: Path) -> resume.Resume:
@@ -46,3 +47,9 @@ def test_a_folder_that_is_no_checkpoint_is_called_so(config: Config, tmp_path: P
     for url in (tmp_path / "run", tmp_path / "run" / "checkpoints", tmp_path / "nothing"):
         with pytest.raises(UserError, match=r"there is no checkpoint .*step-NNNNNNNN"):
             place(config, url)
+
+
+def test_so_it_is_by_reshape(config: Config, tmp_path: Path) -> None:
+    storage.write_text(str(tmp_path / "run" / "run.json"), "{}")
+    with pytest.raises(CheckpointError, match=r"no checkpoint here .*step-NNNNNNNN"):
+        reshape(str(tmp_path / "run"), str(tmp_path / "out"), 2)
