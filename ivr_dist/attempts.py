@@ -11,9 +11,10 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from ivr_dist import storage
-from ivr_dist.errors import StorageError, SupersededError
+from ivr_dist.errors import CorruptDataError, SupersededError
 from ivr_dist.numbered import Numbered
 
 _FOLDER = "attempts"
@@ -92,16 +93,67 @@ def allocate(
 
 
 def read_attempts(run_url: str) -> list[Attempt]:
-    """All attempts of a run in the order of their numbers; empty for a run that never started."""
-    try:
-        records = [storage.read_json(_url(run_url, number)) for number in numbers(run_url)]
-        return [Attempt(**{**record, "workers": tuple(record["workers"])}) for record in records]
-    except (KeyError, TypeError, ValueError) as error:
-        raise StorageError(
-            f"an attempt record cannot be read: {error}",
-            where=storage.join(run_url, _FOLDER),
-            remedy="choose another run.dir",
-        ) from error
+    """All attempts of a run in the order of their numbers; empty for a run that never started.
+
+    Raises:
+        CorruptDataError: A record is damaged, or one that another continues is missing.
+    """
+    found: dict[int, Attempt] = {}
+    for number in numbers(run_url):
+        url = _url(run_url, number)
+        try:
+            found[number] = attempt = _parse(storage.read_json(url), number)
+        except (CorruptDataError, ValueError) as error:
+            raise _damaged(url, error.what if isinstance(error, CorruptDataError) else str(error)) from error
+        # A parent is older, so that lineages end.
+        if attempt.parent is not None and attempt.parent not in found:
+            raise _damaged(_url(run_url, attempt.parent), f"it is missing, and attempt {number} continues it")
+    return list(found.values())
+
+
+def _parse(record: Any, number: int) -> Attempt:
+    """An attempt from its record.
+
+    Raises:
+        ValueError: It is not what a worker group writes; the text says why.
+    """
+    if not isinstance(record, dict):
+        raise ValueError("it is not an object")
+    least = {"number": number, "step": 0, "world": 1, "stage": 0, "steps_per_epoch": 1}
+    for name, low in least.items():
+        value = record.get(name)
+        if type(value) is not int or value < low or (name == "number" and value != number):
+            raise ValueError(f"its {name} is {str(value)[:20]}")
+    parent, started = record.get("parent"), record.get("started", 0.0)
+    if parent is not None and (type(parent) is not int or not 0 < parent < number):
+        raise ValueError(f"its parent is {str(parent)[:20]}")
+    if type(started) not in (int, float):
+        raise ValueError("its started is not a time")
+    workers, changed = record.get("workers", []), record.get("changed", {})
+    if not _texts(workers):
+        raise ValueError("its workers are not a list of texts")
+    if not isinstance(changed, dict) or not all(_texts(pair) and len(pair) == 2 for pair in changed.values()):
+        raise ValueError("its changed does not tell values")
+    return Attempt(
+        number,
+        parent,
+        **{name: record[name] for name in least if name != "number"},
+        started=started,
+        workers=tuple(workers),
+        changed=changed,
+    )
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _damaged(url: str, why: str) -> CorruptDataError:
+    return CorruptDataError(
+        f"an attempt record cannot be read: {why}",
+        where=storage.display(url),
+        remedy="restore the file from a copy, or choose another run.dir",
+    )
 
 
 def numbers(run_url: str) -> list[int]:

@@ -8,18 +8,16 @@ with that step by step, so that of a sound ledger one step is in memory at a tim
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from ivr_dist import storage
 from ivr_dist.attempts import Attempt, lineage, read_attempts
 from ivr_dist.audit_book import Book, Order
 from ivr_dist.audit_report import AuditReport
 from ivr_dist.checkpoint import store
-from ivr_dist.config_file import from_dict
 from ivr_dist.data.cursor import DataCursor
 from ivr_dist.data.manifest import Manifest
 from ivr_dist.data.named import NamedSamples
-from ivr_dist.errors import CorruptDataError, IvrError, UserError
+from ivr_dist.earlier import read_record, read_result, recorded_config
+from ivr_dist.errors import IvrError, UserError
 from ivr_dist.ledger import AUDIT, recorded_attempts
 from ivr_dist.plan import make_plan
 
@@ -32,12 +30,12 @@ def audit(run_url: str) -> AuditReport:
         CorruptDataError: What the audit goes by is damaged.
     """
     attempts = read_attempts(run_url)
-    about = storage.join(run_url, "run.json")
-    if not attempts or not storage.exists(about):
+    if not attempts:
         raise UserError("no run here", where=run_url, remedy="give the run.dir of a run that has started")
-    config = from_dict(_field(about, "config", dict))
+    config = recorded_config(run_url, read_record(run_url))
     # Before the ledger, which may grow meanwhile: the lines of a checkpoint are written before it.
-    ended = _result_steps(run_url)
+    result = read_result(run_url)
+    ended = None if result is None else int(result["steps"])
     step, cursor = _newest_checkpoint(run_url, attempts)
     recorded = recorded_attempts(run_url, AUDIT)
     if not recorded and not config.run.audit:
@@ -68,13 +66,6 @@ def audit(run_url: str) -> AuditReport:
     return report
 
 
-def _result_steps(run_url: str) -> int | None:
-    """The steps of a finished run."""
-    url = storage.join(run_url, "result.json")
-    steps: int | None = _field(url, "steps", int) if storage.exists(url) else None
-    return steps
-
-
 def _newest_checkpoint(run_url: str, attempts: Sequence[Attempt]) -> tuple[int, DataCursor | None]:
     """The step of the newest complete checkpoint that counts, and the order of its data.
 
@@ -89,14 +80,3 @@ def _newest_checkpoint(run_url: str, attempts: Sequence[Attempt]) -> tuple[int, 
             continue
         return max(name.step, attempts[-1].step), cursor
     return attempts[-1].step, None
-
-
-def _field(url: str, name: str, kind: type) -> Any:
-    """A field of one of the run's files."""
-    content = storage.read_json(url)
-    found = content.get(name) if isinstance(content, dict) else None
-    if type(found) is not kind:
-        raise CorruptDataError(
-            f"it does not say {name}", where=storage.display(url), remedy="start the command of the run again"
-        )
-    return found

@@ -33,7 +33,8 @@ _ABOVE_1 = Range(1, low_open=True)
 _SHARE, RATE = Range(0, 1), Range(0, 1, high_open=True)
 
 RANGES: dict[str, Range] = {
-    "run.seed": _AT_LEAST_0,
+    # What torch takes.
+    "run.seed": Range(0, 2**64 - 1),
     "run.resize_s": _ABOVE_0,
     "run.hang_after_s": _AT_LEAST_0,
     "run.max_failures": Range(-1),

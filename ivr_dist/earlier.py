@@ -6,7 +6,7 @@ checkpoints are continued if what makes them this run is the same. All else is r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ivr_dist import storage
@@ -23,7 +23,50 @@ from ivr_dist.run_identity import Asked, compare, ids
 RECORD = "run.json"
 RESULT = "result.json"
 _ANEW = "choose another run.dir, or run.resume=never to train it anew"
-_NEEDED = {"status": str, "checkpoint": str, "steps": int, "total_steps": int, "attempts": int, "metrics": dict}
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _is_texts_by_name(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= _MOST_STEPS
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _are_metrics(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(split, dict) and all(item is None or type(item) in (int, float) for item in split.values())
+        for split in value.values()
+    )
+
+
+_MOST_STEPS = 10**15
+_LATER = ("manifests", "modalities", "not_used")
+_RECORDED: Mapping[str, Callable[[Any], bool]] = {
+    "config": lambda value: isinstance(value, dict),
+    "manifests": _is_texts_by_name,
+    "modalities": _is_texts,
+    "not_used": _is_texts_by_name,
+}
+"""What makes a field of `run.json` sound."""
+_SHOWN: Mapping[str, Callable[[Any], bool]] = {
+    "status": _is_text,
+    "checkpoint": _is_text,
+    "steps": _is_count,
+    "total_steps": _is_count,
+    "attempts": _is_count,
+    "modalities": _is_texts,
+    "metrics": _are_metrics,
+}
+"""What makes a field of `result.json` sound."""
 
 
 def record(config: Config, manifests: Mapping[str, Manifest]) -> dict[str, Any]:
@@ -43,13 +86,20 @@ def read_record(run_url: str) -> dict[str, Any]:
     Raises:
         CorruptDataError: It is not what a run writes.
     """
+    return _read(storage.join(run_url, RECORD), _RECORDED) or {}
+
+
+def recorded_config(run_url: str, found: Mapping[str, Any]) -> Config:
+    """The config of a `run.json`.
+
+    Raises:
+        CorruptDataError: There is no `run.json`.
+        ConfigError: This version does not know a key of the config.
+    """
     url = storage.join(run_url, RECORD)
-    if not storage.exists(url):
-        return {}
-    found = storage.read_json(url)
-    if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
-        raise _damaged(url, "it has no config")
-    return found
+    if not found:
+        raise _damaged(url, "it is missing, so nothing tells which config the run is of")
+    return from_dict(found["config"], where=storage.display(url))
 
 
 def read_result(run_url: str) -> dict[str, Any] | None:
@@ -59,14 +109,32 @@ def read_result(run_url: str) -> dict[str, Any] | None:
         CorruptDataError: It is not what a run writes.
     """
     url = storage.join(run_url, RESULT)
+    found = _read(url, _SHOWN)
+    if found is None:
+        return None
+    name = store.CheckpointName.parse(found["checkpoint"].rstrip("/").rsplit("/", 1)[-1])
+    if name is None:
+        raise _damaged(url, "its checkpoint cannot be read")
+    if found["steps"] > found["total_steps"]:
+        raise _damaged(url, "it has more steps than it was to have")
+    return {**found, "run": run_url, "checkpoint": name.url(run_url)}
+
+
+def _read(url: str, fields: Mapping[str, Callable[[Any], bool]]) -> dict[str, Any] | None:
+    """One of the run's records; None where there is none."""
     if not storage.exists(url):
         return None
-    found = storage.read_json(url)
-    wrong = [name for name, kind in _NEEDED.items() if not isinstance(found, dict) or type(found.get(name)) is not kind]
-    name = None if wrong else store.CheckpointName.parse(found["checkpoint"].rstrip("/").rsplit("/", 1)[-1])
-    if name is None:
-        raise _damaged(url, f"its {(wrong or ['checkpoint'])[0]} cannot be read")
-    return {**found, "run": run_url, "checkpoint": name.url(run_url)}
+    try:
+        found = storage.read_json(url)
+    except CorruptDataError as error:
+        raise _damaged(url, error.what) from error
+    if not isinstance(found, dict):
+        raise _damaged(url, "it is not an object")
+    for name, sound in fields.items():
+        # Records of older versions lack those that not every run needs.
+        if not (sound(found[name]) if name in found else name in _LATER):
+            raise _damaged(url, f"its {name} cannot be read")
+    return found
 
 
 def finished_result(config: Config, total_steps: int, manifests: Mapping[str, Manifest]) -> dict[str, Any] | None:
@@ -126,10 +194,8 @@ def asked(state: Mapping[str, Any], where: str) -> Asked:
 def _finished(run_url: str, result: Mapping[str, Any]) -> Asked:
     """The config that a result is of; the data by the checkpoint, where `run.json` is older than the ids in it."""
     found = read_record(run_url)
-    if not found:
-        raise _damaged(storage.join(run_url, RECORD), "it is missing, so nothing tells which config the result is of")
-    known = found.get("manifests") or _known(store.read_state(result["checkpoint"]))
-    return Asked(from_dict(found["config"], where=storage.display(storage.join(run_url, RECORD))), known)
+    config = recorded_config(run_url, found)
+    return Asked(config, found.get("manifests") or _known(store.read_state(result["checkpoint"])))
 
 
 def _known(state: Mapping[str, Any]) -> dict[str, str]:

@@ -21,13 +21,14 @@ from typing import Any
 
 from ivr_dist import storage
 from ivr_dist.console import LocalConsole
-from ivr_dist.errors import IvrError, SupersededError, UserError
+from ivr_dist.errors import CorruptDataError, IvrError, SupersededError, UserError
 from ivr_dist.numbered import Numbered
 
 FOLDER = "driver"
 STOP_FILE = "stop"
 """Below the run's directory: its presence ends the run after a checkpoint."""
 _RECORD = Numbered("{:06d}.json")
+_FIELDS = {"host": str, "pid": int, "process": str, "beat": int}
 BEAT_S = 2.0
 SILENT_S = 4 * BEAT_S
 """A holder whose beat has not changed for so long is taken for dead."""
@@ -102,7 +103,18 @@ def _newest(run_url: str) -> tuple[int, dict[str, Any] | None]:
     if not numbers:
         return 0, None
     (newest,) = numbers[-1]
-    return newest, storage.read_json(_url(run_url, newest))
+    return newest, _record(_url(run_url, newest))
+
+
+def _record(url: str) -> dict[str, Any]:
+    """A driver's record. What is damaged is nobody's who is known: whoever renews it lives, all the same."""
+    try:
+        found = storage.read_json(url)
+    except CorruptDataError:
+        found = None
+    if isinstance(found, dict) and all(type(found.get(name)) is kind for name, kind in _FIELDS.items()):
+        return found
+    return {"host": "unknown", "pid": 0, "process": "", "beat": 0}
 
 
 def _await_silence(run_url: str, number: int, last: dict[str, Any], console: LocalConsole, silent_s: float) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ivr_dist import attempts, collectives, storage
 from ivr_dist.checkpoint import store, weights
+from ivr_dist.checkpoint.part_manifest import part_name
 from ivr_dist.checkpoint.tensors import open_tensors
 from ivr_dist.config import Config
 from ivr_dist.data.cursor import DataCursor
@@ -65,13 +66,14 @@ def find(config: Config, run_url: str, here: dict[str, Any], attempts_before: in
         return Resume(notes=tuple(notes))
     url = storage.absolute(choice)
     there = collectives.on_rank_zero(lambda: storage.list_dir(url))
-    if not there:
+    if not {store.STATE, part_name(0)} & {*there}:
         raise UserError("there is no checkpoint", where=url, remedy="give run.resume a directory step-NNNNNNNN.aNN")
     fault = damage(url)
     if fault:
         raise CheckpointError(fault, where=url, remedy="give another one, or run.resume=auto")
     name = store.CheckpointName.parse(url.rstrip("/").rsplit("/", 1)[-1])
-    own = name is not None and name.url(run_url) == url
+    # Also through a symbolic link, or below a folder that has another name here.
+    own = name is not None and collectives.on_rank_zero(lambda: storage.is_same_place(name.url(run_url), url))
     return _checked(Resume(url, name.attempt if name and own else None, _state(url), tuple(notes)), here)
 
 

@@ -163,7 +163,8 @@ class Run:
         store.write_part(url, 0, 1, {store.STATE: [json.dumps(state).encode()]}, [])
 
     def end(self, steps: int = STEPS * EPOCHS) -> None:
-        storage.write_json(f"{self.place}/result.json", {"steps": steps})
+        result = {"status": "finished", "checkpoint": f"step-{steps:08d}.a01", "attempts": 1, "metrics": {}}
+        storage.write_json(f"{self.place}/result.json", {**result, "steps": steps, "total_steps": steps})
 
     def audit(self) -> AuditReport:
         return audit(self.place)

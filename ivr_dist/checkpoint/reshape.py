@@ -29,6 +29,8 @@ def reshape(source: str, target: str, parts: int) -> None:
     """
     if storage.holds_files(target):
         raise UserError("the folder is not empty", where=storage.display(target), remedy="choose another --out")
+    # First, for it says of what is none that there is no checkpoint.
+    store.read_state(source)
     state = {**store.verify(source), "format": store.FORMAT}
     content_of_state = json.dumps(state, indent=1).encode()
     token = hashlib.sha256(content_of_state).hexdigest()[:16]

@@ -63,6 +63,7 @@ __all__ = [
     "holds_files",
     "is_local",
     "is_plain",
+    "is_same_place",
     "is_transient",
     "join",
     "list_dir",
@@ -196,6 +197,13 @@ def read_json(url: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise CorruptDataError(f"not JSON: {error}", where=display(url), remedy="write the file again") from error
+
+
+def is_same_place(one: str, other: str) -> bool:
+    """Whether two absolute places are one, symbolic links and other names of a local folder included."""
+    if is_local(one) and is_local(other):
+        return os.path.realpath(one) == os.path.realpath(other)
+    return one.rstrip("/") == other.rstrip("/")
 
 
 # Writing

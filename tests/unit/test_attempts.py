@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ivr_dist.attempts import Attempt, Span, allocate, lineage, read_attempts
+from ivr_dist.errors import CorruptDataError
 
 
 def attempt(number: int, parent: int | None, step: int) -> Attempt:
     return Attempt(number, parent, step, world=2, stage=1, steps_per_epoch=10)
+
+
+def test_a_damaged_record_is_told(tmp_path: Path) -> None:
+    """No lineage is made of a record that cannot be right: it would have no end, or miss steps."""
+    for number in (1, 2):
+        allocate(str(tmp_path), parent=number - 1 or None, step=number, stage=0, steps_per_epoch=3, workers=["host:1"])
+    place = tmp_path / "attempts" / "0002.json"
+    sound = json.loads(place.read_text())
+    others: dict[str, list[object]] = {
+        "number": [3, "2", None], "parent": [2, 7, 0, "1", True], "step": ["0", None, -5, 1.0], "world": [0, "2"],
+        "steps_per_epoch": [0], "workers": [5, "host:1", [5]], "changed": [5, {"a": 1}, {"a": ["1"]}], "started": ["x"],
+    }  # fmt: skip
+    texts = [json.dumps(sound | {name: value}) for name, values in others.items() for value in values]
+    for text in ["", "{", "[]", "null", "{}", "\ud800", *texts]:
+        place.write_text(text, errors="replace")
+        with pytest.raises(CorruptDataError, match=r"an attempt record cannot be read: .*0002\.json"):
+            read_attempts(str(tmp_path))
+    place.write_text(json.dumps(sound))
+    assert [found.parent for found in read_attempts(str(tmp_path))] == [None, 1]
+    (tmp_path / "attempts" / "0001.json").unlink()
+    with pytest.raises(CorruptDataError, match=r"missing, and attempt 2 continues it .*0001\.json"):
+        read_attempts(str(tmp_path))
 
 
 def test_lineage_of_a_run_without_faults() -> None:

@@ -283,7 +283,7 @@ def test_what_the_audit_goes_by_is_damaged(split: str) -> None:
     for name, text in (("result.json", "[]"), ("result.json", '{"steps": "6"}'), ("run.json", "7")):
         kept = storage.read_text(f"{run.place}/{name}")
         storage.write_text(f"{run.place}/{name}", text)
-        with pytest.raises(CorruptDataError, match="it does not say"):
+        with pytest.raises(CorruptDataError, match="the record of the run cannot be read"):
             run.audit()
         storage.write_text(f"{run.place}/{name}", kept)
     storage.delete_tree(f"{run.place}/{AUDIT}")

@@ -100,6 +100,12 @@ def test_floats_as_people_write_them(text: str, value: float) -> None:
     assert load_config(None, [*MINIMAL, f"loss.adversary.scale={text}"]).loss.adversary.scale == value
 
 
+def test_a_seed_that_nothing_takes_is_refused() -> None:
+    assert load_config(None, [*MINIMAL, f"run.seed={2**64 - 1}"]).run.seed == 2**64 - 1
+    for seed in (2**64, 10**30, -1):
+        assert "run.seed" in refused(None, f"run.seed={seed}")
+
+
 def test_yaml_1_1_traps() -> None:
     # YAML 1.1 reads these as 8, 90 (base 60), true and a date.
     assert load_config(None, [*MINIMAL, "run.seed=010"]).run.seed == 10

@@ -68,6 +68,16 @@ def test_a_living_driver_of_another_host_is_left_alone(tmp_path: Path) -> None:
     timer.join()
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"host": 5}', '{"host": "h", "pid": "x"}'])
+def test_a_damaged_record_is_of_a_driver_that_may_still_live(tmp_path: Path, text: str) -> None:
+    place = tmp_path / "driver" / "000003.json"
+    place.parent.mkdir()
+    place.write_text(text)
+    assert holder(str(tmp_path)) is not None
+    with hold(str(tmp_path), LocalConsole(), 0.1):
+        assert (tmp_path / "driver" / "000004.json").exists()
+
+
 def test_a_driver_that_lets_go_meanwhile_is_followed(tmp_path: Path) -> None:
     elsewhere(tmp_path, 1, beat=7)
     timer = threading.Timer(0.2, elsewhere, (tmp_path, 1, 7), {"released": True})

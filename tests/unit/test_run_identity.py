@@ -24,6 +24,7 @@ from ivr_dist.plan import total_steps
 from ivr_dist.preflight import absolute, preflight
 from ivr_dist.run_identity import ROLES, Asked, compare, ids, table, unclassified, value_of
 from ivr_dist.seeds import _check as check_seeds
+from ivr_dist.status import status
 
 RUNNING = Path(__file__).parents[2] / "docs" / "running.md"
 STEPS = 6
@@ -357,6 +358,32 @@ def test_damaged_records_are_no_internal_errors(
     (tmp_path / "run" / name).write_text(content)
     with pytest.raises(CorruptDataError, match=name):
         ask(replace(config, run=replace(config.run, dir=str(tmp_path / "run"))), manifests)
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "values"),
+    [
+        (RECORD, "manifests", [[1], "x", {"train": 5}, None]),
+        (RECORD, "modalities", [5, "text", [1]]),
+        (RECORD, "not_used", [7, {"text": 1}]),
+        (RECORD, "config", [[], None]),
+        (RESULT, "metrics", [[], {"valid": 5}, {"valid": {"mae": "x"}}]),
+        (RESULT, "steps", [-1, 7, 10**400, True, 1.0]),
+        (RESULT, "total_steps", [10**30]),
+        (RESULT, "modalities", [5, None]),
+        (RESULT, "status", [None]),
+    ],
+)
+def test_so_are_fields_of_another_kind(
+    name: str, field: str, values: list[object], shared: tuple[Config, dict[str, Manifest]], tmp_path: Path
+) -> None:
+    """Also in `status` and `audit`, which read them too; an audit up to step 10**400 would not end."""
+    shutil.copytree(shared[0].run.dir, tmp_path / "run")
+    sound = json.loads((tmp_path / "run" / name).read_text())
+    for value in values:
+        (tmp_path / "run" / name).write_text(json.dumps(sound | {field: value}))
+        with pytest.raises(CorruptDataError, match=rf"its {field} cannot be read|more steps.*{name}"):
+            status(str(tmp_path / "run"))
 
 
 def test_no_result_of_a_run_without_one(tmp_path: Path) -> None:
