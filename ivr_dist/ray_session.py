@@ -1,8 +1,8 @@
 """One session with Ray, in a process of its own: connect, wait for machines, run Ray Train, pass on what workers say.
 
 `supervisor` starts it and hears of it through a pipe: ("event", event), ("connected", None), ("workers", None) once
-Ray Train runs, and last one of ("done", None), ("failed", error) for what would be the same again, and ("lost", what)
-when Ray or a part of it is gone.
+Ray Train runs, and last one of ("done", None), ("unstarted", error) where there is no cluster, ("failed", error) for
+what would be the same again, and ("lost", what) when Ray or a part of it is gone.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ def main(descriptor: int) -> None:
         with _cluster(job, from_dict(job.config), command):
             command.tell(*_ending(job, from_dict(job.config), command))
     except IvrError as error:
-        command.tell("failed", error)
+        command.tell("unstarted", error)
     except Exception as error:
         traceback.print_exc()
-        command.tell("failed", no_cluster(job.address, describe(error)))
+        command.tell("unstarted", no_cluster(job.address, describe(error)))
     finally:
         # Ray's own threads and exit handlers have nothing to save.
         os._exit(0)

@@ -44,6 +44,8 @@ _POLL_S = 0.25
 _CONNECT_S = {True: 60.0, False: 180.0}
 """Seconds to connect to a named cluster, and to start one here. Ray by itself would try a dead one for 15 minutes."""
 _LEAVE_S = 10.0
+_MOST_UNSTARTED = 3
+"""Times in a row that a cluster of our own may fail to start."""
 _STOP_FILE_S = 1.0
 
 
@@ -71,8 +73,9 @@ class Job:
 class Outcome:
     """How a session ended."""
 
-    kind: Literal["done", "failed", "lost", "stopped"]
-    """lost: Ray, or the session's process, is gone; stopped: by the stop file or a signal, before any worker ran."""
+    kind: Literal["done", "failed", "unstarted", "lost", "stopped"]
+    """unstarted: there was no cluster; lost: Ray, or the session's process, is gone; stopped: by the stop file or a
+    signal, before any worker ran."""
     error: IvrError | None = None
     what: str = ""
     """What was lost."""
@@ -95,17 +98,25 @@ def run_on_ray(config: Config, console: LocalConsole, debug: bool, started: floa
     address = os.environ.get("RAY_ADDRESS", "")
     attempts_before = len(read_attempts(storage.absolute(config.run.dir)))
     job = Job(to_dict(config), debug, started, attempts_before, 0, address, "", again=False)
+    unstarted = 0
     while True:
         with _scratch(address) as folder:
             job = replace(job, scratch=folder)
             outcome = _run_session(job, console, storage.join(storage.absolute(config.run.dir), STOP_FILE))
         if outcome.kind in ("done", "stopped"):
             return
-        if outcome.error is not None:
+        unstarted = unstarted + 1 if outcome.kind == "unstarted" else 0
+        # That a cluster of our own does not start may pass: one of its processes was killed, the machine was busy.
+        passing = not address and 0 < unstarted < _MOST_UNSTARTED
+        if outcome.error is not None and not passing:
             raise outcome.error
+        what = outcome.what if outcome.error is None else outcome.error.what
         if console.stop.is_set():
-            _say(console, f"{outcome.what}; the newest complete checkpoint stands")
+            _say(console, f"{what}; the newest complete checkpoint stands")
             return
+        if passing:
+            _say(console, f"{what}; trying again")
+            continue
         failures = job.failures + outcome.failures + 1
         if 0 <= config.run.max_failures < failures:
             raise WorkerError(
@@ -138,7 +149,7 @@ def _run_session(job: Job, console: LocalConsole, stop_file: str) -> Outcome:
     leaves = False
     try:
         outcome = _follow(session, job, console, stop_file)
-        leaves = outcome.kind in ("done", "failed")
+        leaves = outcome.kind in ("done", "failed", "unstarted")
         return outcome
     finally:
         session.end(leaves)
@@ -175,8 +186,8 @@ def _follow(session: _Session, job: Job, console: LocalConsole, stop_file: str) 
             connected = True
         elif kind == "workers":
             workers = True
-        elif kind == "failed":
-            return Outcome("failed", error=value)
+        elif kind in ("failed", "unstarted"):
+            return Outcome("failed" if kind == "failed" else "unstarted", error=value)
         elif kind == "lost":
             return Outcome("lost", what=value, failures=failures)
         else:
