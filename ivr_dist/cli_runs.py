@@ -85,8 +85,12 @@ def stop(run: Run, debug: Debug = False) -> int:
 
     url = storage.absolute(run)
     # A driver has the run before the first of its workers has begun an attempt.
-    if holder(url) is None and not read_attempts(url):
-        raise UserError("no run here", where=storage.display(url), remedy="give the run.dir of a run that has started")
+    if holder(url) is None:
+        if not read_attempts(url):
+            remedy = "give the run.dir of a run that has started"
+            raise UserError("no run here", where=storage.display(url), remedy=remedy)
+        say(f"nothing to stop: no command is training {storage.display(url)}")
+        return 0
     storage.write_text(storage.join(url, STOP_FILE), "stop after a checkpoint\n")
     say(f"asked {storage.display(url)} to stop; watch it with: ivr-dist status {storage.display(run)}")
     return 0

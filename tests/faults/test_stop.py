@@ -74,6 +74,9 @@ def test_the_stop_file_ends_the_run_with_code_0_and_the_same_command_continues(t
         [sys.executable, "-m", "ivr_dist", "status", str(run)], capture_output=True, text=True, check=True
     )
     assert "stopped by the stop file" in shown.stdout
+    again = [sys.executable, "-m", "ivr_dist", "stop", str(run)]
+    told = subprocess.run(again, capture_output=True, text=True, check=True)
+    assert told.stdout == f"nothing to stop: no command is training {run}\n"
 
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + DEADLINE_S
