@@ -1,7 +1,7 @@
 # make train   install, make a small synthetic corpus, train on 2 workers, evaluate
 # make test    install what the tests need and run all of them
 # make test-long  the tests that are slow by nature: signals and faults on Ray clusters; under an hour
-# make drill   faults on a cluster of hosts in namespaces, every pair of stages and sizes; half an hour, a quiet machine
+# make drill   faults on hosts in namespaces, any process killed or stopped, full disks, every pair of stages and sizes; an hour
 # make check   ruff and mypy
 # make install the environment only, in .venv
 # make clean   remove the environment, caches and the synthetic corpus; runs/ stays
