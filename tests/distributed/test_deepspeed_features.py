@@ -29,6 +29,7 @@ def curves(corpus: str, place: Path, cases: dict[str, tuple[str, ...]], world: i
     return {name: dict(loss_curve(run.run.dir)) for name, run in runs.items()}
 
 
+@pytest.mark.long
 def test_offloading_and_recomputing_change_no_loss(corpus: str, tmp_path: Path) -> None:
     masked = ("model.dropout=0.3",)
     cases = {

@@ -58,6 +58,7 @@ def on_tokens(corpus: str, run: Path, *overrides: str) -> Config:
     )
 
 
+@pytest.mark.long
 def test_a_run_on_token_ids_learns_what_the_words_say(token_corpus: str, tmp_path: Path) -> None:
     """Only the sign of the text's latent is in the words, which correlates with the label by about 0.6."""
     cases = [on_tokens(token_corpus, tmp_path / f"run-{stage}", f"zero.stage={stage}") for stage in (0, 3)]

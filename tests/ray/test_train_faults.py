@@ -128,6 +128,7 @@ def test_killed_worker(corpus: str, reference: list[tuple[int, float]], tmp_path
     assert [tuple(point) for point in result["loss"]] == reference
 
 
+@pytest.mark.long
 def test_ctrl_c_and_the_same_command_again(
     corpus: str, reference: list[tuple[int, float]], tmp_path: Path, cluster: Cluster
 ) -> None:

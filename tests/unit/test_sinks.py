@@ -99,7 +99,13 @@ def test_what_never_could_be_written_is_told(tmp_path: Path) -> None:
 def test_a_disk_that_does_not_answer_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = threading.Event()
     monkeypatch.setattr(sinks, "_CLOSE_S", 0.1)
-    monkeypatch.setattr(_EventFile, "_create", lambda self: answers.wait(30))
+    create = _EventFile._create
+
+    def late(file: _EventFile) -> Path:
+        answers.wait(30)
+        return create(file)
+
+    monkeypatch.setattr(_EventFile, "_create", late)
     notes: list[str] = []
     board = TensorBoard(str(tmp_path), 1, notes.append)
     started = time.monotonic()
