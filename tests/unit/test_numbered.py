@@ -73,7 +73,10 @@ def test_attempts_beyond_their_zeros(tmp_path: Path, last: int) -> None:
 def test_drivers_and_signs_of_life_beyond_their_zeros(tmp_path: Path, last: int) -> None:
     run = str(tmp_path)
     for number in (last - 1, last):
-        storage.write_text(f"{run}/driver/{number:06d}.json", '{"host": "h", "pid": 1, "released": true}')
+        storage.write_text(
+            f"{run}/driver/{number:06d}.json",
+            '{"host": "h", "pid": 1, "process": "1", "token": "t", "beat": 0, "released": true}',
+        )
         storage.write_text(f"{run}/pulse/{number:04d}.json", json.dumps({**SIGN, "seen": number}))
     for name in strays(f"{last:06d}.json"):
         storage.write_text(f"{run}/driver/{name}", "{}")
