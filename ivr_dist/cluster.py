@@ -28,8 +28,7 @@ FAST_FAILURE_DETECTION: Mapping[str, str] = {
     "RAY_health_check_timeout_ms": "1500",
     "RAY_health_check_failure_threshold": "3",
 }
-_HEAD_S = 8.0
-"""Seconds in which the head of a named cluster must take a connection."""
+_PATIENCE_S = 8.0
 _SAY_S = 30.0
 _SERVICES = {"gcs_server": "control service (gcs_server)", "raylet": "raylet"}
 
@@ -130,7 +129,7 @@ def on_head(work: Callable[[], T]) -> T:
 
 
 @contextmanager
-def connected(workers: int, debug: bool, *, folder: str = "", patience_s: float | None = None) -> Iterator[None]:
+def connected(workers: int, debug: bool, *, folder: str = "", patience_s: float = _PATIENCE_S) -> Iterator[None]:
     """Connect to the cluster that `RAY_ADDRESS` names, or to one started here that ends with the context.
 
     Args:
@@ -138,7 +137,7 @@ def connected(workers: int, debug: bool, *, folder: str = "", patience_s: float 
         debug: Let Ray print worker logs.
         folder: For the sockets and logs of a cluster of our own, whose processes the caller ends; empty: one that ends
             with the context.
-        patience_s: Seconds in which the head of a named cluster must answer; None for a few.
+        patience_s: Seconds in which the head of a named cluster must take a connection.
 
     Raises:
         UserError: No cluster could be reached or started.
@@ -147,7 +146,7 @@ def connected(workers: int, debug: bool, *, folder: str = "", patience_s: float 
     own_folder = ""
     options: dict[str, Any] = {"log_to_driver": debug, "logging_level": "INFO" if debug else "ERROR"}
     if address:
-        _await_head(address, _HEAD_S if patience_s is None else patience_s)
+        _await_head(address, patience_s)
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
             options["runtime_env"] = {"env_vars": run_variables(os.environ)}

@@ -53,9 +53,10 @@ def main(descriptor: int) -> None:
     connection: Connection[Any, Any] = Connection(descriptor)
     job: Job = connection.recv()
     command = _Command(connection, job.scratch)
+    config = from_dict(job.config)
     try:
-        with _cluster(job, from_dict(job.config), command):
-            command.tell(*_ending(job, from_dict(job.config), command))
+        with _cluster(job, config, command):
+            command.tell(*_ending(job, config, command))
     except IvrError as error:
         command.tell("unstarted", error)
     except Exception as error:
@@ -112,8 +113,8 @@ def _lost(error: BaseException) -> str:
     if isinstance(error, ActorDiedError):
         return "an actor that the run needs was lost: Ray Train's controller or the one beside the driver"
     if isinstance(error, RayError):
-        return f"Ray failed: {type(error).__name__}"
-    return f"the session with Ray failed: {type(error).__name__}"
+        return f"Ray failed: {describe(error)}"
+    return f"the session with Ray failed: {describe(error)}"
 
 
 @contextmanager
@@ -124,9 +125,7 @@ def _cluster(job: Job, config: Config, command: _Command) -> Iterator[None]:
     command.say(
         f"connecting to the Ray cluster at {job.address}" if job.address else "starting a Ray cluster on this machine"
     )
-    # Of a cluster that was there a moment ago more patience is due: its head may be starting again.
-    patience_s = config.run.wait_s if job.again else None
-    with connected(config.run.most_workers, job.debug, folder=job.scratch, patience_s=patience_s):
+    with connected(config.run.most_workers, job.debug, folder=job.scratch, patience_s=job.patience_s):
         command.tell("connected", None)
         yield
 

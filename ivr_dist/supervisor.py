@@ -42,7 +42,9 @@ main(int(sys.argv[2]))
 """
 _POLL_S = 0.25
 _CONNECT_S = {True: 60.0, False: 180.0}
-"""Seconds to connect to a named cluster, and to start one here. Ray by itself would try a dead one for 15 minutes."""
+"""Seconds to connect to a named cluster whose head answers, and to start one here. Ray's own limit is 15 minutes."""
+_HEAD_S = 8.0
+"""Seconds in which the head of a named cluster must answer, unless it has answered this run before."""
 _LEAVE_S = 10.0
 _MOST_UNSTARTED = 3
 """Times in a row that a cluster of our own may fail to start."""
@@ -65,8 +67,8 @@ class Job:
     """Of the Ray cluster; empty for one that the session starts."""
     scratch: str
     """Folder for such a cluster."""
-    again: bool
-    """Whether a session before this one was lost."""
+    patience_s: float
+    """Seconds in which the head of a named cluster must take a connection."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def run_on_ray(config: Config, console: LocalConsole, debug: bool, started: floa
     """
     address = os.environ.get("RAY_ADDRESS", "")
     attempts_before = len(read_attempts(storage.absolute(config.run.dir)))
-    job = Job(to_dict(config), debug, started, attempts_before, 0, address, "", again=False)
+    job = Job(to_dict(config), debug, started, attempts_before, 0, address, "", _HEAD_S)
     unstarted = 0
     while True:
         with _scratch(address) as folder:
@@ -109,7 +111,8 @@ def run_on_ray(config: Config, console: LocalConsole, debug: bool, started: floa
         # That a cluster of our own does not start may pass: one of its processes was killed, the machine was busy.
         passing = not address and 0 < unstarted < _MOST_UNSTARTED
         if outcome.error is not None and not passing:
-            raise outcome.error
+            # After a session that was lost it is no mistake of the user's that there is no cluster any more.
+            raise _cluster_lost(outcome.error) if unstarted and job.failures else outcome.error
         what = outcome.what if outcome.error is None else outcome.error.what
         if console.stop.is_set():
             _say(console, f"{what}; the newest complete checkpoint stands")
@@ -126,7 +129,12 @@ def run_on_ray(config: Config, console: LocalConsole, debug: bool, started: floa
             )
         allowed = "" if config.run.max_failures < 0 else f" of {config.run.max_failures}"
         _say(console, f"{outcome.what} (failure {failures}{allowed}); all workers are started again")
-        job = replace(job, failures=failures, again=True)
+        # The head of a cluster that was there a moment ago may be starting again.
+        job = replace(job, failures=failures, patience_s=max(_HEAD_S, config.run.wait_s))
+
+
+def _cluster_lost(error: IvrError) -> WorkerError:
+    return WorkerError(error.what, where=error.where, remedy=f"{error.remedy}; the same command continues this run")
 
 
 def _say(console: LocalConsole, text: str) -> None:
@@ -159,7 +167,7 @@ def _follow(session: _Session, job: Job, console: LocalConsole, stop_file: str) 
     """Print what the session says until it ends, and pass on the wish to stop."""
     connected = workers = stopping = False
     failures = 0
-    deadline = time.monotonic() + _CONNECT_S[bool(job.address)]
+    deadline = time.monotonic() + _CONNECT_S[bool(job.address)] + (job.patience_s if job.address else 0.0)
     looked = time.monotonic()
     while True:
         if console.stop.is_set() and not stopping:
@@ -169,7 +177,7 @@ def _follow(session: _Session, job: Job, console: LocalConsole, stop_file: str) 
             if not connected and stopping:
                 return Outcome("stopped")
             if not connected and time.monotonic() > deadline:
-                return Outcome("failed", error=no_cluster(job.address, "it does not answer"))
+                return Outcome("unstarted", error=no_cluster(job.address, "it does not answer"))
             if time.monotonic() - looked >= _STOP_FILE_S:
                 looked = time.monotonic()
                 if _exists(stop_file):
@@ -186,12 +194,10 @@ def _follow(session: _Session, job: Job, console: LocalConsole, stop_file: str) 
             connected = True
         elif kind == "workers":
             workers = True
-        elif kind in ("failed", "unstarted"):
-            return Outcome("failed" if kind == "failed" else "unstarted", error=value)
         elif kind == "lost":
             return Outcome("lost", what=value, failures=failures)
         else:
-            return Outcome("done")
+            return Outcome(kind, error=value)
 
 
 def _exists(url: str) -> bool:
@@ -237,11 +243,11 @@ class _Session:
         with suppress(OSError):
             self._connection.send(job)
 
-    def receive(self, timeout_s: float) -> tuple[str, Any] | None:
-        """The next thing it says, None if it says nothing for so long; `lost` once it is gone."""
+    def receive(self, timeout_s: float) -> tuple[Any, Any] | None:
+        """The next message, see `ray_session`; None if there is none for so long; `lost` once the process is gone."""
         try:
             if self._connection.poll(timeout_s):
-                message: tuple[str, Any] = self._connection.recv()
+                message: tuple[Any, Any] = self._connection.recv()
                 return message
         except (EOFError, OSError):
             return "lost", f"the process that drives Ray has ended ({_ending(self._process.wait())})"

@@ -50,7 +50,7 @@ def test_what_is_lost_is_started_again_until_it_is_too_often(
 ) -> None:
     sessions = Sessions(monkeypatch, [LOST, Outcome("lost", what="its raylet has ended", failures=0), DONE])
     run_on_ray(config, LocalConsole(), False, 1.0)
-    assert [(job.failures, job.again) for job in sessions.jobs] == [(0, False), (1, True), (2, True)]
+    assert [(job.failures, job.patience_s) for job in sessions.jobs] == [(0, 8.0), (1, 300.0), (2, 300.0)]
     assert not any(os.path.exists(job.scratch) for job in sessions.jobs)
     assert "its raylet has ended (failure 2 of 2); all workers are started again" in capsys.readouterr().out
     sessions = Sessions(monkeypatch, [LOST, Outcome("lost", what="gone", failures=1)])
@@ -74,6 +74,12 @@ def test_a_cluster_that_does_not_start_is_tried_again(
     with pytest.raises(UserError, match="did not answer"):
         run_on_ray(config, LocalConsole(), False, 1.0)
     assert len(sessions.jobs) == 1, "a named one that does not answer is told at once"
+    Sessions(monkeypatch, [LOST, UNSTARTED])
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(WorkerError, match="did not answer") as gone:
+        run_on_ray(config, LocalConsole(), False, 1.0)
+    assert gone.value.exit_code == 1, "it was there before: no mistake of the user's"
+    assert "the same command continues this run" in gone.value.remedy
 
 
 def test_an_explained_error_ends_the_run_and_a_wish_to_stop_ends_trying(
