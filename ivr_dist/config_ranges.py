@@ -35,6 +35,8 @@ _SHARE, RATE = Range(0, 1), Range(0, 1, high_open=True)
 RANGES: dict[str, Range] = {
     # What torch takes.
     "run.seed": Range(0, 2**64 - 1),
+    "run.threads": Range(1, 4096),
+    "run.wait_s": _AT_LEAST_0,
     "run.resize_s": _ABOVE_0,
     "run.hang_after_s": _AT_LEAST_0,
     "run.max_failures": Range(-1),

@@ -1,12 +1,14 @@
-"""What several test modules stand on: a real S3 server, and a proxy before it that can fail."""
+"""Fixtures of several test modules: a real S3 server, a proxy before it that can fail, a config file."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests import fault_proxy, s3_server
+from tests.configs import Writer
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +29,15 @@ def s3_proxy(s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) ->
         # Clients that are open go elsewhere.
         monkeypatch.setattr("ivr_dist.storage._remote._open", {})
         yield proxy
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Writer:
+    """Write a config file and return its path."""
+
+    def written(text: str) -> str:
+        path = tmp_path / "run.yaml"
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    return written

@@ -3,39 +3,17 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
-from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ivr_dist.config_file import load_config, override
+from ivr_dist.config_ranges import RANGES
+from ivr_dist.config_schema import keys
 from ivr_dist.errors import ConfigError, FaultsError
-
-MINIMAL = ("data.train=data/train", "train.select=last")
-Writer = Callable[[str], str]
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Writer:
-    """Write a config file and return its path."""
-
-    def written(text: str) -> str:
-        path = tmp_path / "run.yaml"
-        path.write_text(text, encoding="utf-8")
-        return str(path)
-
-    return written
-
-
-def refused(path: str | None, *overrides: str) -> str:
-    """The one fault of a config."""
-    with pytest.raises(ConfigError) as error:
-        load_config(path, (*MINIMAL, *overrides))
-    text = str(error.value)
-    assert "\n" not in text
-    return text
+from tests.configs import MINIMAL, Writer, refused
 
 
 @pytest.mark.parametrize("text", ["runs/take #2", "#2", "a: b", "a - b", "*a", "&a b", "%1", "@x", "- x", "runs/a # b"])
@@ -138,3 +116,20 @@ def test_a_batch_without_divisors_needs_a_group() -> None:
     assert "the largest divisor of train.global_batch = 67 up to 64" in text and "set it to 67" in text
     assert load_config(None, [*MINIMAL, "train.global_batch=67", "loss.consistency.group=67"]).group == 67
     assert load_config(None, [*MINIMAL, "train.global_batch=67", "loss.consistency.weight=0"]).group == 1
+
+
+def test_every_number_has_a_range() -> None:
+    """Those without one are checked by themselves: see `config_check`."""
+    numbers = {path for path, key in keys().items() if {int, float} & {key.annotation, *get_args(key.annotation)}}
+    assert set(RANGES) <= numbers
+    by_themselves = {"run.num_workers", "data.lanes", "data.shuffle_delay", "train.betas", "loss.tasks"}
+    assert {path for path in numbers - set(RANGES)} <= by_themselves
+
+
+@pytest.mark.parametrize("path", sorted(RANGES))
+def test_what_is_out_of_range_is_refused_by_name(path: str) -> None:
+    allowed = RANGES[path]
+    below = allowed.low if allowed.low_open else allowed.low - 1
+    whole = int in {keys()[path].annotation, *get_args(keys()[path].annotation)}
+    text = refused(None, f"{path}={int(below) if whole else below}")
+    assert path in text and f"must be {allowed}" in text

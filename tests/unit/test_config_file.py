@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,30 +10,7 @@ from ivr_dist.config import Config
 from ivr_dist.config_check import check
 from ivr_dist.config_file import from_dict, load_config, to_dict, to_yaml
 from ivr_dist.errors import ConfigError
-
-MINIMAL = ("data.train=data/train", "train.select=last")
-Writer = Callable[[str], str]
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Writer:
-    """Write a config file and return its path."""
-
-    def written(text: str) -> str:
-        path = tmp_path / "run.yaml"
-        path.write_text(text, encoding="utf-8")
-        return str(path)
-
-    return written
-
-
-def refused(path: str | None, *overrides: str) -> str:
-    with pytest.raises(ConfigError) as error:
-        load_config(path, (*MINIMAL, *overrides))
-    text = str(error.value)
-    assert "\n" not in text
-    return text
-
+from tests.configs import MINIMAL, Writer, refused
 
 # What is read.
 
