@@ -22,7 +22,7 @@ class EpochAudit:
     seen: int = 0
     """Samples trained on."""
     skipped: list[str] = field(default_factory=list)
-    """Could not be read, and `data.on_error` is skip, or were of a step at fault: their slots were left empty."""
+    """Left out: unreadable with `data.on_error=skip`, or part of a step that `train.on_fault` skipped."""
     missing: int = 0
     """Samples of steps that count of which there is no record."""
     to_come: int = 0

@@ -41,7 +41,7 @@ class StepReport:
     keys: Sequence[str]
     """Ids of the samples that this rank trained on."""
     skipped: Sequence[str] = ()
-    """Names of this rank's samples that could not be read, and ids of those of a step at fault."""
+    """This rank's samples that were left out: names of unreadable ones, ids of those of a skipped step."""
     skipped_in_epoch: int = 0
     """Over all ranks, so far."""
     fault: str = ""

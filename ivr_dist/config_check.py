@@ -66,7 +66,7 @@ def wrong_keys(config: Config, suspects: Collection[str] = ()) -> set[str]:
 
 
 def with_defaults(section: T, paths: Collection[str], prefix: str = "") -> T:
-    """A config with the defaults of some keys, so that whoever reads several keys can rely on each of them."""
+    """The config with some keys reset to their defaults, so that checks of several keys can rely on each."""
     changes: dict[str, Any] = {}
     for item in fields(section):
         path, value = f"{prefix}{item.name}", getattr(section, item.name)

@@ -74,12 +74,16 @@ def train(config: Config, *, loaded: Loaded | None = None, json_output: bool = F
             if json_output:
                 print(json.dumps(_stopped(run_url)))
             return 0
-        if code:
+        if code and console.how not in ("finished", "early"):
             say(f"stopped; the same command continues this run: {storage.display(config.run.dir)}", stream)
             return code
         result = read_result(run_url)
         if result is None:
             raise IvrError("the workers ended without a result", where=run_url, remedy="run again with --debug")
+        if code:
+            # The signal came when there was nothing left to stop, such as while the test split was scored.
+            print_result(result, stream)
+            return code
     else:
         say(
             f"this run is complete already ({result['steps']} steps); "
@@ -213,9 +217,9 @@ def _signals(stop: threading.Event) -> Iterator[_Received]:
             raise _Now
         received.code = 128 + number
         stop.set()
-        # Not through the stream, which this may interrupt; and whoever hangs up has taken the terminal along.
+        # Not through the stream, which this may interrupt; after SIGHUP the terminal is gone.
         with suppress(OSError):
-            os.write(2, b"stopping after a checkpoint; once more to stop at once\n")
+            os.write(2, b"stopping after a checkpoint; signal again to stop without one\n")
 
     if threading.current_thread() is not threading.main_thread():
         yield received

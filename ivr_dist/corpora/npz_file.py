@@ -33,7 +33,7 @@ _BROKEN = (
     zipfile.BadZipFile,
     zlib.error,
 )
-"""What reading nonsense ends in."""
+"""Raised for damaged files by numpy and zipfile, which has NotImplementedError for compressions that it lacks."""
 
 
 def parse_npy(data: bytes, where: str) -> Array:

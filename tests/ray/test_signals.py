@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from ivr_dist.config_file import load_config, to_yaml
 from ivr_dist.corpora.synth import SynthSource
 from ivr_dist.data.pack import pack
 from ivr_dist.status import status
-from tests.drill.processes import left_over
+from tests.drill.processes import left_over, of_command
 from tests.ray.clusters import ROOT, Cluster
 
 # One after the other, however many processes run the suite: clusters are heavy, and they share one.
@@ -114,6 +115,23 @@ def test_sigterm_while_training_on_a_cluster_of_its_own(run: Run) -> None:
     assert run.check_checkpoint() > 0
     assert "stopping after a checkpoint" in run.said()
     assert "the same command continues this run" in run.said()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_scheduler_that_signals_every_process_of_a_job(run: Run, number: signal.Signals) -> None:
+    """As `scancel` does: Ray's processes and the workers get the signal too, and stay until the checkpoint is there."""
+    run.start()
+    run.wait_for_training()
+    before = store.names(str(run.dir))[0].step
+    started = [pid for pids in of_command(run.process.pid).values() for pid in pids]
+    assert len(started) > 6
+    for pid in started:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+    run.check_end(128 + number)
+    assert run.check_checkpoint() >= before
+    assert status(str(run.dir))["state"] == "asked", "the workers ended by themselves"
 
 
 @pytest.mark.long
