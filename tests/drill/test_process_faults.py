@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from ivr_dist.driver import loss_curve
 from ivr_dist.ledger import HISTORY, read_counting
 from tests.drill import processes
 from tests.drill.runs import Watched, note, overrides, saved, start, train_words
+from tests.small_disks import small_disk
 
 pytestmark = [pytest.mark.drill, pytest.mark.xdist_group("ray")]
 
@@ -109,23 +109,11 @@ def test_sigkill_of_a_part_of_ray(kind: str, corpus: str, reference: Curve, run:
     check_end(f"SIGKILL of the {kind}", run, watched, reference, **figures)
 
 
-@contextmanager
-def small_disk(place: Path, size: str) -> Iterator[None]:
-    """A disk of its own for a folder."""
-    place.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(place)], check=True)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
 @pytest.mark.parametrize("folder", ["audit", "checkpoints", "tensorboard"])
 def test_a_disk_that_is_full_for_a_while(folder: str, corpus: str, reference: Curve, tmp_path: Path) -> None:
     """Full after some steps, with room again before too many checkpoints have failed; what was on it is kept."""
     run = tmp_path / "run"
-    with small_disk(run / folder, "64m"):
+    with small_disk("64m", run / folder):
         watched = start(train_words(overrides(corpus, run, "checkpoint.max_failed=100")), environment(run))
         watched.wait_for(saved(run, 40), "before the fault")
         filler = run / folder / "filler"

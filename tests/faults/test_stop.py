@@ -12,26 +12,16 @@ from pathlib import Path
 import pytest
 
 from ivr_dist.checkpoint import store
-from ivr_dist.corpora.synth import SynthSource
-from ivr_dist.data.pack import pack
+from tests.small_runs import train_command
 
 DEADLINE_S = 120.0
 
 
 def start_long_run(tmp_path: Path) -> tuple[Path, list[str]]:
     """The run's directory, and the command that trains it in one process."""
-    pack(SynthSource(samples=120, seed=4), str(tmp_path / "corpus"))
     run = tmp_path / "run"
-    config = tmp_path / "config.yaml"
-    config.write_text(
-        f"run: {{dir: {run}, num_workers: 0}}\n"
-        f"data: {{train: {tmp_path}/corpus/train}}\n"
-        "model: {hidden: 8}\n"
-        "loss: {consistency: {group: 16}}\n"
-        "train: {global_batch: 32, max_steps: 100000, select: last}\n"
-        "checkpoint: {every: 5steps}\n"
-    )
-    return run, [sys.executable, "-m", "ivr_dist", "train", str(config)]
+    settings = ("model.hidden=8", "train.max_steps=100000", "checkpoint.every=5steps")
+    return run, train_command(tmp_path, run, *settings)
 
 
 def wait_for_checkpoint(run: Path, process: subprocess.Popen[str]) -> None:

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,6 +26,7 @@ from ivr_dist.errors import CorruptDataError, StorageError
 from ivr_dist.storage._disk import _resolved
 from ivr_dist.storage._places import is_deletable
 from tests import s3_server
+from tests.http_servers import serve
 
 pytestmark = pytest.mark.xdist_group("s3")
 
@@ -352,15 +353,8 @@ class FaultyServer(BaseHTTPRequestHandler):
 def faulty(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setattr(storage, "_FIRST_WAIT_S", 0.02)
     FaultyServer.faults, FaultyServer.requests = [], []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), FaultyServer)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/file"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serve(FaultyServer) as url:
+        yield f"{url}/file"
 
 
 class TestRetries:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import string
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import ClassVar
 from urllib.parse import urlsplit
@@ -25,6 +24,7 @@ from ivr_dist.data.shard_list import IndexEntry, ShardColumns, ShardEntry
 from ivr_dist.errors import ConfigError, DataError, IvrError, StorageError, UserError
 from ivr_dist.plain import hide_secrets
 from ivr_dist.submit import _refuse_secrets
+from tests.http_servers import serve
 
 # Places
 
@@ -176,15 +176,8 @@ class Listing(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    running = ThreadingHTTPServer(("127.0.0.1", 0), Listing)
-    thread = threading.Thread(target=running.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{running.server_port}"
-    finally:
-        running.shutdown()
-        running.server_close()
-        thread.join()
+    with serve(Listing) as url:
+        yield url
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,8 @@ import shutil
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from ivr_dist.data.shard_check import ShardReport
 from ivr_dist.data.split_check import CheckedSplit
 from ivr_dist.data.verify import verify
 from ivr_dist.errors import DataError
+from tests.http_servers import serve
 from tests.packed import change_array, change_json, change_members, npy, with_manifest, write_tar
 
 SMALL = PackOptions(shard_samples=15)
@@ -213,13 +213,9 @@ def test_any_fsspec_url_and_http(packed: Path, tmp_path: Path) -> None:
         def list_directory(self, path: Any) -> None:
             self.send_error(404)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Quiet)
-    Thread(target=server.serve_forever, daemon=True).start()
-    try:
+    with serve(Quiet) as url:
         # Such a server lists nothing: the splits are found by their usual names.
-        found = verify([f"http://127.0.0.1:{server.server_port}"], CARD)
-    finally:
-        server.shutdown()
+        found = verify([url], CARD)
     assert found.ok and len(found.splits) == 3
 
 

@@ -1,0 +1,28 @@
+"""Commands that train a small model in one process, for tests of what becomes of such a command."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from ivr_dist.corpora.synth import SynthSource
+from ivr_dist.data.pack import pack
+
+
+def train_command(folder: Path, run: Path, *overrides: str) -> list[str]:
+    """Pack 120 samples and write a config; returns the command that trains it.
+
+    Args:
+        folder: For the corpus and the config.
+        run: The run's directory.
+        *overrides: Set over the config.
+    """
+    pack(SynthSource(samples=120, seed=4), str(folder / "corpus"))
+    config = folder / "config.yaml"
+    config.write_text(
+        f"run: {{dir: {run}, num_workers: 0}}\n"
+        f"data: {{train: {folder}/corpus/train}}\n"
+        "train: {global_batch: 32, select: last}\n"
+        "loss: {consistency: {group: 16}}\n"
+    )
+    return [sys.executable, "-m", "ivr_dist", "train", str(config), *overrides]
