@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 from ivr_dist.config import Config, EncoderConfig, Modality
 from ivr_dist.config_presets import RELEASE_FIXED
 from ivr_dist.config_ranges import RANGES, RATE
-from ivr_dist.config_schema import keys
+from ivr_dist.config_schema import keys, value_of
 from ivr_dist.data.order import check_layout, default_lanes
 from ivr_dist.errors import ConfigError, raise_together
 from ivr_dist.units import parse_bytes, parse_interval
@@ -86,16 +86,9 @@ def _error(fault: _Fault, origins: Mapping[str, str]) -> ConfigError:
     return ConfigError(fault.what, where=", ".join(dict.fromkeys(known)) or fault.keys[0], remedy=fault.remedy)
 
 
-def _value(config: Config, path: str) -> Any:
-    value: Any = config
-    for name in path.split("."):
-        value = getattr(value, name)
-    return value
-
-
 def _ranges(config: Config) -> Iterator[_Fault]:
     for path, allowed in RANGES.items():
-        value = _value(config, path)
+        value = value_of(config, path)
         if value is not None and value not in allowed:
             yield _Fault((path,), f"{path} = {value} must be {allowed}", f"{path}: {keys()[path].doc.rstrip('.')}")
     for task, weight in config.loss.tasks.items():
@@ -125,7 +118,7 @@ def _single(config: Config) -> Iterator[_Fault]:
     if not data.modalities:
         yield _Fault(("data.modalities",), "data.modalities is empty", "name at least one of text, audio, vision")
     for path in ("data.modalities", "data.standardize", "svr.modalities", "svr.codes"):
-        names = _value(config, path)
+        names = value_of(config, path)
         twice = [name for name in names if names.count(name) > 1]
         if twice:
             yield _Fault((path,), f"{path} names {twice[0]} twice", "name each once")
@@ -204,7 +197,7 @@ def _release(config: Config) -> Iterator[_Fault]:
             "leave data.modalities unset, or use model.preset=ivr, which takes any modalities",
         )
     for path, fixed in RELEASE_FIXED.items():
-        value = _value(config, path)
+        value = value_of(config, path)
         if value != fixed:
             yield _Fault(
                 (path, "model.preset"),
@@ -212,7 +205,7 @@ def _release(config: Config) -> Iterator[_Fault]:
                 f"leave {path} unset, or use model.preset=ivr",
             )
     for path in ("model.audio.feedforward", "model.vision.feedforward"):
-        if _value(config, path) != keys()[path].default:
+        if value_of(config, path) != keys()[path].default:
             yield _Fault(
                 (path, "model.preset"),
                 f"{path} is not read by model.preset = release, whose feed-forward layers are 2048 wide",
@@ -306,7 +299,7 @@ def _zero(config: Config) -> Iterator[_Fault]:
         path = "train.optimizer" if train.optimizer == "muon" else "zero.offload_optimizer"
         yield _Fault(
             (path, "zero.stage"),
-            f"{path} = {_value(config, path)} needs ZeRO, zero.stage is 0",
+            f"{path} = {value_of(config, path)} needs ZeRO, zero.stage is 0",
             "use zero.stage 1, 2 or 3",
         )
     if zero.stage != 3 and zero.offload_parameters != "none":
@@ -370,6 +363,6 @@ def _spans(config: Config) -> Iterator[_Fault]:
     }
     for path, parse in parsers.items():
         try:
-            parse(_value(config, path))
+            parse(value_of(config, path))
         except ValueError as error:
             yield _Fault((path,), f"{path}: {error}", f"{path}: {keys()[path].doc.rstrip('.')}")

@@ -95,6 +95,14 @@ def keys() -> dict[str, Key]:
     return found
 
 
+def value_of(config: Config, path: str) -> Any:
+    """The value of a key, by its dotted path."""
+    value: Any = config
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value
+
+
 @functools.cache
 def section_paths() -> frozenset[str]:
     """Dotted paths of all sections."""

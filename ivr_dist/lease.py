@@ -179,7 +179,7 @@ def _busy(run_url: str, last: dict[str, Any]) -> UserError:
     return UserError(
         f"driver {last.get('host')}:{last.get('pid')} is at work on this run",
         where=run_url,
-        remedy="wait for it, stop it, or choose another run.dir",
+        remedy="wait for it, stop it with `ivr-dist stop RUN`, or choose another run.dir",
     )
 
 

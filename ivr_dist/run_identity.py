@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from ivr_dist.config import Config, Modality
-from ivr_dist.config_schema import keys
+from ivr_dist.config_schema import keys, value_of
 from ivr_dist.data.manifest import Manifest
 from ivr_dist.modalities import reading, standardised
 from ivr_dist.plan import data_order, total_steps
@@ -152,14 +152,6 @@ def compare(there: Asked, here: Asked, train: Manifest, *, borrowed: bool = Fals
         listed += [change for change in refused if change.key.startswith(_BORROWED)]
         refused = [change for change in refused if not change.key.startswith(_BORROWED)]
     return Difference(tuple(refused), tuple(listed))
-
-
-def value_of(config: Config, key: str) -> Any:
-    """The value of a dotted key."""
-    value: Any = config
-    for name in key.split("."):
-        value = getattr(value, name)
-    return value
 
 
 def _data_changes(there: Asked, here: Asked) -> list[Change]:

@@ -15,6 +15,7 @@ from ivr_dist import attempts, storage
 from ivr_dist.checkpoint import store
 from ivr_dist.config import Config
 from ivr_dist.config_file import Loaded, from_dict, load_config, to_dict
+from ivr_dist.config_schema import value_of
 from ivr_dist.corpora.synth import SynthSource
 from ivr_dist.data.manifest import Manifest
 from ivr_dist.data.pack import pack
@@ -22,7 +23,7 @@ from ivr_dist.earlier import RECORD, RESULT, finished_result, read_result, recor
 from ivr_dist.errors import CheckpointMismatchError, CorruptDataError, FaultsError, UserError
 from ivr_dist.plan import total_steps
 from ivr_dist.preflight import absolute, preflight
-from ivr_dist.run_identity import ROLES, Asked, compare, ids, table, unclassified, value_of
+from ivr_dist.run_identity import ROLES, Asked, compare, ids, table, unclassified
 from ivr_dist.seeds import _check as check_seeds
 from ivr_dist.status import status
 
