@@ -1,4 +1,4 @@
-"""One cluster for all tests of Ray, but for those of how clusters are started."""
+"""One cluster and one corpus for all tests of Ray, but for those of how clusters are started."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from ivr_dist.corpora.synth import SynthSource
+from ivr_dist.data.pack import pack
 from tests.ray.clusters import Cluster, local_cluster
 
 
@@ -13,3 +15,10 @@ from tests.ray.clusters import Cluster, local_cluster
 def cluster() -> Iterator[Cluster]:
     with local_cluster() as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
+    place = str(tmp_path_factory.mktemp("corpus"))
+    pack(SynthSource(samples=334, seed=2), place)
+    return place

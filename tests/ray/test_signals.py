@@ -15,8 +15,6 @@ import pytest
 
 from ivr_dist.checkpoint import store
 from ivr_dist.config_file import load_config, to_yaml
-from ivr_dist.corpora.synth import SynthSource
-from ivr_dist.data.pack import pack
 from ivr_dist.status import status
 from tests.drill.processes import left_over, of_command
 from tests.ray.clusters import ROOT, Cluster
@@ -25,13 +23,6 @@ from tests.ray.clusters import ROOT, Cluster
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
 
 DEADLINE_S = 180.0
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
-    place = str(tmp_path_factory.mktemp("corpus"))
-    pack(SynthSource(samples=334, seed=2), place)
-    return place
 
 
 class Run:

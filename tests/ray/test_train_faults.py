@@ -19,8 +19,6 @@ from ivr_dist.audit import audit
 from ivr_dist.checkpoint import store
 from ivr_dist.config_file import load_config
 from ivr_dist.console import LocalConsole
-from ivr_dist.corpora.synth import SynthSource
-from ivr_dist.data.pack import pack
 from ivr_dist.driver import loss_curve
 from tests.ranks import run_ranks
 from tests.ray.clusters import Cluster
@@ -30,13 +28,6 @@ pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
 
 STEPS = 60
 DEADLINE_S = 180.0
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
-    place = str(tmp_path_factory.mktemp("corpus"))
-    pack(SynthSource(samples=334, seed=2), place)
-    return place
 
 
 def settings(corpus: str, run: Path) -> list[str]:
