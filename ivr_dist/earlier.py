@@ -23,6 +23,7 @@ from ivr_dist.run_identity import Asked, compare, ids
 RECORD = "run.json"
 RESULT = "result.json"
 _ANEW = "choose another run.dir, or run.resume=never to train it anew"
+_MOST_STEPS = 10**15
 
 
 def _is_texts(value: Any) -> bool:
@@ -48,7 +49,6 @@ def _are_metrics(value: Any) -> bool:
     )
 
 
-_MOST_STEPS = 10**15
 _LATER = ("manifests", "modalities", "not_used")
 _RECORDED: Mapping[str, Callable[[Any], bool]] = {
     "config": lambda value: isinstance(value, dict),
