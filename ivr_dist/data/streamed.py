@@ -142,7 +142,8 @@ class _Stream:
         """End the command or the connection."""
         command = getattr(self._file, "proc", None)
         if command is not None:
-            command.terminate()
+            # Not by SIGTERM: workers on a cluster of our own have it blocked, and so have the commands they start.
+            command.kill()
         # A command that was not read to its end has failed, in webdataset's eyes.
         with suppress(OSError):
             self._file.close()

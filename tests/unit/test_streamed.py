@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -121,3 +122,13 @@ def test_a_sample_may_be_asked_for_again(packed: str) -> None:
     first = reader.read(np.array([7, 3, 7])).ids
     assert first == opened(ShardReader, packed).read(np.array([7, 3, 7])).ids
     reader.close()
+
+
+def test_a_command_ends_with_its_stream_also_where_sigterm_is_blocked(packed: str) -> None:
+    """As in workers on a cluster that the command started, whose commands inherit that unless their shell undoes it."""
+    blocked = "exec env --block-signal=TERM"
+    reader = opened(StreamReader, packed, pipe=f"{blocked} bash -c 'cat {{}}; exec sleep 30'")
+    reader.read(np.arange(1))
+    began = time.monotonic()
+    reader.close()
+    assert time.monotonic() - began < 10
