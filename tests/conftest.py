@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -10,6 +11,11 @@ from hypothesis import HealthCheck, settings
 # Two test processes share the cores: threads that wait for each other at every operation triple the time of all.
 # Set before anything imports torch, and handed on to the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Whoever starts the tests may have these ignored (nohup, a shell in the background); the commands under test would be
+# born so, and what they do when they are sent is tested.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # A time limit on one example would only measure what else the machine is doing.
 _COMMON = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

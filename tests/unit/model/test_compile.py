@@ -90,6 +90,7 @@ def test_blocks_of_lengths_are_part_of_the_graph() -> None:
     assert counters["stats"]["unique_graphs"] <= 3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("preset", CONFIGS)
 def test_compiled_by_inductor_the_loss_is_the_same(preset: str) -> None:
     """The forward half: a graph with its backward takes the compiler minutes on a small machine."""
