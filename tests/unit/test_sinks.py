@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +16,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from ivr_dist import sinks, storage
 from ivr_dist.errors import StorageError
 from ivr_dist.sinks import TensorBoard, _EventFile
+from tests.small_disks import small_disk
 
 HEAD = (Event(file_version="brain.Event:2"),)
 
@@ -31,15 +30,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     """Of 8 KiB, where mounting is allowed."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    if (
-        os.geteuid()
-        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(place)], check=False).returncode
-    ):
-        pytest.skip("only root may mount")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
+    with small_disk("8k", tmp_path / "disk") as place:
+        yield place
 
 
 def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
