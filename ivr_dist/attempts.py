@@ -16,6 +16,7 @@ from typing import Any
 from ivr_dist import storage
 from ivr_dist.errors import CorruptDataError, SupersededError
 from ivr_dist.numbered import Numbered
+from ivr_dist.plain import shorten
 
 _FOLDER = "attempts"
 _RECORD = Numbered("{:04d}.json")
@@ -123,10 +124,10 @@ def _parse(record: Any, number: int) -> Attempt:
     for name, low in least.items():
         value = record.get(name)
         if type(value) is not int or value < low or (name == "number" and value != number):
-            raise ValueError(f"its {name} is {str(value)[:20]}")
+            raise ValueError(f"its {name} is {shorten(str(value), 20)}")
     parent, started = record.get("parent"), record.get("started", 0.0)
     if parent is not None and (type(parent) is not int or not 0 < parent < number):
-        raise ValueError(f"its parent is {str(parent)[:20]}")
+        raise ValueError(f"its parent is {shorten(str(parent), 20)}")
     if type(started) not in (int, float):
         raise ValueError("its started is not a time")
     workers, changed = record.get("workers", []), record.get("changed", {})

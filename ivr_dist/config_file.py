@@ -23,10 +23,13 @@ from ivr_dist.config_presets import preset_values
 from ivr_dist.config_schema import Key, Word, convert, keys, section_fields, section_paths, show
 from ivr_dist.config_yaml import Located, parse_value, read_yaml
 from ivr_dist.errors import ConfigError, UserError, raise_together
+from ivr_dist.plain import shorten
 
 _PLAIN = re.compile(r"[A-Za-z_/][\w/.-]*(://[\w/.-]+)?", re.ASCII)
 _SUGGESTIONS = 4
 _OVERRIDE = "override "
+_LONGEST = 200
+"""Characters of an override in an error."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,7 @@ class _Values:
     def override(self, text: str) -> None:
         """Apply one `key=value`."""
         path, separator, written = text.partition("=")
-        path, place = path.strip(), f"{_OVERRIDE}{text!r}"
+        path, place = path.strip(), f"{_OVERRIDE}{shorten(text, _LONGEST)!r}"
         if not separator:
             self._fault("an override needs a value", place, "write key=value, such as train.lr=3e-4")
             return

@@ -17,6 +17,7 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any, Literal, Union
 
 from ivr_dist.config import Config
+from ivr_dist.plain import shorten
 
 _INT = re.compile(r"[-+]?[0-9]+(_[0-9]+)*")
 _FLOAT = re.compile(r"[-+]?([0-9]+(_[0-9]+)*\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
@@ -24,6 +25,8 @@ _SPECIAL = {".inf": math.inf, "-.inf": -math.inf, "+.inf": math.inf, ".nan": mat
 _BOOLS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _MAX_DIGITS = 4000
 """Of a whole number; Python refuses a little more."""
+_LONGEST = 200
+"""Characters of a value in an error."""
 _NULLS = ("", "~", "null")
 
 
@@ -217,7 +220,11 @@ def _mismatch(value: Any, annotation: Any) -> ValueError:
 
 
 def show(value: Any) -> str:
-    """A value as the user may have typed it, for an error's text."""
+    """A value as the user may have typed it, for an error's text; a long one is shortened."""
+    return shorten(_typed(value), _LONGEST)
+
+
+def _typed(value: Any) -> str:
     if isinstance(value, Word):
         return "empty" if value == "" else repr(str(value)) if isinstance(value.resolve(), str) else str(value)
     if value is None:
@@ -225,7 +232,7 @@ def show(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):
-        return f"[{', '.join(show(item) for item in value)}]"
+        return f"[{', '.join(_typed(item) for item in value)}]"
     if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{name}: {show(item)}' for name, item in value.items())}}}"
+        return f"{{{', '.join(f'{name}: {_typed(item)}' for name, item in value.items())}}}"
     return repr(value)

@@ -18,6 +18,7 @@ from math import prod
 from typing import Any
 
 from ivr_dist import storage
+from ivr_dist.plain import shorten
 
 FORMAT = 3
 UNSEALED_FORMAT = 2
@@ -42,8 +43,8 @@ class UnknownFormatError(ValueError):
     """
 
     def __init__(self, found: object) -> None:
-        super().__init__(f"format {str(found)[:20]}")
-        self.found = str(found)[:20]
+        super().__init__(f"format {shorten(str(found), 20)}")
+        self.found = shorten(str(found), 20)
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ def check_shapes(shapes: Any) -> None:
     for name, shape in shapes.items():
         sizes = [_integer(size, "a shape's size", 0, _MOST_ELEMENTS) for size in _list(shape, "a shape")]
         if not _text(name, "a parameter's name") or prod(sizes) > _MOST_ELEMENTS or len(sizes) > _MOST_DIMENSIONS:
-            raise ValueError(f"{name[:80]!r} has no shape")
+            raise ValueError(f"{shorten(name, 80)!r} has no shape")
 
 
 def check_together(parts: Sequence[PartManifest]) -> None:
@@ -208,7 +209,7 @@ def check_cover(parts: Sequence[PartManifest], shapes: Mapping[str, Sequence[int
     for part in parts:
         for fragment in part.fragments:
             if fragment.parameter not in spans:
-                raise ValueError(f"{STATE} knows no parameter {fragment.parameter[:80]!r}")
+                raise ValueError(f"{STATE} knows no parameter {shorten(fragment.parameter, 80)!r}")
             spans[fragment.parameter].append((fragment.offset, fragment.offset + fragment.numel))
             # Every worker has taken as many steps.
             steps = fragment.scalars.get("step"), scalars.setdefault(fragment.parameter, fragment.scalars).get("step")
@@ -221,7 +222,7 @@ def check_cover(parts: Sequence[PartManifest], shapes: Mapping[str, Sequence[int
         for before, after in pairwise(bounds):
             if before[1] != after[0]:
                 how = "no fragment" if before[1] < after[0] else "two fragments"
-                raise ValueError(f"elements of {name[:80]} from {min(before[1], after[0])} on are in {how}")
+                raise ValueError(f"elements of {shorten(name, 80)} from {min(before[1], after[0])} on are in {how}")
 
 
 def _part(content: Mapping[str, Any], found: int) -> PartManifest:
@@ -242,7 +243,7 @@ def _file(entry: Any) -> FileEntry:
     _keys(entry, {"name", "size", "sha256"}, "a file")
     name = _text(entry["name"], "name")
     if not storage.is_plain(name.removeprefix(f"{TEXT_ENCODER}/")) or _PART.fullmatch(name):
-        raise ValueError(f"{name[:80]!r} is not the name of a file of a checkpoint")
+        raise ValueError(f"{shorten(name, 80)!r} is not the name of a file of a checkpoint")
     digest = _text(entry["sha256"], "sha256")
     if not _SHA256.fullmatch(digest):
         raise ValueError(f"{name} has no sha256")
@@ -257,7 +258,7 @@ def _fragment(entry: Any) -> FragmentEntry:
         raise ValueError("a fragment's states or scalars are none")
     for name, value in scalars.items():
         if type(value) not in (int, float) or (type(value) is int and abs(value) > sys.float_info.max):
-            raise ValueError(f"{name[:80]!r} of a fragment is not a number")
+            raise ValueError(f"{shorten(name, 80)!r} of a fragment is not a number")
     return FragmentEntry(
         _text(entry["parameter"], "parameter"),
         _integer(entry["offset"], "offset", 0, _MOST_ELEMENTS),
@@ -278,7 +279,7 @@ def _keys(value: Any, wanted: set[str], what: str, optional: frozenset[str] | se
     if not isinstance(value, dict):
         raise ValueError(f"{what} is not an object")
     if differing := sorted((value.keys() - optional) ^ wanted):
-        raise ValueError(f"{what} {'lacks' if differing[0] in wanted else 'has'} the key {differing[0][:80]!r}")
+        raise ValueError(f"{what} {'lacks' if differing[0] in wanted else 'has'} the key {shorten(differing[0], 80)!r}")
 
 
 def _list(value: Any, what: str) -> list[Any]:

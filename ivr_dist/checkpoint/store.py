@@ -47,6 +47,7 @@ from ivr_dist.checkpoint.part_manifest import (
 from ivr_dist.checkpoint.tensor_header import read_shapes
 from ivr_dist.errors import CheckpointError
 from ivr_dist.numbered import Numbered
+from ivr_dist.plain import shorten
 
 __all__ = [
     "FORMAT",
@@ -246,7 +247,7 @@ def _state(url: str, first: PartManifest) -> dict[str, Any]:
     try:
         state = parse_object(data)
         if state.get("format") != first.format:
-            raise ValueError(f"its format is {str(state.get('format'))[:20]}, that of its part {first.format}")
+            raise ValueError(f"its format is {shorten(str(state.get('format')), 20)}, that of its part {first.format}")
         check_shapes(state.get("shapes", {}))
     except ValueError as error:
         raise _torn(url, f"{STATE} is damaged: {error}") from None

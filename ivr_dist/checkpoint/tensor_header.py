@@ -6,6 +6,7 @@ from typing import Any
 
 from ivr_dist import storage
 from ivr_dist.checkpoint.part_manifest import check_shapes, parse_object
+from ivr_dist.plain import shorten
 
 DTYPES = frozenset(("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL"))
 """The types that are written."""
@@ -32,7 +33,7 @@ def read_shapes(url: str, size: int) -> dict[str, list[int]]:
         if name == "__metadata__":
             continue
         if not isinstance(entry, dict) or entry.get("dtype") not in DTYPES:
-            raise ValueError(f"{name[:80]!r} is no tensor")
+            raise ValueError(f"{shorten(name, 80)!r} is no tensor")
         found[name] = entry.get("shape")
     check_shapes(found)
     return found

@@ -19,6 +19,7 @@ from ivr_dist import storage
 from ivr_dist.corpora.source import Array
 from ivr_dist.corpora.texts import as_text
 from ivr_dist.data import npy
+from ivr_dist.plain import shorten
 
 _DTYPE = re.compile(r"[fiubSUO]\d{1,9}")
 _NOT_READ = {"c": "complex numbers", "M": "dates", "m": "durations", "V": "records"}
@@ -50,8 +51,8 @@ class PickledDtype:
 
     def __init__(self, code: str) -> None:
         if not _DTYPE.fullmatch(code):
-            kind = _NOT_READ.get(code[:1], "")
-            name = f"{kind} ({code[:_MAX_BYTES_IN_ERROR]})" if kind else repr(code[:_MAX_BYTES_IN_ERROR])
+            kind, code = _NOT_READ.get(code[:1], ""), shorten(code, _MAX_BYTES_IN_ERROR)
+            name = f"{kind} ({code})" if kind else repr(code)
             raise ValueError(f"arrays of {name} are not read, only numbers and text")
         self._code = code
         self._order = "="

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ivr_dist.plain import shorten
+
 PLACEHOLDERS = frozenset(("nan", "NaN", "None", "NaT", "<NA>", "null"))
 """What programs make of a missing value when they turn it into text. They may be words, so they are kept, and told."""
 
@@ -36,7 +38,7 @@ def as_text(value: Any) -> str:
         try:
             return value.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise ValueError(f"{value[:40]!r} is not UTF-8 text: byte 0x{value[error.start]:02x}") from None
+            raise ValueError(f"{shorten(repr(value), 60)} is not UTF-8 text: byte 0x{value[error.start]:02x}") from None
     if isinstance(value, str):
         return str(value)
     if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):

@@ -15,6 +15,7 @@ from typing import Any
 import xxhash
 
 from ivr_dist.errors import CorruptDataError
+from ivr_dist.plain import shorten
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
 _MAX_KEY = 80
@@ -34,7 +35,7 @@ def id_of(about: Mapping[str, Any], shard: str, key: str) -> str:
     if type(found) is int and -(2**63) <= found < 2**64:
         return str(found)
     raise CorruptDataError(
-        f"the sample's id is {json.dumps(found)[:_SHOWN]}, not a text",
+        f"the sample's id is {shorten(json.dumps(found), _SHOWN)}, not a text",
         where=f"{shard}, sample {key}",
         remedy="give every sample an id of its own, or none: then it is called by the name of its members",
     )

@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 from ivr_dist.file_kinds import HEAD, kind_of
+from ivr_dist.plain import shorten
 
 _MAX_DEPTH = 100
 
@@ -74,5 +75,5 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for place, name in enumerate(names) if name in names[:place])
-        raise ValueError(f"key {twice[:80]!r} is given twice")
+        raise ValueError(f"key {shorten(twice, 80)!r} is given twice")
     return found

@@ -205,7 +205,7 @@ def members(data: bytes | memoryview | Readable, where: str, whole: bool = False
         if header.type in _FILES:
             yield Member(_safe(name, where), start, payload, size)
         elif header.type != _DIRECTORY:
-            raise _refused(f"{name[:_MAX_NAME]!r} is not a plain file (tar type {header.type!r})", where)
+            raise _refused(f"{shorten(name, _MAX_NAME)!r} is not a plain file (tar type {header.type!r})", where)
         position = start = end
         ahead = _Ahead()
     if position != start:

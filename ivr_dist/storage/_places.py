@@ -6,7 +6,7 @@ import os
 import re
 
 from ivr_dist.errors import StorageError
-from ivr_dist.plain import hide_secrets
+from ivr_dist.plain import hide_secrets, shorten
 
 _LOCAL_SCHEMES = ("file", "local")
 _OBJECT_STORES = frozenset(("s3", "s3a", "s3n", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss"))
@@ -56,7 +56,7 @@ def _refuse_leading_out(tail: str, base: str) -> None:
 def unsafe(name: str, base: str) -> UnsafeNameError:
     """The error for a name that is not one of something below `base`."""
     return UnsafeNameError(
-        f"{name[:80]!r} is not the name of something in this folder",
+        f"{shorten(name, 80)!r} is not the name of something in this folder",
         where=display(base),
         remedy="names must be plain and stay below the folder; do not use files from someone who sends others",
     )
@@ -103,7 +103,7 @@ def local_path(url: str) -> str:
     elif url.startswith("\\\\"):
         raise _not_meant(url, "is a path of Windows", url.replace("\\", "/"))
     if "\0" in path or not _encodable(path):
-        raise PlaceError("a path has no such characters", where=repr(url)[:80], remedy="correct it")
+        raise PlaceError("a path has no such characters", where=shorten(repr(url), 80), remedy="correct it")
     if path.startswith("~"):
         found = os.path.expanduser(path)
         if found == path:
@@ -169,7 +169,7 @@ def check_remote(url: str) -> None:
         below = rest.lstrip("/") or what.upper()
         raise _not_meant(url, f"names no {what}", f"{name}://{below}")
     if _CONTROL.search(url):
-        raise PlaceError("a URL has no control characters", where=repr(display(url))[:80], remedy="correct it")
+        raise PlaceError("a URL has no control characters", where=shorten(repr(display(url)), 80), remedy="correct it")
 
 
 def _not_meant(url: str, what: str, instead: str, more: str = "") -> PlaceError:

@@ -133,3 +133,10 @@ def test_what_is_out_of_range_is_refused_by_name(path: str) -> None:
     whole = int in {keys()[path].annotation, *get_args(keys()[path].annotation)}
     text = refused(None, f"{path}={int(below) if whole else below}")
     assert path in text and f"must be {allowed}" in text
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "x" * 5000, f"[{', '.join(['audio'] * 900)}]", '"' + "y" * 5000 + '"'])
+def test_a_long_value_does_not_make_a_long_error(value: str) -> None:
+    """It is shortened, and seen to be."""
+    text = refused(None, f"train.max_steps={value}")
+    assert len(text) < 800 and "..." in text and "train.max_steps" in text

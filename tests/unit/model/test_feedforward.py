@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
@@ -26,10 +26,14 @@ def gradients(layer: FeedForward, x: torch.Tensor, weight: torch.Tensor) -> list
     hidden=st.integers(1, 60),
     seed=st.integers(0, 99),
 )
+@example(rows=700, width=1, hidden=34, seed=5).via("a hidden value of 2e-9")
 def test_blocks_are_the_plain_operations(rows: int, width: int, hidden: int, seed: int) -> None:
     torch.manual_seed(seed)
     layer = FeedForward(width, hidden, 0.0)
     x, weight = torch.randn(rows, width), torch.randn(rows, width)
+    hidden_values = F.linear(x.double(), layer.widen_weight.double(), layer.widen_bias.double())
+    # At ReLU's corner the two precisions may stand on different sides, and the gradient jumps: such rows do not count.
+    weight[(hidden_values.abs() < 1e-6).any(dim=1)] = 0
     ours = gradients(layer, x, weight)
     theirs = gradients(layer.double(), x.double(), weight.double())  # float64 takes the plain way
     for one, other in zip(ours, theirs, strict=True):
