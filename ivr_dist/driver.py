@@ -178,7 +178,7 @@ def loss_curve(run_url: str) -> list[tuple[int, float]]:
 def _execute(config: Config, stream: TextIO, debug: bool, started: float) -> tuple[int, LocalConsole]:
     """Run the workers; returns the exit code that a signal asked for, and what was told."""
     console = LocalConsole(stream)
-    with _signals(console.stop) as received, suppress(_Now, StoppedWaiting):
+    with stop_signals(console.stop) as received, suppress(StopNow, StoppedWaiting):
         with hold(config.run.dir, console) as held:
             if config.run.most_workers == 0:
                 from ivr_dist.worker import run_in_process
@@ -193,7 +193,7 @@ def _execute(config: Config, stream: TextIO, debug: bool, started: float) -> tup
     return received.code, console
 
 
-class _Received:
+class ReceivedSignal:
     """The exit code that a signal asked for; 0 if none came."""
 
     code = 0
@@ -201,21 +201,21 @@ class _Received:
     """Whether a second one has ended everything at once."""
 
 
-class _Now(BaseException):
+class StopNow(BaseException):
     """A second signal: end at once."""
 
 
 @contextmanager
-def _signals(stop: threading.Event) -> Iterator[_Received]:
+def stop_signals(stop: threading.Event) -> Iterator[ReceivedSignal]:
     """Turn the first Ctrl-C, SIGTERM or SIGHUP into a wish to stop, and the second one into an immediate end."""
-    received = _Received()
+    received = ReceivedSignal()
 
     def handle(number: int, _frame: FrameType | None) -> None:
         if received.ending:
             return
         if received.code:
             received.ending = True
-            raise _Now
+            raise StopNow
         received.code = 128 + number
         stop.set()
         # Not through the stream, which this may interrupt; after SIGHUP the terminal is gone.
