@@ -33,11 +33,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from ivr_dist import device, storage
-from ivr_dist.checkpoint.saver import Saver
-from ivr_dist.config_file import from_dict
-from ivr_dist.deepspeed_config import deepspeed_config
-from ivr_dist.engine import Engine
+from ivr_dist import storage
+from ivr_dist.config.loading import from_dict
+from ivr_dist.engine.deepspeed_engine import Engine
+from ivr_dist.planning.deepspeed_config import deepspeed_config
+from ivr_dist.runtime import device
+from ivr_dist.training.checkpointer import Saver
 
 _WIDTH = 1000
 

@@ -12,15 +12,18 @@ from plain import WIDTHS, PlainRelease
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ivr_dist import compiling
+from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.config import Config
-from ivr_dist.config_file import load_config
-from ivr_dist.data.batch import MODALITIES, Batch, in_blocks, modality_batch
-from ivr_dist.data.manifest import TaskSpec
-from ivr_dist.losses import StepCounts, StepLayout, local_counts, loss_terms
-from ivr_dist.model import IVROutput, ModelSpec, build_model
-from ivr_dist.optim import parameter_groups
-from ivr_dist.probe import SvrProbe
+from ivr_dist.config.loading import load_config
+from ivr_dist.data.batches.batch import Batch, in_blocks, modality_batch
+from ivr_dist.engine.param_groups import parameter_groups
+from ivr_dist.losses.step_counts import StepCounts, StepLayout, local_counts
+from ivr_dist.losses.terms import loss_terms
+from ivr_dist.model.build import build_model
+from ivr_dist.model.spec import IVROutput, ModelSpec
+from ivr_dist.runtime import compilation
+from ivr_dist.shards.specs import TaskSpec
+from ivr_dist.training.svr_probe import SvrProbe
 
 TASK = "sentiment"
 PARTS = ("forward", "losses", "backward", "update")
@@ -97,7 +100,7 @@ class Plain(Contestant):
         super().__init__(model, torch.optim.AdamW(model.parameters(), lr=1e-5), dtype, clock)
         self.features = {name: part.features for name, part in batch.modalities.items()}
         self.labels = batch.labels[TASK]
-        self.run = compiling.compiled(model, backend)
+        self.run = compilation.compiled(model, backend)
 
     def forward(self) -> None:
         """One pass, losses included."""
@@ -140,8 +143,8 @@ class Ours(Contestant):
         loss = self.config.loss
         names = ("consistency", "adversary", "reconstruction", "svr")
         self.weights = {"task": 1.0, **{name: getattr(loss, name).weight for name in names}}
-        self.run = compiling.compiled(model, backend)
-        self.terms = compiling.compiled(loss_terms, backend)
+        self.run = compilation.compiled(model, backend)
+        self.terms = compilation.compiled(loss_terms, backend)
         self._probe: tuple[SvrProbe, IVROutput] | None = None
 
     def forward(self) -> None:

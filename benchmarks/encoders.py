@@ -29,18 +29,21 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ivr_dist import driver, storage, worker
+from ivr_dist import storage
+from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.config import Config, Modality, ModelConfig
-from ivr_dist.config_check import check
-from ivr_dist.config_file import load_config
-from ivr_dist.console import Event
-from ivr_dist.data import index
-from ivr_dist.data.batch import Batch, ModalityBatch, modality_batch
-from ivr_dist.data.collate import BatchSpec
-from ivr_dist.data.manifest import MODALITIES, Manifest
-from ivr_dist.model import ModelSpec, build_model
-from ivr_dist.report import print_table
-from ivr_dist.seeds import parse_seeds, summarise
+from ivr_dist.config.loading import load_config
+from ivr_dist.config.validation import check
+from ivr_dist.data.batches.batch import Batch, ModalityBatch, modality_batch
+from ivr_dist.data.batches.collate import BatchSpec
+from ivr_dist.display.tables import print_table
+from ivr_dist.model.build import build_model
+from ivr_dist.model.spec import ModelSpec
+from ivr_dist.orchestration import driver, worker
+from ivr_dist.orchestration.multi_seed import parse_seeds, summarise
+from ivr_dist.run.events import Event
+from ivr_dist.shards import index
+from ivr_dist.shards.manifest import Manifest
 
 CHOICES: Mapping[str, Mapping[str, Any]] = {
     "default": {},

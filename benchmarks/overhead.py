@@ -42,10 +42,10 @@ from typing import Any, ClassVar
 import numpy as np
 from readers import STEPS, MoseiShaped
 
-from ivr_dist.config_file import load_config, to_yaml
+from ivr_dist.config.loading import load_config, to_yaml
 from ivr_dist.corpora.source import SampleRef, SourceSample
-from ivr_dist.data.manifest import FeatureSpec
-from ivr_dist.data.pack import pack
+from ivr_dist.packing.pack import pack
+from ivr_dist.shards.specs import FeatureSpec
 
 TEXT = 768
 
@@ -189,15 +189,17 @@ def bare(config_file: str) -> dict[str, float]:
     """The bare loop, in this process."""
     import torch
 
-    from ivr_dist import device
-    from ivr_dist.attempt_run import _splits
     from ivr_dist.config import Config
-    from ivr_dist.data.collate import BatchSpec
-    from ivr_dist.data.manifest import Manifest
-    from ivr_dist.losses import StepCounts, StepLayout, local_counts, loss_terms
-    from ivr_dist.model import ModelSpec, build_model
-    from ivr_dist.optim import parameter_groups
-    from ivr_dist.plan import make_plan
+    from ivr_dist.data.batches.collate import BatchSpec
+    from ivr_dist.engine.param_groups import parameter_groups
+    from ivr_dist.losses.step_counts import StepCounts, StepLayout, local_counts
+    from ivr_dist.losses.terms import loss_terms
+    from ivr_dist.model.build import build_model
+    from ivr_dist.model.spec import ModelSpec
+    from ivr_dist.planning.plan import make_plan
+    from ivr_dist.runtime import device
+    from ivr_dist.shards.manifest import Manifest
+    from ivr_dist.training.attempt import _splits
 
     # What a worker does too; without it the bare loop is slower.
     device.tune_memory()

@@ -27,12 +27,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ivr_dist import corpora
+from ivr_dist.corpora import registry
 from ivr_dist.corpora.card import Card, FeatureSet, SourceFile, Split
-from ivr_dist.corpora.mappings import MmsaMapping
-from ivr_dist.data.crew import Processes
-from ivr_dist.data.manifest import TaskSpec
-from ivr_dist.data.pack import pack
+from ivr_dist.corpora.card_mappings import MmsaMapping
+from ivr_dist.packing.pack import pack
+from ivr_dist.packing.worker_pool import Processes
+from ivr_dist.shards.specs import TaskSpec
 
 STEPS = 50
 WIDTHS = {"text": 36, "audio": 39, "vision": 35}
@@ -77,8 +77,8 @@ def tar_and_sum(folder: Path) -> None:
 
 def packed(folder: Path, card: Card, processes: int) -> str:
     """Pack once, on this process or on others; a digest of all manifests."""
-    source = corpora.open_source(str(folder), card)
-    opener = corpora.opener(str(folder), card, source)
+    source = registry.open_source(str(folder), card)
+    opener = registry.opener(str(folder), card, source)
     crew = Processes(processes) if processes > 1 else None
     summary = pack(source, str(folder / "out"), opener=opener, crew=crew)
     return hashlib.sha256("".join(split.manifest_id for split in summary.splits).encode()).hexdigest()

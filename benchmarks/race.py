@@ -22,7 +22,7 @@ import torch
 from contestants import Contestant, made
 from torch import Tensor
 
-from ivr_dist import device
+from ivr_dist.runtime import device
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 _TURNS = 8

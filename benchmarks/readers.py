@@ -20,9 +20,10 @@ from slow_server import serve
 
 from ivr_dist import storage
 from ivr_dist.corpora.source import SampleRef, SourceSample
-from ivr_dist.data.manifest import FeatureSpec, Manifest, TaskSpec
-from ivr_dist.data.pack import PackOptions, pack
-from ivr_dist.data.shard import shuffled
+from ivr_dist.packing.pack import PackOptions, pack
+from ivr_dist.packing.shard_writer import shuffled
+from ivr_dist.shards.manifest import Manifest
+from ivr_dist.shards.specs import FeatureSpec, TaskSpec
 
 BATCH = 64
 SHARDS = 64
@@ -146,12 +147,12 @@ def _s3_server(place: Place) -> Iterator[str]:
 
 def ivr_dist_reader(place: Place, verify: bool = True) -> Iterator[Batch]:
     """Ours: as a run reads its training split."""
-    from ivr_dist import device
-    from ivr_dist.data.collate import BatchSpec
-    from ivr_dist.data.fetch import Fetcher, FetchPolicy
+    from ivr_dist.data.batches.collate import BatchSpec
     from ivr_dist.data.loader import Loader
-    from ivr_dist.data.reader import ShardReader
-    from ivr_dist.garbage import collected_by_step
+    from ivr_dist.data.reading.fetcher import Fetcher, FetchPolicy
+    from ivr_dist.data.reading.shard_reader import ShardReader
+    from ivr_dist.runtime import device
+    from ivr_dist.runtime.garbage_collection import collected_by_step
 
     device.tune_memory()
     manifest = Manifest.load(place.split())

@@ -16,10 +16,12 @@ import sys
 import numpy as np
 import numpy.typing as npt
 
-from ivr_dist import metrics, storage
-from ivr_dist.data.manifest import MANIFEST_NAME, Manifest, TaskSpec
-from ivr_dist.data.reader import ShardReader
-from ivr_dist.report import print_metrics
+from ivr_dist import storage
+from ivr_dist.data.reading.shard_reader import ShardReader
+from ivr_dist.display.tables import print_metrics
+from ivr_dist.evaluation import metrics
+from ivr_dist.shards.manifest import MANIFEST_NAME, Manifest
+from ivr_dist.shards.specs import TaskSpec
 
 Array = npt.NDArray[np.float64]
 PENALTIES = [float(10**exponent) for exponent in np.arange(-2, 5.1, 0.5)]

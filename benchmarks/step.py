@@ -35,7 +35,7 @@ from plain import WIDTHS
 from race import CLOCKS, Racer, Setting, race
 from torch import Tensor
 
-from ivr_dist.compiling import NONE
+from ivr_dist.runtime.compilation import NONE
 
 _PROBE_EVERY = 50
 
@@ -116,8 +116,8 @@ def drawn_lengths(size: int, options: argparse.Namespace) -> Tensor:
     """[B] steps of each sample: all `--steps`, or drawn from a packed split's own lengths."""
     if options.lengths is None:
         return torch.full((size,), options.steps)
-    from ivr_dist.data.manifest import Manifest
-    from ivr_dist.data.reader import ShardReader
+    from ivr_dist.data.reading.shard_reader import ShardReader
+    from ivr_dist.shards.manifest import Manifest
 
     manifest = Manifest.load(options.lengths)
     numbers = torch.randperm(manifest.samples, generator=torch.Generator().manual_seed(0))[:size]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ivr_dist.plain import hide_secrets, plain
+from ivr_dist.sanitize import hide_secrets, plain
 
 
 class IvrError(Exception):

@@ -9,12 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.config import Config, LossConfig, ModelConfig
-from ivr_dist.config_file import from_dict
-from ivr_dist.data.batch import MODALITIES, Batch, modality_batch
-from ivr_dist.data.manifest import TaskSpec
-from ivr_dist.losses import LossTerms, StepCounts, StepLayout, local_counts, loss_terms
-from ivr_dist.model import IVROutput, ModelSpec, build_model
+from ivr_dist.config.loading import from_dict
+from ivr_dist.data.batches.batch import Batch, modality_batch
+from ivr_dist.losses.step_counts import StepCounts, StepLayout, local_counts
+from ivr_dist.losses.terms import LossTerms, loss_terms
+from ivr_dist.model.build import build_model
+from ivr_dist.model.spec import IVROutput, ModelSpec
+from ivr_dist.shards.specs import TaskSpec
 
 DIMS = {"text": 6, "audio": 5, "vision": 4}
 TASKS = {

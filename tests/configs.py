@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from ivr_dist.config_file import load_config
+from ivr_dist.config.loading import load_config
 from ivr_dist.errors import ConfigError
 
 MINIMAL = ("data.train=data/train", "train.select=last")

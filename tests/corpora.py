@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from ivr_dist.corpora import open_source
 from ivr_dist.corpora.card import load_card
+from ivr_dist.corpora.registry import open_source
 from ivr_dist.corpora.source import Source
-from ivr_dist.data.decode import RawSample
-from ivr_dist.data.manifest import Manifest
-from ivr_dist.data.pack import PackOptions, PackSummary, pack
-from ivr_dist.data.reader import ShardReader
+from ivr_dist.data.reading.shard_reader import ShardReader
+from ivr_dist.packing.pack import PackOptions, PackSummary, pack
+from ivr_dist.shards.decode import RawSample
+from ivr_dist.shards.manifest import Manifest
 
 
 def write_pickle(path: Path, value: Any, protocol: int = 4) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import webdataset
 
-from ivr_dist.data.foreign import index_tars
-from ivr_dist.data.manifest import Manifest
 from ivr_dist.errors import DataError, IvrError
+from ivr_dist.packing.index_tars import index_tars
+from ivr_dist.shards.manifest import Manifest
 
 Sample = dict[str, Any]
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from ivr_dist.data.index import ShardIndex, build_index
-from ivr_dist.data.manifest import Manifest
-from ivr_dist.data.tar import TarWriter
+from ivr_dist.shards.index import ShardIndex, build_index
+from ivr_dist.shards.manifest import Manifest
+from ivr_dist.shards.tar import TarWriter
 
 Members = list[tuple[str, bytes]]
 """Names and contents of tar members."""

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ivr_dist.environment import RECORDER
+from ivr_dist.runtime.environment import RECORDER
 
 _MOST_KEPT = 2
 """Ranks of a group that stays for later calls; larger groups would hold gigabytes for a few calls."""

@@ -13,23 +13,24 @@ from typing import Any
 import numpy as np
 
 from ivr_dist import storage
-from ivr_dist.attempts import allocate
-from ivr_dist.audit import audit
-from ivr_dist.audit_report import AuditReport
 from ivr_dist.checkpoint import store
 from ivr_dist.checkpoint.store import CheckpointName
-from ivr_dist.config_file import load_config, to_dict
+from ivr_dist.config.loading import load_config, to_dict
 from ivr_dist.corpora.source import SampleRef, SourceSample
 from ivr_dist.data.cursor import DataCursor
-from ivr_dist.data.foreign import index_tars
-from ivr_dist.data.index import load
-from ivr_dist.data.manifest import FeatureSpec, Manifest, TaskSpec
-from ivr_dist.data.order import EMPTY, EpochOrder, rank_slots
-from ivr_dist.data.pack import PackOptions, pack
-from ivr_dist.data.reader import ShardReader
-from ivr_dist.data.tar import TarWriter
-from ivr_dist.ledger import AUDIT
-from ivr_dist.plan import make_plan
+from ivr_dist.data.reading.shard_reader import ShardReader
+from ivr_dist.data.sample_order import EMPTY, EpochOrder, rank_slots
+from ivr_dist.inspection.audit import audit
+from ivr_dist.inspection.audit_report import AuditReport
+from ivr_dist.packing.index_tars import index_tars
+from ivr_dist.packing.pack import PackOptions, pack
+from ivr_dist.planning.plan import make_plan
+from ivr_dist.run.attempts import allocate
+from ivr_dist.run.ledger import AUDIT
+from ivr_dist.shards.index import load
+from ivr_dist.shards.manifest import Manifest
+from ivr_dist.shards.specs import FeatureSpec, TaskSpec
+from ivr_dist.shards.tar import TarWriter
 from tests.packed import npy
 
 BATCH, WORLD, EPOCHS = 4, 2, 2

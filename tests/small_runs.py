@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from ivr_dist.corpora.synth import SynthSource
-from ivr_dist.data.pack import pack
+from ivr_dist.corpora.synthetic import SynthSource
+from ivr_dist.packing.pack import pack
 
 
 def train_command(folder: Path, run: Path, *overrides: str) -> list[str]:

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from ivr_dist.checkpoint.part_manifest import WEIGHT as WEIGHT
-
 
 @dataclass(frozen=True)
 class Fragment:

@@ -18,7 +18,7 @@ from math import prod
 from typing import Any
 
 from ivr_dist import storage
-from ivr_dist.plain import shorten
+from ivr_dist.sanitize import shorten
 
 FORMAT = 3
 UNSEALED_FORMAT = 2

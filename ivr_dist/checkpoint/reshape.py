@@ -8,7 +8,8 @@ from math import prod
 
 from ivr_dist import storage
 from ivr_dist.checkpoint import store
-from ivr_dist.checkpoint.fragments import WEIGHT, Fragment, share
+from ivr_dist.checkpoint.fragments import Fragment, share
+from ivr_dist.checkpoint.part_manifest import WEIGHT
 from ivr_dist.checkpoint.tensors import describe_fragments, open_tensors, tensor_files
 from ivr_dist.errors import UserError
 

@@ -25,7 +25,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from ivr_dist import storage
-from ivr_dist.attempts import Span
 from ivr_dist.checkpoint import part_manifest
 from ivr_dist.checkpoint.part_manifest import (
     FORMAT,
@@ -44,10 +43,11 @@ from ivr_dist.checkpoint.part_manifest import (
     to_text,
     weights_file,
 )
-from ivr_dist.checkpoint.tensor_header import read_shapes
+from ivr_dist.checkpoint.safetensors_header import read_shapes
 from ivr_dist.errors import CheckpointError
-from ivr_dist.numbered import Numbered
-from ivr_dist.plain import shorten
+from ivr_dist.run.attempts import Span
+from ivr_dist.sanitize import shorten
+from ivr_dist.storage.numbered_names import Numbered
 
 __all__ = [
     "FORMAT",

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ivr_dist import storage
 from ivr_dist.checkpoint import safetensors_file, store
-from ivr_dist.checkpoint.fragments import WEIGHT, Fragment, pieces
-from ivr_dist.checkpoint.part_manifest import PartManifest
+from ivr_dist.checkpoint.fragments import Fragment, pieces
+from ivr_dist.checkpoint.part_manifest import WEIGHT, PartManifest
 from ivr_dist.errors import CheckpointError
 
 

@@ -17,13 +17,14 @@ from ivr_dist.checkpoint import store
 from ivr_dist.checkpoint.fragments import saved_buffers
 from ivr_dist.checkpoint.tensors import open_tensors
 from ivr_dist.config import Config
-from ivr_dist.config_file import from_dict, to_dict
-from ivr_dist.data.collate import WORDS, BatchSpec
-from ivr_dist.data.manifest import TaskSpec
+from ivr_dist.config.loading import from_dict, to_dict
+from ivr_dist.data.batches.collate import WORDS, BatchSpec
 from ivr_dist.errors import CheckpointError, CheckpointMismatchError
-from ivr_dist.model import ModelSpec, build_model
-from ivr_dist.plain import hide_secrets
-from ivr_dist.pretrained import TextEncoder
+from ivr_dist.model.build import build_model
+from ivr_dist.model.spec import ModelSpec
+from ivr_dist.model.text_encoder import TextEncoder
+from ivr_dist.sanitize import hide_secrets
+from ivr_dist.shards.specs import TaskSpec
 
 
 def read_weights(url: str, *, verified: bool = False) -> dict[str, Tensor]:

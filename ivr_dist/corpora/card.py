@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Literal
 
 from ivr_dist import storage
-from ivr_dist.config_yaml import read_yaml
-from ivr_dist.corpora.mappings import CsdMapping, MmsaMapping, MultMapping, UrFunnyMapping
-from ivr_dist.corpora.strict import build, suggest
-from ivr_dist.data.manifest import MOST, FeatureKind, FeatureSpec, TaskSpec
+from ivr_dist.common.modalities import MODALITIES
+from ivr_dist.config.yaml_source import read_yaml
+from ivr_dist.corpora.card_mappings import CsdMapping, MmsaMapping, MultMapping, UrFunnyMapping
+from ivr_dist.corpora.card_parser import build, suggest
 from ivr_dist.errors import ConfigError, DataError
-
-MODALITIES = ("text", "audio", "vision")
+from ivr_dist.shards.manifest import MOST
+from ivr_dist.shards.specs import FeatureKind, FeatureSpec, TaskSpec
 
 _FORMATS = ("arrays", "table", "mmsa", "mult", "csd", "ur_funny")
 _SPLIT_BY_FILE = ("mmsa", "mult", "ur_funny")

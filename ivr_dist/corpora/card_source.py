@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ivr_dist.corpora.card import Card
 from ivr_dist.corpora.source import SampleRef
-from ivr_dist.data.manifest import FeatureSpec, TaskSpec
+from ivr_dist.shards.specs import FeatureSpec, TaskSpec
 
 
 class CardSource:

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import BinaryIO
 
 from ivr_dist import storage
+from ivr_dist.common.file_signatures import HEAD, decode_text, other_kind
 from ivr_dist.corpora.card import Card, SourceFile
 from ivr_dist.errors import ConfigError, DataError
-from ivr_dist.file_kinds import HEAD, decode_text, other_kind
 
 _PIECE = 8 << 20
 _READ_AHEAD = 1 << 20

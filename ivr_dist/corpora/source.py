@@ -9,10 +9,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from ivr_dist.corpora.texts import PLACEHOLDERS
-from ivr_dist.data import npy
-from ivr_dist.data.manifest import FeatureSpec, TaskSpec
+from ivr_dist.corpora.readers.texts import PLACEHOLDERS
 from ivr_dist.errors import DataError
+from ivr_dist.shards import npy
+from ivr_dist.shards.specs import FeatureSpec, TaskSpec
 
 Array = npt.NDArray[Any]
 

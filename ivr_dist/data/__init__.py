@@ -1,1 +1,1 @@
-"""Packed data: shards, their order, and batches."""
+"""From shards to the batches of one rank, while training."""

@@ -15,13 +15,14 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from ivr_dist.data.batch import Batch
-from ivr_dist.data.collate import BatchSpec, collate
+from ivr_dist.config.lanes import check_layout
+from ivr_dist.data.batches.batch import Batch
+from ivr_dist.data.batches.collate import BatchSpec, collate
 from ivr_dist.data.cursor import DataCursor
-from ivr_dist.data.order import EMPTY, EpochOrder, Int64Array, by_length, check_layout, micro_slots, rank_slots
-from ivr_dist.data.reader import Answer, ShardReader
-from ivr_dist.data.samples import Samples
+from ivr_dist.data.reading.shard_reader import Answer, ShardReader
+from ivr_dist.data.sample_order import EMPTY, EpochOrder, Int64Array, by_length, micro_slots, rank_slots
 from ivr_dist.errors import ConfigError, CorruptDataError, StorageError
+from ivr_dist.shards.sample_columns import Samples
 
 T = TypeVar("T")
 

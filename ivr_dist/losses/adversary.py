@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ivr_dist.data.batch import MODALITIES
-from ivr_dist.model.layers import wide
+from ivr_dist.common.modalities import MODALITIES
+from ivr_dist.model.numerics import wide
 
 PENALTY = 0.01
 """Weight of the class weights' squared norm, once for the shared and once for the private codes."""

@@ -13,8 +13,8 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from ivr_dist.losses.layout import over
-from ivr_dist.model.layers import wide
+from ivr_dist.losses.step_counts import over
+from ivr_dist.model.numerics import wide
 
 
 def consistency(

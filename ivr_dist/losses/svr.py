@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ivr_dist.losses.layout import over
-from ivr_dist.model.layers import wide
+from ivr_dist.losses.step_counts import over
+from ivr_dist.model.numerics import wide
 
 _EPSILON = 1e-10
 

@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ivr_dist.config import Config, LossConfig
-from ivr_dist.data.batch import Batch
+from ivr_dist.data.batches.batch import Batch
 from ivr_dist.losses.adversary import PENALTY, adversary
 from ivr_dist.losses.consistency import consistency
-from ivr_dist.losses.layout import StepCounts, StepLayout, over
+from ivr_dist.losses.step_counts import StepCounts, StepLayout, over
 from ivr_dist.losses.svr import divergence_of_groups, variation
-from ivr_dist.model.layers import wide
+from ivr_dist.model.numerics import wide
 from ivr_dist.model.spec import IVROutput
 
 CONSISTENCY = "consistency"

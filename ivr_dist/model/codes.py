@@ -7,9 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ivr_dist.data.batch import MODALITIES
+from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.model.dropout import Dropout
-from ivr_dist.model.layers import Steps, reverse_gradient, unit_norm, wide
+from ivr_dist.model.numerics import reverse_gradient, unit_norm, wide
+from ivr_dist.model.padded_steps import Steps
 
 
 class Code(nn.Module):

@@ -19,6 +19,8 @@ from numpy.random.bit_generator import ISeedSequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ivr_dist.config import ModelConfig
+
 _DRAWS = 1 << 32
 _NANS = (1 << 23) - 1
 """Bit patterns of one sign that are not numbers; no comparison finds them below a threshold."""
@@ -140,3 +142,11 @@ def drop(x: Tensor, bits: Tensor, rate: float) -> Tensor:
     zero_below(first, bits, threshold)
     zero_below(second, (bits.view(torch.int32) << 16).view(torch.float32)[: len(second)], threshold)
     return x
+
+
+_DROPOUT = {"encoder": 0.1, "cross": 0.2, "gate": 0.4, "head": 0.6, "discriminator": 0.6}
+
+
+def dropout_rates(config: ModelConfig) -> dict[str, float]:
+    """Dropout by site: the config's one rate, or those of the published method."""
+    return {site: rate if config.dropout is None else config.dropout for site, rate in _DROPOUT.items()}

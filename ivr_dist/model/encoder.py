@@ -9,7 +9,9 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ivr_dist.config import EncoderConfig
 from ivr_dist.model.dropout import Dropout
-from ivr_dist.model.layers import Steps, TransformerLayer, with_positions
+from ivr_dist.model.padded_steps import Steps
+from ivr_dist.model.positions import with_positions
+from ivr_dist.model.transformer import TransformerLayer
 
 
 class GruContext(nn.Module):

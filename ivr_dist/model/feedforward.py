@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ivr_dist.model.dropout import Bits, compiled_seed, drawn_as_bits, drawn_seed, drop, dropout, zero_below
-from ivr_dist.model.products import linear, weight_gradient
+from ivr_dist.model.onednn import linear, weight_gradient
 
 _ROWS = 2048
 """Rows of a block, at most: 16 MB of hidden values at the widest layers in use (2,048)."""

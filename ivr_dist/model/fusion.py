@@ -14,8 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from ivr_dist.config import FusionConfig
+from ivr_dist.model.attention import Attention
 from ivr_dist.model.dropout import Dropout
-from ivr_dist.model.layers import Attention, Steps, TransformerLayer, unit_norm, wide, with_positions
+from ivr_dist.model.numerics import unit_norm, wide
+from ivr_dist.model.padded_steps import Steps
+from ivr_dist.model.positions import with_positions
+from ivr_dist.model.transformer import TransformerLayer
 
 _FACTORS = 2
 _POOLED = 32

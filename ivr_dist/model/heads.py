@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from ivr_dist.data.manifest import TaskSpec
-from ivr_dist.model.layers import wide
+from ivr_dist.model.numerics import wide
+from ivr_dist.shards.specs import TaskSpec
 
 # Because a ModuleDict refuses the names of its own attributes, such as `type`.
 _PREFIX = "task_"

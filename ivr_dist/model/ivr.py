@@ -7,15 +7,17 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.config import LossConfig, ModelConfig
-from ivr_dist.data.batch import MODALITIES, Batch
+from ivr_dist.data.batches.batch import Batch
 from ivr_dist.model.codes import Code, Discriminator, codes_of_all, discriminate, pooled_codes, reconstructions
+from ivr_dist.model.dropout import dropout_rates
 from ivr_dist.model.encoder import ModalityEncoder
 from ivr_dist.model.fusion import Fusion
 from ivr_dist.model.heads import TaskHeads
-from ivr_dist.model.layers import Steps, dropout_rates, query_steps
+from ivr_dist.model.padded_steps import Steps, query_steps
 from ivr_dist.model.spec import IVROutput, ModelSpec
-from ivr_dist.model.words import WordEncoder
+from ivr_dist.model.word_encoder import WordEncoder
 
 
 class IVRModel(nn.Module):

@@ -10,14 +10,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.config import LossConfig, ModelConfig
-from ivr_dist.data.batch import MODALITIES, Batch
+from ivr_dist.data.batches.batch import Batch
 from ivr_dist.errors import ConfigError
+from ivr_dist.model.attention import Attention
 from ivr_dist.model.codes import Code, Discriminator, codes_of_all, discriminate, pooled_codes, reconstructions
-from ivr_dist.model.dropout import Dropout
+from ivr_dist.model.dropout import Dropout, dropout_rates
 from ivr_dist.model.feedforward import FeedForward
 from ivr_dist.model.heads import TaskHeads
-from ivr_dist.model.layers import Attention, Steps, dropout_rates, wide, with_positions
+from ivr_dist.model.numerics import wide
+from ivr_dist.model.padded_steps import Steps
+from ivr_dist.model.positions import with_positions
 from ivr_dist.model.spec import IVROutput, ModelSpec
 
 _OTHERS = ("audio", "vision")

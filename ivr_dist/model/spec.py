@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ivr_dist.data.manifest import TaskSpec
-from ivr_dist.pretrained import TextEncoder
+from ivr_dist.model.text_encoder import TextEncoder
+from ivr_dist.shards.specs import TaskSpec
 
 
 @dataclass(frozen=True)

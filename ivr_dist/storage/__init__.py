@@ -15,20 +15,9 @@ come back together.
 
 from __future__ import annotations
 
-import json
-import os
-import random
-import time
-import weakref
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol, TypeVar
-
-from ivr_dist.errors import CorruptDataError, IvrError, StorageError
-from ivr_dist.storage._disk import Buffer, Disk, pread
-from ivr_dist.storage._failures import NoBucketError, NotFoundError, explain, is_transient
-from ivr_dist.storage._mapped import MappedFile
-from ivr_dist.storage._places import (
+from ivr_dist.storage._errors import NoBucketError, NotFoundError, explain, is_transient
+from ivr_dist.storage._mmap import MappedFile
+from ivr_dist.storage._paths import (
     PlaceError,
     UnsafeNameError,
     absolute,
@@ -37,9 +26,37 @@ from ivr_dist.storage._places import (
     is_plain,
     join,
     local_path,
-    scheme,
+    shown,
 )
-from ivr_dist.storage._remote import connect
+from ivr_dist.storage.api import (
+    ATTEMPTS,
+    RangeReader,
+    begin_range,
+    can_list,
+    create_exclusive,
+    delete_staged,
+    delete_tree,
+    download,
+    exists,
+    file_sizes,
+    holds_files,
+    is_same_place,
+    list_dir,
+    list_files,
+    make_dirs,
+    open_stream,
+    read_bytes,
+    read_json,
+    read_range,
+    read_text,
+    size,
+    stamps,
+    upload,
+    write_buffers,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 __all__ = [
     "ATTEMPTS",
@@ -75,6 +92,7 @@ __all__ = [
     "read_json",
     "read_range",
     "read_text",
+    "shown",
     "size",
     "stamps",
     "upload",
@@ -83,349 +101,3 @@ __all__ = [
     "write_json",
     "write_text",
 ]
-
-T = TypeVar("T")
-
-ATTEMPTS = 4
-"""How often a remote operation is tried in all."""
-
-_FIRST_WAIT_S = 0.5
-_CANNOT_LIST = ("http", "https")
-_disk = Disk()
-# Own generator: the global one belongs to the training run and must not move because storage was slow.
-_jitter = random.SystemRandom()
-
-
-# Reading
-
-
-def read_bytes(url: str) -> bytes:
-    """The whole content of a file."""
-    return _run("read", url, lambda store: store.read(url))
-
-
-def read_range(url: str, start: int, end: int) -> bytes:
-    """The bytes [start, end) of a file, exactly `end - start` of them.
-
-    Raises:
-        CorruptDataError: The file ends before `end`.
-        StorageError: It cannot be read, or its server does not serve ranges.
-    """
-    data = _run("read", url, lambda store: store.read_range(url, start, end)) if end > start else b""
-    return _as_many(data, url, start, end)
-
-
-class RangeReader:
-    """Reads ranges of one file, as `read_range` does; a local file is opened once, at the first.
-
-    Args:
-        url: The file.
-    """
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._descriptor: int | None = None
-
-    def read(self, start: int, end: int) -> bytes:
-        """The bytes [start, end); see `read_range`."""
-        if not is_local(self._url):
-            return read_range(self._url, start, end)
-        try:
-            if self._descriptor is None:
-                self._descriptor = os.open(local_path(self._url), os.O_RDONLY | os.O_CLOEXEC)
-                weakref.finalize(self, os.close, self._descriptor)
-            return _as_many(pread(self._descriptor, start, end), self._url, start, end)
-        except OSError as error:
-            raise explain("read", self._url, error, 1) from error
-
-
-def open_stream(url: str) -> Any:
-    """A file to be read from front to back; what fails on the way raises the client's own errors."""
-    return _run("read", url, lambda store: store.open(url))
-
-
-def begin_range(url: str, start: int, end: int) -> Future[bytes]:
-    """One attempt at reading the bytes [start, end) of a remote file, for callers with a policy of their own.
-
-    Returns:
-        What the server sent, which may be more or less than was asked for; or the error of the client library, which
-        `is_transient` and `explain` understand. Cancelling it ends the request.
-    """
-    return connect(url).begin_range(url, start, end)
-
-
-def _as_many(data: bytes, url: str, start: int, end: int) -> bytes:
-    """The bytes of a range, if they are as many as were asked for."""
-    wanted = end - start
-    if len(data) < wanted:
-        raise CorruptDataError(
-            f"file ends early: bytes {start} to {end} asked for, {len(data)} of {wanted} there",
-            where=display(url),
-            remedy="write the file again; it is shorter than its index says",
-        )
-    if len(data) > wanted:
-        raise StorageError(
-            f"the server answered {len(data)} bytes to a request for {wanted}",
-            where=display(url),
-            remedy="use a server that supports HTTP range requests, or copy the data to local disk",
-        )
-    return data
-
-
-def read_text(url: str) -> str:
-    """The content of a UTF-8 file.
-
-    Raises:
-        CorruptDataError: It is not UTF-8.
-    """
-    try:
-        return read_bytes(url).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise CorruptDataError(
-            f"not UTF-8 text: {error.reason} at byte {error.start}", where=display(url), remedy="write the file again"
-        ) from error
-
-
-def read_json(url: str) -> Any:
-    """The value of a JSON file.
-
-    Raises:
-        CorruptDataError: It is not JSON.
-    """
-    text = read_text(url)
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CorruptDataError(f"not JSON: {error}", where=display(url), remedy="write the file again") from error
-
-
-def is_same_place(one: str, other: str) -> bool:
-    """Whether two absolute places are one, symbolic links and other names of a local folder included."""
-    if is_local(one) and is_local(other):
-        return os.path.realpath(one) == os.path.realpath(other)
-    return one.rstrip("/") == other.rstrip("/")
-
-
-# Writing
-
-
-def write_bytes(url: str, data: bytes) -> None:
-    """Write a whole file; readers see what was there before or all of `data`, also after a crash."""
-    _run("write", url, lambda store: store.write(url, data))
-
-
-def write_buffers(url: str, buffers: Sequence[Buffer]) -> None:
-    """Write a whole file, the buffers one after the other, as `write_bytes` does; large ones are not put together."""
-    _run("write", url, lambda store: store.write_all(url, buffers))
-
-
-def write_text(url: str, text: str) -> None:
-    """Write a UTF-8 file, as `write_bytes` does."""
-    write_bytes(url, text.encode("utf-8"))
-
-
-def write_json(url: str, value: Any) -> None:
-    """Write `value` as indented JSON, as `write_bytes` does."""
-    write_text(url, json.dumps(value, indent=1) + "\n")
-
-
-def create_exclusive(url: str, data: bytes) -> bool:
-    """Write a file only if it does not exist: of any number of callers exactly one succeeds.
-
-    Args:
-        url: The file.
-        data: Content that no other caller writes (a random token in it suffices). When the answer to a
-            successful request is lost, the retry knows its own file by it.
-
-    Returns:
-        True if this call wrote the file, False if it was there already.
-    """
-    tries = 0
-
-    def attempt(store: Store) -> bool:
-        nonlocal tries
-        tries += 1
-        return store.create(url, data) or (tries > 1 and store.read(url) == data)
-
-    return _run("write", url, attempt)
-
-
-def upload(local_file: str, url: str) -> None:
-    """Copy a file of this machine to `url`, atomically like `write_bytes`."""
-    # The local file first: an error about it is no error of `url`.
-    size(local_file)
-    _run(f"copy {local_file} to it", url, lambda store: store.put(local_file, url))
-
-
-def download(url: str, local_file: str) -> None:
-    """Copy `url` to a file of this machine, which appears whole or not at all."""
-    _run(f"copy it to {local_file}", url, lambda store: store.get(url, local_file))
-
-
-def make_dirs(url: str) -> None:
-    """Make a directory and those above it; nothing to do on object stores, which have none."""
-    _run("make the directory", url, lambda store: store.make_dirs(url))
-
-
-def delete_tree(url: str) -> None:
-    """Delete a file, or a directory and all below it; no error if it is absent.
-
-    Raises:
-        StorageError: It cannot be deleted, or is a whole bucket, a file system, a home directory or a directory at the
-            root of the machine.
-    """
-    _run("delete", url, lambda store: store.delete(url))
-
-
-def delete_staged(url: str) -> None:
-    """Delete what writers that were killed have left directly below `url`: files that never got their name.
-
-    Nothing else may be writing there. Only local disks have such files.
-    """
-    if is_local(url):
-        _run("delete", url, lambda store: _disk.delete_staged(url))
-
-
-# Asking
-
-
-def exists(url: str) -> bool:
-    """Whether there is a file, a directory, or on an object store anything below `url`."""
-    try:
-        _run("look up", url, lambda store: store.info(url))
-    except NotFoundError:
-        return False
-    return True
-
-
-def size(url: str) -> int:
-    """The size of a file in bytes."""
-    found = _run("look up", url, lambda store: store.info(url))
-    if found is None and can_list(url):
-        raise NotFoundError("it is a directory, not a file", where=display(url), remedy="check the path")
-    if found is None:
-        raise StorageError("the server does not tell its size", where=display(url), remedy="use another web server")
-    return found
-
-
-def holds_files(url: str) -> bool:
-    """Whether there is a file at `url` or at any depth below it; empty folders are nothing, as on object stores."""
-    if list_files(url):
-        return True
-    try:
-        size(url)
-    except NotFoundError:
-        return False
-    return True
-
-
-def can_list(url: str) -> bool:
-    """Whether listings tell all that is there; a web server shows what it likes."""
-    return scheme(url) not in _CANNOT_LIST
-
-
-def stamps(urls: Sequence[str]) -> list[str]:
-    """For each file a text that becomes another when the file is written again; empty where there is no file.
-
-    It is made of size and times on local disk, elsewhere of what the server tells: an ETag, a time, or the size alone.
-    """
-
-    def look_up(url: str) -> str:
-        try:
-            return _run("look up", url, lambda store: store.stamp(url))
-        except NotFoundError:
-            return ""
-
-    with ThreadPoolExecutor(16) as pool:
-        return list(pool.map(look_up, urls))
-
-
-def list_dir(url: str) -> list[str]:
-    """The names of the files and directories directly below `url`, sorted; none if it is absent or a file.
-
-    Raises:
-        UnsafeNameError: A server lists a name that is none of something in this directory, such as `../x`.
-    """
-    return sorted(_run("list", url, lambda store: store.entries(url)))
-
-
-def list_files(url: str) -> list[str]:
-    """The files at any depth below `url`, as names relative to it, sorted; none if it is absent or a file."""
-    return sorted(_run("list", url, lambda store: store.walk(url)))
-
-
-def file_sizes(url: str, names: Sequence[str], listing: bool = True) -> dict[str, int]:
-    """The sizes in bytes of those of the files `names` directly below `url` that exist.
-
-    Args:
-        url: The directory.
-        names: The files.
-        listing: By one listing of the directory; else, and where the storage cannot list (HTTP), by a request each.
-    """
-    if listing and can_list(url):
-        found = _run("list", url, lambda store: store.entries(url))
-        return {name: found[name] or 0 for name in names if found.get(name) is not None}
-
-    def look_up(name: str) -> int | None:
-        try:
-            return size(join(url, name))
-        except NotFoundError:
-            return None
-
-    with ThreadPoolExecutor(16) as pool:
-        return {name: value for name, value in zip(names, pool.map(look_up, names), strict=True) if value is not None}
-
-
-# How
-
-
-class Store(Protocol):
-    """What a backend offers; it raises the errors of the system or of the client library as they are."""
-
-    def read(self, url: str) -> bytes: ...
-
-    def read_range(self, url: str, start: int, end: int) -> bytes: ...
-
-    def open(self, url: str) -> Any: ...
-
-    def write(self, url: str, data: bytes) -> None: ...
-
-    def write_all(self, url: str, buffers: Sequence[Buffer]) -> None: ...
-
-    def create(self, url: str, data: bytes) -> bool: ...
-
-    def put(self, local_file: str, url: str) -> None: ...
-
-    def get(self, url: str, local_file: str) -> None: ...
-
-    def make_dirs(self, url: str) -> None: ...
-
-    def delete(self, url: str) -> None: ...
-
-    def info(self, url: str) -> int | None:
-        """Size of a file, None for a directory; FileNotFoundError if absent."""
-
-    def stamp(self, url: str) -> str: ...
-
-    def entries(self, url: str) -> dict[str, int | None]:
-        """What is directly below, each with its size, None for a directory."""
-
-    def walk(self, url: str) -> list[str]: ...
-
-
-def _run(verb: str, url: str, action: Callable[[Store], T]) -> T:
-    """Do `action`, again where that may help, and explain what finally fails."""
-    attempts = 1 if is_local(url) else ATTEMPTS
-    # Client libraries raise what they like; on the local disk anything but an OSError is a fault of ours.
-    failures: type[Exception] = OSError if is_local(url) else Exception
-    attempt = 1
-    while True:
-        try:
-            return action(_disk if is_local(url) else connect(url))
-        except IvrError:
-            raise
-        except failures as error:
-            if attempt == attempts or not is_transient(error):
-                raise explain(verb, url, error, attempt) from error
-            time.sleep(_jitter.uniform(0, _FIRST_WAIT_S * 2 ** (attempt - 1)))
-        attempt += 1

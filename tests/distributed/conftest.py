@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ivr_dist.corpora.synth import SynthSource
-from ivr_dist.data.pack import pack
+from ivr_dist.corpora.synthetic import SynthSource
+from ivr_dist.packing.pack import pack
 
 
 @pytest.fixture(scope="session")

@@ -11,14 +11,15 @@ import torch
 from ivr_dist import storage
 from ivr_dist.checkpoint.weights import read_weights
 from ivr_dist.config import Config
-from ivr_dist.config_file import load_config
-from ivr_dist.console import Event
-from ivr_dist.ledger import HISTORY, read_counting
+from ivr_dist.config.loading import load_config
+from ivr_dist.run.events import Event
+from ivr_dist.run.ledger import HISTORY, read_counting
 from tests.ranks import run_ranks
+from tests.repository import ROOT
 
 pytestmark = pytest.mark.distributed
 
-README = Path(__file__).parents[2] / "configs" / "README.md"
+README = ROOT / "configs" / "README.md"
 
 # By term: another form of it, which changes its value and its gradient.
 TERMS = {
@@ -48,7 +49,7 @@ class Silent:
 
 
 def train(rank: int, world: int, configs: list[Config]) -> None:
-    from ivr_dist import worker
+    from ivr_dist.orchestration import worker
 
     for config in configs:
         worker.train(config, Silent(), rank, 0)

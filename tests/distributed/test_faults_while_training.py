@@ -13,14 +13,14 @@ import pytest
 from torch import Tensor
 
 from ivr_dist import storage
-from ivr_dist.attempts import allocate, read_attempts
-from ivr_dist.audit import audit
 from ivr_dist.checkpoint import store
 from ivr_dist.config import Config
-from ivr_dist.driver import loss_curve
-from ivr_dist.engine import Engine
+from ivr_dist.engine.deepspeed_engine import Engine
 from ivr_dist.errors import CheckpointError, DivergedError, IvrError, StorageError, SupersededError
-from ivr_dist.loop import Trainer
+from ivr_dist.inspection.audit import audit
+from ivr_dist.orchestration.driver import loss_curve
+from ivr_dist.run.attempts import allocate, read_attempts
+from ivr_dist.training.trainer import Trainer
 from tests.distributed.test_training import Recorder, config
 from tests.ranks import run_ranks
 
@@ -46,7 +46,7 @@ def spoilt_gradient(rank: int, steps: tuple[int, ...], micro_steps: int) -> Abst
 
 
 def train_spoilt(rank: int, world: int, cases: list[tuple[Config, int]]) -> None:
-    from ivr_dist import worker
+    from ivr_dist.orchestration import worker
 
     for settings, micro_steps in cases:
         console = Recorder()
@@ -88,7 +88,7 @@ def test_a_rollback_goes_back_and_leaves_the_window_out(corpus: str, tmp_path: P
 
 
 def refuse(rank: int, world: int, raising: Config, exhausted: Config) -> None:
-    from ivr_dist import worker
+    from ivr_dist.orchestration import worker
 
     once = pytest.raises(DivergedError, match=f"step {BAD} is at fault: its gradient is not finite")
     with spoilt_gradient(rank, (BAD,), 1), once:
@@ -106,7 +106,7 @@ def test_faults_end_the_run_where_the_policy_says_so(corpus: str, tmp_path: Path
 
 def train_on_bad_storage(rank: int, world: int, tolerant: Config, strict: Config, place: str) -> None:
     """The second rank cannot write its part of the checkpoints of steps 5 and 10."""
-    from ivr_dist import worker
+    from ivr_dist.orchestration import worker
 
     plain = store.write_part
 
@@ -137,9 +137,11 @@ def test_training_outlives_checkpoints_that_cannot_be_written(corpus: str, tmp_p
 
 def conclude_damaged(rank: int, world: int, settings: Config, damaged: list[str]) -> None:
     """Checkpoints are damaged between the last step and the scores; the first one is said to be the best."""
-    from ivr_dist import attempt_run, collectives, worker
+    from ivr_dist.orchestration import worker
+    from ivr_dist.runtime import collectives
+    from ivr_dist.training import attempt
 
-    plain = attempt_run._conclude
+    plain = attempt._conclude
 
     def damage(config: Config, run_url: str, trainer: Trainer, *rest: Any) -> None:
         names = store.names(run_url)
@@ -153,7 +155,7 @@ def conclude_damaged(rank: int, world: int, settings: Config, damaged: list[str]
         plain(config, run_url, trainer, *rest)
 
     console = Recorder()
-    with patch.object(attempt_run, "_conclude", damage):
+    with patch.object(attempt, "_conclude", damage):
         if "last" in damaged:
             with pytest.raises(IvrError, match=r"the last checkpoint cannot be scored.*weights-00001\.safetensors"):
                 worker.train(settings, console, rank, 0)
@@ -176,7 +178,7 @@ def test_what_is_scored_was_verified(corpus: str, tmp_path: Path) -> None:
 
 def train_superseded(rank: int, world: int, settings: Config) -> None:
     """Another group has taken the run over while this one, cut off from all but storage, trains on."""
-    from ivr_dist import worker
+    from ivr_dist.orchestration import worker
 
     class Intruder(Recorder):
         def emit(self, event: dict[str, object]) -> None:
@@ -198,7 +200,8 @@ def test_a_worker_that_was_given_up_writes_no_checkpoint_and_deletes_none(corpus
 
 
 def train_until_file(rank: int, world: int, settings: Config) -> None:
-    from ivr_dist import control, worker
+    from ivr_dist.orchestration import worker
+    from ivr_dist.training import rank_agreement
 
     class Writer(Recorder):
         def emit(self, event: dict[str, object]) -> None:
@@ -206,7 +209,7 @@ def train_until_file(rank: int, world: int, settings: Config) -> None:
             if event["kind"] == "progress" and event["step"] == 3:
                 storage.write_text(f"{settings.run.dir}/stop", "")
 
-    with patch.object(control, "_LOOK_S", 0.01):
+    with patch.object(rank_agreement, "_LOOK_S", 0.01):
         assert worker.train(settings, Writer(), rank, 0) == "stop file"
 
 

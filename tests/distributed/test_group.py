@@ -17,9 +17,9 @@ import torch
 import torch.distributed as dist
 from torch.distributed import distributed_c10d as c10d
 
-from ivr_dist import collectives, device
 from ivr_dist.errors import WorkerError
-from ivr_dist.watchdog import Watchdog
+from ivr_dist.runtime import collectives, device
+from ivr_dist.training.watchdog import Watchdog
 from tests.ranks import run_ranks
 
 pytestmark = pytest.mark.distributed

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from ivr_dist import storage
-from ivr_dist.audit import audit
 from ivr_dist.checkpoint import store
 from ivr_dist.checkpoint.reshape import reshape
 from ivr_dist.checkpoint.weights import read_weights
 from ivr_dist.config import Config
-from ivr_dist.config_file import load_config
-from ivr_dist.driver import loss_curve
+from ivr_dist.config.loading import load_config
+from ivr_dist.inspection.audit import audit
+from ivr_dist.orchestration.driver import loss_curve
 from tests.distributed.test_training import config, train
 from tests.ranks import run_ranks
 
@@ -128,10 +128,10 @@ def _through_all_stages(rank: int, world: int, place: str) -> None:
     import torch
     from torch import nn
 
-    from ivr_dist import collectives
-    from ivr_dist.checkpoint.saver import Saver
     from ivr_dist.checkpoint.tensors import open_tensors
-    from ivr_dist.engine import Engine
+    from ivr_dist.engine.deepspeed_engine import Engine
+    from ivr_dist.runtime import collectives
+    from ivr_dist.training.checkpointer import Saver
 
     class Tied(nn.Module):
         def __init__(self) -> None:
@@ -149,7 +149,7 @@ def _through_all_stages(rank: int, world: int, place: str) -> None:
             return found
 
     settings = load_config(None, ["data.train=none", "train.select=last", "train.weight_decay=0.1"])
-    from ivr_dist.deepspeed_config import deepspeed_config
+    from ivr_dist.planning.deepspeed_config import deepspeed_config
 
     def engine(stage: int, url: str) -> Engine:
         from dataclasses import replace

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ivr_dist.attempts import read_attempts
-from ivr_dist.cli import main
-from ivr_dist.corpora.synth import SynthSource
-from ivr_dist.data.pack import pack
+from ivr_dist.cli.main import main
+from ivr_dist.corpora.synthetic import SynthSource
+from ivr_dist.packing.pack import pack
+from ivr_dist.run.attempts import read_attempts
 
 pytestmark = pytest.mark.distributed
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ivr_dist import collectives
+from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.config import (
     Config,
     EncoderConfig,
@@ -23,8 +23,10 @@ from ivr_dist.config import (
     ReconstructionConfig,
     SvrConfig,
 )
-from ivr_dist.data.batch import MODALITIES, Batch
-from ivr_dist.losses import StepCounts, StepLayout, local_counts, loss_terms
+from ivr_dist.data.batches.batch import Batch
+from ivr_dist.losses.step_counts import StepCounts, StepLayout, local_counts
+from ivr_dist.losses.terms import loss_terms
+from ivr_dist.runtime import collectives
 from tests.batches import (
     TASKS,
     WEIGHTS,

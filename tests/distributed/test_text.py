@@ -12,15 +12,16 @@ import torch
 from ivr_dist import storage
 from ivr_dist.checkpoint import store, weights
 from ivr_dist.config import Config
-from ivr_dist.config_file import load_config
-from ivr_dist.corpora.synth import SynthSource
-from ivr_dist.data.collate import BatchSpec
-from ivr_dist.data.manifest import Manifest
-from ivr_dist.data.pack import pack
-from ivr_dist.driver import loss_curve, preflight
+from ivr_dist.config.loading import load_config
+from ivr_dist.corpora.synthetic import SynthSource
+from ivr_dist.data.batches.collate import BatchSpec
 from ivr_dist.errors import ConfigError, DataError, FaultsError
-from ivr_dist.pretrained import TextEncoder
-from ivr_dist.scoring import score_checkpoint
+from ivr_dist.evaluation.score_checkpoint import score_checkpoint
+from ivr_dist.model.text_encoder import TextEncoder
+from ivr_dist.orchestration.driver import loss_curve
+from ivr_dist.orchestration.preflight import preflight
+from ivr_dist.packing.pack import pack
+from ivr_dist.shards.manifest import Manifest
 from tests.distributed.test_training import config, train
 from tests.encoders import tiny_bert
 from tests.ranks import run_ranks

@@ -12,19 +12,20 @@ import numpy as np
 import pytest
 
 from ivr_dist import storage
-from ivr_dist.audit import audit
 from ivr_dist.checkpoint import store
-from ivr_dist.cli import main
+from ivr_dist.cli.main import main
 from ivr_dist.config import Config
-from ivr_dist.config_file import load_config
-from ivr_dist.console import Event
-from ivr_dist.corpora.synth import SynthSource
-from ivr_dist.data.batch import Batch
-from ivr_dist.data.manifest import Manifest
-from ivr_dist.data.pack import PackOptions, pack
-from ivr_dist.data.samples import Samples
-from ivr_dist.driver import loss_curve, preflight
+from ivr_dist.config.loading import load_config
+from ivr_dist.corpora.synthetic import SynthSource
+from ivr_dist.data.batches.batch import Batch
 from ivr_dist.errors import CheckpointMismatchError, CorruptDataError, FaultsError
+from ivr_dist.inspection.audit import audit
+from ivr_dist.orchestration.driver import loss_curve
+from ivr_dist.orchestration.preflight import preflight
+from ivr_dist.packing.pack import PackOptions, pack
+from ivr_dist.run.events import Event
+from ivr_dist.shards.manifest import Manifest
+from ivr_dist.shards.sample_columns import Samples
 from tests.ranks import run_ranks
 
 pytestmark = pytest.mark.distributed
@@ -73,8 +74,8 @@ def config(corpus: str, run: Path, *overrides: str) -> Config:
 
 def train(rank: int, world: int, cases: list[tuple[Config, int | None]]) -> None:
     """Each case as one attempt: a config, and the step after which it is interrupted."""
-    from ivr_dist import worker
-    from ivr_dist.attempts import read_attempts
+    from ivr_dist.orchestration import worker
+    from ivr_dist.run.attempts import read_attempts
 
     for settings, stop_after in cases:
         worker.train(settings, Recorder(stop_after), rank, len(read_attempts(settings.run.dir)))
@@ -153,7 +154,7 @@ def test_a_lost_tail_is_trained_again_and_counted_once(corpus: str, tmp_path: Pa
 
 
 def refuse(rank: int, world: int, cases: list[tuple[Config, str]]) -> None:
-    from ivr_dist import worker
+    from ivr_dist.orchestration import worker
 
     for settings, message in cases:
         with pytest.raises(CheckpointMismatchError if rank == 0 else Exception, match=message):
@@ -217,8 +218,8 @@ def test_a_run_that_trains_again_has_no_result_until_it_ends(corpus: str, tmp_pa
 
 def meet_nan(rank: int, world: int, settings: Config) -> None:
     """Train where the second rank's samples got a value that is not a number after they were packed."""
-    from ivr_dist import worker
     from ivr_dist.data import loader
+    from ivr_dist.orchestration import worker
 
     plain = loader.collate
 
@@ -242,8 +243,9 @@ def test_input_that_is_not_finite_ends_the_run_by_name_on_all_ranks(corpus: str,
 
 def train_on_damage(rank: int, world: int, skipping: Config, cut: Config, refusing: Config) -> None:
     """Train where one segment of the data is damaged: once through, once in two pieces, once too strictly."""
-    from ivr_dist import collectives, worker
-    from ivr_dist.attempts import read_attempts
+    from ivr_dist.orchestration import worker
+    from ivr_dist.run.attempts import read_attempts
+    from ivr_dist.runtime import collectives
 
     console = Recorder()
     worker.train(skipping, console, rank, 0)

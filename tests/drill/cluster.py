@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ivr_dist.cluster import FAST_FAILURE_DETECTION
+from ivr_dist.orchestration.ray_cluster import FAST_FAILURE_DETECTION
 from tests.drill.hosts import Hosts
 from tests.drill.runs import clean
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from ivr_dist.config_file import load_config
-from ivr_dist.console import LocalConsole
-from ivr_dist.corpora.synth import SynthSource
-from ivr_dist.data.pack import pack
-from ivr_dist.driver import loss_curve
+from ivr_dist.config.loading import load_config
+from ivr_dist.corpora.synthetic import SynthSource
+from ivr_dist.display.console import LocalConsole
+from ivr_dist.orchestration.driver import loss_curve
+from ivr_dist.packing.pack import pack
 from tests.drill.cluster import Cluster
 from tests.drill.hosts import Hosts, available
 from tests.drill.runs import clean, overrides, train_words
@@ -29,7 +29,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def _train(rank: int, world: int, given: list[str]) -> None:
-    from ivr_dist import worker
+    from ivr_dist.orchestration import worker
 
     worker.train(load_config(None, given), LocalConsole(sys.stderr), rank, 0)
 

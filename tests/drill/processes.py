@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from ivr_dist.supervisor import MARK
+from ivr_dist.orchestration.supervisor import MARK
 
 KINDS = {
     "worker": "ray::RayTrainWorker",
@@ -14,7 +14,7 @@ KINDS = {
     "channel": "ray::_Channel",
     "raylet": "/raylet/raylet",
     "gcs": "/gcs/gcs_server",
-    "session": "ivr_dist.ray_session",
+    "session": "ivr_dist.orchestration.ray_session",
 }
 """Words of each kind's command line; the driver is the command itself."""
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from ivr_dist.attempts import read_attempts
-from ivr_dist.audit import audit
 from ivr_dist.checkpoint import store
-from ivr_dist.driver import loss_curve
 from ivr_dist.errors import IvrError
+from ivr_dist.inspection.audit import audit
+from ivr_dist.orchestration.driver import loss_curve
+from ivr_dist.run.attempts import read_attempts
 
 LIMIT_S = 240.0
 RESULTS = Path(os.environ.get("IVR_DIST_DRILL_RESULTS", "/tmp/ivr-drill.jsonl"))
@@ -108,7 +108,7 @@ def clean(more: Mapping[str, str]) -> dict[str, str]:
 
 def train_words(given: Sequence[str]) -> list[str]:
     """The command that trains, with a config file as a user has one."""
-    from ivr_dist.config_file import load_config, to_yaml
+    from ivr_dist.config.loading import load_config, to_yaml
 
     run = next(text.partition("=")[2] for text in given if text.startswith("run.dir="))
     path = Path(run).with_suffix(".yaml")

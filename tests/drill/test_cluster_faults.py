@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from ivr_dist.attempts import read_attempts
-from ivr_dist.audit import audit
-from ivr_dist.driver import loss_curve
-from ivr_dist.pulse import read_pulses
+from ivr_dist.inspection.audit import audit
+from ivr_dist.orchestration.driver import loss_curve
+from ivr_dist.run.attempts import read_attempts
+from ivr_dist.run.heartbeat import read_pulses
 from tests.drill.cluster import Cluster
 from tests.drill.runs import clean, conclude, note, overrides, saved, start, train_words
 
@@ -177,7 +177,7 @@ def test_goodput_of_five_minutes_with_three_kills(corpus: str, run: Path) -> Non
     watched.process.send_signal(signal.SIGINT)
     assert watched.finish() == 130
     wall = time.time() - watched.started
-    from ivr_dist.status import status
+    from ivr_dist.inspection.status import status
 
     parts = status(str(run))["goodput"]
     total = sum(parts.values())

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from ivr_dist.attempts import read_attempts
-from ivr_dist.audit import audit
-from ivr_dist.driver import loss_curve
-from ivr_dist.ledger import HISTORY, read_counting
+from ivr_dist.inspection.audit import audit
+from ivr_dist.orchestration.driver import loss_curve
+from ivr_dist.run.attempts import read_attempts
+from ivr_dist.run.ledger import HISTORY, read_counting
 from tests.drill import processes
 from tests.drill.runs import Watched, note, overrides, saved, start, train_words
 from tests.small_disks import small_disk

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ivr_dist.audit import audit
+from ivr_dist.inspection.audit import audit
 from tests.drill import processes
 from tests.drill.runs import Watched, note, overrides, start, train_words
 

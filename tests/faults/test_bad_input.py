@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from ivr_dist.corpora.synth import SynthSource
-from ivr_dist.data.manifest import Manifest
-from ivr_dist.data.pack import pack
+from ivr_dist.corpora.synthetic import SynthSource
+from ivr_dist.packing.pack import pack
+from ivr_dist.shards.manifest import Manifest
 
 USER, FAILURE = 2, 1
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from ivr_dist.checkpoint import store
-from ivr_dist.corpora.synth import SynthSource
-from ivr_dist.data.pack import pack
+from ivr_dist.corpora.synthetic import SynthSource
+from ivr_dist.packing.pack import pack
 
 DEADLINE_S = 120.0
 

@@ -17,10 +17,13 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
-from ivr_dist import attempts, collectives, device, storage, worker
-from ivr_dist.config_file import load_config
-from ivr_dist.console import Event
-from ivr_dist.driver import loss_curve
+from ivr_dist import storage
+from ivr_dist.config.loading import load_config
+from ivr_dist.orchestration import worker
+from ivr_dist.orchestration.driver import loss_curve
+from ivr_dist.run import attempts
+from ivr_dist.run.events import Event
+from ivr_dist.runtime import collectives, device
 
 Run = tuple[str, list[str]]
 

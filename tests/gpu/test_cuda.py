@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from ivr_dist.audit import audit
-from ivr_dist.cli import main
-from ivr_dist.corpora.synth import SynthSource
-from ivr_dist.data.pack import pack
-from ivr_dist.driver import loss_curve
+from ivr_dist.cli.main import main
+from ivr_dist.corpora.synthetic import SynthSource
+from ivr_dist.inspection.audit import audit
+from ivr_dist.orchestration.driver import loss_curve
+from ivr_dist.packing.pack import pack
 
 pytestmark = [
     pytest.mark.gpu,

@@ -13,10 +13,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from ivr_dist import collectives, device
-from ivr_dist.corpora.synth import SynthSource
-from ivr_dist.data.pack import pack
-from ivr_dist.scoring import score_checkpoint
+from ivr_dist.corpora.synthetic import SynthSource
+from ivr_dist.evaluation.score_checkpoint import score_checkpoint
+from ivr_dist.packing.pack import pack
+from ivr_dist.runtime import collectives, device
+from tests.repository import ROOT
 
 GPU = "cuda"
 
@@ -28,7 +29,6 @@ pytestmark = [
 
 Curve = dict[int, float]
 Metrics = dict[str, dict[str, float]]
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session")

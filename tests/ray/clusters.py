@@ -13,7 +13,8 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.repository import ROOT
+
 SCRIPT = ROOT / "launch" / "local_cluster.sh"
 
 

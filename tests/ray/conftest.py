@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from ivr_dist.corpora.synth import SynthSource
-from ivr_dist.data.pack import pack
+from ivr_dist.corpora.synthetic import SynthSource
+from ivr_dist.packing.pack import pack
 from tests.ray.clusters import Cluster, local_cluster
 
 

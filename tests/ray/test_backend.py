@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ivr_dist import device
+from ivr_dist.runtime import device
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from ivr_dist import scratch
-from ivr_dist.cluster import connected, wait_for_room
-from ivr_dist.corpora.synth import SynthSource
-from ivr_dist.data.pack import pack
+from ivr_dist.corpora.synthetic import SynthSource
 from ivr_dist.errors import UserError
+from ivr_dist.orchestration.ray_cluster import connected, wait_for_room
+from ivr_dist.packing.pack import pack
+from ivr_dist.runtime import scratch_folders
 from tests.ray.clusters import Cluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
@@ -90,14 +90,14 @@ def test_a_long_folder_for_temporary_files_is_left_for_a_short_one(
 ) -> None:
     folder = tmp_path / ("a-long-name" * 9)
     folder.mkdir()
-    monkeypatch.setattr(scratch.tempfile, "tempdir", str(folder))
-    place = scratch.ray_folder()
+    monkeypatch.setattr(scratch_folders.tempfile, "tempdir", str(folder))
+    place = scratch_folders.ray_folder()
     try:
         assert not place.startswith(str(tmp_path))
         assert os.stat(place).st_mode & 0o077 == 0
     finally:
         os.rmdir(place)
-    monkeypatch.setattr(scratch.os, "access", lambda place, mode: False)
+    monkeypatch.setattr(scratch_folders.os, "access", lambda place, mode: False)
     with pytest.raises(UserError, match="too long") as refused:
-        scratch.ray_folder()
+        scratch_folders.ray_folder()
     assert "TMPDIR" in str(refused.value)

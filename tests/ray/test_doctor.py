@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ivr_dist import doctor
-from ivr_dist.cli import main
+from ivr_dist.cli.main import main
+from ivr_dist.orchestration import doctor
 from tests.ray.clusters import Cluster
 
 # One after the other, however many processes run the suite: they share one cluster.
@@ -44,7 +44,9 @@ def test_what_is_wrong_is_told_with_a_remedy(
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
-    monkeypatch.setattr("ivr_dist.cluster.FAST_FAILURE_DETECTION", {"RAY_health_check_period_ms": "100"})
+    monkeypatch.setattr(
+        "ivr_dist.orchestration.ray_cluster.FAST_FAILURE_DETECTION", {"RAY_health_check_period_ms": "100"}
+    )
     (tmp_path / "file").write_text("")
     assert main(["doctor", str(tmp_path / "file")]) == 1
     shown = capsys.readouterr().out

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from ivr_dist.cluster import connected
 from ivr_dist.corpora.source import Opener
-from ivr_dist.corpora.synth import SynthSource
-from ivr_dist.data.foreign import index_tars
-from ivr_dist.data.pack import PackOptions, pack
+from ivr_dist.corpora.synthetic import SynthSource
 from ivr_dist.errors import CorruptDataError
-from ivr_dist.packing import RayTasks
+from ivr_dist.orchestration.packing_jobs import RayTasks
+from ivr_dist.orchestration.ray_cluster import connected
+from ivr_dist.packing.index_tars import index_tars
+from ivr_dist.packing.pack import PackOptions, pack
 from tests.ray.clusters import Cluster
 
 # One after the other, however many processes run the suite: they share one cluster.

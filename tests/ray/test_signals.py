@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from ivr_dist.checkpoint import store
-from ivr_dist.config_file import load_config, to_yaml
-from ivr_dist.status import status
+from ivr_dist.config.loading import load_config, to_yaml
+from ivr_dist.inspection.status import status
 from tests.drill.processes import left_over, of_command
 from tests.ray.clusters import ROOT, Cluster
 

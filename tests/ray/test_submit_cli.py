@@ -49,7 +49,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start_submit(cluster: Cluster, checkout: Path, *arguments: str) -> subprocess.Popen[str]:
-    code = "import sys; from ivr_dist.cli import main; sys.exit(main())"
+    code = "import sys; from ivr_dist.cli.main import main; sys.exit(main())"
     command = [sys.executable, "-c", code, "submit", "configs/run.yaml", "--address", cluster.url, *arguments]
     environment = {**cluster.environment, "AWS_SECRET_ACCESS_KEY": SECRET}
     return subprocess.Popen(

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from ivr_dist import worker
-from ivr_dist.attempts import read_attempts
-from ivr_dist.audit import audit
 from ivr_dist.checkpoint import store
-from ivr_dist.config_file import load_config
-from ivr_dist.console import LocalConsole
-from ivr_dist.driver import loss_curve
+from ivr_dist.config.loading import load_config
+from ivr_dist.display.console import LocalConsole
+from ivr_dist.inspection.audit import audit
+from ivr_dist.orchestration import worker
+from ivr_dist.orchestration.driver import loss_curve
+from ivr_dist.run.attempts import read_attempts
 from tests.ranks import run_ranks
 from tests.ray.clusters import Cluster
 
@@ -72,7 +72,7 @@ def start(overrides: list[str], *options: str, address: str = "") -> subprocess.
 
 def write_config(overrides: list[str]) -> Path:
     """The overrides as the file of a user would hold them."""
-    from ivr_dist.config_file import to_yaml
+    from ivr_dist.config.loading import to_yaml
 
     run = next(text.partition("=")[2] for text in overrides if text.startswith("run.dir="))
     path = Path(run).with_suffix(".yaml")

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ivr_dist.corpora import open_source
 from ivr_dist.corpora.card import find_card
-from ivr_dist.data.decode import RawSample
-from ivr_dist.data.manifest import Manifest
-from ivr_dist.data.pack import PackOptions, PackSummary, pack
-from ivr_dist.data.reader import ShardReader
+from ivr_dist.corpora.registry import open_source
+from ivr_dist.data.reading.shard_reader import ShardReader
+from ivr_dist.packing.pack import PackOptions, PackSummary, pack
+from ivr_dist.shards.decode import RawSample
+from ivr_dist.shards.manifest import Manifest
 
 FOLDER = Path(os.environ.get("IVR_DIST_REAL_DATA", "/nonexistent")) / "cmu-mosi"
 

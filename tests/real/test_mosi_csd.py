@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ivr_dist.corpora import open_source
 from ivr_dist.corpora.card import SourceFile, find_card
-from ivr_dist.corpora.pickles import load_pickle
+from ivr_dist.corpora.readers.safe_pickle import load_pickle
+from ivr_dist.corpora.registry import open_source
 from tests.corpora import round_trip
 
 FOLDER = Path(os.environ.get("IVR_DIST_REAL_DATA", "/nonexistent")) / "cmu-mosi"

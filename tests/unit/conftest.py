@@ -27,7 +27,7 @@ def s3_proxy(s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) ->
         for name, value in {**s3_environment, "AWS_ENDPOINT_URL": proxy.url}.items():
             monkeypatch.setenv(name, value)
         # Clients that are open go elsewhere.
-        monkeypatch.setattr("ivr_dist.storage._remote._open", {})
+        monkeypatch.setattr("ivr_dist.storage._fsspec._open", {})
         yield proxy
 
 

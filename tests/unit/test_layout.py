@@ -11,159 +11,92 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.repository import ROOT
+
 PACKAGE = ROOT / "ivr_dist"
 MAX_LINES = 450
 
-# Level of each module; a name also covers the modules below it. An import may go to the same level or further down.
-LEVELS = {
-    "ivr_dist": 0,
-    "ivr_dist.plain": 0,
-    "ivr_dist.errors": 0,
-    "ivr_dist.foreign_errors": 0,
-    "ivr_dist.streams": 0,
-    "ivr_dist.file_kinds": 0,
-    "ivr_dist.units": 0,
-    "ivr_dist.config": 0,
-    "ivr_dist.device": 0,
-    "ivr_dist.compiling": 0,
-    "ivr_dist.garbage": 0,
-    "ivr_dist.environment": 0,
-    "ivr_dist.network": 0,
-    "ivr_dist.storage": 1,
-    "ivr_dist.data": 1,
-    "ivr_dist.corpora": 1,
-    "ivr_dist.model": 1,
-    "ivr_dist.losses": 1,
-    "ivr_dist.optim": 1,
-    "ivr_dist.schedule": 1,
-    "ivr_dist.plan": 1,
-    "ivr_dist.pretrained": 1,
-    "ivr_dist.deepspeed_config": 1,
-    "ivr_dist.config_file": 1,
-    "ivr_dist.config_schema": 1,
-    "ivr_dist.config_check": 1,
-    "ivr_dist.config_presets": 1,
-    "ivr_dist.config_ranges": 1,
-    "ivr_dist.config_yaml": 1,
-    "ivr_dist.numbered": 1,
-    "ivr_dist.modalities": 1,
-    "ivr_dist.run_identity": 1,
-    "ivr_dist.attempts": 2,
-    "ivr_dist.checkpoint": 2,
-    "ivr_dist.ledger": 2,
-    "ivr_dist.engine": 2,
-    "ivr_dist.metrics": 2,
-    "ivr_dist.collectives": 2,
-    "ivr_dist.data.loader": 2,
-    "ivr_dist.engine_state": 2,
-    "ivr_dist.lease": 3,
-    "ivr_dist.goodput": 2,
-    "ivr_dist.pulse": 2,
-    "ivr_dist.spikes": 2,
-    "ivr_dist.checkpoint.saver": 3,
-    "ivr_dist.control": 3,
-    "ivr_dist.watchdog": 3,
-    "ivr_dist.surroundings": 3,
-    "ivr_dist.vitals": 3,
-    "ivr_dist.step": 3,
-    "ivr_dist.sinks": 3,
-    "ivr_dist.channel": 3,
-    "ivr_dist.console": 3,
-    "ivr_dist.callbacks": 3,
-    "ivr_dist.probe": 3,
-    "ivr_dist.progress": 3,
-    "ivr_dist.report": 3,
-    "ivr_dist.earlier": 3,
-    "ivr_dist.preflight": 3,
-    "ivr_dist.view": 3,
-    "ivr_dist.loop": 4,
-    "ivr_dist.evaluate": 4,
-    "ivr_dist.resume": 4,
-    "ivr_dist.audit": 4,
-    "ivr_dist.audit_book": 4,
-    "ivr_dist.audit_report": 3,
-    "ivr_dist.parity": 4,
-    "ivr_dist.scoring": 5,
-    "ivr_dist.import_release": 5,
-    "ivr_dist.attempt_run": 5,
-    "ivr_dist.worker": 5,
-    "ivr_dist.scratch": 1,
-    "ivr_dist.threads": 1,
-    "ivr_dist.supervisor": 6,
-    "ivr_dist.ray_session": 6,
-    "ivr_dist.cluster": 6,
-    "ivr_dist.packing": 6,
-    "ivr_dist.driver": 6,
-    "ivr_dist.submit": 6,
-    "ivr_dist.seeds": 6,
-    "ivr_dist.status": 4,
-    "ivr_dist.doctor": 7,
-    "ivr_dist.cli_options": 7,
-    "ivr_dist.cli_runs": 7,
-    "ivr_dist.cli_shards": 7,
-    "ivr_dist.cli": 7,
-    "ivr_dist.__main__": 8,
-}
+# Packages and single modules from top to bottom: an import may go down, or stay within the package.
+ORDER = (
+    "__main__",
+    "cli",
+    "orchestration",
+    "display",
+    "training",
+    "inspection",
+    "parity",
+    "evaluation",
+    "engine",
+    "checkpoint",
+    "losses",
+    "model",
+    "packing",
+    "data",
+    "corpora",
+    "planning",
+    "shards",
+    "run",
+    "storage",
+    "config",
+    "runtime",
+    "common",
+    "errors",
+    "sanitize",
+    "units",
+)
 
-# Which modules may import a heavy library anywhere, also inside a function.
+# Who may import a library anywhere, also inside a function: a package, or a single module.
 OWNERS = {
-    "deepspeed": {"ivr_dist.engine", "ivr_dist.device"},
-    "ray": {
-        "ivr_dist.worker",
-        "ivr_dist.cluster",
-        "ivr_dist.ray_session",
-        "ivr_dist.packing",
-        "ivr_dist.submit",
-        "ivr_dist.channel",
-        "ivr_dist.doctor",
-        "ivr_dist.surroundings",
-    },
+    "deepspeed": {"ivr_dist.engine", "ivr_dist.runtime.device"},
+    "ray": {"ivr_dist.orchestration"},
     "fsspec": {"ivr_dist.storage"},
     "s3fs": {"ivr_dist.storage"},
     "boto3": {"ivr_dist.storage"},
-    "transformers": {"ivr_dist.pretrained"},
+    "transformers": {"ivr_dist.model.text_encoder"},
+    "typer": {"ivr_dist.cli"},
+    "rich": {"ivr_dist.display"},
+    "jinja2": {"ivr_dist.display"},
 }
 
 # Modules that must be importable without torch, ray and deepspeed: what runs before a cluster does, and quick commands.
 LIGHT = (
-    "ivr_dist.cli",
-    "ivr_dist.errors",
-    "ivr_dist.units",
-    "ivr_dist.config",
-    "ivr_dist.config_file",
-    "ivr_dist.environment",
-    "ivr_dist.storage",
-    "ivr_dist.data.manifest",
-    "ivr_dist.data.index",
-    "ivr_dist.data.order",
-    "ivr_dist.data.cursor",
-    "ivr_dist.data.tar",
-    "ivr_dist.data.pack",
-    "ivr_dist.data.foreign",
-    "ivr_dist.data.verify",
-    "ivr_dist.data.survey",
-    "ivr_dist.data.lookup",
+    "ivr_dist",
+    "ivr_dist.cli.main",
+    "ivr_dist.config.loading",
     "ivr_dist.corpora.card",
-    "ivr_dist.corpora.synth",
-    "ivr_dist.packing",
-    "ivr_dist.plan",
-    "ivr_dist.modalities",
-    "ivr_dist.run_identity",
-    "ivr_dist.earlier",
-    "ivr_dist.preflight",
-    "ivr_dist.pretrained",
-    "ivr_dist.schedule",
-    "ivr_dist.metrics",
-    "ivr_dist.audit",
-    "ivr_dist.lease",
-    "ivr_dist.status",
-    "ivr_dist.driver",
-    "ivr_dist.supervisor",
-    "ivr_dist.submit",
-    "ivr_dist.view.page",
-    "ivr_dist.view.terminal",
+    "ivr_dist.corpora.synthetic",
+    "ivr_dist.data.cursor",
+    "ivr_dist.data.sample_order",
+    "ivr_dist.display.data_tables",
+    "ivr_dist.display.html_page",
+    "ivr_dist.evaluation.metrics",
+    "ivr_dist.inspection.audit",
+    "ivr_dist.inspection.existing_run",
+    "ivr_dist.inspection.find_sample",
+    "ivr_dist.inspection.profile",
+    "ivr_dist.inspection.status",
+    "ivr_dist.inspection.verify",
+    "ivr_dist.model.text_encoder",
+    "ivr_dist.orchestration.driver",
+    "ivr_dist.orchestration.packing_jobs",
+    "ivr_dist.orchestration.preflight",
+    "ivr_dist.orchestration.submit",
+    "ivr_dist.orchestration.supervisor",
+    "ivr_dist.packing.index_tars",
+    "ivr_dist.packing.pack",
+    "ivr_dist.planning.run_identity",
+    "ivr_dist.run.lease",
+    "ivr_dist.runtime.environment",
+    "ivr_dist.shards.index",
+    "ivr_dist.shards.manifest",
+    "ivr_dist.shards.tar",
+    "ivr_dist.training.lr_schedule",
 )
+
+# What a package may import of what is below it, where that is less than all.
+ONLY = {"shards": {"storage", "config", "common", "errors", "sanitize", "units"}}
+MAX_MODULES = 20
+MAX_TOP_LEVEL = 6
 
 
 def module_name(path: Path) -> str:
@@ -174,15 +107,9 @@ def module_name(path: Path) -> str:
 MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
-def level_of(module: str) -> int:
-    """The level of the longest name in the table that covers a module."""
-    name = module
-    while name not in LEVELS:
-        name = name.rpartition(".")[0]
-        # The package's own entry covers only itself, so that a new module has to be given a level.
-        if name in ("ivr_dist", ""):
-            raise KeyError(f"{module} has no level; add it to LEVELS")
-    return LEVELS[name]
+def room_of(module: str) -> str:
+    """The package, or the single module, that stands in ORDER."""
+    return [*module.split("."), "__init__"][1]
 
 
 def imports_of(source: str, module: str, is_package: bool) -> Iterator[str]:
@@ -202,14 +129,40 @@ def imports_of(source: str, module: str, is_package: bool) -> Iterator[str]:
 
 
 def upward_imports(source: str, module: str, is_package: bool) -> list[str]:
+    """Imports of rooms above the module's own; the top level itself is open to all."""
     inside = {name for name in imports_of(source, module, is_package) if name.split(".")[0] == "ivr_dist"}
-    return sorted(name for name in inside if level_of(name) > level_of(module))
+    depth = ORDER.index(room_of(module)) if room_of(module) in ORDER else -1
+    rooms = {name: room_of(name) for name in inside if name != "ivr_dist"}
+    return sorted(name for name, room in rooms.items() if ORDER.index(room) < depth)
+
+
+def test_the_order_names_every_room() -> None:
+    assert sorted({room_of(module) for module in MODULES} - {"__init__"}) == sorted(ORDER)
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_point_down(module: str) -> None:
     path = MODULES[module]
     assert upward_imports(path.read_text(), module, path.name == "__init__.py") == []
+
+
+@pytest.mark.parametrize("package", ONLY)
+def test_some_packages_need_little(package: str) -> None:
+    used = {
+        room_of(name)
+        for module, path in MODULES.items()
+        if room_of(module) == package
+        for name in imports_of(path.read_text(), module, path.name == "__init__.py")
+        if name.startswith("ivr_dist.")
+    }
+    assert used - {package} <= ONLY[package]
+
+
+def test_folders_are_small() -> None:
+    folders = [path for path in [PACKAGE, *PACKAGE.rglob("*")] if path.is_dir() and path.name != "__pycache__"]
+    sizes = {str(folder.relative_to(ROOT)): len(list(folder.glob("*.py"))) for folder in folders}
+    assert sizes.pop("ivr_dist") <= MAX_TOP_LEVEL
+    assert {name: size for name, size in sizes.items() if size > MAX_MODULES} == {}
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -221,13 +174,13 @@ def test_heavy_libraries_stay_with_their_owners(module: str) -> None:
         assert allowed or library not in imported, f"{module} imports {library}"
 
 
-def test_the_rule_catches_an_arrow_up_and_an_unknown_module() -> None:
-    assert upward_imports("from ivr_dist.driver import train", "ivr_dist.plan", False) == ["ivr_dist.driver"]
-    assert upward_imports("from . import worker", "ivr_dist.loop", False) == ["ivr_dist.worker"]
-    assert upward_imports("def f():\n    import ivr_dist.cli", "ivr_dist.loop", False) == ["ivr_dist.cli"]
-    assert upward_imports("from ivr_dist import errors", "ivr_dist.plan", False) == []
-    with pytest.raises(KeyError, match="no level"):
-        level_of("ivr_dist.newcomer")
+def test_the_rule_catches_an_arrow_up_and_an_unknown_room() -> None:
+    assert upward_imports("from ivr_dist.cli.main import app", "ivr_dist.planning.plan", False) == ["ivr_dist.cli.main"]
+    assert upward_imports("from .. import training", "ivr_dist.data.loader", False) == ["ivr_dist.training"]
+    assert upward_imports("def f():\n    import ivr_dist.cli", "ivr_dist.model.ivr", False) == ["ivr_dist.cli"]
+    assert upward_imports("from ivr_dist import errors", "ivr_dist.planning.plan", False) == []
+    with pytest.raises(ValueError, match="not in tuple"):
+        upward_imports("import ivr_dist.newcomer", "ivr_dist.planning.plan", False)
 
 
 def test_light_modules_do_not_import_the_heavy_ones() -> None:
@@ -262,7 +215,7 @@ def test_lines_for_people_are_printed_in_one_place() -> None:
     """By `plain.say` and `report`, which make them plain; anything else prints JSON, or a constant."""
     others = {}
     for module, path in MODULES.items():
-        if module in ("ivr_dist.plain", "ivr_dist.report"):
+        if module in ("ivr_dist.sanitize", "ivr_dist.display.tables"):
             continue
         for shown in re.findall(r"(?<![\w.])print\((.*)", path.read_text()):
             if not shown.startswith("json.dumps(") and shown != "__version__)":

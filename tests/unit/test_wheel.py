@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.repository import ROOT
 
 pytest.importorskip("hatchling", reason="the build backend comes with the dev extra")
 

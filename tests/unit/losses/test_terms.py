@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.config import Config, LossConfig, ReconstructionConfig
-from ivr_dist.data.batch import MODALITIES
-from ivr_dist.losses import LossTerms, StepLayout, local_counts, loss_terms, weight_of
+from ivr_dist.losses.step_counts import StepLayout, local_counts
+from ivr_dist.losses.terms import LossTerms, loss_terms, weight_of
 from tests.batches import (
     TASKS,
     WEIGHTS,

@@ -12,9 +12,10 @@ from torch._dynamo.utils import counters
 from torch._inductor import config as inductor
 
 from ivr_dist.config import Config
-from ivr_dist.data.batch import Batch, in_blocks
-from ivr_dist.losses import StepLayout, loss_terms
-from ivr_dist.model import IVROutput
+from ivr_dist.data.batches.batch import Batch, in_blocks
+from ivr_dist.losses.step_counts import StepLayout
+from ivr_dist.losses.terms import loss_terms
+from ivr_dist.model.spec import IVROutput
 from tests.batches import (
     WEIGHTS,
     assert_close_gradients,

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.config import Config, EncoderConfig, FusionConfig, ModelConfig
-from ivr_dist.data.batch import MODALITIES, Batch
+from ivr_dist.data.batches.batch import Batch
 from tests.batches import (
     WEIGHTS,
     batch_of,

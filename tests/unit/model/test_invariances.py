@@ -9,9 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.config import Config, EncoderConfig, FusionConfig, ModelConfig, ReconstructionConfig, SvrConfig
-from ivr_dist.data.batch import MODALITIES, Batch, in_blocks, modality_batch
-from ivr_dist.losses import StepLayout, loss_terms
+from ivr_dist.data.batches.batch import Batch, in_blocks, modality_batch
+from ivr_dist.losses.step_counts import StepLayout
+from ivr_dist.losses.terms import loss_terms
 from tests.batches import (
     TASKS,
     assert_close_gradients,

@@ -10,11 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from ivr_dist.config import EncoderConfig, FusionConfig
-from ivr_dist.model import layers
+from ivr_dist.model import padded_steps
+from ivr_dist.model.attention import Attention
 from ivr_dist.model.codes import Discriminator
 from ivr_dist.model.encoder import GruContext, ModalityEncoder
 from ivr_dist.model.fusion import Gate
-from ivr_dist.model.layers import Attention, Steps, TransformerLayer, query_steps, unit_norm, with_positions
+from ivr_dist.model.numerics import unit_norm
+from ivr_dist.model.padded_steps import Steps, query_steps
+from ivr_dist.model.positions import with_positions
+from ivr_dist.model.transformer import TransformerLayer
 from tests.batches import batch_of, make_model, make_samples, mixed_samples, model_config, terms_of
 
 LENGTHS = (3, 5, 0, 1)
@@ -118,7 +122,7 @@ def test_long_sequences_attend_as_short_ones_do() -> None:
     query, source, carried = torch.randn(9, 8), torch.randn(12, 8), torch.rand(12, 8)
     for arguments in ((query, text, query, text), (query, text, source, audio, carried)):
         short = attention(*arguments)
-        with patch.object(layers, "_SHORT", 0):
+        with patch.object(padded_steps, "_SHORT", 0):
             long = attention(*arguments)
         torch.testing.assert_close(long, short)
 

@@ -12,12 +12,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.config import AdversaryConfig, Config, LossConfig
-from ivr_dist.data.batch import MODALITIES, Batch, modality_batch
-from ivr_dist.data.manifest import TaskSpec
+from ivr_dist.data.batches.batch import Batch, modality_batch
 from ivr_dist.errors import ConfigError
-from ivr_dist.model import IVROutput, ModelSpec, build_model
-from ivr_dist.model.release_names import release_names
+from ivr_dist.model.build import build_model
+from ivr_dist.model.spec import IVROutput, ModelSpec
+from ivr_dist.parity.parameter_names import release_names
+from ivr_dist.shards.specs import TaskSpec
 from tests.batches import (
     DIMS,
     TASKS,

@@ -1,0 +1,1 @@
+"""The command line: arguments in, one function call, an exit code out."""

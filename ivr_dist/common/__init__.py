@@ -1,0 +1,1 @@
+"""Small parts that packages of every level share."""

@@ -1,0 +1,336 @@
+"""Configs in and out: YAML files with dotted overrides, plain dictionaries for checkpoints, commented YAML for people.
+
+Every fault is a ConfigError that names the file and line (or the override as typed), the key, the value and the remedy;
+all of them are told at once.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass, replace
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+
+from ivr_dist.config.presets import preset_values
+from ivr_dist.config.schema import Config
+from ivr_dist.config.types import Key, Word, convert, keys, section_fields, section_paths, show
+from ivr_dist.config.validation import faults, with_defaults, wrong_keys
+from ivr_dist.config.yaml_source import Located, parse_value, read_yaml
+from ivr_dist.errors import ConfigError, UserError, raise_together
+from ivr_dist.sanitize import shorten
+
+_PLAIN = re.compile(r"[A-Za-z_/][\w/.-]*(://[\w/.-]+)?", re.ASCII)
+_SUGGESTIONS = 4
+_OVERRIDE = "override "
+_LONGEST = 200
+"""Characters of an override in an error."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A config, and where it came from."""
+
+    config: Config
+    origins: Mapping[str, str]
+    """By dotted key: the place of its value, such as `configs/mosi.yaml:12` or `override 'train.lr=1'`; keys with
+    their default are absent."""
+    place: str
+    """The config file; empty if there is none."""
+
+    def overridden(self, key: str) -> bool:
+        """Whether a key was given on the command line."""
+        return self.origins.get(key, "").startswith(_OVERRIDE)
+
+
+Look = Callable[[Loaded], Sequence[UserError]]
+
+
+def load_config(path: str | None, overrides: Sequence[str] = ()) -> Config:
+    """`load` without the places."""
+    return load(path, overrides).config
+
+
+def load(path: str | None, overrides: Sequence[str] = (), look: Look | None = None) -> Loaded:
+    """Read a config file, apply overrides in order, and check the result.
+
+    Args:
+        path: A YAML file; None starts from the defaults.
+        overrides: `section.key=value`. A value that begins with a bracket, a brace or a quote is YAML, any other is
+            taken as it stands. A mapping given for a section is merged into it; entries of `loss.tasks` and `deepspeed`
+            can be set one by one (`deepspeed.zero_optimization.reduce_bucket_size=1000000`).
+        look: Asked for what else is wrong with a config that has faults, so that the user learns of all at once; it is
+            given defaults for what is no value of its key.
+
+    Raises:
+        ConfigError: The file cannot be read, a key is unknown or given twice, a value has the wrong type or range, or
+            keys contradict each other; of several faults all are told.
+    """
+    values = _Values()
+    unread: list[ConfigError] = []
+    if path is not None:
+        try:
+            values.merge(read_yaml(path), "", path)
+        except ConfigError as error:
+            # What it would say is not known, and so neither what would be missing or contradict it.
+            unread.append(error)
+    for override in overrides:
+        values.override(override)
+    loaded = Loaded(values.build(), values.origins, path or "")
+    found: list[UserError] = [*unread, *values.faults]
+    if not unread:
+        found += faults(loaded.config, loaded.origins, values.suspects)
+        if found and look is not None:
+            wrong = wrong_keys(loaded.config, values.suspects)
+            more = look(replace(loaded, config=with_defaults(loaded.config, wrong)))
+            # What is said of a key begins with it; of the defaults there is nothing to say.
+            found += [fault for fault in more if fault.what.partition(" ")[0] not in wrong]
+    raise_together(found, loaded.place)
+    return loaded
+
+
+def override(key: str, value: str) -> str:
+    """The override that sets a key to a text, whatever the text looks like."""
+    return f"{key}={_yaml_value(value)}"
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Every key as nested plain dictionaries, fit for JSON."""
+    return asdict(config)
+
+
+def from_dict(values: Mapping[str, Any], where: str = "config") -> Config:
+    """Rebuild a config from `to_dict`'s dictionary, as a checkpoint holds it.
+
+    Types are checked as strictly as in files; keys that are missing take their defaults, so that a config written
+    before a key existed can still be read. Contradictions are not looked for: it was checked before it was written.
+
+    Args:
+        values: Nested dictionaries.
+        where: What they were read from, for errors.
+
+    Raises:
+        ConfigError: An unknown key or a value of the wrong type.
+    """
+    found = _Values()
+    found.merge(values, "", where)
+    raise_together(found.faults, where)
+    return found.build()
+
+
+def to_yaml(config: Config) -> str:
+    """The whole config as YAML, with each key's doc line above it; `load_config` reads it back to an equal config."""
+    return "".join(f"{line}\n" for line in _yaml_lines(config, ""))
+
+
+def describe_keys() -> list[tuple[str, str, str, str]]:
+    """Rows of the reference: key, type in words, default as YAML, doc line."""
+    return [(key.path, key.type_name, _yaml_value(key.default), key.doc) for key in keys().values()]
+
+
+class _Values:
+    """Values by dotted key, gathered from a file and overrides, and where each came from; what is wrong is kept too."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.origins: dict[str, str] = {}
+        self.faults: list[ConfigError] = []
+        self.suspects: set[str] = set()
+        """Keys that have another value than was meant, because that was not understood."""
+
+    def merge(self, section: Mapping[str, Any], prefix: str, where: str) -> None:
+        """Take over the entries of a section."""
+        for name, value in section.items():
+            path = f"{prefix}{name}"
+            place = section.places[name] if isinstance(section, Located) else where
+            if path in section_paths():
+                self._merge_section(path, value, place)
+            elif path in keys():
+                self._set(keys()[path], value, place)
+            else:
+                self._unknown(path, place)
+
+    def override(self, text: str) -> None:
+        """Apply one `key=value`."""
+        path, separator, written = text.partition("=")
+        path, place = path.strip(), f"{_OVERRIDE}{shorten(text, _LONGEST)!r}"
+        if not separator:
+            self._fault("an override needs a value", place, "write key=value, such as train.lr=3e-4")
+            return
+        key, inner = _split_entry(path)
+        if key is None and path not in section_paths():
+            self._unknown(path, place)
+            return
+        try:
+            value = parse_value(written, place)
+        except ConfigError as error:
+            self.faults.append(error)
+            self.suspects |= _below(path) if key is None else {key.path}
+            return
+        if key is None:
+            self._merge_section(path, value, place)
+            return
+        for name in reversed(inner):
+            value = {name: value}
+        self._set(key, value, place, merged=bool(inner))
+
+    def build(self) -> Config:
+        """The config of these values; elsewhere those of the preset, then the defaults."""
+        config: Config = _section(Config, "", {**preset_values(self.values), **self.values})
+        return config
+
+    def _merge_section(self, path: str, value: Any, place: str) -> None:
+        if isinstance(value, Mapping):
+            self.merge(value, f"{path}.", place)
+        elif value != "" or not isinstance(value, Word):
+            example = next(key for key in keys() if key.startswith(f"{path}."))
+            self._fault(f"{path} = {show(value)} is a section", place, f"set its keys, such as {example}")
+            self.suspects |= _below(path)
+
+    def _set(self, key: Key, value: Any, place: str, merged: bool = False) -> None:
+        try:
+            converted = convert(value, key.annotation)
+        except ValueError as error:
+            self._fault(f"{key.path}: {error}", place, _value_remedy(key, value))
+            self.suspects.add(key.path)
+            return
+        if merged:
+            converted = _merge_entries(self.values.get(key.path, key.default), converted)
+        self.values[key.path] = converted
+        self.origins[key.path] = place
+
+    def _unknown(self, path: str, place: str) -> None:
+        similar = _similar_keys(path)
+        self._fault(f"unknown key {path}", place, _unknown_remedy(path, similar))
+        self.suspects |= {key for known in similar for key in _below(known)}
+
+    def _fault(self, what: str, place: str, remedy: str) -> None:
+        self.faults.append(ConfigError(what, where=place, remedy=remedy))
+
+
+def _below(path: str) -> set[str]:
+    """A key, or all keys of a section."""
+    return {known for known in keys() if known == path or known.startswith(f"{path}.")}
+
+
+def _section(kind: type, prefix: str, values: Mapping[str, Any]) -> Any:
+    given: dict[str, Any] = {}
+    for name, (annotation, _) in section_fields(kind).items():
+        path = f"{prefix}{name}"
+        if is_dataclass(annotation):
+            given[name] = _section(annotation, f"{path}.", values)  # type: ignore[arg-type]
+        elif path in values:
+            # A copy, since a preset's list is shared.
+            given[name] = copy.deepcopy(values[path])
+    return kind(**given)
+
+
+def _split_entry(path: str) -> tuple[Key | None, list[str]]:
+    """The key a dotted path is or lies in, and the rest of the path: `loss.tasks.happy` is `happy` of `loss.tasks`."""
+    names = path.split(".")
+    for count in range(len(names), 0, -1):
+        key = keys().get(".".join(names[:count]))
+        if key is not None and (count == len(names) or get_origin(key.annotation) is dict):
+            return key, names[count:]
+    return None, []
+
+
+def _merge_entries(base: Any, new: Any) -> Any:
+    if not isinstance(base, dict) or not isinstance(new, dict):
+        return new
+    merged = copy.deepcopy(base)
+    for name, value in new.items():
+        merged[name] = _merge_entries(merged.get(name), value)
+    return merged
+
+
+def _unknown_remedy(path: str, suggestions: Sequence[str]) -> str:
+    if len(suggestions) == 1:
+        doc = f" ({keys()[suggestions[0]].doc})" if suggestions[0] in keys() else ""
+        return f"did you mean {suggestions[0]}?{doc}"
+    if suggestions:
+        return f"did you mean {', '.join(suggestions[:-1])} or {suggestions[-1]}?"
+    section = path.rpartition(".")[0]
+    section = section if section in section_paths() else ""
+    return f"use one of {', '.join(known for known in _known_paths() if known.rpartition('.')[0] == section)}"
+
+
+def _known_paths() -> list[str]:
+    return sorted(section_paths()) + list(keys())
+
+
+def _similar_keys(path: str) -> list[str]:
+    """Known keys and sections that may have been meant, best first: a name of another section, or a misspelling."""
+    section, _, leaf = path.rpartition(".")
+
+    def likeness(known: str) -> float:
+        known_section, _, known_leaf = known.rpartition(".")
+        leaves = difflib.SequenceMatcher(None, leaf, known_leaf).ratio()
+        sections = difflib.SequenceMatcher(None, section, known_section).ratio()
+        return leaves + 0.25 * sections
+
+    likely = {known: likeness(known) for known in _known_paths()}
+    leaf_of = {known: known.rpartition(".")[2] for known in likely}
+    same = [known for known in likely if leaf_of[known] == leaf]
+    close = difflib.get_close_matches(leaf, set(leaf_of.values()), n=_SUGGESTIONS, cutoff=0.75)
+    found = same or [known for known in likely if leaf_of[known] in close]
+    siblings = [known for known in found if known.rpartition(".")[0] == section]
+    return sorted(siblings or found, key=lambda known: -likely[known])[:_SUGGESTIONS]
+
+
+def _value_remedy(key: Key, value: Any) -> str:
+    """A hint for a value of the wrong type, and what the key is for."""
+    about = f"{key.path}: {key.doc.rstrip('.')}"
+    if isinstance(value, Word) and value.written:
+        return f'write "{value.written.strip()}" in quotes if all of it is meant, else leave away what is not ({about})'
+    options = [str(choice) for choice in _choices(key.annotation)]
+    wrong = value if isinstance(value, list) else [value]
+    typed = [str(item) for item in wrong if isinstance(item, str) and str(item) not in options]
+    close = difflib.get_close_matches(typed[0], options, n=1) if typed and options else []
+    if close:
+        return f"did you mean {close[0]}? ({about})"
+    if get_origin(key.annotation) is list and isinstance(value, str):
+        return f"write [{value}] ({about})"
+    if key.annotation is str and key.default[:1].isdigit():
+        return f"write it like {key.default} ({about})"
+    if key.annotation is str and isinstance(value, Word):
+        return f'write "{value}" in quotes if it is meant as text ({about})'
+    return about
+
+
+def _choices(annotation: Any) -> tuple[Any, ...]:
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    return tuple(choice for inner in get_args(annotation) for choice in _choices(inner))
+
+
+def _yaml_lines(section: Any, indent: str) -> Iterator[str]:
+    kind: type = type(section)
+    for name, (annotation, doc) in section_fields(kind).items():
+        value = getattr(section, name)
+        yield f"{indent}# {doc}"
+        if is_dataclass(annotation):
+            yield f"{indent}{name}:"
+            yield from _yaml_lines(value, f"{indent}  ")
+        else:
+            yield f"{indent}{name}: {_yaml_value(value)}"
+
+
+def _yaml_value(value: Any) -> str:
+    """One value in flow style, quoted wherever any YAML reader might take text for something else."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_yaml_value(name)}: {_yaml_value(item)}' for name, item in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(_yaml_value(item) for item in value)}]"
+    if isinstance(value, str):
+        plain = _PLAIN.fullmatch(value) and isinstance(Word(value).resolve(), str)
+        return value if plain else str(yaml.safe_dump(value, default_style='"', width=sys.maxsize)).strip()
+    if isinstance(value, float) and "e" in repr(value) and "." not in repr(value):
+        # YAML 1.1 readers take 1e-05 for text.
+        return repr(value).replace("e", ".0e")
+    return json.dumps(value)

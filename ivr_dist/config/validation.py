@@ -1,0 +1,368 @@
+"""What a config must satisfy before any data is looked at: ranges of single keys, and contradictions between keys."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
+
+from ivr_dist.config.lanes import check_layout, default_lanes
+from ivr_dist.config.presets import RELEASE_FIXED
+from ivr_dist.config.ranges import RANGES, RATE
+from ivr_dist.config.schema import Config, EncoderConfig, Modality
+from ivr_dist.config.types import keys, value_of
+from ivr_dist.errors import ConfigError, raise_together
+from ivr_dist.units import parse_bytes, parse_interval
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
+
+
+@dataclass(frozen=True)
+class _Fault:
+    keys: tuple[str, ...]
+    what: str
+    remedy: str
+
+
+def check(config: Config, origins: Mapping[str, str] | None = None) -> None:
+    """Refuse a config that cannot train, whatever the data.
+
+    Args:
+        config: The config.
+        origins: See `faults`.
+
+    Raises:
+        ConfigError: Something is wrong; of several faults all are told.
+    """
+    raise_together(faults(config, origins))
+
+
+def faults(
+    config: Config, origins: Mapping[str, str] | None = None, suspects: Collection[str] = ()
+) -> list[ConfigError]:
+    """All that keeps a config from training, whatever the data.
+
+    Args:
+        config: The config.
+        origins: Where each key's value came from, such as `configs/mosi.yaml:12`; keys with their default are absent.
+        suspects: Keys whose values are known to be wrong, or not to be what was meant: what they contradict is left
+            out, as it is for a key that is out of its range.
+    """
+    single = _singly(config)
+    wrong = wrong_keys(config, suspects)
+    sound = with_defaults(config, wrong)
+    rules = (_data, _batch, _release, _model, _text, _loss, _zero, _train)
+    several = [fault for rule in rules for fault in rule(sound) if not wrong & set(fault.keys)]
+    return [_error(fault, origins or {}) for fault in single + several]
+
+
+def wrong_keys(config: Config, suspects: Collection[str] = ()) -> set[str]:
+    """The suspects, and the keys that are wrong whatever the others are."""
+    return {key for fault in _singly(config) for key in fault.keys} | set(suspects)
+
+
+def with_defaults(section: T, paths: Collection[str], prefix: str = "") -> T:
+    """The config with some keys reset to their defaults, so that checks of several keys can rely on each."""
+    changes: dict[str, Any] = {}
+    for item in fields(section):
+        path, value = f"{prefix}{item.name}", getattr(section, item.name)
+        if is_dataclass(value):
+            changes[item.name] = with_defaults(value, paths, f"{path}.")  # type: ignore[type-var]
+        elif path in paths:
+            changes[item.name] = keys()[path].default
+    return replace(section, **changes)
+
+
+def _singly(config: Config) -> list[_Fault]:
+    return [fault for rule in (_ranges, _spans, _single) for fault in rule(config)]
+
+
+def _error(fault: _Fault, origins: Mapping[str, str]) -> ConfigError:
+    known = [origins[key] for key in fault.keys if key in origins]
+    return ConfigError(fault.what, where=", ".join(dict.fromkeys(known)) or fault.keys[0], remedy=fault.remedy)
+
+
+def _ranges(config: Config) -> Iterator[_Fault]:
+    for path, allowed in RANGES.items():
+        value = value_of(config, path)
+        if value is not None and value not in allowed:
+            yield _Fault((path,), f"{path} = {value} must be {allowed}", f"{path}: {keys()[path].doc.rstrip('.')}")
+    for task, weight in config.loss.tasks.items():
+        if weight < 0:
+            yield _Fault(("loss.tasks",), f"loss.tasks.{task} = {weight} must be at least 0", "0 turns a task off")
+    betas = config.train.betas
+    if len(betas) != 2 or not all(beta in RATE for beta in betas):
+        yield _Fault(("train.betas",), f"train.betas = {betas} must be two numbers, each {RATE}", "try [0.9, 0.999]")
+
+
+def _single(config: Config) -> Iterator[_Fault]:
+    data = config.data
+    if not config.run.dir:
+        yield _Fault(("run.dir",), "run.dir is empty", "set it to a directory or URL, such as runs/first")
+    workers = config.run.num_workers
+    several = [1, *workers] if isinstance(workers, list) else [0, workers]
+    if several != sorted(several) or (isinstance(workers, list) and len(workers) != 2):
+        yield _Fault(
+            ("run.num_workers",),
+            f"run.num_workers = {workers} must be a number, or two from 1 on, the smaller first",
+            "write it like 4, or like [2, 8]",
+        )
+    if not config.run.resume:
+        yield _Fault(("run.resume",), "run.resume is empty", "set it to auto, never or a checkpoint's path")
+    if not data.train:
+        yield _Fault(("data.train",), "data.train is empty", "set it to a packed split, such as data/mosi/train")
+    if not data.modalities:
+        yield _Fault(("data.modalities",), "data.modalities is empty", "name at least one of text, audio, vision")
+    for path in ("data.modalities", "data.standardize", "svr.modalities", "svr.codes"):
+        names = value_of(config, path)
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            yield _Fault((path,), f"{path} names {twice[0]} twice", "name each once")
+    if data.pipe and "{}" not in data.pipe:
+        yield _Fault(("data.pipe",), "data.pipe does not say where the shard's place goes", "write {} there")
+    if "://" in data.disk_cache:
+        yield _Fault(("data.disk_cache",), f"data.disk_cache = {data.disk_cache} is a URL", "name a local directory")
+
+
+def _data(config: Config) -> Iterator[_Fault]:
+    data = config.data
+    if data.pipe and data.reader != "webdataset":
+        yield _Fault(("data.pipe", "data.reader"), "data.pipe needs data.reader = webdataset", "set both, or neither")
+    try:
+        lanes = default_lanes(config.train.global_batch) if data.lanes is None else data.lanes
+        check_layout(lanes, config.train.global_batch, data.shuffle_delay or 0)
+    except ConfigError as error:
+        named = "data.lanes" if "data.lanes" in error.what else "data.shuffle_delay"
+        yield _Fault((named, "train.global_batch"), error.what, error.remedy)
+
+
+def _batch(config: Config) -> Iterator[_Fault]:
+    batch, group = config.train.global_batch, config.group
+    chosen = config.loss.consistency.group is not None
+    both = ("train.global_batch", "loss.consistency.group")
+    if batch < group:
+        yield _Fault(
+            both,
+            f"train.global_batch = {batch} is smaller than loss.consistency.group = {group}",
+            f"leave it unset, or set loss.consistency.group={batch} or train.global_batch to a multiple of {group}",
+        )
+    elif batch % group:
+        divisor = _divisor(batch, group)
+        below, above = batch // group * group, -(-batch // group) * group
+        yield _Fault(
+            both,
+            f"loss.consistency.group = {group} does not divide train.global_batch = {batch}",
+            f"set train.global_batch to {below} or {above}, or loss.consistency.group to {divisor}, or leave it unset",
+        )
+    elif config.train.accumulation is not None and (batch // group) % config.train.accumulation:
+        allowed = [str(count) for count in range(1, batch // group + 1) if batch // group % count == 0]
+        yield _Fault(
+            ("train.accumulation", *both),
+            f"train.accumulation = {config.train.accumulation} does not divide the {batch // group} groups of a step "
+            f"(train.global_batch = {batch} / loss.consistency.group = {group})",
+            f"set it to one of {', '.join(allowed)}, or leave it unset",
+        )
+    if group < 2 and config.loss.consistency.weight > 0:
+        unset = "" if chosen else f", the largest divisor of train.global_batch = {batch} up to 64,"
+        remedy = "set it to 2 or more" if chosen or batch < 2 else f"set it to {batch}, or choose another batch"
+        yield _Fault(
+            ("loss.consistency.group",) if chosen else both,
+            f"loss.consistency.group = {group}{unset} has no batch statistics to compare",
+            f"{remedy}, or loss.consistency.weight=0",
+        )
+
+
+def _lacking(config: Config) -> list[str]:
+    """Modalities that the released model needs and the config leaves out."""
+    return [name for name in get_args(Modality) if name not in config.data.modalities]
+
+
+def _release(config: Config) -> Iterator[_Fault]:
+    if config.model.preset != "release":
+        return
+    if config.model.size != "base":
+        yield _Fault(
+            ("model.size", "model.preset"),
+            f"model.size = {config.model.size} is a size of model.preset = ivr, the released model has one depth",
+            "leave model.size unset and choose its width with model.hidden, or use model.preset=ivr",
+        )
+    if missing := _lacking(config):
+        yield _Fault(
+            ("data.modalities", "model.preset"),
+            f"model.preset = release needs text, audio and vision, data.modalities lacks {', '.join(missing)}",
+            "leave data.modalities unset, or use model.preset=ivr, which takes any modalities",
+        )
+    for path, fixed in RELEASE_FIXED.items():
+        value = value_of(config, path)
+        if value != fixed:
+            yield _Fault(
+                (path, "model.preset"),
+                f"{path} = {value} is not the released model, which has {fixed or 'none'}",
+                f"leave {path} unset, or use model.preset=ivr",
+            )
+    for path in ("model.audio.feedforward", "model.vision.feedforward"):
+        if value_of(config, path) != keys()[path].default:
+            yield _Fault(
+                (path, "model.preset"),
+                f"{path} is not read by model.preset = release, whose feed-forward layers are 2048 wide",
+                f"leave {path} unset, or use model.preset=ivr",
+            )
+
+
+def _model(config: Config) -> Iterator[_Fault]:
+    model = config.model
+    if model.hidden % 2:
+        yield _Fault(("model.hidden",), f"model.hidden = {model.hidden} is odd", f"set it to {model.hidden + 1}")
+        return
+    heads = {"model.fusion.heads": model.fusion.heads}
+    for name in config.data.modalities:
+        encoder: EncoderConfig = getattr(model, name)
+        # The release's encoders are as wide as the features.
+        if encoder.kind == "transformer" and model.preset != "release":
+            heads[f"model.{name}.heads"] = encoder.heads
+    wrong = {path: count for path, count in heads.items() if model.hidden % count}
+    if wrong:
+        (path, count), *others = wrong.items()
+        common = math.lcm(*wrong.values())
+        fewer = [f"{key}={_divisor(model.hidden, number)}" for key, number in wrong.items()]
+        also = f" and neither does {', '.join(f'{key} = {number}' for key, number in others)}" if others else ""
+        yield _Fault(
+            (*wrong, "model.hidden"),
+            f"{path} = {count} does not divide model.hidden = {model.hidden}{also}",
+            f"set {' '.join(fewer)}, or model.hidden to a multiple of {common} such as "
+            f"{-(-model.hidden // common) * common}",
+        )
+
+
+def _divisor(number: int, most: int) -> int:
+    """The largest divisor that is at most so large."""
+    return next(size for size in range(most, 0, -1) if number % size == 0)
+
+
+def _text(config: Config) -> Iterator[_Fault]:
+    text = config.model.text
+    if text.pretrained and "text" not in config.data.modalities:
+        yield _Fault(
+            ("model.text.pretrained", "data.modalities"),
+            f"model.text.pretrained = {text.pretrained} encodes text, which data.modalities leaves out",
+            "name text there, or leave model.text.pretrained unset",
+        )
+
+
+def _loss(config: Config) -> Iterator[_Fault]:
+    svr = config.loss.svr
+    if svr.weight == 0:
+        return
+    if svr.warmup + svr.decay > 1:
+        yield _Fault(
+            ("loss.svr.warmup", "loss.svr.decay"),
+            f"loss.svr.warmup = {svr.warmup:g} and loss.svr.decay = {svr.decay:g} are more than the whole run",
+            "choose shares that add up to 1 or less",
+        )
+    if config.svr.over == "batch" and config.model.preset != "release":
+        yield _Fault(
+            ("svr.over", "model.preset"),
+            "svr.over = batch needs all samples padded to one length, which only model.preset = release does",
+            "set svr.over=sample",
+        )
+    if config.svr.over == "batch" and config.svr.kind != "js":
+        yield _Fault(
+            ("svr.over", "svr.kind"),
+            f"svr.over = batch averages distributions, svr.kind = {config.svr.kind} has none",
+            "set svr.kind=js, or svr.over=sample",
+        )
+    off = "or turn the term off with loss.svr.weight=0"
+    already_told = config.model.preset == "release" and _lacking(config)
+    if not set(config.svr.modalities) & set(config.data.modalities) and not already_told:
+        used = ", ".join(config.data.modalities)
+        named = f"[{', '.join(config.svr.modalities)}]"
+        yield _Fault(
+            ("svr.modalities", "data.modalities"),
+            f"svr.modalities = {named} holds no modality in use, but loss.svr.weight = {svr.weight:g}",
+            f"name at least one of {used}, {off}",
+        )
+    if not config.svr.codes:
+        yield _Fault(
+            ("svr.codes",),
+            f"svr.codes is empty, but loss.svr.weight = {svr.weight:g}",
+            f"name private, shared or both, {off}",
+        )
+
+
+def _zero(config: Config) -> Iterator[_Fault]:
+    zero, train = config.zero, config.train
+    if zero.stage == 0 and (zero.offload_optimizer != "none" or train.optimizer == "muon"):
+        path = "train.optimizer" if train.optimizer == "muon" else "zero.offload_optimizer"
+        yield _Fault(
+            (path, "zero.stage"),
+            f"{path} = {value_of(config, path)} needs ZeRO, zero.stage is 0",
+            "use zero.stage 1, 2 or 3",
+        )
+    if zero.stage != 3 and zero.offload_parameters != "none":
+        yield _Fault(
+            ("zero.offload_parameters", "zero.stage"),
+            f"zero.offload_parameters = {zero.offload_parameters} needs zero.stage = 3, it is {zero.stage}",
+            "use zero.stage=3, or leave it unset",
+        )
+    if train.optimizer == "muon" and train.grad_clip:
+        yield _Fault(
+            ("train.grad_clip", "train.optimizer"),
+            f"train.grad_clip = {train.grad_clip:g} would shrink Muon's updates, whose norm is large by design",
+            "set train.grad_clip=0 with train.optimizer=muon",
+        )
+    if train.recompute and config.model.preset == "release":
+        yield _Fault(
+            ("train.recompute", "model.preset"),
+            "train.recompute has no effect on model.preset = release",
+            "leave it unset, or use model.preset=ivr",
+        )
+
+
+def _train(config: Config) -> Iterator[_Fault]:
+    train = config.train
+    if train.compile != "none" and config.zero.stage == 3:
+        yield _Fault(
+            ("train.compile", "zero.stage"),
+            f"train.compile = {train.compile} cannot follow zero.stage = 3, which gathers parameters as layers run",
+            "use zero.stage 0, 1 or 2, or train.compile=none",
+        )
+    if config.data.valid:
+        return
+    valid = "set data.valid to a packed split"
+    if train.select == "best":
+        yield _Fault(
+            ("train.select", "data.valid"),
+            "train.select = best needs a validation split, but data.valid is empty",
+            f"{valid}, or train.select=last",
+        )
+    if train.patience is not None:
+        yield _Fault(
+            ("train.patience", "data.valid"),
+            f"train.patience = {train.patience} needs a validation split, but data.valid is empty",
+            f"{valid}, or leave train.patience unset",
+        )
+    if train.monitor:
+        yield _Fault(
+            ("train.monitor", "data.valid"),
+            f"train.monitor = {train.monitor} needs a validation split, but data.valid is empty",
+            f"{valid}, or leave train.monitor unset",
+        )
+
+
+def _spans(config: Config) -> Iterator[_Fault]:
+    parsers: dict[str, Callable[[str], object]] = {
+        "train.eval_every": parse_interval,
+        "checkpoint.every": parse_interval,
+        "checkpoint.keep_every": lambda text: text and parse_interval(text),
+        "data.cache_bytes": parse_bytes,
+        "data.disk_cache_bytes": parse_bytes,
+    }
+    for path, parse in parsers.items():
+        try:
+            parse(value_of(config, path))
+        except ValueError as error:
+            yield _Fault((path,), f"{path}: {error}", f"{path}: {keys()[path].doc.rstrip('.')}")

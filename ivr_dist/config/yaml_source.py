@@ -1,0 +1,170 @@
+"""YAML text to plain dictionaries and lists that remember where each key stood.
+
+PyYAML only parses here. What a plain scalar means is decided by the type of its key (`config_schema.convert`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ivr_dist.common.file_signatures import HEAD, decode_text, is_text, other_kind
+from ivr_dist.common.library_errors import describe
+from ivr_dist.config.types import Word
+from ivr_dist.errors import ConfigError
+
+_TAG_PREFIX = "tag:yaml.org,2002:"
+_TAGS = frozenset(
+    _TAG_PREFIX + name for name in ("null", "bool", "int", "float", "str", "seq", "map", "timestamp", "merge", "value")
+)
+_STRUCTURED = ("[", "{", "'", '"', "!")
+_BEHIND = re.compile(r"[ \t]+#[^\s#].*")
+"""What follows a plain value and is a comment to YAML, but is not written as people write comments: `runs/take #2`."""
+
+_MERGE = "<<"
+_BLANK = "nothing but blanks"
+_MAX_DEPTH = 50
+_MAX_REPEATED = 1000
+_DEEP = f"lists or mappings are nested more than {_MAX_DEPTH} deep"
+
+
+class Located(dict[str, Any]):
+    """A mapping of the user's, with the place of each key (`configs/mosi.yaml:12`) in `places`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: dict[str, str] = {}
+
+
+def read_yaml(path: str) -> Located:
+    """Read a YAML file whose top level is a mapping; an empty file is an empty mapping.
+
+    Raises:
+        ConfigError: The file cannot be read or is not such YAML.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise ConfigError(
+            "no such config file", where=path, remedy="check the path; examples are in configs/"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"the config file cannot be read: {getattr(error, 'strerror', None) or describe(error)}",
+            where=path,
+            remedy="give a YAML text file",
+        ) from None
+    # An empty config is one of defaults.
+    if data and (other := other_kind(data[:HEAD], "a YAML text file", _BLANK)) is not None:
+        raise ConfigError(other[0], where=path, remedy=other[1])
+    try:
+        text = decode_text(data)
+    except ValueError as error:
+        raise ConfigError(f"the file cannot be read: {error}", where=path, remedy="save it as UTF-8") from None
+    value = _parse(text, lambda mark: f"{path}:{mark.line + 1}" if mark else path)
+    if value == "" and isinstance(value, Word):
+        return Located()
+    if not isinstance(value, Located):
+        raise ConfigError("a config must be a mapping of sections", where=path, remedy="start with train: or the like")
+    return value
+
+
+def parse_value(text: str, place: str) -> Any:
+    """Parse the value of an override; an empty text is an empty `Word`.
+
+    Lists, mappings and quoted texts are YAML. All else is one scalar, taken as it stands: nobody comments an override.
+
+    Raises:
+        ConfigError: It is not YAML, or something stands behind it.
+    """
+    plain = text.strip()
+    if not plain.startswith(_STRUCTURED):
+        word = Word(plain)
+        if plain and plain != text:
+            word.written = text
+        return word
+    value = _parse(text, lambda mark: place)
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    assert node is not None
+    if behind := text[node.end_mark.index :].strip():
+        raise ConfigError(
+            f"{behind} behind the value would not be read", where=place, remedy="leave it away, or put it in the quotes"
+        )
+    return value
+
+
+def _parse(text: str, place: Callable[[yaml.Mark | None], str]) -> Any:
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "unreadable"
+        where = place(getattr(error, "problem_mark", None))
+        raise ConfigError(
+            f"not valid YAML: {problem}", where=where, remedy="check indentation, colons and quotes"
+        ) from None
+    except RecursionError:
+        raise ConfigError(_DEEP, where=place(None), remedy="write it flatter") from None
+    return Word("") if node is None else _Reader(place).value(node, 0)
+
+
+def _word(node: yaml.ScalarNode) -> Word:
+    word = Word(node.value)
+    end = node.end_mark
+    if node.value and end.buffer is not None and (behind := _BEHIND.match(end.buffer, end.pointer)):
+        word.written = node.value + behind[0].rstrip("\0")
+    return word
+
+
+class _Reader:
+    """Nodes to values. An alias stands for a value again, so what aliases repeat is bounded."""
+
+    def __init__(self, place: Callable[[yaml.Mark | None], str]) -> None:
+        self._place = place
+        self._seen: set[int] = set()
+        self._repeated = 0
+
+    def value(self, node: yaml.Node, depth: int) -> Any:
+        """What a node says."""
+        where = self._place(node.start_mark)
+        if depth > _MAX_DEPTH:
+            raise ConfigError(_DEEP, where=where, remedy="write it flatter; an alias cannot hold itself")
+        if id(node) in self._seen:
+            self._repeated += 1
+        self._seen.add(id(node))
+        if self._repeated > _MAX_REPEATED:
+            what = f"the aliases of the file stand for more than {_MAX_REPEATED} values"
+            raise ConfigError(what, where=where, remedy="write out what is meant")
+        if node.tag not in _TAGS:
+            tag = node.tag.replace(_TAG_PREFIX, "!!")
+            raise ConfigError(f"the tag {tag} is not allowed", where=where, remedy="write a plain value")
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value(child, depth + 1) for child in node.value]
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, depth)
+        assert isinstance(node, yaml.ScalarNode)
+        if "\0" in node.value or not is_text(node.value):
+            what = "a zero byte, or half of a character that takes two (a lone surrogate)"
+            raise ConfigError(what, where=where, remedy="write the text itself")
+        return _word(node) if node.style is None else str(node.value)
+
+    def _mapping(self, node: yaml.MappingNode, depth: int) -> Located:
+        found = Located()
+        for key_node, value_node in node.value:
+            where = self._place(key_node.start_mark)
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise ConfigError("a key must be a name", where=where, remedy="write key: value")
+            name = str(self.value(key_node, depth + 1))
+            if name == _MERGE and isinstance(value_node, yaml.CollectionNode):
+                remedy = "write the keys out"
+                raise ConfigError("keys are not merged from elsewhere (<<)", where=where, remedy=remedy)
+            if name in found:
+                first = found.places[name]
+                earlier = "" if first == where else f", first at {first}"
+                raise ConfigError(f"{name} is given twice{earlier}", where=where, remedy="keep one of them")
+            found[name] = self.value(value_node, depth + 1)
+            found.places[name] = where
+        return found

@@ -1,0 +1,1 @@
+"""The formats of corpus cards, one a module."""

@@ -1,0 +1,250 @@
+"""Samples to tensors: one padded micro-batch with masks, labels and flat indices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ivr_dist.common.modalities import MODALITIES
+from ivr_dist.data.batches.batch import Batch, ModalityBatch, in_blocks, padded_batch
+from ivr_dist.data.batches.tokenization import PieceEncoder, Tokenizer, word_batch
+from ivr_dist.errors import CorruptDataError, DataError
+from ivr_dist.shards.decode import words_of
+from ivr_dist.shards.manifest import Manifest
+from ivr_dist.shards.sample_columns import Column, Samples
+from ivr_dist.shards.specs import TaskSpec
+
+WORDS = "words"
+"""Kind of text that is the words of the transcript, for a pretrained encoder."""
+
+Float32Array = npt.NDArray[np.float32]
+Int64Array = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class BatchSpec:
+    """What every batch of a run holds, whichever split it comes from."""
+
+    modalities: Mapping[str, tuple[str, int]]
+    """By modality, in the order of MODALITIES: kind and width: D of `features`, size of the vocabulary of `tokens`,
+    width of the pretrained encoder of `words`."""
+    tasks: Mapping[str, TaskSpec]
+    statistics: Mapping[str, tuple[Float32Array, Float32Array]]
+    """By standardised modality: mean [D] and standard deviation [D] over the valid steps of the training split."""
+    common_length: bool = False
+    """Whether every modality of every sample is as long as the longest of the global batch, and padding counts as
+    steps: what the released model was trained on. No modality is ever missing then."""
+    tokenizer: Tokenizer | None = field(default=None, compare=False)
+    """Cuts words into the pieces of the pretrained encoder, where text is of kind `words`."""
+
+    @classmethod
+    def from_manifest(
+        cls,
+        train: Manifest,
+        modalities: Collection[str],
+        standardize: Collection[str],
+        *,
+        common_length: bool = False,
+        text: PieceEncoder | None = None,
+        note: Callable[[str], None] = lambda text: None,
+    ) -> BatchSpec:
+        """Take the layout and the statistics from the training split.
+
+        Args:
+            train: Manifest of the training split.
+            modalities: Modalities to use, of those the data set has.
+            standardize: Modalities to standardise, of those used; tokens and words are left as they are.
+            common_length: See the field.
+            text: The pretrained encoder that reads the transcript in place of the packed text, if there is one.
+            note: Told what its tokenizer has to say.
+
+        Raises:
+            DataError: None of the modalities is there, the manifest lacks the statistics of one, or there is no
+                transcript to read.
+        """
+        reads = text if "text" in modalities else None
+        used = {m: _layout(train, m) for m in train.features if m in modalities and not (reads and m == "text")}
+        if reads is not None:
+            train.check_transcripts()
+            used["text"] = (WORDS, reads.width)
+        used = {m: used[m] for m in MODALITIES if m in used}
+        if not used:
+            raise DataError(
+                f"the data set has {', '.join(train.features)}, the run uses {', '.join(modalities)}",
+                where="data.modalities",
+                remedy="name at least one modality that the data set has",
+            )
+        statistics = {}
+        for name in [m for m, (kind, _) in used.items() if m in standardize and kind == "features"]:
+            if name not in train.statistics:
+                raise DataError(
+                    f"the training split has no statistics of {name}",
+                    where="data.standardize",
+                    remedy=f"leave {name} out of it, or pack the training split",
+                )
+            found = train.statistics[name]
+            statistics[name] = (np.array(found.mean, np.float32), np.array(found.std, np.float32))
+        return cls(
+            modalities=used,
+            tasks=train.tasks,
+            statistics=statistics,
+            common_length=common_length,
+            tokenizer=None if reads is None else reads.tokenizer(note),
+        )
+
+    def check_split(self, split: Manifest) -> None:
+        """Make sure that a split holds what the training split does.
+
+        Raises:
+            DataError: It lacks a modality or task, or has one of another width or type.
+        """
+        found = {name: (spec.kind, spec.dim) for name, spec in split.features.items()}
+        # Every split has a vocabulary of its own; the model knows that of the training split.
+        known = {m: (kind, 1 if kind == "tokens" else width) for m, (kind, width) in self.modalities.items()}
+        remedy = "pack all splits from one source with one card"
+        if known.get("text", ("",))[0] == WORDS:
+            del known["text"]
+            split.check_transcripts()
+        for name, layout in known.items():
+            if found.get(name) != layout:
+                have = f"{name} {found[name][0]} of width {found[name][1]}" if name in found else f"no {name}"
+                raise DataError(
+                    f"the split has {have} where training has {name} {layout[0]} of width {layout[1]}",
+                    where=f"{split.corpus}, split {split.split}",
+                    remedy=remedy,
+                )
+        for name, task in self.tasks.items():
+            if split.tasks.get(name) != task:
+                raise DataError(
+                    f"the split does not have the task {name} as training has it",
+                    where=f"{split.corpus}, split {split.split}",
+                    remedy=remedy,
+                )
+
+
+def _layout(train: Manifest, name: str) -> tuple[str, int]:
+    spec = train.features[name]
+    if spec.kind == "features":
+        return spec.kind, spec.dim
+    if name not in train.vocabulary:
+        raise DataError(
+            f"the training split does not say how many token ids of {name} there are",
+            where=f"{train.corpus}, split {train.split}",
+            remedy="pack all splits again with this version",
+        )
+    return spec.kind, train.vocabulary[name]
+
+
+def collate(
+    samples: Samples, slots: Int64Array, positions: Int64Array, spec: BatchSpec, steps: int | None = None
+) -> Batch:
+    """Build the batch of a range of slots.
+
+    Args:
+        samples: B samples, 0 or more.
+        slots: [B] slot of each in the global batch, ascending.
+        positions: [B] number of each in its data set.
+        spec: What the batch holds; modalities and labels that it does not name are left out.
+        steps: Places of every modality, all of which count as steps; None: as many as the longest sample has, of which
+            only its own steps count.
+
+    Raises:
+        CorruptDataError: A label is not one of its task.
+    """
+    labels, label_mask = {}, {}
+    for name, task in spec.tasks.items():
+        labels[name], label_mask[name] = _labels(samples, name, task)
+    return Batch(
+        keys=tuple(samples.ids),
+        slots=torch.from_numpy(np.asarray(slots, np.int64)),
+        modalities=in_blocks(_modalities(samples, spec, steps)),
+        labels=labels,
+        label_mask=label_mask,
+        positions=torch.from_numpy(np.asarray(positions, np.int64)),
+    )
+
+
+def _modalities(samples: Samples, spec: BatchSpec, common: int | None) -> dict[str, ModalityBatch]:
+    parts: dict[str, ModalityBatch] = {}
+    by_lengths: dict[bytes, ModalityBatch] = {}
+    for name, (kind, _) in spec.modalities.items():
+        if kind == WORDS:
+            assert spec.tokenizer is not None
+            parts[name] = word_batch(list(map(words_of, samples.transcripts)), spec.tokenizer)
+            continue
+        own = np.maximum(np.array(samples.columns[name].steps, np.int64), 0)
+        steps = int(own.max(initial=0)) if common is None else common
+        features = _padded(samples.columns[name], own, steps, name, spec)
+        # What follows from the lengths alone is worked out once where modalities are aligned.
+        counted = own if common is None else np.full_like(own, common)
+        aligned = by_lengths.get(counted.tobytes())
+        if aligned is None:
+            made = padded_batch(features, np.arange(steps) < counted[:, None])
+        else:
+            made = replace(aligned, features=features)
+        parts[name] = by_lengths[counted.tobytes()] = made
+    return parts
+
+
+def _padded(column: Column, lengths: Int64Array, steps: int, name: str, spec: BatchSpec) -> Tensor:
+    """[B, T, D] or [B, T] features of the arrays of [B] lengths; the padding is 0 after standardisation too."""
+    kind, dim = spec.modalities[name]
+    dtype = np.int64 if kind == "tokens" else np.float32
+    padded: npt.NDArray[Any] = _joined(column, lengths, steps).astype(dtype, copy=False)
+    if kind == "tokens":
+        # Ids that the training split does not have are one and the same to the model: the first unknown one.
+        np.minimum(padded, dim, out=padded)
+    if name in spec.statistics:
+        mean, deviation = spec.statistics[name]
+        padded -= mean
+        padded /= deviation
+        padded[np.arange(steps) >= lengths[:, None]] = 0
+    return torch.from_numpy(padded)
+
+
+def _joined(column: Column, lengths: Int64Array, steps: int) -> npt.NDArray[Any]:
+    """The arrays of [B] lengths as rows of [B, T, ...], with zeros behind them."""
+    parts = column.values
+    if len(lengths) and lengths.min() < steps:
+        missing = ((steps - lengths) * column.kind.step_bytes).tolist()
+        zeros = memoryview(bytes(max(missing)))
+        parts = [part for own, size in zip(parts, missing, strict=True) for part in (own, zeros[:size])]
+    # A bytearray, since what it holds may be changed. It joins in half the time that numpy takes to concatenate.
+    return np.ndarray(column.kind.shape(len(lengths), steps), column.kind.dtype, bytearray().join(parts))
+
+
+def _labels(samples: Samples, name: str, task: TaskSpec) -> tuple[Tensor, Tensor]:
+    """Values and mask of one task's labels, both [B]."""
+    found = [labels.get(name) for labels in samples.labels]
+    mask = np.array([value is not None for value in found], bool)
+    values = np.array([0.0 if value is None else value for value in found], np.float64)
+    if task.type == "regression":
+        low, high = -math.inf if task.low is None else task.low, math.inf if task.high is None else task.high
+        wrong = mask & ~((low <= values) & (values <= high))
+        if wrong.any():
+            raise _other_label(samples, values, wrong, name, f"outside {low:g}..{high:g}", "range")
+        return torch.from_numpy(values.astype(np.float32)), torch.from_numpy(mask)
+    classes = task.classes or 0
+    wrong = ~((values == np.floor(values)) & (values >= 0) & (values < classes))
+    if wrong.any():
+        raise _other_label(samples, values, wrong, name, f"not a class 0..{classes - 1}", "classes")
+    return torch.from_numpy(values.astype(np.int64)), torch.from_numpy(mask)
+
+
+def _other_label(
+    samples: Samples, values: npt.NDArray[np.float64], wrong: npt.NDArray[np.bool_], *said: str
+) -> CorruptDataError:
+    name, why, what = said
+    first = int(wrong.argmax())
+    return CorruptDataError(
+        f"label {name} is {values[first]:g}, {why}",
+        where=samples.where(first),
+        remedy=f"correct the label, or the task's {what}, and pack the split again",
+    )

@@ -1,0 +1,186 @@
+"""What reading an order will cost each rank, worked out from the indexes alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import numpy as np
+
+from ivr_dist.config import Config
+from ivr_dist.data.reading.fetcher import Content
+from ivr_dist.data.reading.segment_cache import Segment, Segments
+from ivr_dist.data.reading.shard_reader import ShardReader
+from ivr_dist.data.sample_order import EMPTY, EpochOrder, Int64Array, by_length, micro_slots, rank_slots
+from ivr_dist.planning.plan import Plan
+from ivr_dist.shards.manifest import Manifest
+from ivr_dist.units import format_bytes, parse_bytes
+
+_HASHED_STEPS = 8
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """One world size's reading, from the first steps of an epoch."""
+
+    steps: int
+    """That were looked at."""
+    order_hash: str
+    """Of the first global batches: equal wherever the same batches come in the same order."""
+    rank_bytes: tuple[int, int]
+    """Least and most bytes of samples that a rank needs for a step, on average."""
+    amplification: float
+    """Bytes fetched for each byte needed, over all ranks; below 1 where samples come again from memory."""
+    resident_bytes: int
+    """Most bytes of segments that a rank has in memory at a time."""
+    padding: float
+    """Share of the slots' steps that hold no sample's step, of the longest modality."""
+    padding_by_length: float
+    """The same with `data.by_length`."""
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Rows of the table that `plan` prints."""
+        least, most = (format_bytes(value) for value in self.rank_bytes)
+        return [
+            ("hash of the first batches", self.order_hash),
+            (f"read a worker and step (of {self.steps} steps)", least if least == most else f"{least} to {most}"),
+            ("bytes fetched for each byte read", f"{self.amplification:.2f}"),
+            ("segments in memory, a worker", format_bytes(self.resident_bytes)),
+            ("padding; with data.by_length", f"{self.padding:.1%}; {self.padding_by_length:.1%}"),
+        ]
+
+
+def forecasts(config: Config, manifest: Manifest, plans: Sequence[Plan]) -> list[Forecast]:
+    """For each plan of one config, what reading its training split will cost.
+
+    Raises:
+        DataError, CorruptDataError, StorageError: An index cannot be read.
+    """
+    data = config.data
+    reader = ShardReader(data.train, manifest, 0)
+    try:
+        first = plans[0]
+        order = EpochOrder(
+            manifest.shard_samples, manifest.id, config.run.seed, 0, first.lanes, first.global_batch, first.delay
+        )
+        modalities = [name for name in data.modalities if name in manifest.features]
+        return [
+            forecast(
+                reader,
+                order,
+                modalities,
+                world=plan.world,
+                accumulation=plan.accumulation,
+                cache_bytes=parse_bytes(data.cache_bytes),
+                sorted_by_length=data.by_length,
+            )
+            for plan in plans
+        ]
+    finally:
+        reader.close()
+
+
+def forecast(
+    reader: ShardReader,
+    order: EpochOrder,
+    modalities: Sequence[str],
+    *,
+    world: int,
+    accumulation: int,
+    cache_bytes: int,
+    sorted_by_length: bool,
+    most_steps: int = 200,
+) -> Forecast:
+    """Walk through the first steps of an epoch as every rank would.
+
+    Args:
+        reader: Reads the split's indexes; no shard is read.
+        order: The epoch's.
+        modalities: That training uses.
+        world: Number of ranks.
+        accumulation: Micro-steps of a step.
+        cache_bytes: Of each rank.
+        sorted_by_length: Whether slots are ordered by length.
+        most_steps: Steps to look at.
+
+    Raises:
+        DataError, CorruptDataError, StorageError: An index cannot be read.
+    """
+    steps = min(order.steps, most_steps)
+    digest = hashlib.sha256()
+    caches = [_Counted(reader, cache_bytes) for _ in range(world)]
+    needed = np.zeros(world, np.int64)
+    padded, padded_sorted, real = 0, 0, 0
+    for step in range(steps):
+        numbers = order.batch(step)
+        if step < _HASHED_STEPS:
+            digest.update(numbers.astype("<i8").tobytes())
+        there = numbers != EMPTY
+        lengths, sizes, segments = np.zeros((3, len(numbers)), np.int64)
+        lengths[there] = reader.lengths(numbers[there], modalities)
+        shards, segments[there], sizes[there] = reader.extents(numbers[there])
+        of_shard = np.zeros_like(numbers)
+        of_shard[there] = shards
+        places = np.arange(len(numbers))
+        ordered = by_length(places, np.where(there, lengths, np.iinfo(np.int64).max))
+        padded += _padded(lengths, places, world, accumulation)
+        padded_sorted += _padded(lengths, ordered, world, accumulation)
+        real += int(lengths.sum())
+        used = ordered if sorted_by_length else places
+        for rank, cache in enumerate(caches):
+            mine = np.concatenate(
+                [used[slots.start : slots.stop] for slots in _slots(len(used), rank, world, accumulation)]
+            )
+            mine = mine[there[mine]]
+            needed[rank] += sizes[mine].sum()
+            cache.use(of_shard[mine], segments[mine])
+    fetched = sum(cache.fetched for cache in caches)
+    return Forecast(
+        steps=steps,
+        order_hash=digest.hexdigest()[:12],
+        rank_bytes=(int(needed.min()) // steps, int(needed.max()) // steps),
+        amplification=fetched / max(1, int(needed.sum())),
+        resident_bytes=max(cache.most for cache in caches),
+        padding=1 - real / max(1, padded),
+        padding_by_length=1 - real / max(1, padded_sorted),
+    )
+
+
+def _slots(count: int, rank: int, world: int, accumulation: int) -> Iterator[range]:
+    for micro in range(accumulation):
+        yield rank_slots(micro_slots(count, accumulation, micro), rank, world)
+
+
+def _padded(lengths: Int64Array, order: Int64Array, world: int, accumulation: int) -> int:
+    """Steps of all ranks' micro-batches, padded to the longest of each."""
+    total = 0
+    for rank in range(world):
+        for slots in _slots(len(order), rank, world, accumulation):
+            part = lengths[order[slots.start : slots.stop]]
+            total += int(part.max(initial=0)) * int((part > 0).sum())
+    return total
+
+
+class _Counted:
+    """A rank's segments in memory, without their bytes."""
+
+    def __init__(self, reader: ShardReader, limit: int) -> None:
+        self.fetched = 0
+        self.most = 0
+        self._reader = reader
+        self._segments = Segments(limit, limit, self._load)
+
+    def use(self, shards: Int64Array, segments: Int64Array) -> None:
+        """Take the segments of one step."""
+        held = self._segments.hold(dict.fromkeys(zip(shards.tolist(), segments.tolist(), strict=True)))
+        self.most = max(self.most, self._segments.resident)
+        self._segments.release(held)
+
+    def _load(self, segment: Segment) -> tuple[Future[Content], int]:
+        size = self._reader.segment_bytes(segment)
+        self.fetched += size
+        future: Future[Content] = Future()
+        future.set_result(b"")
+        return future, size

@@ -1,0 +1,1 @@
+"""Reading shards: byte ranges, caches, prefetching."""

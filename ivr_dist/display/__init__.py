@@ -1,0 +1,1 @@
+"""Everything a person reads: tables, progress, the console, the HTML page."""

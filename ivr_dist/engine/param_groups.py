@@ -1,0 +1,45 @@
+"""Which parameters share optimizer settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from ivr_dist.model.word_encoder import pretrained_parameters
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Split the trainable parameters by learning rate, and into those that decay and those that do not.
+
+    A pretrained encoder's parameters have a rate of their own. Weight decay pulls matrices only; gains, biases and
+    other vectors have no scale to shrink. Call it before ZeRO partitions the parameters, since that hides their shapes.
+
+    Args:
+        model: The unpartitioned model.
+        weight_decay: AdamW's decoupled decay of the matrices.
+
+    Returns:
+        Groups with at least one parameter, each with a `name` by which `rate_of` knows its learning rate.
+    """
+    own = pretrained_parameters(model)
+    groups = []
+    for rate in ("main", "text"):
+        trainable = [p for p in model.parameters() if p.requires_grad and (p in own) == (rate == "text")]
+        decayed = [parameter for parameter in trainable if parameter.dim() >= 2]
+        plain = [parameter for parameter in trainable if parameter.dim() < 2]
+        prefix = "" if rate == "main" else f"{rate}_"
+        groups.append({"params": decayed, "weight_decay": weight_decay, "name": f"{prefix}decay"})
+        groups.append({"params": plain, "weight_decay": 0.0, "name": f"{prefix}no_decay"})
+    return [group for group in groups if group["params"]]
+
+
+def rate_of(group: Mapping[str, Any]) -> str:
+    """Which learning rate a group of the optimizer has: `muon`, `text` or `main`.
+
+    DeepSpeed splits groups in two for Muon, and puts what it does with each behind our name.
+    """
+    if group.get("use_muon"):
+        return "muon"
+    return "text" if str(group["name"]).startswith("text_") else "main"

@@ -1,0 +1,1 @@
+"""Scoring: each sample of a split once, and the metrics of the field."""

@@ -1,0 +1,109 @@
+"""Exact evaluation: each sample is scored once, whatever the number of workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ivr_dist.data.batches.batch import Batch
+from ivr_dist.errors import CorruptDataError
+from ivr_dist.evaluation import metrics
+from ivr_dist.model.spec import IVROutput
+from ivr_dist.runtime import collectives
+from ivr_dist.shards.specs import TaskSpec
+
+Metrics = dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A scored split, in data set order, equal on every rank."""
+
+    keys: list[str]
+    predictions: Mapping[str, NDArray[np.float64]]
+    """By task: [N] values, or [N, C] logits."""
+    labels: Mapping[str, NDArray[np.float64]]
+    """By task: [N]; classes as whole numbers."""
+    labelled: Mapping[str, NDArray[np.bool_]]
+    """By task: [N], true where there is a label."""
+
+
+def predict(
+    forward: Callable[[Batch], IVROutput], batches: Iterable[Batch], samples: int, device: torch.device
+) -> Predictions:
+    """Run a model over this rank's share of a split and gather the results; a collective call.
+
+    Args:
+        forward: The model in evaluation mode; called equally often on every rank.
+        batches: This rank's micro-batches, as many as any other rank's; some may be empty.
+        samples: Size of the whole split.
+        device: Where the model is.
+
+    Raises:
+        CorruptDataError: A sample came more than once or not at all.
+    """
+    parts = []
+    with torch.no_grad():
+        for batch in batches:
+            output = forward(batch.to(device))
+            parts.append(
+                _Part(
+                    positions=batch.positions.numpy(),
+                    keys=batch.keys,
+                    predictions={task: value.double().cpu().numpy() for task, value in output.predictions.items()},
+                    labels={task: value.double().numpy() for task, value in batch.labels.items()},
+                    labelled={task: value.numpy() for task, value in batch.label_mask.items()},
+                )
+            )
+    return _joined([part for rank in collectives.gather(parts) for part in rank], samples)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One micro-batch of one rank, scored; numpy arrays, which travel between ranks."""
+
+    positions: NDArray[np.int64]
+    keys: tuple[str, ...]
+    predictions: dict[str, NDArray[np.float64]]
+    labels: dict[str, NDArray[np.float64]]
+    labelled: dict[str, NDArray[np.bool_]]
+
+
+def _joined(parts: list[_Part], samples: int) -> Predictions:
+    """All parts in data set order; refuses samples that came twice or not at all."""
+    positions = np.concatenate([part.positions for part in parts])
+    if not np.array_equal(np.sort(positions), np.arange(samples)):
+        raise CorruptDataError(
+            f"evaluation saw {len(np.unique(positions))} of {samples} samples in {len(positions)} predictions",
+            remedy="report this: each sample must be scored exactly once",
+        )
+    order = np.argsort(positions)
+    keys = [key for part in parts for key in part.keys]
+    tasks = list(parts[0].predictions)
+    return Predictions(
+        keys=[keys[i] for i in order],
+        predictions={task: np.concatenate([part.predictions[task] for part in parts])[order] for task in tasks},
+        labels={task: np.concatenate([part.labels[task] for part in parts])[order] for task in tasks},
+        labelled={task: np.concatenate([part.labelled[task] for part in parts])[order] for task in tasks},
+    )
+
+
+def score(predictions: Predictions, corpus: str, tasks: Mapping[str, TaskSpec]) -> Metrics:
+    """All metrics of method section 4.
+
+    Returns:
+        By name: `corpus/metric`, or `corpus/task/metric` where the corpus has several tasks. A metric that is not
+        defined (the correlation of a constant, a task without labels) is None.
+    """
+    found: Metrics = {}
+    for task, spec in tasks.items():
+        prefix = metrics.prefix(corpus, task, tasks)
+        rows = predictions.labelled[task]
+        values = metrics.score(spec, predictions.labels[task][rows], predictions.predictions[task][rows])
+        for name, value in values.items():
+            found[f"{prefix}/{name}"] = float(value) if np.isfinite(value) else None
+    return found

@@ -1,0 +1,73 @@
+"""Scoring a checkpoint outside a run: in this process, or on several of this machine."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import torch
+from torch.multiprocessing.spawn import spawn
+
+from ivr_dist import storage
+from ivr_dist.checkpoint import store, weights
+from ivr_dist.data.loader import Loader
+from ivr_dist.data.reading.shard_reader import ShardReader
+from ivr_dist.evaluation import evaluate
+from ivr_dist.runtime import collectives, device
+from ivr_dist.shards.manifest import Manifest
+from ivr_dist.units import parse_bytes
+
+
+def score_checkpoint(checkpoint: str, split_url: str, workers: int) -> evaluate.Metrics:
+    """All metrics of a checkpoint on a packed split, each sample scored once.
+
+    Args:
+        checkpoint: The checkpoint's directory or URL.
+        split_url: The packed split.
+        workers: Processes that share the work; the result does not depend on it.
+
+    Raises:
+        CheckpointError: The checkpoint is not complete.
+        DataError: The split is not there, or has other features or tasks than the model.
+    """
+    store.verify(checkpoint)
+    if workers <= 1:
+        return _score(checkpoint, split_url)
+    with tempfile.TemporaryDirectory(prefix="ivr-scoring-") as scratch:
+        spawn(_run_rank, (workers, scratch, checkpoint, split_url), nprocs=workers)  # type: ignore[no-untyped-call]
+        found: evaluate.Metrics = storage.read_json(str(Path(scratch) / "metrics.json"))
+        return found
+
+
+def _run_rank(rank: int, workers: int, scratch: str, checkpoint: str, split_url: str) -> None:
+    torch.set_num_threads(1)
+    with collectives.group(f"{scratch}/store", rank, workers):
+        found = _score(checkpoint, split_url)
+        if rank == 0:
+            storage.write_json(str(Path(scratch) / "metrics.json"), found)
+
+
+def _score(checkpoint: str, split_url: str) -> evaluate.Metrics:
+    state = store.read_state(checkpoint)
+    config = weights.stored_config(state, checkpoint)
+    device.deterministic()
+    manifest = Manifest.load(split_url)
+    with weights.stored_text(checkpoint, state) as text:
+        spec = weights.batch_spec(state, text, url=checkpoint)
+    spec.check_split(manifest)
+    where = device.training_device(collectives.rank())
+    model = weights.load_model(checkpoint, verified=True).to(where).eval()
+    # Not by the checkpoint's `data`, whose disk cache and commands belong to where it was trained.
+    reader = ShardReader(split_url, manifest, parse_bytes(config.data.cache_bytes))
+    with Loader(
+        reader,
+        spec,
+        global_batch=config.train.global_batch,
+        lanes=1,
+        delay=0,
+        seed=0,
+        rank=collectives.rank(),
+        world=collectives.world_size(),
+    ) as loader:
+        predictions = evaluate.predict(model, loader.eval_batches(), manifest.samples, where)
+    return evaluate.score(predictions, manifest.corpus, manifest.tasks)

@@ -1,0 +1,1 @@
+"""Read-only questions about data and runs that exist; returns data, prints nothing."""

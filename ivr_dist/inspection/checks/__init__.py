@@ -1,0 +1,1 @@
+"""Checks of packed data, one level of the format a module."""

@@ -1,0 +1,108 @@
+"""Samples and groups (videos) that are in two places: within a corpus a fault, between corpora worth knowing.
+
+Ids are compared by 8 bytes of hash each, so that large corpora fit; the ids of a match are read again from its shards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+
+from ivr_dist import storage
+from ivr_dist.inspection.checks.findings import Fault
+from ivr_dist.inspection.checks.shard import shard_ids
+from ivr_dist.inspection.checks.split import CheckedSplit
+
+_EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Notice:
+    """What a user should know, though nothing is wrong with the files."""
+
+    what: str
+    names: list[str]
+    """What it is about: all groups, or the first few ids."""
+
+
+def repeated_ids(splits: Sequence[CheckedSplit]) -> Iterator[Fault]:
+    """Ids that are in a corpus twice, within a split or in two."""
+    table = _IdTable(splits)
+    places: dict[str, list[tuple[CheckedSplit, str]]] = {}
+    for id_, split, shard in table.named(table.repeated()):
+        places.setdefault(id_, []).append((split, shard))
+    for id_, found in places.items():
+        if len(found) > 1:
+            names = list(dict.fromkeys(split.name for split, _ in found))
+            what = f"the splits {' and '.join(names)}" if len(names) > 1 else f"split {names[0]}"
+            where = ", ".join(dict.fromkeys(shard for _, shard in found))
+            yield Fault("duplicate", f"sample id {id_} is there {len(found)} times, in {what}", where)
+
+
+def divided_groups(splits: Sequence[CheckedSplit]) -> Iterator[Fault]:
+    """Groups that are in two splits of a corpus."""
+    names: dict[str, list[str]] = {}
+    for split in splits:
+        for group in split.groups:
+            names.setdefault(group, []).append(split.name)
+    for group, found in names.items():
+        if len(found) > 1:
+            what = f"group {group} is in the splits {' and '.join(found)}"
+            yield Fault("group", what, storage.display(splits[0].parent))
+
+
+def shared(corpora: Mapping[str, Sequence[CheckedSplit]]) -> Iterator[Notice]:
+    """Groups and ids that two corpora have: pooled, a test sample of one may be trained on in the other.
+
+    Args:
+        corpora: The splits of each, by folder.
+    """
+    groups = {parent: {name for split in splits for name in split.groups} for parent, splits in corpora.items()}
+    tables = {parent: _IdTable(splits) for parent, splits in corpora.items()}
+    for one, other in combinations(corpora, 2):
+        who = f"{_corpus(one, corpora[one])} and {_corpus(other, corpora[other])}"
+        if videos := sorted(groups[one] & groups[other]):
+            yield Notice(f"{len(videos)} groups (videos) are in both {who}: {_examples(videos, len(videos))}", videos)
+        hashes, positions, _ = np.intersect1d(tables[one].hashes, tables[other].hashes, return_indices=True)
+        if len(hashes):
+            names = [id_ for id_, _, _ in tables[one].named(positions[:_EXAMPLES])]
+            yield Notice(f"{len(hashes)} sample ids are in both {who}: {_examples(names, len(hashes))}", names)
+
+
+class _IdTable:
+    """The hashed ids of several splits, and the way back from a hash to its id."""
+
+    def __init__(self, splits: Sequence[CheckedSplit]) -> None:
+        self._shards = [(split, number) for split in splits for number in range(len(split.reports))]
+        parts = [split.reports[number].ids for split, number in self._shards]
+        self._starts = np.cumsum([0, *map(len, parts)])
+        self.hashes: npt.NDArray[np.uint64] = np.concatenate([np.zeros(0, np.uint64), *parts])
+
+    def repeated(self) -> npt.NDArray[np.int64]:
+        """Positions of hashes that are there more than once."""
+        order = np.argsort(self.hashes, kind="stable")
+        same = np.flatnonzero(self.hashes[order][1:] == self.hashes[order][:-1])
+        return np.sort(order[np.union1d(same, same + 1)])
+
+    def named(self, positions: npt.NDArray[np.int64]) -> Iterator[tuple[str, CheckedSplit, str]]:
+        """Id, split and shard of the samples at these positions."""
+        shards = np.searchsorted(self._starts, positions, side="right") - 1
+        for shard in np.unique(shards).tolist():
+            split, number = self._shards[shard]
+            entry = split.manifest.shards[number]
+            ids = shard_ids(split.url, split.manifest, entry)
+            where = storage.display(storage.join(split.url, entry.name))
+            for position in positions[shards == shard].tolist():
+                yield ids[position - int(self._starts[shard])], split, where
+
+
+def _corpus(parent: str, splits: Sequence[CheckedSplit]) -> str:
+    return f"{splits[0].manifest.corpus} ({storage.display(parent)})"
+
+
+def _examples(names: Sequence[str], count: int) -> str:
+    return ", ".join(names[:_EXAMPLES]) + (", ..." if count > _EXAMPLES else "")

@@ -1,0 +1,191 @@
+"""One sample against the layout of samples and the manifest of its split: every fault, not only the first."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ivr_dist.common import strict_json
+from ivr_dist.common.modalities import MODALITIES
+from ivr_dist.errors import CorruptDataError
+from ivr_dist.inspection.checks.findings import Fault, Kind
+from ivr_dist.sanitize import shorten
+from ivr_dist.shards import npy, tar
+from ivr_dist.shards.manifest import Manifest
+from ivr_dist.shards.sample_ids import id_of
+from ivr_dist.shards.specs import TaskSpec
+from ivr_dist.shards.splits import group_of
+
+_FIELDS = {"corpus": str, "split": str, "provenance": dict}
+"""Of a sample's JSON, besides id, labels and transcript."""
+
+
+@dataclass
+class SampleFacts:
+    """What a sample says of itself; as far as it can be read."""
+
+    id: str
+    group: str | None = None
+    corpus: str | None = None
+    spoken: bool = False
+    """Whether the transcript has a word."""
+    labels: list[str] = field(default_factory=list)
+    """Tasks of which it has a label."""
+    steps: dict[str, int] = field(default_factory=dict)
+    """By modality."""
+    vocabulary: dict[str, int] = field(default_factory=dict)
+    """By modality of token ids: one more than the largest id."""
+    faults: list[Fault] = field(default_factory=list)
+    readable: bool = True
+    """Whether all of the above is known."""
+
+    @property
+    def lengths(self) -> list[int]:
+        """Steps of text, audio and vision as an index has them; -1 where missing."""
+        return [self.steps.get(name, -1) for name in MODALITIES]
+
+
+def check_sample(data: memoryview, key: str, where: str, manifest: Manifest) -> SampleFacts:
+    """Check one sample.
+
+    Args:
+        data: Whole tar members, headers and padding included.
+        key: The sample that should be here.
+        where: Shard and sample, for faults.
+        manifest: Of the split it is in.
+    """
+    check = _SampleCheck(SampleFacts(id=key), where, manifest)
+    check.run(data, key)
+    return check.facts
+
+
+class _SampleCheck:
+    def __init__(self, facts: SampleFacts, where: str, manifest: Manifest) -> None:
+        self.facts = facts
+        self._where = where
+        self._manifest = manifest
+
+    def run(self, data: memoryview, key: str) -> None:
+        try:
+            groups = list(tar.samples(data, self._where))
+        except CorruptDataError as error:
+            return self._unreadable("tar", error.what)
+        if [group[0].key for group in groups] != [key]:
+            return self._unreadable("index", "the shard does not hold this sample where its index says")
+        contents = {member.suffix: data[member.payload : member.payload + member.size] for member in groups[0]}
+        if len(contents) != len(groups[0]):
+            self._fault("sample", "two members of the sample have one suffix")
+        if "json" in contents:
+            self._check_json(bytes(contents["json"]))
+        else:
+            self._unreadable("sample", f"there is no {key}.json")
+        for modality in MODALITIES:
+            if f"{modality}.npy" in contents:
+                self._check_array(modality, contents[f"{modality}.npy"])
+
+    def _fault(self, kind: Kind, what: str) -> None:
+        self.facts.faults.append(Fault(kind, what, self._where))
+
+    def _unreadable(self, kind: Kind, what: str) -> None:
+        self.facts.readable = False
+        self._fault(kind, what)
+
+    def _check_json(self, text: bytes) -> None:
+        try:
+            about = strict_json.loads(text)
+        except ValueError as error:
+            return self._unreadable("sample", f"the JSON cannot be read: {error}")
+        if not isinstance(about, dict):
+            return self._unreadable("sample", "the JSON is not an object")
+        try:
+            self.facts.id = id_of(about, "", self.facts.id)
+        except CorruptDataError as error:
+            self._fault("sample", error.what)
+        for name, kind in _FIELDS.items():
+            if name in about and not isinstance(about[name], kind):
+                wanted = "a text" if kind is str else "an object"
+                self._fault("sample", f"{name} is {_short(about[name])}, not {wanted}")
+        split, corpus = about.get("split"), about.get("corpus")
+        if isinstance(split, str) and split != self._manifest.split:
+            self._fault("sample", f"the sample says it is of split {split}, not {self._manifest.split}")
+        if isinstance(corpus, str):
+            self.facts.corpus = corpus
+        self.facts.group = group_of(about, self.facts.id)
+        self._check_transcript(about.get("transcript"))
+        self._check_labels(about.get("labels", {}))
+
+    def _check_transcript(self, transcript: Any) -> None:
+        words = transcript if isinstance(transcript, list) else [transcript or ""]
+        if all(isinstance(word, str) for word in words):
+            self.facts.spoken = any(word.strip() for word in words)
+        else:
+            self._fault("sample", f"transcript is {_short(transcript)}, neither a text nor a list of words")
+
+    def _check_labels(self, labels: Any) -> None:
+        if not isinstance(labels, dict):
+            return self._fault("sample", f"labels is {_short(labels)}, not an object of numbers by task")
+        self.facts.labels = [task for task, value in labels.items() if value is not None]
+        for task, value in labels.items():
+            if task not in self._manifest.tasks:
+                self._fault("sample", f"label {task} belongs to no task of the manifest")
+            elif value is not None and (wrong := _wrong_label(value, self._manifest.tasks[task])):
+                self._fault("label", f"label {task} is {_short(value)}, {wrong}")
+
+    def _check_array(self, modality: str, content: memoryview) -> None:
+        try:
+            array = npy.parse(content, modality)
+        except CorruptDataError as error:
+            return self._unreadable("sample", f"{modality}: {error.what}")
+        # As the index counts them.
+        self.facts.steps[modality] = array.shape[0] if array.ndim else 1
+        spec = self._manifest.features.get(modality)
+        if spec is None:
+            return self._fault("sample", f"{modality} is there, for which the manifest describes no features")
+        if str(array.dtype) != spec.dtype:
+            self._fault("sample", f"{modality} is of {array.dtype}, not {spec.dtype}")
+        if array.shape[1:] != (() if spec.kind == "tokens" else (spec.dim,)) or not array.ndim:
+            wanted = "[steps]" if spec.kind == "tokens" else f"[steps, {spec.dim}]"
+            return self._fault("sample", f"{modality} has the shape {list(array.shape)}, not {wanted}")
+        if spec.kind == "tokens":
+            self._check_tokens(modality, array)
+        else:
+            self._check_finite(modality, array)
+
+    def _check_finite(self, modality: str, array: npt.NDArray[Any]) -> None:
+        finite = np.isfinite(array)
+        if not finite.all():
+            wrong = np.argwhere(~finite)
+            step, column = wrong[0].tolist()
+            what = f"{len(wrong)} of {array.size} values of {modality} are not finite, first {array[step, column]}"
+            self._fault("values", f"{what} at step {step}, feature {column}")
+
+    def _check_tokens(self, modality: str, array: npt.NDArray[Any]) -> None:
+        if array.dtype.kind not in "iu" or not array.size:
+            return  # reported with the dtype
+        low, high = int(array.min()), int(array.max())
+        self.facts.vocabulary[modality] = high + 1
+        size = self._manifest.vocabulary.get(modality)
+        if low < 0:
+            self._fault("values", f"{modality} has the token id {low}")
+        if size is not None and high >= size:
+            self._fault("values", f"{modality} has the token id {high}, the manifest's vocabulary ends at {size - 1}")
+
+
+def _wrong_label(value: Any, task: TaskSpec) -> str:
+    """What is wrong with a label that is not null; empty if nothing is."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+        return "not a finite number"
+    if task.type == "classification":
+        classes = task.classes or 0
+        return "" if value in range(classes) else f"not a class 0..{classes - 1}"
+    below = task.low is not None and value < task.low
+    above = task.high is not None and value > task.high
+    return f"outside {task.low:g}..{task.high:g}" if below or above else ""
+
+
+def _short(value: Any) -> str:
+    return shorten(repr(value), 40)

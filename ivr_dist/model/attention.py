@@ -1,0 +1,96 @@
+"""Multi-head attention over padded sequences whose steps are stored flat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ivr_dist.model.dropout import Dropout
+from ivr_dist.model.numerics import wide
+from ivr_dist.model.padded_steps import Steps
+
+_SHORT = 128
+"""Steps up to which a CPU attends faster by plain matrix products than by the fused operation."""
+
+
+class Attention(nn.Module):
+    """Multi-head attention without biases on query, key and value, output projection with one.
+
+    A sample without a valid key attends to its padding, whose values are 0, so its result is the output projection's
+    bias: finite, and the same whatever stood in the padding.
+
+    The parameters are its own, not those of an `nn.Linear` each, since one product takes the steps to all of them.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query_weight, self.key_weight, self.value_weight = (
+            nn.Linear(width, width, bias=False).weight for _ in range(3)
+        )
+        self.output = nn.Linear(width, width)
+        self.dropout = Dropout(dropout)
+
+    def forward(
+        self, query: Tensor, asking: Steps, source: Tensor, answering: Steps, carried: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Attend.
+
+        Args:
+            query: [N_q, H].
+            asking: Where the query's steps belong.
+            source: [N_k, H], keys and values; the query itself for self-attention.
+            answering: Where the source's steps belong.
+            carried: [N_k, H], averaged with the same weights but not projected, head by head (H / heads features
+                each).
+
+        Returns:
+            [N_q, H] attended values, and [N_q, H] what was carried along, or [N_q, 0].
+        """
+        weights = [self.query_weight, self.key_weight, self.value_weight]
+        if source is query and carried is None:
+            parts = [
+                torch.split(part, self.heads) for part in asking.to_blocks(_projected(query, weights), 3 * self.heads)
+            ]
+        else:
+            stored = _projected(source, weights[1:])
+            if carried is not None:
+                stored = torch.cat([stored, carried.to(stored.dtype)], dim=-1)
+            asked = asking.to_blocks(_projected(query, weights[:1]), self.heads)
+            kept = answering.to_blocks(stored, (2 if carried is None else 3) * self.heads)
+            parts = [(q, *torch.split(kv, self.heads)) for q, kv in zip(asked, kept, strict=True)]
+        mixed = [_attend(q, k, v, bias) for (q, k, *v), bias in zip(parts, answering.bias, strict=True)]
+        own = asking.from_blocks([values[0] for values in mixed])
+        along = own[:, :0] if carried is None else asking.from_blocks([values[1] for values in mixed])
+        return self.dropout(self.output(own)), along
+
+
+def _projected(steps: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """[N, H] to [N, H * weights], one after the other."""
+    return F.linear(steps, weights[0] if len(weights) == 1 else torch.cat(list(weights)))
+
+
+def _attend(query: Tensor, key: Tensor, values: Sequence[Tensor], bias: Tensor) -> list[Tensor]:
+    """Values averaged by softmax(q k / sqrt(d) + bias).
+
+    Args:
+        query: [heads, b, t_q, d].
+        key: [heads, b, t_k, d].
+        values: [heads, b, t_k, d] each.
+        bias: [b, t_k]; 0 at least once in every row.
+
+    Returns:
+        [heads, b, t_q, d] each.
+    """
+    heads, samples, asking, width = query.shape
+    bias = bias.to(query.dtype)
+    if query.device.type != "cpu" or max(asking, bias.shape[1]) > _SHORT:
+        joined = F.scaled_dot_product_attention(query, key, torch.cat(list(values), dim=-1), attn_mask=bias[:, None])
+        return list(torch.split(joined, width, dim=-1))
+    rows = bias.expand(heads, samples, -1).reshape(heads * samples, 1, bias.shape[1])
+    scores = torch.baddbmm(rows, query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2), alpha=width**-0.5)
+    weights = torch.softmax(wide(scores), dim=-1).to(query.dtype)
+    return [torch.bmm(weights, value.flatten(0, 1)).view(query.shape) for value in values]

@@ -1,0 +1,166 @@
+"""Building blocks. Shapes: B samples, T places of a padded sequence, N valid steps of a batch, H features.
+
+Work per step runs on the valid steps alone, laid out flat as [N, H]; only attention and recurrence see them padded. All
+shapes follow from those of the batch, never from its values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from ivr_dist.data.batches.batch import ModalityBatch
+from ivr_dist.data.batches.length_buckets import Blocks
+from ivr_dist.model.numerics import wide
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Where N flat steps belong in B padded sequences of T >= 1 places.
+
+    The valid steps of a sample move to its front, so padding has no influence wherever it stands.
+    """
+
+    sample: Tensor
+    """[N] int64, the sample of each step."""
+    position: Tensor
+    """[N] int64, its number among the sample's steps, from 0."""
+    place: Tensor
+    """[N] int64, its place in the flattened [B * T]."""
+    counted: Tensor
+    """[N] bool, false for a placeholder that stands in for nothing (see `query_steps`)."""
+    mask: Tensor
+    """[B, T] bool, places of the counted steps."""
+    blocks: Blocks
+    """Samples of similar length together, for attention."""
+    block_place: Tensor
+    """[N] int64, the place of each step when block follows block."""
+    lengths: Tensor = field(init=False)
+    """[B] int64, counted steps of each sample."""
+    present: Tensor = field(init=False)
+    """[B] bool, samples with at least one counted step."""
+    bias: tuple[Tensor, ...] = field(init=False)
+    """By block: [b, t] float32, 0 for keys that attention may use, else -inf; 0 for all where no step is counted."""
+    _cuts: dict[int, Tensor] = field(init=False, default_factory=dict)
+    """By number of parts that a step is cut into: what `_places` found."""
+
+    def __post_init__(self) -> None:
+        # Set here, since a cached property takes a lock, which breaks the graph of torch.compile.
+        lengths = self.mask.sum(dim=1)
+        object.__setattr__(self, "lengths", lengths)
+        object.__setattr__(self, "present", lengths > 0)
+        counted = self.mask.flatten().index_select(0, self.place)
+        keys = torch.zeros(sum(self._sizes()), dtype=torch.bool, device=counted.device)
+        keys.index_copy_(0, self.block_place, counted)
+        parts = zip(torch.split(keys, self._sizes()), self.blocks.shapes, strict=True)
+        object.__setattr__(self, "bias", tuple(_bias(part.view(shape)) for part, shape in parts))
+
+    @classmethod
+    def of(cls, part: ModalityBatch) -> Steps:
+        """The valid steps of one modality."""
+        batch, width = part.mask.shape[0], max(part.mask.shape[1], 1)
+        rows = torch.arange(batch, device=part.mask.device)
+        # Flat steps are ordered by sample, so a search finds the first one of each.
+        first = torch.searchsorted(part.sample, rows)
+        position = torch.arange(len(part.sample), device=rows.device) - first.index_select(0, part.sample)
+        return cls(
+            sample=part.sample,
+            position=position,
+            place=part.sample * width + position,
+            counted=torch.ones_like(part.sample, dtype=torch.bool),
+            mask=torch.arange(width, device=rows.device) < part.mask.sum(dim=1, keepdim=True),
+            blocks=part.blocks,
+            block_place=part.blocks.start.index_select(0, part.sample) + 1 + position,
+        )
+
+    def pad(self, steps: Tensor) -> Tensor:
+        """[N, ...] to [B, T, ...], zeros in the padding."""
+        batch, width = self.mask.shape
+        padded = steps.new_zeros(batch * width, *steps.shape[1:]).index_copy_(0, self.place, steps)
+        return padded.view(batch, width, *steps.shape[1:])
+
+    def unpad(self, padded: Tensor) -> Tensor:
+        """[B, T, ...] to [N, ...]."""
+        return padded.flatten(0, 1).index_select(0, self.place)
+
+    def to_blocks(self, steps: Tensor, parts: int) -> list[Tensor]:
+        """[N, parts * d] to [parts, b, t, d] by block, zeros in the padding."""
+        width, sizes = steps.shape[1] // parts, self._sizes()
+        padded = steps.new_zeros(parts * sum(sizes), width)
+        padded.index_copy_(0, self._places(parts), steps.reshape(len(steps) * parts, width))
+        blocks = zip(torch.split(padded.view(parts, sum(sizes), width), sizes, dim=1), self.blocks.shapes, strict=True)
+        return [block.view(parts, *shape, width) for block, shape in blocks]
+
+    def from_blocks(self, padded: Sequence[Tensor]) -> Tensor:
+        """[parts, b, t, d] by block to [N, parts * d]."""
+        flat = [block.flatten(1, 2) for block in padded]
+        joined = flat[0] if len(flat) == 1 else torch.cat(flat, dim=1)
+        parts, _, width = joined.shape
+        steps = joined.flatten(0, 1).index_select(0, self._places(parts))
+        return steps.view(len(self.sample), parts * width)
+
+    def _sizes(self) -> list[int]:
+        """Places of each block."""
+        return [samples * places for samples, places in self.blocks.shapes]
+
+    def _places(self, parts: int) -> Tensor:
+        """[N * parts] int64: where each part of each step stands when all of one part come before those of the next."""
+        if parts not in self._cuts:
+            first = sum(self._sizes()) * torch.arange(parts, device=self.block_place.device)
+            self._cuts[parts] = (self.block_place[:, None] + first).flatten()
+        return self._cuts[parts]
+
+    def total(self, steps: Tensor) -> Tensor:
+        """Sum over each sample's counted steps, in float32 at least: [N, H] to [B, H]."""
+        kept = wide(steps) * self.counted[:, None]
+        return kept.new_zeros(len(self.mask), kept.shape[1]).index_add_(0, self.sample, kept)
+
+    def mean(self, steps: Tensor) -> Tensor:
+        """Mean over each sample's counted steps, in float32 at least: [N, H] to [B, H]; 0 where there are none."""
+        return self.total(steps) / self.lengths.clamp(min=1)[:, None]
+
+
+def _bias(keys: Tensor) -> Tensor:
+    """[b, t]: 0 for keys that count, else -inf; 0 for all, rather than none, where none counts."""
+    hidden = ~keys & keys.any(dim=1, keepdim=True)
+    return torch.zeros(keys.shape, device=keys.device).masked_fill_(hidden, -math.inf)
+
+
+def query_steps(layouts: Mapping[str, Steps]) -> Steps:
+    """The steps of text followed by one placeholder for each sample, which counts only where the sample has no text.
+
+    So every sample has a step that can ask the other modalities, whoever lacks text, at fixed shapes.
+
+    Args:
+        layouts: By modality; text may be absent.
+    """
+    text, like = layouts.get("text"), next(iter(layouts.values()))
+    rows = torch.arange(len(like.mask), device=like.mask.device)
+    zeros = torch.zeros_like(rows)
+    if text is None:
+        every = torch.ones_like(rows, dtype=torch.bool)
+        shapes = tuple((samples, 1) for samples, _ in like.blocks.shapes)
+        return Steps(
+            sample=rows,
+            position=zeros,
+            place=rows,
+            counted=every,
+            mask=every[:, None],
+            blocks=replace(like.blocks, start=like.blocks.row, shapes=shapes),
+            block_place=like.blocks.row,
+        )
+    width = text.mask.shape[1]
+    missing = ~text.present
+    return Steps(
+        sample=torch.cat([text.sample, rows]),
+        position=torch.cat([text.position, zeros]),
+        place=torch.cat([text.sample * (width + 1) + text.position, rows * (width + 1) + width]),
+        counted=torch.cat([text.counted, missing]),
+        mask=torch.cat([text.mask, missing[:, None]], dim=1),
+        blocks=text.blocks,
+        block_place=torch.cat([text.block_place, text.blocks.start]),
+    )

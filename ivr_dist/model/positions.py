@@ -1,0 +1,32 @@
+"""Sinusoidal position encodings."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from ivr_dist.model.padded_steps import Steps
+
+_TABLE = 64
+"""Tables of positions are as long as a multiple of this, so that few are made for many lengths."""
+
+
+def with_positions(steps: Tensor, layout: Steps) -> Tensor:
+    """Add sinusoidal positions (Vaswani et al. 2017, section 3.5) to [N, H]; H must be even."""
+    places = _TABLE * -(-layout.mask.shape[1] // _TABLE)
+    # The compiler looks through the cache, and says so.
+    made = _positions.__wrapped__ if torch.compiler.is_compiling() else _positions
+    table: Tensor = made(places, steps.shape[1], steps.dtype, steps.device)
+    return steps + table.index_select(0, layout.position)
+
+
+@lru_cache(maxsize=64)
+def _positions(places: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[places, width] sines and cosines in turns."""
+    wider = torch.promote_types(dtype, torch.float32)
+    rate = torch.exp(torch.arange(0, width, 2, device=device, dtype=wider) * (-math.log(10_000.0) / width))
+    angle = torch.arange(places, device=device)[:, None] * rate
+    return torch.stack([torch.sin(angle), torch.cos(angle)], dim=-1).flatten(1).to(dtype)

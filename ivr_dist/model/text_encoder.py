@@ -1,0 +1,234 @@
+"""Pretrained text encoders: the only module that speaks Hugging Face transformers, an optional extra.
+
+Everything is loaded on demand, so that importing this costs nothing. A name is looked up on the hub or, with
+HF_HUB_OFFLINE=1, in its cache; code of a model is never run, and weights are read from safetensors or without pickles'
+code.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ivr_dist.common.library_errors import describe
+from ivr_dist.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+T = TypeVar("T")
+
+_KEY = "model.text.pretrained"
+# Encoders whose first positions are taken by the padding's number, so that they take fewer pieces than they have rows.
+_OFFSET_POSITIONS = ("roberta", "camembert", "mpnet", "longformer", "data2vec-text")
+_NO_LIMIT = 1 << 20
+
+
+def local_folder(source: str) -> Path | None:
+    """The folder that an encoder is in; None if it is named on the hub, or is in no folder that is there."""
+    folder = Path(source).expanduser()
+    return folder if source and folder.is_dir() else None
+
+
+def check_source(source: str) -> None:
+    """Make sure, without loading anything, that an encoder can be asked for.
+
+    Args:
+        source: Name on the hub, or a folder.
+
+    Raises:
+        ConfigError: The extra is not installed, or there is no such folder.
+    """
+    if importlib.util.find_spec("transformers") is None:
+        raise ConfigError(
+            "a pretrained text encoder needs the package transformers, which is not installed",
+            where=_KEY,
+            remedy="pip install 'ivr_dist[text]'",
+        )
+    folder = local_folder(source)
+    if folder is not None:
+        if not (folder / "config.json").is_file():
+            raise ConfigError(
+                "the folder of the text encoder has no config.json",
+                where=source,
+                remedy="give a folder that save_pretrained wrote, with its tokenizer",
+            )
+    elif source.startswith(("/", ".", "~")) or source.count("/") > 1:
+        raise ConfigError(
+            "there is no folder of a text encoder", where=source, remedy=f"set {_KEY} to a folder or a name on the hub"
+        )
+
+
+class WordTokenizer:
+    """Words to the pieces of one encoder; safe to use from several threads.
+
+    Args:
+        backend: A tokenizer of the library tokenizers; it is changed here and nowhere else.
+        limit: Most pieces of a text, special ones included; None for any number.
+        padding: Id of the piece that fills up a batch.
+        note: Told once, when the first text is cut at the limit.
+    """
+
+    def __init__(
+        self, backend: Any, limit: int | None, padding: int, note: Callable[[str], None] = lambda text: None
+    ) -> None:
+        self.padding = padding
+        """Id of the piece that fills up a batch."""
+        self.limit = limit
+        """Most pieces of a text."""
+        self._backend = backend
+        self._note = note
+        self._noted = False
+        # A saved tokenizer may bring limits and padding of its own. Set once: concurrent reads need no lock then.
+        backend.no_padding()
+        backend.no_truncation()
+        if limit is not None:
+            backend.enable_truncation(max_length=limit)
+
+    def encode(self, words: Sequence[str]) -> tuple[list[int], list[int | None]]:
+        """Pieces of one text.
+
+        Returns:
+            Their ids, and for each the number of its word; None for special pieces.
+        """
+        encoding = self._backend.encode(list(words), is_pretokenized=True)
+        if encoding.overflowing and not self._noted:
+            self._noted = True
+            self._note(f"texts of more than {self.limit} word pieces are cut there, at the text encoder's limit")
+        return encoding.ids, encoding.word_ids
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """A pretrained text encoder that can be loaded."""
+
+    source: str
+    """Name on the hub, or a folder with config, tokenizer and weights."""
+    weights: bool = True
+    """False: its architecture only, for a checkpoint's own weights."""
+
+    @property
+    def width(self) -> int:
+        """Features of an encoded piece."""
+        return int(self._config.hidden_size)
+
+    @cached_property
+    def _config(self) -> Any:
+        check_source(self.source)
+        from transformers import AutoConfig
+
+        config = self._loaded(lambda: AutoConfig.from_pretrained(self._place, trust_remote_code=False))
+        if getattr(config, "is_encoder_decoder", False) or getattr(config, "hidden_size", None) is None:
+            raise ConfigError(
+                f"a model of type {config.model_type} is not a text encoder",
+                where=self.source,
+                remedy=f"set {_KEY} to an encoder such as BERT or RoBERTa",
+            )
+        return config
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        config = self._config
+        from transformers import AutoTokenizer
+
+        # Byte-level tokenizers tell a word's start by the space before it, which words that come one by one lack.
+        found = self._loaded(
+            lambda: AutoTokenizer.from_pretrained(
+                self._place, config=config, add_prefix_space=True, trust_remote_code=False
+            )
+        )
+        if not found.is_fast:
+            raise ConfigError(
+                "the text encoder has no fast tokenizer, which tells the pieces of each word",
+                where=self.source,
+                remedy="give a folder with a tokenizer.json",
+            )
+        return found
+
+    @property
+    def _place(self) -> str:
+        return str(local_folder(self.source) or self.source)
+
+    def tokenizer(self, note: Callable[[str], None] = lambda text: None) -> WordTokenizer:
+        """Its tokenizer, cutting at the encoder's own limit and nowhere else.
+
+        Args:
+            note: Told once, when the first text is cut.
+        """
+        found, config = self._tokenizer, self._config
+        rows = getattr(config, "max_position_embeddings", None) or _NO_LIMIT
+        if any(kind in config.model_type for kind in _OFFSET_POSITIONS) and config.pad_token_id is not None:
+            rows -= config.pad_token_id + 1
+        limit = min(rows, found.model_max_length)
+        padding = found.pad_token_id if found.pad_token_id is not None else 0
+        # A copy: the tokenizer that is saved with a checkpoint keeps its own settings.
+        backend = copy.deepcopy(found.backend_tokenizer)
+        return WordTokenizer(backend, limit if limit < _NO_LIMIT else None, padding, note)
+
+    def module(self, dropout: float | None) -> nn.Module:
+        """The encoder itself in float32, without the pooler, which nothing here reads.
+
+        Args:
+            dropout: Rate of each of its dropouts; None leaves them as they were trained.
+
+        Raises:
+            ConfigError: It cannot be loaded, or its files lack some of its weights.
+        """
+        config = copy.deepcopy(self._config)
+        import torch
+        from transformers import AutoModel
+
+        for name, value in config.to_dict().items():
+            if "drop" in name and isinstance(value, int | float) and not isinstance(value, bool):
+                # Leaving out whole layers by chance would be another choice on each worker.
+                setattr(config, name, 0.0 if "layer" in name else value if dropout is None else dropout)
+        if self.weights:
+            model, about = self._loaded(
+                lambda: AutoModel.from_pretrained(
+                    self._place, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+                )
+            )
+            self._check_complete(about)
+        else:
+            model = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
+        if hasattr(model, "pooler"):
+            model.pooler = None
+        module: nn.Module = model
+        return module
+
+    def files(self) -> Mapping[str, bytes]:
+        """Config and tokenizer as files, from which `TextEncoder(folder, weights=False)` reads them back."""
+        with tempfile.TemporaryDirectory(prefix="ivr-text-") as scratch:
+            self._config.save_pretrained(scratch)
+            self._tokenizer.save_pretrained(scratch)
+            return {path.name: path.read_bytes() for path in sorted(Path(scratch).iterdir()) if path.is_file()}
+
+    def _check_complete(self, about: Mapping[str, Any]) -> None:
+        missing = sorted(name for name in about["missing_keys"] if not name.startswith("pooler."))
+        if missing:
+            raise ConfigError(
+                f"the text encoder's files lack {len(missing)} of its weights, such as {missing[0]}",
+                where=self.source,
+                remedy="give the folder or name of a complete encoder",
+            )
+
+    def _loaded(self, load: Callable[[], T]) -> T:
+        """Load something, quietly; the many errors of the library become one."""
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
+        try:
+            return load()
+        except Exception as error:  # the libraries below raise that very class for a damaged tokenizer
+            raise ConfigError(
+                f"the text encoder cannot be loaded: {describe(error)}",
+                where=self.source,
+                remedy=f"set {_KEY} to a folder with its files, or a name on the hub (HF_HUB_OFFLINE=1: in its cache)",
+            ) from error

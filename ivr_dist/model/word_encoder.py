@@ -1,0 +1,88 @@
+"""Words from a pretrained text encoder: the whole text goes through it, then the pieces of each word are averaged."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from ivr_dist.data.batches.batch import ModalityBatch
+from ivr_dist.errors import ConfigError
+from ivr_dist.model.numerics import wide
+
+
+class WordEncoder(nn.Module):
+    """A pretrained encoder and the mean over each word's pieces.
+
+    Parts that are not trained run without dropout also while training, so that they compute what they were trained to.
+
+    Args:
+        encoder: Takes `input_ids` and `attention_mask`, both [B, S], and returns hidden states [B, S, D] first.
+        trained_layers: Last layers of it that are trained, 0 for none; None for all of it.
+
+    Raises:
+        ConfigError: It has fewer layers.
+    """
+
+    def __init__(self, encoder: nn.Module, trained_layers: int | None) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self._trained = [encoder] if trained_layers is None else _last_layers(encoder, trained_layers)
+        encoder.requires_grad_(False)
+        for part in self._trained:
+            part.requires_grad_(True)
+        self.train()
+
+    def train(self, mode: bool = True) -> WordEncoder:
+        """Set the training mode of the trained parts; the others stay in evaluation mode."""
+        super().train(mode)
+        self.encoder.eval()
+        for part in self._trained:
+            part.train(mode)
+        return self
+
+    def recompute(self) -> None:
+        """Keep the layers' inputs only, where the encoder can compute the rest again."""
+        encoder: Any = self.encoder
+        if getattr(encoder, "supports_gradient_checkpointing", False):
+            encoder.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def forward(self, part: ModalityBatch) -> Tensor:
+        """Words of a batch to their vectors, [N, D]."""
+        pieces = part.pieces
+        assert pieces is not None, "text was not collated as words"
+        ids, mask = pieces.ids, pieces.mask
+        if 0 in ids.shape:
+            # An encoder takes no empty batch: run one piece and read none of it, so that all gradients are 0.
+            ids, mask = ids.new_zeros(1, 1), mask.new_ones(1, 1)
+        hidden: Tensor = self.encoder(input_ids=ids, attention_mask=mask.long(), return_dict=False)[0]
+        return mean_over_pieces(hidden, part)
+
+
+def mean_over_pieces(hidden: Tensor, part: ModalityBatch) -> Tensor:
+    """Mean of each word's pieces, in float32 at least: [B, S, D] to [N, D]."""
+    assert part.pieces is not None
+    own = wide(hidden.flatten(0, 1).index_select(0, part.pieces.place))
+    count = part.features.flatten().index_select(0, part.flat)
+    total = own.new_zeros(len(part.flat), own.shape[1]).index_add_(0, part.pieces.step, own)
+    return total / count[:, None]
+
+
+def _last_layers(encoder: nn.Module, count: int) -> list[nn.Module]:
+    if count == 0:
+        return []
+    stacks = [part for part in encoder.modules() if isinstance(part, nn.ModuleList)]
+    depth = getattr(getattr(encoder, "config", None), "num_hidden_layers", 0)
+    layers = next((stack for stack in stacks if len(stack) == depth), nn.ModuleList())
+    if count > len(layers):
+        raise ConfigError(
+            f"model.text.trained_layers = {count}, but the text encoder has {len(layers)} layers",
+            where="model.text.trained_layers",
+            remedy=f"set it to 0..{len(layers)}, or leave it unset to train all of it",
+        )
+    return list(layers)[-count:]
+
+
+def pretrained_parameters(model: nn.Module) -> set[nn.Parameter]:
+    """All parameters that came with a pretrained encoder, which have a learning rate of their own."""
+    return {p for part in model.modules() if isinstance(part, WordEncoder) for p in part.parameters()}

@@ -1,0 +1,1 @@
+"""Getting work onto machines: the driver process, Ray, jobs."""

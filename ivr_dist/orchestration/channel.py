@@ -1,0 +1,97 @@
+"""The line between a run's Ray workers and its driver.
+
+Ray's own log forwarding prefixes, de-duplicates and delays lines, and has no way back. A small actor carries events
+to the driver in order, tells the workers that the user wants to stop, and keeps the first error that must end the
+run, which Ray would otherwise retry or bury in a traceback.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from ivr_dist.errors import IvrError
+from ivr_dist.run.events import Event
+
+_PERIOD_S = 0.5
+
+
+class _Channel:
+    """The actor's state; one a run, without a CPU of its own."""
+
+    def __init__(self) -> None:
+        self._events: deque[Event] = deque()
+        self._stop = False
+        self._fatal: IvrError | None = None
+
+    def push(self, events: list[Event]) -> bool:
+        """Worker side: hand over events, learn whether to stop."""
+        self._events.extend(events)
+        return self._stop
+
+    def fail(self, error: IvrError) -> None:
+        """Worker side: this run cannot go on, whatever is retried."""
+        self._fatal = self._fatal or error
+
+    def pull(self, stop: bool) -> tuple[list[Event], IvrError | None]:
+        """Driver side: fetch events and the fatal error, pass on the wish to stop."""
+        self._stop = self._stop or stop
+        events = list(self._events)
+        self._events.clear()
+        return events, self._fatal
+
+
+def create() -> Any:
+    """Start a channel beside the driver, with which it lives and dies; the handle can be sent to workers."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(_Channel).options(num_cpus=0, max_restarts=0, scheduling_strategy=here).remote()
+
+
+class ChannelConsole:
+    """The worker's end: a `Console` whose thread exchanges events for the stop flag a few times a second."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+        self._events: list[Event] = []
+        self._lock = threading.Lock()
+        self._stop = False
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="ivr-channel", daemon=True)
+        self._thread.start()
+
+    def emit(self, event: Event) -> None:
+        """Queue one event for the driver."""
+        with self._lock:
+            self._events.append(event)
+
+    def stop_requested(self) -> bool:
+        """Whether the driver was asked to stop, as of the last exchange."""
+        return self._stop
+
+    def fail(self, error: IvrError) -> None:
+        """Tell the driver that the run must end with this error; returns when it knows."""
+        self._exchange()
+        ray.get(self._handle.fail.remote(error))
+
+    def close(self) -> None:
+        """Deliver what is left and stop the thread."""
+        self._closed.set()
+        self._thread.join()
+        self._exchange()
+
+    def _run(self) -> None:
+        while not self._closed.wait(_PERIOD_S):
+            try:
+                self._exchange()
+            except ray.exceptions.RayError:
+                # The driver is gone, and Ray is about to end this process too.
+                return
+
+    def _exchange(self) -> None:
+        with self._lock:
+            events, self._events = self._events, []
+        self._stop = bool(ray.get(self._handle.push.remote(events)))

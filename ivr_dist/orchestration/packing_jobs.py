@@ -1,0 +1,138 @@
+"""Packing and indexing as commands: on this machine's processes or as tasks of a Ray cluster, with progress bars."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any, TypeVar
+
+from ivr_dist.common.library_errors import describe
+from ivr_dist.corpora import registry
+from ivr_dist.corpora.card import Card
+from ivr_dist.corpora.source import Opener
+from ivr_dist.corpora.synthetic import SynthSource, TextKind
+from ivr_dist.display.progress import bars
+from ivr_dist.errors import UserError, WorkerError
+from ivr_dist.packing.index_tars import index_tars
+from ivr_dist.packing.pack import PackOptions, PackSummary, pack
+from ivr_dist.packing.worker_pool import Crew, Processes, Tick, Watch
+from ivr_dist.shards.manifest import Manifest
+from ivr_dist.shards.specs import Scale
+
+J = TypeVar("J")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where the work is done."""
+
+    jobs: int | None = None
+    """Most processes at a time; None: as many as there are processors."""
+    ray: bool = False
+    """On the cluster that `RAY_ADDRESS` names instead."""
+    debug: bool = False
+    """Let Ray print what its workers print."""
+
+    @contextmanager
+    def crew(self) -> Iterator[Crew]:
+        """Those who do it.
+
+        Raises:
+            UserError: There is no such cluster.
+        """
+        if not self.ray:
+            yield Processes(self.jobs or len(os.sched_getaffinity(0)))
+            return
+        if self.jobs is not None:
+            raise UserError("--jobs is for this machine, and --ray for a cluster", remedy="give one of them")
+        if not os.environ.get("RAY_ADDRESS"):
+            remedy = "set RAY_ADDRESS, or leave --ray out to use this machine"
+            raise UserError("--ray needs a cluster", remedy=remedy)
+        from ivr_dist.orchestration.ray_cluster import connected
+
+        with connected(1, self.debug):
+            yield RayTasks()
+
+
+def pack_card(root: str, card: Card, url: str, options: PackOptions, where: Where) -> PackSummary:
+    """Pack the files below `root` as `card` describes them; see `data.pack.pack`."""
+    source = registry.open_source(root, card)
+    opener = registry.opener(root, card, source)
+    with where.crew() as crew, bars() as progress:
+        return pack(source, url, options, progress, opener=opener, crew=crew)
+
+
+def pack_synth(samples: int, seed: int, text: TextKind, url: str, options: PackOptions, where: Where) -> PackSummary:
+    """Make and pack a synthetic corpus; see `registry.synth` and `data.pack.pack`."""
+    opener = Opener(partial(SynthSource, samples, seed, text=text), f"synth {samples} {seed} {text}")
+    with where.crew() as crew, bars() as progress:
+        return pack(opener(), url, options, progress, opener=opener, crew=crew)
+
+
+def index_splits(urls: Sequence[str], corpus: str, scale: Scale, where: Where) -> tuple[dict[str, Manifest], list[str]]:
+    """Index the tars of some splits, each of which is named by the last part of its URL; see `data.foreign`.
+
+    Returns:
+        The manifests by URL, and what the user should know, a sentence each.
+    """
+    found, notes = {}, list[str]()
+    with where.crew() as crew, bars() as progress:
+        for url in urls:
+            split = url.rstrip("/").rpartition("/")[2]
+            report = partial(progress, split)
+            found[url] = index_tars(
+                url, corpus=corpus, split=split, scale=scale, progress=report, crew=crew, tell=notes.append
+            )
+    return found, notes
+
+
+class RayTasks:
+    """Runs jobs as tasks of the Ray cluster that this process is connected to, as many as it has processors.
+
+    Ray repeats the tasks of a machine that is lost. Progress is heard of when a job ends.
+    """
+
+    start_s = 0.0
+
+    def run(
+        self, function: Callable[[J, Tick], R], jobs: Sequence[J], watch: Watch, take: Callable[[int, R], None]
+    ) -> None:
+        """See `Crew`."""
+        import ray
+
+        call = ray.remote(_call)
+        shared = ray.put(function)
+        waiting = enumerate(jobs)
+        numbers: dict[Any, int] = {}
+        # One task runs on a processor and one waits there for it.
+        most = 2 * int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
+        while True:
+            numbers |= {call.remote(shared, job): number for number, job in islice(waiting, most - len(numbers))}
+            if not numbers:
+                return
+            (ended, *_), _ = ray.wait(list(numbers))
+            take(numbers.pop(ended), _result(ended))
+
+
+def _call(function: Callable[[Any, Tick], Any], job: Any) -> Any:
+    return function(job, lambda done: None)
+
+
+def _result(task: Any) -> Any:
+    import ray
+
+    try:
+        return ray.get(task)
+    except ray.exceptions.RayTaskError as error:
+        # What the job raised, instead of the remote traceback as a message.
+        raise error.cause from None
+    except ray.exceptions.RayError as error:
+        raise WorkerError(
+            f"a task failed for good: {describe(error)}",
+            remedy="the same command goes on from here",
+        ) from error

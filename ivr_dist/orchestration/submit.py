@@ -1,0 +1,383 @@
+"""Submit a training run to a Ray cluster: check what would be uploaded, follow the job, return its exit code."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+from urllib.parse import urlsplit
+
+import psutil
+
+from ivr_dist import storage
+from ivr_dist.common.library_errors import describe, first_sentence, last_words
+from ivr_dist.config import Config
+from ivr_dist.config.loading import load_config
+from ivr_dist.errors import ConfigError, IvrError, UserError
+from ivr_dist.model.text_encoder import local_folder
+from ivr_dist.runtime.environment import RECORDER, run_variables
+from ivr_dist.sanitize import hide_secrets, plain_lines, say, writable
+from ivr_dist.units import format_bytes
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobDetails, JobSubmissionClient
+
+DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+EXIT_INTERRUPTED = 130
+EXIT_STOPPED = 143
+
+# Ray's Jobs API refuses bodies above 100 MiB with an opaque error.
+MAX_UPLOAD_BYTES = 90 * 1024**2
+_LARGEST_SHOWN = 10
+_POLL_S = 0.3
+# Between SIGTERM and SIGKILL of a stopped job: long enough to finish a step and write a checkpoint. Ray's own is 3 s.
+_STOP_GRACE_S = 60
+
+
+def submit(
+    config_path: str,
+    overrides: Sequence[str] = (),
+    *,
+    address: str = DEFAULT_ADDRESS,
+    wait: bool = True,
+    stream: TextIO | None = None,
+) -> int:
+    """Run `ivr-dist train` as a job on a cluster.
+
+    The checkout that the current directory lies in is uploaded, less what .gitignore and .rayignore name.
+
+    Args:
+        config_path: The config, a file below the checkout.
+        overrides: Dotted overrides, `key=value`.
+        address: The cluster's Jobs API, such as http://head:8265.
+        wait: Follow the job to its end; otherwise return once it is accepted.
+        stream: Where the job's output goes; stdout by default.
+
+    Returns:
+        The job's own exit code; 130 after Ctrl-C (which stops the job), 143 if someone else stopped it.
+
+    Raises:
+        UserError: The config, paths, package or address cannot work; nothing was submitted.
+        IvrError: The cluster failed.
+    """
+    stream = stream or sys.stdout
+    config = load_config(config_path, list(overrides))
+    root = project_root(Path.cwd())
+    placed = [*overrides, *absolute_paths(config, address)]
+    _refuse_secrets(placed)
+    check_package(root, Path(config_path).resolve())
+    entrypoint = ["python", "-m", "ivr_dist", "train", os.path.relpath(config_path, root), *placed]
+    with _cluster_errors(address):
+        client = _connect(address)
+        job = client.submit_job(
+            entrypoint=shlex.join(entrypoint),
+            runtime_env={"working_dir": str(root), "env_vars": job_environment(os.environ)},
+        )
+        shown = storage.display(address)
+        here = f"--address {shlex.quote(shown)} {job}"
+        say(f"submitted {job} to {shown}: {shlex.join(entrypoint)}", stream)
+        say(f"logs: ray job logs --follow {here}   stop: ray job stop {here}", stream, flush=True)
+        return _follow(client, job, stream) if wait else 0
+
+
+def _refuse_secrets(overrides: Sequence[str]) -> None:
+    """Keep passwords out of the job's command, which the cluster shows to everyone who sees its dashboard.
+
+    Raises:
+        UserError: An override has one in a URL.
+    """
+    for override in overrides:
+        if hide_secrets(override) != override:
+            raise UserError(
+                "the cluster shows a job's command, and this override has a password or signature in its URL",
+                where=override,
+                remedy="write the URL into the config, or give access by environment variables (AWS_*, FSSPEC_*)",
+            )
+
+
+def project_root(directory: Path) -> Path:
+    """The checkout around a directory: the nearest folder above that holds the package.
+
+    Raises:
+        UserError: There is none.
+    """
+    for folder in (directory, *directory.parents):
+        if (folder / "ivr_dist" / "__init__.py").is_file():
+            return folder
+    raise UserError(
+        "no checkout of ivr_dist to upload",
+        where=str(directory),
+        remedy="run this in the project's directory, or install the package on the cluster and use `ray job submit`",
+    )
+
+
+def job_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Variables of the job's processes: what the run needs, and time to write a checkpoint when it is stopped."""
+    return {"RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_GRACE_S), **RECORDER, **run_variables(environment)}
+
+
+def absolute_paths(config: Config, address: str) -> list[str]:
+    """Overrides that make the config's local paths mean on the cluster what they mean here.
+
+    A job runs in a copy of the checkout, where `data/x` is not what it is here. If the cluster is this machine, the
+    absolute path is; on another machine no relative path can be.
+
+    Returns:
+        One override for each relative path; none if all are absolute or URLs.
+
+    Raises:
+        ConfigError: A path is relative and the cluster is not this machine.
+    """
+    paths = {
+        "run.dir": config.run.dir,
+        "run.resume": "" if config.run.resume in ("auto", "never") else config.run.resume,
+        "data.train": config.data.train,
+        "data.valid": config.data.valid,
+        "data.test": config.data.test,
+    }
+    # A name on the hub is no path.
+    if local_folder(config.model.text.pretrained):
+        paths["model.text.pretrained"] = config.model.text.pretrained
+    relative = {key: path for key, path in paths.items() if path and _is_relative(path)}
+    if relative and (where := elsewhere(address)):
+        key, path = next(iter(relative.items()))
+        raise ConfigError(
+            f"{key}={path} is a path relative to this machine's current directory, and {where}",
+            where=address,
+            remedy=f"set {key} to a URL (s3://...) or to the absolute path of a folder that all nodes share",
+        )
+    return [f"{key}={storage.absolute(path)}" for key, path in relative.items()]
+
+
+def _is_relative(path: str) -> bool:
+    return storage.is_local(path) and not os.path.isabs(storage.local_path(path)) and "://" not in path
+
+
+def elsewhere(address: str) -> str:
+    """Why the cluster of a Jobs address is not known to be this machine, in words; empty if it is.
+
+    Loopback alone does not say so: ssh and kubectl forward ports of other machines to it.
+
+    Raises:
+        UserError: It is not an HTTP address.
+    """
+    if not _is_loopback(address):
+        return "the cluster is another machine"
+    parts = urlsplit(address)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    owners = {
+        entry.pid for entry in psutil.net_connections("tcp") if entry.status == "LISTEN" and entry.laddr[1] == port
+    }
+    lines = {pid: _command_line(pid) for pid in owners}
+    if not owners or any("ray" in line and "dashboard" in line for line in lines.values()):
+        return ""
+    name = next((line.split()[0].rpartition("/")[2] for line in lines.values() if line), "a process of another user")
+    return f"port {port} here is not Ray's own but held by {name}, as where the port of another machine is forwarded"
+
+
+def _command_line(pid: int | None) -> str:
+    with suppress(psutil.Error):
+        return " ".join(psutil.Process(pid).cmdline()) if pid else ""
+    return ""
+
+
+def _is_loopback(address: str) -> bool:
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UserError(
+            "not the address of a Jobs API",
+            where=address,
+            remedy="give it as http://HOST:8265",
+        )
+    if parts.hostname == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(parts.hostname).is_loopback
+    except ValueError:
+        return False
+
+
+def upload_files(root: Path) -> list[tuple[Path, int]]:
+    """Files that Ray would upload from a folder and their sizes in bytes, by Ray's own reading of the ignore files."""
+    from ray._private.ray_constants import RAY_RUNTIME_ENV_IGNORE_GITIGNORE
+    from ray._private.runtime_env.packaging import _dir_travel
+
+    found: list[tuple[Path, int]] = []
+
+    def collect(path: Path) -> None:
+        if path.is_file():
+            found.append((path, path.stat().st_size))
+
+    quiet = logging.getLogger(f"{__name__}.upload")
+    quiet.setLevel(logging.ERROR)
+    use_gitignore = os.environ.get(RAY_RUNTIME_ENV_IGNORE_GITIGNORE, "0") != "1"
+    _dir_travel(root, [], collect, include_gitignore=use_gitignore, logger=quiet)
+    return sorted(found)
+
+
+def check_package(root: Path, config_file: Path) -> None:
+    """Refuse an upload that is too large or would not run.
+
+    Args:
+        root: The checkout.
+        config_file: The run's config, an absolute path.
+
+    Raises:
+        UserError: Too large, a part of the package or the config is missing, or the package does not import.
+    """
+    files = upload_files(root)
+    total = sum(size for _, size in files)
+    if total > MAX_UPLOAD_BYTES:
+        largest = sorted(files, key=lambda entry: -entry[1])[:_LARGEST_SHOWN]
+        listing = ", ".join(f"{path.relative_to(root)} {format_bytes(size)}" for path, size in largest)
+        raise UserError(
+            f"the upload has {format_bytes(total)}, more than {format_bytes(MAX_UPLOAD_BYTES)}; largest: {listing}",
+            where=str(root),
+            remedy="name what a worker does not need in .rayignore",
+        )
+    uploaded = {path for path, _ in files}
+    missing = [path for path in sorted((root / "ivr_dist").rglob("*.py")) if path not in uploaded]
+    if missing:
+        raise UserError(
+            f"the upload would lack {len(missing)} files of the package, first {missing[0].relative_to(root)}",
+            where=str(root),
+            remedy="a pattern in .gitignore or .rayignore matches too much; start it with / to anchor it",
+        )
+    if config_file not in uploaded:
+        raise UserError(
+            "the config would not be uploaded",
+            where=str(config_file),
+            remedy="put it into a folder of the checkout that no ignore file names, such as configs/",
+        )
+    _check_import([path for path in uploaded if path.is_relative_to(root / "ivr_dist")], root)
+
+
+def _check_import(files: Sequence[Path], root: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="ivr-upload-") as scratch:
+        for path in files:
+            copy = Path(scratch, path.relative_to(root))
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes())
+        outcome = subprocess.run(
+            [sys.executable, "-c", "import ivr_dist.cli.main, ivr_dist.orchestration.driver"],
+            cwd=scratch,
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if outcome.returncode:
+        raise UserError(
+            f"the package does not import from the upload: {last_words(outcome.stderr) or 'killed'}",
+            where=str(root),
+            remedy="mend the code, or the ignore files if it imports here",
+        )
+
+
+def _connect(address: str) -> JobSubmissionClient:
+    _is_loopback(address)
+    # Ray lets these override the address that it is given.
+    os.environ.pop("RAY_ADDRESS", None)
+    os.environ.pop("RAY_API_SERVER_ADDRESS", None)
+    from ray.job_submission import JobSubmissionClient
+
+    # They report uploads and closed connections by internal names.
+    for module in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
+        logging.getLogger(f"ray.{module}").setLevel(logging.WARNING)
+    return JobSubmissionClient(address)
+
+
+@contextmanager
+def _cluster_errors(address: str) -> Iterator[None]:
+    """Say in one line what Ray's client raises."""
+    from ray.exceptions import AuthenticationError
+    from requests.exceptions import RequestException
+
+    try:
+        yield
+    except AuthenticationError as error:
+        raise UserError(
+            f"the cluster refused the request: {describe(error)}",
+            where=address,
+            remedy="set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the file with the cluster's token",
+        ) from error
+    except ConnectionError as error:
+        raise UserError(
+            "no Ray cluster answers", where=address, remedy="check --address, or start one: launch/local_cluster.sh up"
+        ) from error
+    except (RuntimeError, RequestException) as error:
+        raise IvrError(
+            f"the cluster failed: {describe(error)}", where=address, remedy="look at its dashboard"
+        ) from error
+
+
+def _follow(client: JobSubmissionClient, job: str, stream: TextIO) -> int:
+    """Copy the job's output until it ends; Ctrl-C stops the job, a second one leaves it to itself."""
+    output = _Output(client, job, stream)
+    try:
+        return exit_code(output.copy_to_end())
+    except KeyboardInterrupt:
+        say(f"stopping {job}; once more to leave it", sys.stderr, flush=True)
+        try:
+            client.stop_job(job)
+            output.copy_to_end()
+        except KeyboardInterrupt:
+            say(f"left {job} to itself", sys.stderr, flush=True)
+        return EXIT_INTERRUPTED
+
+
+class _Output:
+    """A job's output, copied once however often the connection breaks."""
+
+    def __init__(self, client: JobSubmissionClient, job: str, stream: TextIO) -> None:
+        self._client = client
+        self._job = job
+        self._stream = stream
+        self._copied = 0
+
+    def copy_to_end(self) -> JobDetails:
+        """Copy until the job has ended, and return how."""
+        import asyncio
+
+        from aiohttp import ClientError
+
+        while True:
+            # A broken connection says nothing about the job: ask, and go on where the output broke off.
+            with suppress(RuntimeError, ClientError):
+                asyncio.run(self._copy())
+            info = self._client.get_job_info(self._job)
+            if info.status.is_terminal():
+                return info
+            time.sleep(_POLL_S)
+
+    async def _copy(self) -> None:
+        skip = self._copied
+        async for text in self._client.tail_job_logs(self._job):
+            fresh = text[skip:]
+            skip -= len(text) - len(fresh)
+            self._copied += len(fresh)
+            self._stream.write(writable(plain_lines(fresh), self._stream))
+            self._stream.flush()
+
+
+def exit_code(info: JobDetails) -> int:
+    """A finished job's exit code: its process's own, 128 + n if signal n ended it, 143 if the job was stopped."""
+    status = info.status.value
+    if status == "SUCCEEDED":
+        return 0
+    if status == "STOPPED":
+        return EXIT_STOPPED
+    code = info.driver_exit_code
+    if code is None:
+        say(f"error: the job did not start: {first_sentence(info.message or status)}; see its logs", sys.stderr)
+        return 1
+    return int(code) if code >= 0 else 128 - int(code)

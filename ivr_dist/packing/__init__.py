@@ -1,0 +1,1 @@
+"""Packing: corpora become shards."""

@@ -1,0 +1,1 @@
+"""The authors' released code: comparison with it and import from it."""

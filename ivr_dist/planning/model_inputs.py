@@ -1,0 +1,78 @@
+"""What a run reads of its data: which modalities, as what, and why the others are left out. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ivr_dist.common.modalities import MODALITIES
+from ivr_dist.config import Config
+from ivr_dist.shards.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the model is given of each sample."""
+
+    used: Mapping[str, str]
+    """By modality: as what it is read."""
+    unused: Mapping[str, str]
+    """By modality that the data set has or the config names: why it is not read."""
+
+    def rows(self) -> list[tuple[str, str]]:
+        """The table for people."""
+        used = ", ".join(f"{name} ({how})" for name, how in self.used.items())
+        return [("modalities", used or "none"), *unused_rows(self.unused)]
+
+
+def unused_rows(unused: Mapping[str, str]) -> list[tuple[str, str]]:
+    """A row for each modality that is not read; only the first has a label."""
+    return [("" if number else "not used", f"{name}: {why}") for number, (name, why) in enumerate(unused.items())]
+
+
+def reading(config: Config, train: Manifest) -> Reading:
+    """What a config reads of a data set.
+
+    Args:
+        config: The run's config.
+        train: Manifest of its training split.
+    """
+    used: dict[str, str] = {}
+    unused: dict[str, str] = {}
+    for name in MODALITIES:
+        words = name == "text" and bool(config.model.text.pretrained)
+        if name in config.data.modalities and (words or name in train.features):
+            used[name] = f"transcripts, by {config.model.text.pretrained}" if words else _features(config, train, name)
+            continue
+        why = _why_not(config, train, name)
+        if why:
+            unused[name] = why
+    return Reading(used, unused)
+
+
+def standardised(config: Config, train: Manifest) -> list[str]:
+    """Modalities that are scaled by the training split's statistics, of those that are read."""
+    found = reading(config, train).used
+    return [name for name in found if name in config.data.standardize and _is_vectors(config, train, name)]
+
+
+def _is_vectors(config: Config, train: Manifest, name: str) -> bool:
+    words = name == "text" and bool(config.model.text.pretrained)
+    return not words and train.features[name].kind == "features"
+
+
+def _features(config: Config, train: Manifest, name: str) -> str:
+    if not _is_vectors(config, train, name):
+        return f"ids of {train.vocabulary.get(name, 0):,} tokens"
+    scaled = ", standardised" if name in config.data.standardize else ""
+    return f"{train.features[name].dim}{scaled}"
+
+
+def _why_not(config: Config, train: Manifest, name: str) -> str:
+    there = name in train.features
+    transcripts = train.transcripts if name == "text" else 0
+    if name not in config.data.modalities:
+        return "data.modalities leaves it out" if there or transcripts else ""
+    if transcripts:
+        return f"{transcripts:,} transcripts are packed, but no text features; set model.text.pretrained"
+    return "the data set has none"

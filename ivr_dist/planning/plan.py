@@ -1,0 +1,252 @@
+"""What a config means on a number of workers: batch split, steps, and DeepSpeed's config. Pure functions.
+
+The user sets the global batch. It is cut into micro-steps of whole groups (`loss.consistency.group`) first and each
+micro-step into ranges of slots by rank, so only the split depends on the number of workers, never the mathematics.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from ivr_dist.config import Config
+from ivr_dist.config.lanes import default_delay, default_lanes
+from ivr_dist.errors import ConfigError, DataError, raise_together
+from ivr_dist.planning.deepspeed_config import deepspeed_config
+from ivr_dist.planning.model_inputs import Reading
+from ivr_dist.units import format_bytes, format_count, parse_interval
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run at one world size."""
+
+    samples: int
+    """Samples of the training split."""
+    world: int
+    """Workers."""
+    global_batch: int
+    """Slots of one optimizer step over all workers."""
+    group: int
+    """Consecutive slots whose batch statistics are taken together."""
+    accumulation: int
+    """Micro-steps of one optimizer step; each holds whole groups."""
+    micro_batch: int
+    """Most slots that a rank holds in one micro-step; ranks differ by at most one."""
+    lanes: int
+    """Lanes of the data order."""
+    delay: int
+    """Samples by which one may move within its lane."""
+    steps_per_epoch: int
+    """Optimizer steps of one pass over the training split; the last one may have empty slots."""
+    total_steps: int
+    """Optimizer steps of the whole run."""
+    eval_every: int
+    """Steps between two scorings of the validation split."""
+    checkpoint_every: int
+    """Steps between two checkpoints."""
+    keep_every: int | None
+    """Checkpoints at multiples of it are kept for good; None: none are."""
+    warmup_steps: int
+    """Steps over which the learning rate rises."""
+    svr_warmup_steps: int
+    """Steps over which the weight of the sequential variation regularizer rises."""
+    svr_decay_steps: int
+    """Last steps, over which it falls again."""
+    deepspeed: dict[str, Any]
+    """DeepSpeed's config."""
+
+
+def make_plan(config: Config, samples: int, world: int, split_bytes: int = 0) -> Plan:
+    """Work out a run before anything is started.
+
+    Args:
+        config: A config that passed `config_check.check`.
+        samples: Samples of the training split.
+        world: Number of workers, at least 1; a run without workers (`run.num_workers` 0) counts as 1.
+        split_bytes: Of the training split's shards, on which the shuffle depends where `data.shuffle_delay` is unset.
+
+    Raises:
+        DataError: The training split is empty.
+        ConfigError: The split is smaller than the global batch, no accumulation keeps to `train.max_micro_batch`, or
+            the raw `deepspeed` block contradicts the plan; of several faults all are told.
+    """
+    train = config.train
+    if world < 1:
+        raise ConfigError(f"{world} workers cannot train", where="run.num_workers", remedy="use 1 or more")
+    found: list[ConfigError] = []
+    accumulation, deepspeed = 1, {}
+    try:
+        _check_samples(config, samples)
+    except ConfigError as error:
+        found.append(error)
+    try:
+        accumulation = _accumulation(config, world)
+        micro_batch = _micro_batch(train.global_batch, accumulation, world)
+        deepspeed = deepspeed_config(config, world=world, micro_batch=micro_batch, accumulation=accumulation)
+    except ConfigError as error:
+        found.append(error)
+    raise_together(found)
+    # Lanes are equal to within one sample and G / lanes is whole, so the longest lane's
+    # ceil(ceil(N / lanes) / (G / lanes)) steps are ceil(N / G) whatever the lanes: data.order's EpochOrder.steps.
+    steps_per_epoch = math.ceil(samples / train.global_batch)
+    total = total_steps(config, samples)
+    lanes, delay = data_order(config, samples, split_bytes)
+    keep_every = config.checkpoint.keep_every
+    return Plan(
+        samples=samples,
+        world=world,
+        global_batch=train.global_batch,
+        group=config.group,
+        accumulation=accumulation,
+        micro_batch=micro_batch,
+        lanes=lanes,
+        delay=delay,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total,
+        eval_every=parse_interval(train.eval_every).steps(steps_per_epoch),
+        checkpoint_every=parse_interval(config.checkpoint.every).steps(steps_per_epoch),
+        keep_every=parse_interval(keep_every).steps(steps_per_epoch) if keep_every else None,
+        warmup_steps=math.ceil(_exact(train.warmup) * total),
+        svr_warmup_steps=math.ceil(_exact(config.loss.svr.warmup) * total),
+        svr_decay_steps=math.floor(_exact(config.loss.svr.decay) * total),
+        deepspeed=deepspeed,
+    )
+
+
+def total_steps(config: Config, samples: int) -> int:
+    """Optimizer steps of a run on so many training samples."""
+    if config.train.max_steps is not None:
+        return config.train.max_steps
+    return math.ceil(_exact(config.train.epochs) * math.ceil(samples / config.train.global_batch))
+
+
+def data_order(config: Config, samples: int, split_bytes: int) -> tuple[int, int]:
+    """Lanes and delay of the order of a training split of so many samples and bytes, as chosen or as they are unset."""
+    lanes = config.data.lanes or default_lanes(config.train.global_batch)
+    delay = config.data.shuffle_delay
+    return lanes, default_delay(samples, split_bytes, lanes) if delay is None else delay
+
+
+def _exact(value: float) -> Fraction:
+    # The decimal the user wrote: 1.1 epochs of 10 steps are 11 steps, not the 12 that 11.000000000000002 rounds up to.
+    return Fraction(repr(value))
+
+
+def _check_samples(config: Config, samples: int) -> None:
+    if samples < 1:
+        raise DataError("the training split has no samples", where=config.data.train, remedy="pack it again")
+    batch = config.train.global_batch
+    if batch > samples:
+        raise ConfigError(
+            f"train.global_batch = {batch} is larger than the training split's {samples} samples",
+            where=config.data.train,
+            remedy=f"set train.global_batch to at most {samples}, or train on more data",
+        )
+
+
+def _micro_batch(global_batch: int, accumulation: int, world: int) -> int:
+    return math.ceil(global_batch // accumulation / world)
+
+
+def _accumulation(config: Config, world: int) -> int:
+    """Micro-steps of one step: the config's, or the fewest that keep to `train.max_micro_batch`."""
+    train, group = config.train, config.group
+    fixed, batch, most = train.accumulation, train.global_batch, train.max_micro_batch
+    groups = batch // group
+    divisors = [fixed] if fixed is not None else [count for count in range(1, groups + 1) if groups % count == 0]
+    for count in divisors:
+        if _micro_batch(batch, count, world) <= most:
+            return count
+    needed, enough = _micro_batch(batch, divisors[-1], world), math.ceil(batch // divisors[-1] / most)
+    if fixed is None:
+        finest, smaller = f"micro-steps of one group of {group}", "lower loss.consistency.group"
+    else:
+        finest, smaller = f"micro-steps by train.accumulation = {fixed}", "leave train.accumulation unset"
+    raise ConfigError(
+        f"train.max_micro_batch = {most} cannot be kept on {world} workers: {finest} need {needed} samples a worker",
+        where="train.max_micro_batch",
+        remedy=f"set it to at least {needed}, use at least {enough} workers, or {smaller}",
+    )
+
+
+def model_state_bytes(parameters: int, stage: int, world: int) -> int:
+    """Memory of weights, gradients and optimizer state on one worker, without activations and buffers.
+
+    P parameters in float32 cost 4 P for the weights, 4 P for the gradients and 8 P for AdamW's moments. ZeRO keeps
+    float32 master weights besides (4 P), partitioned like the moments, and partitions over R workers (Rajbhandari et
+    al. 2020):
+
+        stage 0: 16 P                     nothing partitioned, no master copy
+        stage 1: 8 P + 12 P / R           moments and masters partitioned
+        stage 2: 4 P + 16 P / R           and the gradients
+        stage 3: 20 P / R                 and the weights
+
+    `train.dtype: bfloat16` computes the forward pass in bfloat16 from float32 weights, so nothing here changes.
+
+    Args:
+        parameters: P.
+        stage: ZeRO stage, 0 to 3.
+        world: R.
+    """
+    whole, partitioned = {0: (16, 0), 1: (8, 12), 2: (4, 16), 3: (0, 20)}[stage]
+    return whole * parameters + math.ceil(partitioned * parameters / world)
+
+
+def checkpoint_bytes(parameters: int) -> int:
+    """Size of one checkpoint over all workers: float32 weights and AdamW's two moments, whatever the stage."""
+    return 12 * parameters
+
+
+def describe(
+    plan: Plan, config: Config, parameters: int | None, reading: Reading | None = None
+) -> list[tuple[str, str]]:
+    """Rows of the table that `plan` and `train` print.
+
+    Args:
+        plan: The plan.
+        config: The config it was made from.
+        parameters: Trainable parameters of the model; None leaves memory and checkpoint size out.
+        reading: What the model reads; None leaves it out.
+    """
+    slots = plan.global_batch // plan.accumulation
+    fewest = slots // plan.world
+    split = f"{fewest}" if fewest == plan.micro_batch else f"{fewest} to {plan.micro_batch}"
+    fitted = "" if config.loss.consistency.group is not None else ", as it fits the batch"
+    epochs, workers = plan.total_steps / plan.steps_per_epoch, config.run.num_workers
+    rows = [
+        ("workers", f"{plan.world}" if isinstance(workers, int) else f"{plan.world}, of {workers[0]} to {workers[1]}"),
+        ("training samples", f"{plan.samples:,}"),
+        *([] if reading is None else reading.rows()),
+        ("global batch", f"{plan.global_batch} = {plan.accumulation} micro-step(s) x {slots} slots"),
+        ("samples a worker and micro-step", split),
+        ("groups of batch statistics", f"{plan.global_batch // plan.group} x {plan.group} slots{fitted}"),
+        ("lanes of the data order", f"{plan.lanes}, shuffle delay {plan.delay}"),
+        ("steps", f"{plan.total_steps:,} ({plan.steps_per_epoch:,} an epoch, {epochs:.4g} epochs)"),
+        ("learning rate", f"{config.train.lr:g}, {config.train.schedule}, warm-up {plan.warmup_steps} steps"),
+        ("evaluation", f"every {plan.eval_every} steps" if config.data.valid else "none (data.valid is empty)"),
+        ("checkpoint", f"every {plan.checkpoint_every} steps, {config.checkpoint.keep_last} newest and the best kept"),
+        ("forward pass", config.train.dtype),
+        ("ZeRO stage", f"{config.zero.stage}"),
+    ]
+    if plan.keep_every:
+        rows.append(("checkpoints kept for good", f"every {plan.keep_every} steps"))
+    model, text = config.model, config.model.text
+    size = f", size {model.size}" if model.preset == "ivr" else ""
+    rows.append(("model", f"{model.preset}{size}, hidden {model.hidden}"))
+    if text.pretrained:
+        layers = text.trained_layers
+        what = "trained" if layers is None else f"last {layers} layers trained" if layers else "not trained"
+        rate = "" if layers == 0 else f", learning rate {config.train.text_lr:g}"
+        rows.append(("text encoder", f"{text.pretrained}, {what}{rate}"))
+    if parameters is None:
+        return rows
+    rows.append(("parameters", format_count(parameters).strip()))
+    for stage in range(4):
+        used = " (this run)" if stage == config.zero.stage else ""
+        size = format_bytes(model_state_bytes(parameters, stage, plan.world))
+        rows.append((f"model states a worker, ZeRO {stage}", f"{size}{used}"))
+    rows.append(("checkpoint size", format_bytes(checkpoint_bytes(parameters))))
+    return rows

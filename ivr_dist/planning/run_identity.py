@@ -1,0 +1,240 @@
+"""What of a config makes two runs the same run, and what may differ: every key, by what it can change. Pure functions.
+
+A run directory answers for one experiment. Whoever asks it for a result, or continues it, is told by name where the
+config asks for another one. docs/running.md shows `table()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from ivr_dist.config import Config, Modality
+from ivr_dist.config.types import keys, value_of
+from ivr_dist.planning.model_inputs import reading, standardised
+from ivr_dist.planning.plan import data_order, total_steps
+from ivr_dist.shards.manifest import Manifest
+from ivr_dist.units import parse_interval
+
+SPLITS = ("train", "valid", "test")
+
+Role = Literal["data", "identity", "recipe", "length", "free"]
+"""data: compared by the manifests' ids; identity: one run has one value; recipe: may change while a run is trained, but
+its result is of one value; length: where training ends; free: changes no number but by rounding."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Keys that are treated alike."""
+
+    role: Role
+    keys: tuple[str, ...]
+    note: str = ""
+    """What the table says of them besides."""
+
+
+def _in(section: str, names: str) -> tuple[str, ...]:
+    return tuple(f"{section}.{name}" for name in names.split())
+
+
+_ENCODER = "kind layers heads feedforward"
+
+RULES = (
+    Rule("data", _in("data", "train valid test"), "by the manifests' ids, wherever the data lie"),
+    Rule("identity", ("run.seed",), "given by `--seeds` where that is used"),
+    Rule("identity", _in("data", "modalities standardize"), "of those the data set has"),
+    Rule("identity", _in("data", "lanes shuffle_delay by_length"), "as they are where unset"),
+    Rule("identity", _in("model", "preset hidden dropout input_dropout feature_dropout modality_dropout")),
+    Rule("identity", _in("model.text", f"{_ENCODER} pretrained trained_layers dropout")),
+    Rule("identity", (*_in("model.audio", _ENCODER), *_in("model.vision", _ENCODER))),
+    Rule("identity", _in("model.fusion", "heads layers content gate positions pooling")),
+    Rule("identity", _in("loss", "tasks regression")),
+    Rule("identity", _in("loss.consistency", "weight group moments"), "the group as it is where unset"),
+    Rule("identity", _in("loss.adversary", "weight scale margin reverse")),
+    Rule("identity", (*_in("loss.reconstruction", "weight per"), *_in("loss.svr", "weight warmup decay"))),
+    Rule("identity", _in("svr", "kind modalities codes temperature over")),
+    Rule("identity", _in("train", "global_batch optimizer"), "what the optimizer keeps is of its own kind"),
+    Rule("length", _in("train", "epochs max_steps"), "compared by the steps they come to; fewer than trained: refused"),
+    Rule("recipe", _in("train", "lr muon_lr text_lr weight_decay betas grad_clip")),
+    Rule("recipe", _in("train", "schedule warmup min_lr_ratio")),
+    Rule("recipe", _in("train", "eval_every monitor patience select")),
+    Rule("recipe", _in("train", "on_fault spike_factor rollback_steps max_faults")),
+    Rule("recipe", _in("train", "accumulation max_micro_batch dtype compile"), "other rounding or dropout masks"),
+    Rule("recipe", (*_in("data", "on_error max_skipped"), "deepspeed")),
+    Rule("free", _in("run", "dir threads resume audit max_failures wait_s resize_s hang_after_s")),
+    Rule("free", ("run.num_workers",), "but for dropout masks, which follow the workers"),
+    Rule("free", _in("data", "prefetch cache_bytes disk_cache disk_cache_bytes reader pipe deadline_s verify")),
+    Rule("free", ("model.size",), "the keys that it sets are compared"),
+    Rule("free", _in("train", "recompute torch_adam")),
+    Rule("free", _in("zero", "stage offload_optimizer offload_parameters")),
+    Rule("free", _in("checkpoint", "every keep_last keep_every asynchronous max_failed")),
+    Rule("free", _in("log", "every console_s svr_every")),
+)
+
+ROLES: Mapping[str, Role] = {key: rule.role for rule in RULES for key in rule.keys}
+"""Of each key of the config."""
+
+_BORROWED = ("loss.", "svr.", "data.valid", "data.test")
+"""What a run may have of its own that begins from the checkpoint of another run."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A key that has another value."""
+
+    key: str
+    there: str
+    """Its value in the run, as text."""
+    here: str
+    """Its value in the config that is asked for."""
+    note: str = ""
+
+    def __str__(self) -> str:
+        """For the list of changes."""
+        return f"{self.key} {self.there} -> {self.here}{self.note}"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How a config differs from that of a run."""
+
+    refused: tuple[Change, ...] = ()
+    """What makes it another run."""
+    listed: tuple[Change, ...] = ()
+    """What may change while a run is trained."""
+
+    def said(self, finished: bool = False) -> str:
+        """What is refused, for an error's text; of a finished run it is all that differs."""
+        changes = (*self.refused, *self.listed) if finished else self.refused
+        return ", ".join(f"{change.key} is {change.there} there and {change.here} here" for change in changes)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A config and the data it is for."""
+
+    config: Config
+    manifests: Mapping[str, str]
+    """Manifest ids by split, as far as they are known."""
+
+
+def ids(manifests: Mapping[str, Manifest]) -> dict[str, str]:
+    """The manifests' ids by split."""
+    return {split: manifest.id for split, manifest in manifests.items()}
+
+
+def compare(there: Asked, here: Asked, train: Manifest, *, borrowed: bool = False) -> Difference:
+    """How a config differs from that of a run.
+
+    Values are compared by what they come to: an unset key and the value it then has are the same.
+
+    Args:
+        there: Of the run.
+        here: What is asked for.
+        train: The training split of `here`.
+        borrowed: Whether only a checkpoint is taken from the run, by a run with losses and an evaluation of its own.
+    """
+    refused = _data_changes(there, here)
+    listed: list[Change] = []
+    mine, theirs = _effective(here.config, train), _effective(there.config, train)
+    for key, role in ROLES.items():
+        old, new = value_of(there.config, key), value_of(here.config, key)
+        # Where only what they come to differs, it is for another key, which is told.
+        if role in ("data", "free") or old == new or theirs[key] == mine[key]:
+            continue
+        note = ""
+        if role == "length":
+            note = f" (the schedule is that of {_text(new)})" if new is not None else ""
+        change = Change(key, _said(old, theirs[key]), _said(new, mine[key]), note)
+        (refused if role == "identity" else listed).append(change)
+    if borrowed:
+        listed += [change for change in refused if change.key.startswith(_BORROWED)]
+        refused = [change for change in refused if not change.key.startswith(_BORROWED)]
+    return Difference(tuple(refused), tuple(listed))
+
+
+def _data_changes(there: Asked, here: Asked) -> list[Change]:
+    changes = []
+    for split in SPLITS:
+        old, new = value_of(there.config, f"data.{split}"), value_of(here.config, f"data.{split}")
+        before, now = there.manifests.get(split), here.manifests.get(split)
+        if before and now:
+            if before != now:
+                # Enough of the ids to tell them apart.
+                shown = [f"{place} (manifest {identity[:12]})" for place, identity in ((old, before), (new, now))]
+                changes.append(Change(f"data.{split}", *shown))
+        elif old != new:
+            changes.append(Change(f"data.{split}", old or "unset", new or "unset"))
+    return changes
+
+
+def _effective(config: Config, train: Manifest) -> dict[str, Any]:
+    """By key: what its value comes to on a training split."""
+    values: dict[str, Any] = {key: value_of(config, key) for key in ROLES}
+    used = list(reading(config, train).used)
+    steps = total_steps(config, train.samples)
+    lanes, delay = data_order(config, train.samples, train.total_bytes)
+    epoch = -(-train.samples // config.train.global_batch)
+    return values | {
+        "data.modalities": used,
+        "data.standardize": standardised(config, train),
+        "data.lanes": lanes,
+        "data.shuffle_delay": delay,
+        "svr.modalities": [name for name in get_args(Modality) if name in config.svr.modalities and name in used],
+        "svr.codes": sorted(config.svr.codes),
+        "loss.consistency.group": config.group,
+        "loss.tasks": {task: weight for task, weight in config.loss.tasks.items() if weight != 1},
+        "train.epochs": steps,
+        "train.max_steps": steps,
+        "train.eval_every": parse_interval(config.train.eval_every).steps(epoch),
+    }
+
+
+def _said(value: Any, effective: Any) -> str:
+    if value is None and effective is not None and not isinstance(effective, bool):
+        return f"unset ({_text(effective)})"
+    return _text(value)
+
+
+def _text(value: Any) -> str:
+    """A value as a user would type it."""
+    if value is None or value == "":
+        return "unset"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return repr(value).removesuffix(".0")
+    if isinstance(value, list):
+        return f"[{', '.join(map(_text, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{name}: {_text(item)}' for name, item in value.items())}}}"
+    return str(value)
+
+
+_TREATED: Mapping[Role, tuple[str, str, str]] = {
+    "data": ("refused", "refused", "refused, before any seed is trained"),
+    "identity": ("refused", "refused", "refused, before any seed is trained"),
+    "recipe": ("refused", "listed", "refused where the seed is finished, else listed"),
+    "length": ("trained on, listed", "listed", "trained on, listed"),
+    "free": ("no influence", "no influence", "no influence"),
+}
+
+
+def table() -> list[str]:
+    """The lines of the table in docs/running.md: what becomes of a changed key, on which run."""
+    lines = ["| key | finished run | unfinished or lengthened run | `--seeds` |", "|---|---|---|---|"]
+    for rule in RULES:
+        note = f" ({rule.note})" if rule.note else ""
+        lines.append(f"| {_names(rule.keys)}{note} | {' | '.join(_TREATED[rule.role])} |")
+    return lines
+
+
+def _names(paths: Collection[str]) -> str:
+    return ", ".join(f"`{path}`" for path in paths)
+
+
+def unclassified() -> Sequence[str]:
+    """Keys of the config without a role, and roles of what is no key."""
+    named = [key for rule in RULES for key in rule.keys]
+    return sorted({*keys()} ^ {*named}) + sorted(key for key in set(named) if named.count(key) > 1)

@@ -1,0 +1,186 @@
+"""Attempts: each start of a worker group on a run, and which of their steps count.
+
+A run is trained by one attempt after another: the first one, one more after each fault, one more for each time the user
+starts the command again. Attempt numbers are taken by a conditional create in storage, so no two groups share one. An
+attempt records the step it forked at; what its parent did after that step does not count.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ivr_dist import storage
+from ivr_dist.errors import CorruptDataError, SupersededError
+from ivr_dist.sanitize import shorten
+from ivr_dist.storage.numbered_names import Numbered
+
+_FOLDER = "attempts"
+_RECORD = Numbered("{:04d}.json")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One start of a worker group."""
+
+    number: int
+    """1, 2, ... in the order of the starts."""
+    parent: int | None
+    """The attempt whose checkpoint it continues; None when it started from scratch or from another run."""
+    step: int
+    """Completed steps it started from."""
+    world: int
+    """Workers."""
+    stage: int
+    """ZeRO stage."""
+    steps_per_epoch: int
+    """Optimizer steps of one pass over the training split."""
+    started: float = 0.0
+    """Unix time in seconds."""
+    workers: tuple[str, ...] = ()
+    """`host:pid` of each worker, by rank."""
+    changed: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By config key that has another value than in the checkpoint: the value there, and here."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """The steps `first..last` (both included) of one attempt; `last` is None while the attempt is the newest."""
+
+    attempt: int
+    first: int
+    last: int | None
+
+    def covers(self, step: int) -> bool:
+        """Whether this attempt's work on `step` counts."""
+        return self.first <= step and (self.last is None or step <= self.last)
+
+
+def lineage(attempts: Sequence[Attempt]) -> list[Span]:
+    """The steps that count, oldest first: the newest attempt, back through its parents to a start from scratch."""
+    by_number = {attempt.number: attempt for attempt in attempts}
+    spans: list[Span] = []
+    number: int | None = max(by_number, default=None)
+    last: int | None = None
+    while number is not None:
+        attempt = by_number[number]
+        spans.append(Span(number, attempt.step + 1, last))
+        last = attempt.step
+        number = attempt.parent
+    return spans[::-1]
+
+
+def allocate(
+    run_url: str,
+    *,
+    parent: int | None,
+    step: int,
+    stage: int,
+    steps_per_epoch: int,
+    workers: Sequence[str],
+    changed: Mapping[str, Sequence[str]] | None = None,
+) -> Attempt:
+    """Take the next free attempt number of a run; safe against another group doing the same."""
+    number = max(numbers(run_url), default=0) + 1
+    while True:
+        world, now = len(workers), time.time()
+        attempt = Attempt(number, parent, step, world, stage, steps_per_epoch, now, tuple(workers), dict(changed or {}))
+        if storage.create_exclusive(_url(run_url, number), json.dumps(asdict(attempt)).encode()):
+            return attempt
+        number += 1
+
+
+def read_attempts(run_url: str) -> list[Attempt]:
+    """All attempts of a run in the order of their numbers; empty for a run that never started.
+
+    Raises:
+        CorruptDataError: A record is damaged, or one that another continues is missing.
+    """
+    found: dict[int, Attempt] = {}
+    for number in numbers(run_url):
+        url = _url(run_url, number)
+        try:
+            found[number] = attempt = _parse(storage.read_json(url), number)
+        except (CorruptDataError, ValueError) as error:
+            raise _damaged(url, error.what if isinstance(error, CorruptDataError) else str(error)) from error
+        # A parent is older, so that lineages end.
+        if attempt.parent is not None and attempt.parent not in found:
+            raise _damaged(_url(run_url, attempt.parent), f"it is missing, and attempt {number} continues it")
+    return list(found.values())
+
+
+def _parse(record: Any, number: int) -> Attempt:
+    """An attempt from its record.
+
+    Raises:
+        ValueError: It is not what a worker group writes; the text says why.
+    """
+    if not isinstance(record, dict):
+        raise ValueError("it is not an object")
+    least = {"number": number, "step": 0, "world": 1, "stage": 0, "steps_per_epoch": 1}
+    for name, low in least.items():
+        value = record.get(name)
+        if type(value) is not int or value < low or (name == "number" and value != number):
+            raise ValueError(f"its {name} is {shorten(str(value), 20)}")
+    parent, started = record.get("parent"), record.get("started", 0.0)
+    if parent is not None and (type(parent) is not int or not 0 < parent < number):
+        raise ValueError(f"its parent is {shorten(str(parent), 20)}")
+    if type(started) not in (int, float):
+        raise ValueError("its started is not a time")
+    workers, changed = record.get("workers", []), record.get("changed", {})
+    if not _texts(workers):
+        raise ValueError("its workers are not a list of texts")
+    if not isinstance(changed, dict) or not all(_texts(pair) and len(pair) == 2 for pair in changed.values()):
+        raise ValueError("its changed does not tell values")
+    return Attempt(
+        number,
+        parent,
+        **{name: record[name] for name in least if name != "number"},
+        started=started,
+        workers=tuple(workers),
+        changed=changed,
+    )
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _damaged(url: str, why: str) -> CorruptDataError:
+    return CorruptDataError(
+        f"an attempt record cannot be read: {why}",
+        where=storage.display(url),
+        remedy="restore the file from a copy, or choose another run.dir",
+    )
+
+
+def numbers(run_url: str) -> list[int]:
+    """The numbers of all attempts of a run, ascending."""
+    return [number for (number,) in _RECORD.found(storage.join(run_url, _FOLDER))]
+
+
+def exists(run_url: str, number: int) -> bool:
+    """Whether this process sees the record of an attempt: if not, it looks at another file system than its writer."""
+    return storage.exists(_url(run_url, number))
+
+
+def check_newest(run_url: str, number: int) -> None:
+    """Make sure that no attempt has begun after this one, before what that one may rely on is changed.
+
+    Raises:
+        SupersededError: One has.
+    """
+    newest = max(numbers(run_url), default=0)
+    if newest > number:
+        raise SupersededError(
+            f"attempt {number} of this run was given up, attempt {newest} goes on",
+            where=run_url,
+            remedy="look at that one with `ivr-dist status`",
+        )
+
+
+def _url(run_url: str, number: int) -> str:
+    return storage.join(run_url, _FOLDER, _RECORD.name(number))

@@ -1,0 +1,131 @@
+"""Append-only records of a run, kept as numbered segment files because object stores cannot append.
+
+Two ledgers use it: `audit` (which sample ids each step trained on, by every rank) and `history` (loss and metrics by
+step, by rank 0). Records of steps that a later attempt did again are superseded, never rewritten.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ivr_dist import storage
+from ivr_dist.errors import CorruptDataError
+from ivr_dist.run.attempts import lineage, read_attempts
+from ivr_dist.storage.numbered_names import Numbered
+
+AUDIT = "audit"
+HISTORY = "history"
+
+_ATTEMPT = Numbered("attempt-{:04d}")
+_SEGMENT = Numbered("rank-{:05d}-{:06d}.jsonl")
+
+
+class LedgerWriter:
+    """One rank's records of one attempt.
+
+    Records wait in memory until they are written as one new segment, and leave it only then: a write that fails is
+    made up for by the next one. Writing happens before a checkpoint becomes complete, so what a checkpoint covers is
+    always in the ledger.
+    """
+
+    def __init__(self, run_url: str, ledger: str, attempt: int, rank: int) -> None:
+        self._folder = _folder(run_url, ledger, attempt)
+        self._rank = rank
+        self._cuts = 0
+        self._lines: list[str] = []
+        self._unwritten: deque[tuple[int, list[str]]] = deque()
+        """What was cut and is not written, by number of segment."""
+        self._writing = threading.Lock()
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add one JSON-able record."""
+        self._lines.append(json.dumps(record, separators=(",", ":")))
+
+    def cut(self) -> Callable[[], None]:
+        """Close a segment with what has come in since the last cut.
+
+        Returns:
+            Writes all segments up to this one that are not written yet, from any thread. Raises a StorageError if one
+            cannot be written; it may be called again then, and so may what a later cut returns.
+        """
+        if self._lines:
+            self._cuts += 1
+            self._unwritten.append((self._cuts, self._lines))
+            self._lines = []
+        last = self._cuts
+        return lambda: self._write(last)
+
+    def flush(self) -> None:
+        """Write all that is not written yet.
+
+        Raises:
+            StorageError: It cannot be written.
+        """
+        self.cut()()
+
+    def _write(self, last: int) -> None:
+        with self._writing:
+            while self._unwritten and self._unwritten[0][0] <= last:
+                segment, lines = self._unwritten[0]
+                # Under the same name however often it is tried: a write that seemed to fail may have succeeded.
+                url = storage.join(self._folder, _SEGMENT.name(self._rank, segment))
+                storage.write_text(url, "\n".join(lines) + "\n")
+                self._unwritten.popleft()
+
+
+def recorded_attempts(run_url: str, ledger: str) -> list[int]:
+    """The attempts that a ledger has a folder of, ascending."""
+    return [attempt for (attempt,) in _ATTEMPT.found(storage.join(run_url, ledger))]
+
+
+def read_lines(run_url: str, ledger: str, attempt: int) -> dict[int, Iterator[list[Any]]]:
+    """All lines of one attempt, whether they count or not.
+
+    Returns:
+        By rank: the lines of each segment, in the order in which they were written; a line that is not JSON is None.
+        Segments are read as they are asked for.
+    """
+    folder = _folder(run_url, ledger, attempt)
+    urls: dict[int, list[str]] = {}
+    for rank, segment in _SEGMENT.found(folder):
+        urls.setdefault(rank, []).append(storage.join(folder, _SEGMENT.name(rank, segment)))
+    return {rank: map(_read_segment, own) for rank, own in urls.items()}
+
+
+def read_counting(run_url: str, ledger: str) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """The records of the steps that count, as (attempt, rank, record); each record has a `step`.
+
+    Raises:
+        CorruptDataError: A line is damaged.
+    """
+    for span in lineage(read_attempts(run_url)):
+        for rank, segments in read_lines(run_url, ledger, span.attempt).items():
+            for record in (line for segment in segments for line in segment):
+                if not isinstance(record, dict) or type(record.get("step")) is not int:
+                    raise CorruptDataError(
+                        f"a line that worker {rank} wrote is damaged",
+                        where=storage.display(_folder(run_url, ledger, span.attempt)),
+                        remedy="restore the file from a copy, or delete the line",
+                    )
+                if span.covers(record["step"]):
+                    yield span.attempt, rank, record
+
+
+def _folder(run_url: str, ledger: str, attempt: int) -> str:
+    return storage.join(run_url, ledger, _ATTEMPT.name(attempt))
+
+
+def _read_segment(url: str) -> list[Any]:
+    # By bytes: text has more ends of lines than a newline.
+    return [_parsed(line) for line in storage.read_bytes(url).split(b"\n") if line]
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None

@@ -1,0 +1,164 @@
+"""The few collectives that training needs, each meaningful with one process and no process group too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ivr_dist.common.library_errors import describe
+from ivr_dist.errors import IvrError, WorkerError
+from ivr_dist.runtime import device
+
+T = TypeVar("T")
+
+_TIMEOUT_S = 1800.0
+"""PyTorch's own for gloo, and Ray's."""
+
+
+def timeout_s(hang_after_s: float = 0.0) -> float:
+    """Seconds after which a collective fails by itself, where nobody ended its worker before.
+
+    Args:
+        hang_after_s: When the watchdog ends a worker, which writes down what it waited for: it must come first.
+    """
+    return max(_TIMEOUT_S, 2 * hang_after_s)
+
+
+@contextmanager
+def group(store: str, rank: int, world: int, hang_after_s: float = 0.0) -> Iterator[None]:
+    """A process group of processes of this machine, which ends with the context; every rank must enter it.
+
+    Args:
+        store: Path of a file that does not exist yet, the same for all ranks, by which they find each other.
+        rank: This process's number, 0..world-1.
+        world: Number of processes.
+        hang_after_s: As for `timeout_s`.
+    """
+    dist.init_process_group(
+        device.backend(),
+        init_method=f"file://{store}",
+        rank=rank,
+        world_size=world,
+        timeout=timedelta(seconds=timeout_s(hang_after_s)),
+        device_id=device.bound_device(rank, world),
+    )
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def is_distributed() -> bool:
+    """Whether a process group exists."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    """This process's rank, 0 without a process group."""
+    return dist.get_rank() if is_distributed() else 0
+
+
+def world_size() -> int:
+    """Number of processes, 1 without a process group."""
+    return dist.get_world_size() if is_distributed() else 1
+
+
+class _AllReduceSum(torch.autograd.Function):
+    """Sum over the ranks whose gradient is the sum over the ranks of the gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        total = tensor.detach().clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        total = grad_outputs[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+
+def all_reduce_sum(tensor: Tensor) -> Tensor:
+    """Differentiable sum of `tensor` over the ranks; every rank must call it in the same order.
+
+    Each rank that computes a loss from the result adds its own share to the gradient, so a loss that all ranks compute
+    alike has its gradient multiplied by the world size (method 3b.1 says how that is undone).
+    """
+    if world_size() == 1:
+        return tensor
+    result: Tensor = _AllReduceSum.apply(tensor)  # type: ignore[no-untyped-call]
+    return result
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """Sum of a host tensor over the ranks, without a gradient."""
+    total = values.detach().clone()
+    if world_size() > 1:
+        dist.all_reduce(total)
+    return total
+
+
+def broadcast(value: T) -> T:
+    """Rank 0's picklable value, on every rank."""
+    if world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def on_rank_zero(work: Callable[[], T]) -> T:
+    """What `work` returns on rank 0, on every rank; what it raises there is raised everywhere."""
+    result: T | None = None
+    error: Exception | None = None
+    if rank() == 0:
+        try:
+            result = work()
+        except Exception as caught:  # raised again by raise_together, on all ranks
+            error = caught
+    raise_together(error)
+    return broadcast(result)  # type: ignore[return-value]
+
+
+def gather(value: T) -> list[T]:
+    """Every rank's picklable value, in rank order, on every rank."""
+    if world_size() == 1:
+        return [value]
+    box: list[Any] = [None] * world_size()
+    dist.all_gather_object(box, value)
+    return box
+
+
+def raise_together(error: Exception | None) -> None:
+    """Raise on every rank if any rank has an error, so that none waits for one that gave up.
+
+    The rank at fault raises its own error; the others raise a `WorkerError` that carries the first one's text.
+    """
+    found = gather(None if error is None else describe(error))
+    if error is not None:
+        raise error
+    for other, text in enumerate(found):
+        if text is not None:
+            raise WorkerError(f"worker {other} failed: {text}")
+
+
+def is_explained(error: BaseException) -> bool:
+    """Whether an error was made for the user and says the same on another attempt, unlike a lost worker's."""
+    return isinstance(error, IvrError) and not isinstance(error, WorkerError)
+
+
+def together(work: Callable[[], None]) -> None:
+    """Do `work` on every rank; if it is explained by an `IvrError` that it failed on one, all raise."""
+    error: IvrError | None = None
+    try:
+        work()
+    except IvrError as caught:  # raised again by raise_together, on all ranks
+        error = caught
+    raise_together(error)

@@ -1,0 +1,1 @@
+"""The format on disk: bytes to samples and back; knows nothing of training."""

@@ -1,0 +1,53 @@
+"""Specifications of what a packed split holds: features, tasks, statistics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+FeatureKind = Literal["features", "tokens"]
+
+
+TaskType = Literal["regression", "classification"]
+
+
+Scale = Literal["mosi", "sims", "humor", "emotion", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSpec:
+    """One modality's features."""
+
+    set: str
+    """Name of the feature set, such as glove300; features of one set are comparable across corpora."""
+    dim: int
+    """Width of a step; 1 for tokens."""
+    dtype: str
+    """numpy name of the stored type, such as float32."""
+    kind: FeatureKind
+    """Vectors, or token ids of a vocabulary."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSpec:
+    """What is predicted."""
+
+    type: TaskType
+    low: float | None = None
+    """Smallest label of a regression."""
+    high: float | None = None
+    """Largest label of a regression."""
+    classes: int | None = None
+    """Number of classes of a classification."""
+    scale: Scale = "none"
+    """Whose conventions the metrics follow."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistics:
+    """Of one modality's features over the valid steps of the training split."""
+
+    mean: list[float]
+    std: list[float]
+    """Standard deviation; 1 for a constant feature."""
+    steps: int

@@ -1,0 +1,62 @@
+"""Callbacks that record a run: ids trained on, losses and metrics by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ivr_dist.run.ledger import LedgerWriter
+from ivr_dist.training.callbacks.base import Callback, StepReport
+
+
+class AuditLedger(Callback):
+    """Records the ids trained on; on every rank."""
+
+    def __init__(self, writer: LedgerWriter) -> None:
+        self._writer = writer
+
+    def on_step(self, report: StepReport) -> None:
+        """Record what was decoded and trained on, never what was planned."""
+        record: dict[str, Any] = {"step": report.step, "epoch": report.epoch, "ids": list(report.keys)}
+        if report.skipped:
+            record["skipped"] = list(report.skipped)
+        self._writer.append(record)
+
+    def on_left_out(self, step: int, epoch: int, keys: Sequence[str]) -> None:
+        """Record what was not trained on."""
+        self._writer.append({"step": step, "epoch": epoch, "ids": [], "skipped": list(keys)})
+
+    def on_before_checkpoint(self) -> Callable[[], None]:
+        """Cut here."""
+        return self._writer.cut()
+
+    def on_close(self) -> None:
+        """Flush."""
+        self._writer.flush()
+
+
+class History(Callback):
+    """Records loss and metrics by step; on rank 0."""
+
+    def __init__(self, writer: LedgerWriter) -> None:
+        self._writer = writer
+
+    def on_step(self, report: StepReport) -> None:
+        """Record the loss of every step that counted."""
+        if report.fault:
+            return
+        self._writer.append(
+            {"step": report.step, "loss": report.loss, "terms": dict(report.terms), "grad_norm": report.grad_norm}
+        )
+
+    def on_evaluation(self, split: str, step: int, metrics: Mapping[str, float | None], best: bool) -> None:
+        """Record the metrics."""
+        self._writer.append({"step": step, "split": split, "metrics": dict(metrics)})
+
+    def on_before_checkpoint(self) -> Callable[[], None]:
+        """Cut here."""
+        return self._writer.cut()
+
+    def on_close(self) -> None:
+        """Flush."""
+        self._writer.flush()

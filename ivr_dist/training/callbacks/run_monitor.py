@@ -1,0 +1,85 @@
+"""What rank 0 knows of its attempt at any moment: for `ivr-dist status`, and for the ledger of time."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ivr_dist.run.attempts import Attempt, Span
+from ivr_dist.run.goodput import Lived, Stopwatch, account
+from ivr_dist.run.heartbeat import Pulse, lives, read_pulses
+from ivr_dist.training.callbacks.base import Callback, StepReport
+
+
+class Vitals(Callback):
+    """Follows one attempt, and has its signs of life written.
+
+    Args:
+        run_url: The run's directory.
+        attempt: The attempt.
+        spans: The run's lineage up to it; the time of the run begins with the first of them.
+        stopwatch: Measures the attempt's time.
+        total_steps: Where training ends.
+        source: `state.json` of the checkpoint it continues; empty from scratch.
+    """
+
+    def __init__(
+        self,
+        run_url: str,
+        attempt: Attempt,
+        spans: Sequence[Span],
+        stopwatch: Stopwatch,
+        total_steps: int,
+        source: Mapping[str, Any],
+    ) -> None:
+        self._attempt = attempt
+        self._stopwatch = stopwatch
+        self._forked = source.get("spent", {}) if attempt.parent is not None else {}
+        earlier = {number: pulse for number, pulse in read_pulses(run_url).items() if number < attempt.number}
+        self._earlier = lives(earlier, first=spans[0].attempt)
+        self._lock = threading.Lock()
+        self._now: dict[str, Any] = {"step": attempt.step, "total_steps": total_steps, "checkpoint": ""}
+        fixed = {
+            "attempt": attempt.number,
+            "parent": attempt.parent,
+            "world": attempt.world,
+            "stage": attempt.stage,
+            "host": os.uname().nodename,
+            "pid": os.getpid(),
+            "began": stopwatch.began,
+            "forked": self._forked,
+        }
+        self._pulse = Pulse(run_url, attempt.number, fixed, self._sample)
+
+    def on_step(self, report: StepReport) -> None:
+        """Note how far training is."""
+        with self._lock:
+            self._now |= {
+                "step": report.step,
+                "epoch": report.epoch_progress,
+                "loss": report.loss,
+                "samples_per_s": report.samples / max(report.seconds, 1e-9),
+            }
+
+    def on_checkpoint(self, name: str, seconds: float, stall_s: float) -> None:
+        """Note the newest complete checkpoint."""
+        with self._lock:
+            self._now |= {"checkpoint": name, "checkpoint_at": time.time()}
+
+    def time_spent(self) -> dict[str, float]:
+        """Seconds of the run so far by part, over all attempts."""
+        own = Lived(
+            self._stopwatch.began, time.time(), self._stopwatch.seconds(), False, self._forked, self._attempt.parent
+        )
+        return account({**self._earlier, self._attempt.number: own})
+
+    def close(self, how: str) -> None:
+        """The attempt has ended: `how`, or empty for an error."""
+        self._pulse.close(how)
+
+    def _sample(self) -> Mapping[str, Any]:
+        with self._lock:
+            return {**self._now, "seconds": self._stopwatch.seconds()}

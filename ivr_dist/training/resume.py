@@ -1,0 +1,189 @@
+"""Where an attempt continues: the newest complete checkpoint that counts, found in storage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from ivr_dist import storage
+from ivr_dist.checkpoint import store, weights
+from ivr_dist.checkpoint.part_manifest import part_name
+from ivr_dist.checkpoint.tensors import open_tensors
+from ivr_dist.config import Config
+from ivr_dist.data.cursor import DataCursor
+from ivr_dist.engine.deepspeed_engine import Engine
+from ivr_dist.errors import CheckpointError, CheckpointMismatchError, CorruptDataError, IvrError, UserError
+from ivr_dist.inspection.existing_run import asked
+from ivr_dist.planning.run_identity import Asked, Change, compare
+from ivr_dist.run import attempts
+from ivr_dist.runtime import collectives
+from ivr_dist.shards.manifest import Manifest
+from ivr_dist.training.trainer import Counters
+
+
+@dataclass(frozen=True)
+class Resume:
+    """What to continue from."""
+
+    url: str = ""
+    """The checkpoint; empty for a start from scratch."""
+    parent: int | None = None
+    """The attempt that wrote it; None from scratch and for a checkpoint of another run."""
+    state: dict[str, Any] | None = None
+    """Its `state.json`."""
+    notes: tuple[str, ...] = ()
+    """What the user should know: checkpoints that were passed over."""
+
+    @property
+    def own(self) -> str | None:
+        """Name of the checkpoint, if it is one of this run."""
+        return self.url.rstrip("/").rsplit("/", 1)[-1] if self.parent is not None else None
+
+
+def find(config: Config, run_url: str, here: dict[str, Any], attempts_before: int, before: int | None = None) -> Resume:
+    """Choose what to continue from; a collective call, since every rank checks a share of the bytes.
+
+    Args:
+        config: The run's config; `run.resume` says what the user wants.
+        run_url: The run's directory.
+        here: This run's model, features and tasks, which the checkpoint must share.
+        attempts_before: Attempts of the run when its driver started. If there are more by now, this is a retry after a
+            fault: it continues the driver's own attempts, also where the user asked to start over.
+        before: Checkpoints of more steps are not considered.
+
+    Raises:
+        CheckpointMismatchError: The checkpoint is of another model.
+        CheckpointError: The checkpoint asked for is not complete.
+    """
+    past = collectives.on_rank_zero(lambda: attempts.read_attempts(run_url))
+    choice = config.run.resume
+    notes: list[str] = []
+    if choice == "auto" or len(past) > attempts_before:
+        found = _newest_complete(run_url, attempts.lineage(past), before, notes)
+        if found is not None:
+            return _checked(Resume(found.url(run_url), found.attempt, _state(found.url(run_url)), tuple(notes)), here)
+    if choice in ("auto", "never"):
+        return Resume(notes=tuple(notes))
+    url = storage.absolute(choice)
+    there = collectives.on_rank_zero(lambda: storage.list_dir(url))
+    if not {store.STATE, part_name(0)} & {*there}:
+        raise UserError("there is no checkpoint", where=url, remedy="give run.resume a directory step-NNNNNNNN.aNN")
+    fault = damage(url)
+    if fault:
+        raise CheckpointError(fault, where=url, remedy="give another one, or run.resume=auto")
+    name = store.CheckpointName.parse(url.rstrip("/").rsplit("/", 1)[-1])
+    # Also through a symbolic link, or below a folder that has another name here.
+    own = name is not None and collectives.on_rank_zero(lambda: storage.is_same_place(name.url(run_url), url))
+    return _checked(Resume(url, name.attempt if name and own else None, _state(url), tuple(notes)), here)
+
+
+def _newest_complete(
+    run_url: str, spans: Sequence[attempts.Span], before: int | None, notes: list[str]
+) -> store.CheckpointName | None:
+    """The newest complete checkpoint that counts; torn ones are passed over with a note each."""
+    names = collectives.on_rank_zero(lambda: store.counting(store.names(run_url), spans))
+    for name in names:
+        if before is not None and name.step > before:
+            continue
+        url = name.url(run_url)
+        fault = damage(url)
+        if not fault:
+            return name
+        # A server may still list the folder of one that was deleted.
+        if collectives.on_rank_zero(partial(storage.holds_files, url)):
+            notes.append(f"checkpoint {name} is passed over: {fault}")
+    return None
+
+
+def damage(url: str) -> str:
+    """What is wrong with a checkpoint, on all ranks alike, each of which checks a share of it; empty if it is sound.
+
+    Raises:
+        StorageError: It cannot be read at present, which says nothing about it.
+    """
+    found, failed = "", None
+    try:
+        store.verify(url, collectives.rank(), collectives.world_size())
+    except (CheckpointError, CorruptDataError, storage.NotFoundError) as error:
+        found = error.what
+    except IvrError as error:  # raised again by raise_together, on all ranks
+        failed = error
+    collectives.raise_together(failed)
+    return next((text for text in collectives.gather(found) if text), "")
+
+
+def _state(url: str) -> dict[str, Any]:
+    return collectives.on_rank_zero(lambda: store.read_state(url))
+
+
+def _checked(source: Resume, here: dict[str, Any]) -> Resume:
+    """Refuse a checkpoint that cannot be loaded here, before anything is built on it."""
+    assert source.state is not None
+    if "cursor" not in source.state:
+        raise CheckpointMismatchError(
+            "the checkpoint holds weights only, no run to continue",
+            where=source.url,
+            remedy="score it with `ivr-dist evaluate`, or start over with run.resume=never",
+        )
+    weights.check_same_model(source.state, here, source.url)
+    return source
+
+
+def changes(source: Resume, here: Asked, train: Manifest) -> tuple[Change, ...]:
+    """What has changed since a checkpoint was written, where that leaves the run the same.
+
+    Args:
+        source: What `find` chose.
+        here: This run's config and data.
+        train: Its training split.
+
+    Raises:
+        CheckpointMismatchError: Something else has changed; the text names every such key.
+    """
+    if source.state is None:
+        return ()
+    found = compare(asked(source.state, source.url), here, train, borrowed=source.parent is None)
+    if said := found.said():
+        raise CheckpointMismatchError(
+            f"the checkpoint is of another config: {said}",
+            where=source.url,
+            remedy="use its config again, or start over with run.resume=never or another run.dir",
+        )
+    return found.listed
+
+
+def position(start: DataCursor, source: Resume) -> tuple[Counters, DataCursor]:
+    """Where training and data stand.
+
+    Args:
+        start: The cursor of a fresh start, which the checkpoint's must match in all but its position.
+        source: What `find` chose.
+
+    Raises:
+        CheckpointMismatchError: The checkpoint's data order is another one.
+    """
+    if source.state is None:
+        return Counters(), start
+    try:
+        cursor = DataCursor.from_json(source.state["cursor"])
+        counters = Counters(**source.state["counters"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{store.STATE} does not say where training stood: {error}",
+            where=source.url,
+            remedy="give run.resume another checkpoint",
+        ) from error
+    cursor.check_matches(start)
+    if source.parent is None:
+        # The best checkpoint is another run's: this one starts its own comparison.
+        counters = replace(counters, best=None, best_checkpoint=None, stale=0)
+    return counters, cursor
+
+
+def restore_optimizer(engine: Engine, source: Resume) -> None:
+    """Give the engine the optimizer's state of the checkpoint, whatever stage and number of workers wrote it."""
+    if source.state is not None:
+        with open_tensors(source.url, source.state) as tensors:
+            engine.restore(tensors)

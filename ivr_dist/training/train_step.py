@@ -1,0 +1,143 @@
+"""The mathematics of one optimizer step: forward, losses, backward, update; the same on every rank."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from ivr_dist.config import Config
+from ivr_dist.data.batches.batch import Batch
+from ivr_dist.data.sample_order import hash64
+from ivr_dist.engine.deepspeed_engine import Engine
+from ivr_dist.losses.step_counts import StepCounts, StepLayout
+from ivr_dist.losses.terms import loss_terms, weight_of
+from ivr_dist.planning.plan import Plan
+from ivr_dist.runtime import collectives
+from ivr_dist.runtime.compilation import compiled
+from ivr_dist.shards.specs import TaskSpec
+from ivr_dist.training.loss_spikes import Spikes
+from ivr_dist.training.lr_schedule import lr_at, svr_weight_at
+from ivr_dist.training.svr_probe import SvrProbe
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step computed, equal on all ranks but for `forward_s`."""
+
+    loss: float
+    """Weighted sum of all terms, over the global batch."""
+    terms: Mapping[str, float]
+    """Each term over the global batch, unweighted."""
+    lr: float
+    grad_norm: float
+    fault: str = ""
+    """Why the weights were not updated; empty if they were."""
+    forward_s: float = 0.0
+    """Seconds of this rank in forward passes."""
+    svr: Mapping[str, float] = field(default_factory=dict)
+    """Measurements of the regularizer's gradient; empty on steps that do not measure it."""
+
+
+class Stepper:
+    """Trains on one global batch after the other.
+
+    Args:
+        config: The run's config.
+        plan: What it means at this world size.
+        engine: The model under DeepSpeed.
+        tasks: What is predicted, by name.
+    """
+
+    def __init__(self, config: Config, plan: Plan, engine: Engine, tasks: Mapping[str, TaskSpec]) -> None:
+        self._config = config
+        self._plan = plan
+        self._engine = engine
+        self._tasks = tasks
+        self.layout = StepLayout(plan.global_batch, plan.accumulation, plan.group)
+        self._loss_terms = compiled(loss_terms, config.train.compile)
+        self._spikes = Spikes(config.train.spike_factor)
+
+    def run(self, step: int, batches: Sequence[Batch], counts: StepCounts) -> StepResult:
+        """One optimizer step; a collective call.
+
+        A step whose loss or gradient is not finite, or whose loss is a spike, leaves weights and optimizer as they are.
+
+        Args:
+            step: Completed steps before it.
+            batches: This rank's micro-batches.
+            counts: What the global batch holds.
+        """
+        torch.manual_seed(step_seed(self._config.run.seed, step, collectives.rank()))
+        weights = self._weights(step)
+        every = self._config.log.svr_every
+        probe = SvrProbe() if every and (step + 1) % every == 0 else None
+        forward_s, shares = 0.0, []
+        for micro, host_batch in enumerate(batches):
+            started = time.monotonic()
+            batch = host_batch.to(self._engine.device)
+            output = self._engine.forward(batch)
+            forward_s += time.monotonic() - started
+            world, reduce = collectives.world_size(), collectives.all_reduce_sum
+            terms = self._loss_terms(output, batch, counts, self.layout, self._config, micro, world, reduce)
+            shares.append(terms.shares(world))
+            total = terms.total(weights, world, self._plan.accumulation)
+            last = micro + 1 == len(batches)
+            if last:
+                totals = collectives.sum_over_ranks(torch.stack(shares).sum(dim=0))
+                values = dict(zip(terms.values, totals.tolist(), strict=True))
+                loss = sum(weight_of(name, weights) * value for name, value in values.items())
+                fault = self._spikes.fault(loss)
+                if fault:
+                    # DeepSpeed discards a step whose gradient is not finite, at every stage and with all it has
+                    # accumulated: there is no other way to make it forget.
+                    total = total * math.nan
+            if probe is not None:
+                probe.before_backward(output, terms.family("svr", weights, world))
+            self._engine.backward(total)
+            if probe is not None:
+                probe.after_backward(output)
+            if not last:
+                self._engine.finish_micro_step()
+        rates = self._rates(step)
+        grad_norm = self._engine.apply(rates)
+        if not fault and not math.isfinite(grad_norm):
+            fault = "its gradient is not finite"
+        if not fault:
+            self._spikes.passed(loss)
+        return StepResult(
+            loss=loss,
+            terms=values,
+            lr=rates["main"],
+            grad_norm=grad_norm,
+            fault=fault,
+            forward_s=forward_s,
+            svr=probe.result() if probe is not None else {},
+        )
+
+    def _weights(self, step: int) -> dict[str, float]:
+        loss, plan = self._config.loss, self._plan
+        svr = svr_weight_at(step, plan.total_steps, plan.svr_warmup_steps, plan.svr_decay_steps, loss.svr.weight)
+        return {
+            **{f"task/{task}": loss.tasks.get(task, 1.0) for task in self._tasks},
+            "consistency": loss.consistency.weight,
+            "adversary": loss.adversary.weight,
+            "reconstruction": loss.reconstruction.weight,
+            "svr": svr,
+        }
+
+    def _rates(self, step: int) -> dict[str, float]:
+        """Learning rates of a step, by the names of `optim.rate_of`."""
+        train, plan = self._config.train, self._plan
+        return {
+            name: lr_at(step, plan.total_steps, plan.warmup_steps, peak, train.schedule, train.min_lr_ratio)
+            for name, peak in (("main", train.lr), ("text", train.text_lr), ("muon", train.muon_lr))
+        }
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Seed of one step's dropout on one rank: resuming at any step draws what the uninterrupted run drew."""
+    return int(hash64(seed, step, rank)[0]) & 0x7FFF_FFFF_FFFF_FFFF

@@ -1,0 +1,135 @@
+"""Ends a worker that makes no progress, after writing down what its threads were doing and its latest collectives.
+
+A hung rank cannot be waited for: the others stand in a collective, a lost answer of a storage server has no timeout of
+its own, and Ray sees a process that lives. Ended, it is restarted from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import statistics
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from typing import TypeVar
+
+from ivr_dist import storage
+from ivr_dist.errors import IvrError
+from ivr_dist.runtime import collectives, device
+from ivr_dist.sanitize import say_lines
+
+T = TypeVar("T")
+
+FOLDER = "stacks"
+EXIT_HUNG = 75
+_STEPS = 50
+_WRITE_S = 10.0
+_TELL_S = 1.0
+_END_S = 30.0
+
+
+class Watchdog:
+    """Watches one worker.
+
+    Args:
+        run_url: The run's directory; stacks and traces of collectives go below it.
+        label: Names the worker in the file's name.
+        least_s: Seconds without progress that are always allowed; 0 turns the watchdog off.
+        factor: Allowed besides: so many times the median time between two signs of progress.
+        tell: Passes one line on to the user.
+        end: Ends the process.
+    """
+
+    def __init__(
+        self,
+        run_url: str,
+        label: str,
+        *,
+        least_s: float,
+        factor: float,
+        tell: Callable[[str], None],
+        end: Callable[[int], None] = os._exit,
+    ) -> None:
+        self._folder = storage.join(run_url, FOLDER)
+        self._url = storage.join(self._folder, f"{label}.txt")
+        self._label = label
+        self._least_s = least_s
+        self._factor = factor
+        self._tell = tell
+        self._end = end
+        self._recent: deque[float] = deque(maxlen=_STEPS)
+        self._last = time.monotonic()
+        self._closed = threading.Event()
+        if least_s > 0:
+            threading.Thread(target=self._run, name="ivr-watchdog", daemon=True).start()
+
+    def progress(self) -> None:
+        """A step, a batch of an evaluation or a checkpoint is done."""
+        now = time.monotonic()
+        self._recent.append(now - self._last)
+        self._last = now
+
+    def moved(self) -> None:
+        """Something else is done, such as reading a checkpoint, which tells nothing of how long a step takes."""
+        self._last = time.monotonic()
+
+    def watched(self, items: Iterable[T]) -> Iterator[T]:
+        """The same items, each of them a sign of progress."""
+        for item in items:
+            self.progress()
+            yield item
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._closed.set()
+
+    def allowed_s(self) -> float:
+        """Seconds without progress before the worker counts as hung."""
+        # A copy: the training thread appends meanwhile.
+        recent = list(self._recent)
+        return max(self._least_s, self._factor * statistics.median(recent) if recent else 0.0)
+
+    def _run(self) -> None:
+        while not self._closed.wait(min(1.0, self._least_s / 4)):
+            waited = time.monotonic() - self._last
+            if waited > self.allowed_s():
+                self._bite(waited)
+                return
+
+    def _bite(self, waited: float) -> None:
+        # By a thread that needs nothing of Python's: the recorder is read with the interpreter locked.
+        faulthandler.dump_traceback_later(_END_S, exit=True)
+        try:
+            text = self._stacks(waited)
+            # The log may be on a disk that is full.
+            with suppress(OSError):
+                say_lines(text, sys.stderr)
+            # Storage may be what hangs.
+            writer = threading.Thread(target=self._write, args=(text,), daemon=True)
+            writer.start()
+            writer.join(_WRITE_S)
+            place = storage.display(self._url)
+            self._tell(f"{self._label} made no progress for {waited:.0f} s and is ended; its stacks: {place}")
+            # The console's own thread passes it on.
+            time.sleep(_TELL_S)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+            self._end(EXIT_HUNG)
+
+    def _stacks(self, waited: float) -> str:
+        # In memory: no disk is needed to end a process that a disk keeps waiting.
+        with open(os.memfd_create("stacks"), "w+", errors="replace") as file:
+            faulthandler.dump_traceback(file, all_threads=True)
+            file.seek(0)
+            return f"{self._label} made no progress for {waited:.1f} s\n\n{file.read()}"
+
+    def _write(self, text: str) -> None:
+        with suppress(IvrError):
+            storage.write_text(self._url, text)
+            # The newest of each rank, by names that PyTorch's `torchfrtrace`, which compares them, expects.
+            for backend, trace in device.recorded_collectives().items():
+                storage.write_bytes(storage.join(self._folder, backend, f"worker-{collectives.rank():05d}"), trace)

@@ -1,0 +1,60 @@
+"""Work in the thread of whoever needs it: once, whatever comes of it and however many ask."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+
+import pytest
+
+from ivr_dist.data.reading.lazy_future import OnUse
+
+
+def test_nothing_is_done_until_somebody_asks_and_then_once() -> None:
+    done: list[str] = []
+    future = OnUse(lambda: done.append(threading.current_thread().name) or 7)
+    told: list[int] = []
+    future.add_done_callback(lambda future: told.append(future.result()))
+    assert not future.done()
+    assert done == told == []
+    assert [future.result(), future.result()] == [7, 7]
+    assert future.exception() is None
+    assert done == [threading.current_thread().name]
+    assert told == [7]
+
+
+def test_an_error_is_kept() -> None:
+    calls: list[int] = []
+
+    def fail() -> None:
+        calls.append(1)
+        raise OSError("gone")
+
+    future = OnUse(fail)
+    assert isinstance(future.exception(), OSError)
+    for _ in range(2):
+        with pytest.raises(OSError, match="gone"):
+            future.result()
+    assert calls == [1]
+
+
+def test_many_who_ask_at_once_get_one_result() -> None:
+    calls: list[int] = []
+    begun = threading.Event()
+
+    def work() -> int:
+        calls.append(1)
+        begun.wait(0.05)
+        return 7
+
+    future = OnUse(work)
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(lambda _: future.result(), range(8))) == {7}
+    assert calls == [1]
+
+
+def test_what_was_cancelled_is_not_done() -> None:
+    future = OnUse(lambda: 1 // 0)
+    assert future.cancel()
+    with pytest.raises(CancelledError):
+        future.result()
