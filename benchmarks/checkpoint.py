@@ -38,7 +38,7 @@ from ivr_dist.config.loading import from_dict
 from ivr_dist.engine.deepspeed_engine import Engine
 from ivr_dist.planning.deepspeed_config import deepspeed_config
 from ivr_dist.runtime import device
-from ivr_dist.training.checkpointer import Saver
+from ivr_dist.training.checkpointer import Checkpointer
 
 _WIDTH = 1000
 
@@ -125,7 +125,7 @@ def measure(millions: int, stage: int, place: str, url: str, saves: int) -> Iter
     quiet = statistics.median(step() for _ in range(5))
     for asynchronous in (False, True):
         run = storage.join(url, f"{millions}-{stage}-{asynchronous}")
-        saver = Saver(run, 1, [], engine, keep_last=1, asynchronous=asynchronous)
+        saver = Checkpointer(run, 1, [], engine, keep_last=1, asynchronous=asynchronous)
         stalls, durable, beside = [], [], []
         for number in range(1, saves + 1):
             started = time.monotonic()

@@ -31,7 +31,7 @@ from ivr_dist.corpora import registry
 from ivr_dist.corpora.card import Card, FeatureSet, SourceFile, Split
 from ivr_dist.corpora.card_mappings import MmsaMapping
 from ivr_dist.packing.pack import pack
-from ivr_dist.packing.worker_pool import Processes
+from ivr_dist.packing.worker_pool import ProcessPool
 from ivr_dist.shards.specs import TaskSpec
 
 STEPS = 50
@@ -79,7 +79,7 @@ def packed(folder: Path, card: Card, processes: int) -> str:
     """Pack once, on this process or on others; a digest of all manifests."""
     source = registry.open_source(str(folder), card)
     opener = registry.opener(str(folder), card, source)
-    crew = Processes(processes) if processes > 1 else None
+    crew = ProcessPool(processes) if processes > 1 else None
     summary = pack(source, str(folder / "out"), opener=opener, crew=crew)
     return hashlib.sha256("".join(split.manifest_id for split in summary.splits).encode()).hexdigest()
 

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 from urllib.parse import urlsplit
 
-Fault = Literal["503", "403", "cut", "stall", "whole", "flip", "slow", "short"]
+Finding = Literal["503", "403", "cut", "stall", "whole", "flip", "slow", "short"]
 """What becomes of an answer: an error of a busy server; no longer allowed; the connection is cut in the body; it stalls
 there until nobody waits any more; more than the range, as from a server that knows none; a byte is another one; the
 first byte comes late; a range that ends early, and says so."""
@@ -26,7 +26,7 @@ class Proxy:
 
     url: str
     upstream: str
-    choose: Callable[[str, int], Fault | None] = lambda path, count: None
+    choose: Callable[[str, int], Finding | None] = lambda path, count: None
     """The fault of a request for a range, from its path and how many of it came before."""
     refuse: Callable[[str, int], Literal["503", "stall"] | None] = lambda path, count: None
     """What becomes of a request that writes, from its path and how many of them came before: 503, or no answer."""
@@ -34,7 +34,7 @@ class Proxy:
     """Paths of all requests that write."""
     slow_s: float = 0.5
     """Before a late first byte."""
-    requests: list[tuple[str, str, Fault | None]] = field(default_factory=list)
+    requests: list[tuple[str, str, Finding | None]] = field(default_factory=list)
     """Path, range and fault of all requests for ranges."""
     takes_signed: bool = True
     """Whether requests whose signature is in their URL are passed on; else they are refused."""
@@ -43,7 +43,7 @@ class Proxy:
     ended: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def fault_of(self, path: str, byte_range: str) -> Fault | None:
+    def fault_of(self, path: str, byte_range: str) -> Finding | None:
         """Decide, and remember."""
         with self.lock:
             before = sum(found[:2] == (path, byte_range) for found in self.requests)
@@ -136,7 +136,7 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
             connection.close()
             return answer, content
 
-        def _send(self, content: bytes, fault: Fault | None) -> None:
+        def _send(self, content: bytes, fault: Finding | None) -> None:
             if fault not in ("cut", "stall"):
                 self.wfile.write(content)
                 return

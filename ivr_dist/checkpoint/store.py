@@ -54,7 +54,7 @@ __all__ = [
     "STATE",
     "TEXT_ENCODER",
     "CheckpointName",
-    "counting",
+    "in_lineage",
     "is_complete",
     "is_whole",
     "names",
@@ -288,7 +288,7 @@ def names(run_url: str) -> list[CheckpointName]:
     return sorted((name for name in found if name is not None), reverse=True)
 
 
-def counting(found: Sequence[CheckpointName], spans: Sequence[Span]) -> list[CheckpointName]:
+def in_lineage(found: Sequence[CheckpointName], spans: Sequence[Span]) -> list[CheckpointName]:
     """Those checkpoints whose steps count: not what an attempt wrote after another one had forked off before it."""
     by_attempt = {span.attempt: span for span in spans}
     return [name for name in found if name.attempt in by_attempt and by_attempt[name.attempt].covers(name.step)]
@@ -315,7 +315,7 @@ def retain(
         if name.attempt < newest.attempt or (name.attempt == newest.attempt and name.step <= newest.step)
     ]
     keep, last = {str(newest), best}, 0
-    for name in counting(found, spans):
+    for name in in_lineage(found, spans):
         multiple = keep_every is not None and name.step % keep_every == 0
         if (last < keep_last or multiple) and (name == newest or is_complete(name.url(run_url))):
             last += 1

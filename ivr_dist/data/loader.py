@@ -19,7 +19,7 @@ from ivr_dist.config.lanes import check_layout
 from ivr_dist.data.batches.batch import Batch
 from ivr_dist.data.batches.collate import BatchSpec, collate
 from ivr_dist.data.cursor import DataCursor
-from ivr_dist.data.reading.shard_reader import Answer, ShardReader
+from ivr_dist.data.reading.shard_reader import ReadResult, ShardReader
 from ivr_dist.data.sample_order import EMPTY, EpochOrder, Int64Array, by_length, micro_slots, rank_slots
 from ivr_dist.errors import ConfigError, CorruptDataError, StorageError
 from ivr_dist.shards.sample_columns import Samples
@@ -179,7 +179,7 @@ class Loader:
 
     def _produce_steps(self, cursor: DataCursor) -> Iterator[StepBatches]:
         planned, asked = tee(self._planned_steps(cursor))
-        answers = self.reader.ahead(step.numbers for step in asked)
+        answers = self.reader.read_ahead(step.numbers for step in asked)
         for step, answer in zip(planned, answers, strict=True):
             kept, samples, skipped = self._kept(step, answer)
             yield StepBatches(step.cursor, self._micro_batches(kept, samples), skipped)
@@ -187,9 +187,9 @@ class Loader:
     def _produce_eval(self) -> Iterator[Batch]:
         order = self._order(0, shuffle=False)
         planned, asked = tee(self._planned(self.start, order.batch(step)) for step in range(order.steps))
-        answers = self.reader.ahead(step.numbers for step in asked)
+        answers = self.reader.read_ahead(step.numbers for step in asked)
         for step, answer in zip(planned, answers, strict=True):
-            yield from self._micro_batches(step, answer.whole())
+            yield from self._micro_batches(step, answer.all_or_raise())
 
     def _planned_steps(self, cursor: DataCursor) -> Iterator[_Planned]:
         while True:
@@ -214,25 +214,25 @@ class Loader:
         all_numbers = numbers[numbers != EMPTY] if self.spec.common_length else None
         return _Planned(cursor, slots, numbers[np.concatenate(slots)], all_numbers)
 
-    def _kept(self, step: _Planned, answer: Answer) -> tuple[_Planned, Samples, Sequence[tuple[str, str]]]:
+    def _kept(self, step: _Planned, answer: ReadResult) -> tuple[_Planned, Samples, Sequence[tuple[str, str]]]:
         """The step and its samples without those that may be skipped; and these by name, with the reason.
 
         Raises:
             DataError, CorruptDataError, StorageError: One may not be skipped.
         """
-        if not answer.lost:
+        if not answer.failures:
             return step, answer.samples, ()
-        for each in answer.lost.values():
+        for each in answer.failures.values():
             # Damage and outages pass; a file that is not there is a mistake that skipping would hide.
             if not (self._skip and isinstance(each.error, CorruptDataError | StorageError)):
                 raise each.error
         remains = np.ones(len(step.numbers), bool)
-        remains[list(answer.lost)] = False
+        remains[list(answer.failures)] = False
         ends = np.cumsum([len(part) for part in step.slots])
         parts = np.split(remains, ends[:-1])
         slots = [slots[part] for slots, part in zip(step.slots, parts, strict=True)]
         kept = replace(step, slots=slots, numbers=step.numbers[remains])
-        return kept, answer.samples, [(each.name, str(each.error)) for each in answer.lost.values()]
+        return kept, answer.samples, [(each.name, str(each.error)) for each in answer.failures.values()]
 
     def _micro_batches(self, step: _Planned, samples: Samples) -> list[Batch]:
         steps = None

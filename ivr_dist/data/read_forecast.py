@@ -11,7 +11,7 @@ import numpy as np
 
 from ivr_dist.config import Config
 from ivr_dist.data.reading.fetcher import Content
-from ivr_dist.data.reading.segment_cache import Segment, Segments
+from ivr_dist.data.reading.segment_cache import Segment, SegmentCache
 from ivr_dist.data.reading.shard_reader import ShardReader
 from ivr_dist.data.sample_order import EMPTY, EpochOrder, Int64Array, by_length, micro_slots, rank_slots
 from ivr_dist.planning.plan import Plan
@@ -170,13 +170,13 @@ class _Counted:
         self.fetched = 0
         self.most = 0
         self._reader = reader
-        self._segments = Segments(limit, limit, self._load)
+        self._segments = SegmentCache(limit, limit, self._load)
 
     def use(self, shards: Int64Array, segments: Int64Array) -> None:
         """Take the segments of one step."""
-        held = self._segments.hold(dict.fromkeys(zip(shards.tolist(), segments.tolist(), strict=True)))
+        held = self._segments.pin(dict.fromkeys(zip(shards.tolist(), segments.tolist(), strict=True)))
         self.most = max(self.most, self._segments.resident)
-        self._segments.release(held)
+        self._segments.unpin(held)
 
     def _load(self, segment: Segment) -> tuple[Future[Content], int]:
         size = self._reader.segment_bytes(segment)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from ivr_dist.inspection.profile import Looked, SplitSurvey
+from ivr_dist.inspection.profile import ScannedPart, SplitSurvey
 from ivr_dist.inspection.summaries import Histogram, LabelSummary
 from ivr_dist.shards.specs import TaskSpec
 
@@ -72,7 +72,7 @@ def label_numbers(labels: LabelSummary) -> tuple[str, str, str, str]:
     return number(labels.min), number(labels.mean), number(labels.max), number(labels.std)
 
 
-def looked_line(looked: Looked) -> str:
+def looked_line(looked: ScannedPart) -> str:
     """Which part of a split the values are from."""
     if looked.all:
         return f"all {looked.samples} samples"

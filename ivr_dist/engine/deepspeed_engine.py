@@ -51,7 +51,7 @@ class Engine:
         os.environ.setdefault("LOCAL_RANK", str(device.index or 0))
         # DeepSpeed calls collectives by names that torch 2.13 deprecates, once each for every step.
         warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-        with _quiet(), compilation.spared(backend):
+        with _quiet(), compilation.without_importing_compiler(backend):
             device_module.configure_process()
             import deepspeed
 
@@ -80,7 +80,7 @@ class Engine:
         """Close a micro-step that is not the last one of its step."""
         self._engine.step()
 
-    def apply(self, rates: Mapping[str, float]) -> float:
+    def step(self, rates: Mapping[str, float]) -> float:
         """Close the last micro-step: clip, and update the weights.
 
         Args:

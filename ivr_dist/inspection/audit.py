@@ -71,7 +71,7 @@ def _newest_checkpoint(run_url: str, attempts: Sequence[Attempt]) -> tuple[int, 
 
     Without one, the step that the newest attempt began at: there was one when it did.
     """
-    for name in store.counting(store.names(run_url), lineage(attempts)):
+    for name in store.in_lineage(store.names(run_url), lineage(attempts)):
         url = name.url(run_url)
         try:
             store.parts(url)

@@ -206,7 +206,7 @@ def _known(state: Mapping[str, Any]) -> dict[str, str]:
 
 def _newest_state(run_url: str) -> dict[str, Any] | None:
     """Of the newest checkpoint that counts and can be read; whether it is sound, the workers find out."""
-    for name in store.counting(store.names(run_url), lineage(read_attempts(run_url))):
+    for name in store.in_lineage(store.names(run_url), lineage(read_attempts(run_url))):
         try:
             state = store.read_state(name.url(run_url))
             store.parts(name.url(run_url))

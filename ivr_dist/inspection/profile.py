@@ -48,7 +48,7 @@ _AT_ONCE = 16
 
 
 @dataclass(frozen=True)
-class Looked:
+class ScannedPart:
     """Which part of a split's values was read: some segments, spread evenly over all shards."""
 
     samples: int
@@ -95,7 +95,7 @@ class SplitSurvey:
     modalities: dict[str, ModalitySurvey]
     transcripts: int
     """Samples whose transcript has a word, as the manifest says; 0 also where it was not counted."""
-    looked: Looked
+    looked: ScannedPart
     """What all below was read from, and the values of modalities."""
     labels: dict[str, LabelSummary]
     words: Spread | None
@@ -145,7 +145,7 @@ class _Gathered:
         self.manifest = Manifest.load(url)
         self.coverage: Counter[tuple[bool, ...]] = Counter()
         self.lengths = {name: LengthCounts() for name in MODALITIES}
-        self.looked = Looked(0, 0, 0, 0)
+        self.looked = ScannedPart(0, 0, 0, 0)
         self.labels: dict[str, list[list[float]]] = {}
         self.missing: Counter[str] = Counter()
         self.words = LengthCounts()
@@ -203,7 +203,9 @@ def _gather(url: str, full: bool, progress: Progress) -> _Gathered:
             segments += pairwise((start + layout.segment).tolist())
             start += int(layout.segment[-1])
     chosen = segments if full else _spread_evenly(segments, SEGMENTS)
-    gathered.looked = Looked(sum(end - first for first, end in chosen), manifest.samples, len(chosen), len(segments))
+    gathered.looked = ScannedPart(
+        sum(end - first for first, end in chosen), manifest.samples, len(chosen), len(segments)
+    )
     reader = ShardReader(url, manifest, 0)
     try:
         for done, samples in _read(reader, chosen):

@@ -13,7 +13,7 @@ from ivr_dist.inspection.existing_run import read_record, read_result
 from ivr_dist.planning.model_inputs import unused_rows
 from ivr_dist.run import goodput
 from ivr_dist.run.attempts import lineage, read_attempts
-from ivr_dist.run.heartbeat import lives, read_pulses
+from ivr_dist.run.heartbeat import attempt_times, read_heartbeats
 from ivr_dist.run.lease import holder
 from ivr_dist.units import format_duration
 
@@ -51,7 +51,7 @@ def status(run_url: str, now: float | None = None) -> dict[str, Any]:
         raise UserError(
             "no run here", where=storage.display(run_url), remedy="give the run.dir of a run that has started"
         )
-    pulses = read_pulses(run_url)
+    pulses = read_heartbeats(run_url)
     last = pulses.get(max(pulses), {}) if pulses else {}
     spans = lineage(attempts)
     first = spans[0].attempt if spans else 1
@@ -73,7 +73,7 @@ def status(run_url: str, now: float | None = None) -> dict[str, Any]:
         "seen_s": seen_s,
         "checkpoint": _newest(run_url, spans),
         "driver": None if driver is None else f"{driver['host']}:{driver['pid']}",
-        "goodput": goodput.account(lives(pulses, first)),
+        "goodput": goodput.account(attempt_times(pulses, first)),
         "modalities": known.get("modalities", []),
         "not_used": known.get("not_used", {}),
         "metrics": result["metrics"] if result else {},
@@ -92,8 +92,10 @@ def _state(last: Mapping[str, Any], driver: Mapping[str, Any] | None, seen_s: fl
 
 def _newest(run_url: str, spans: Any) -> str | None:
     """The newest checkpoint all of whose parts and files are there; their bytes are not read."""
-    counting = store.counting(store.names(run_url), spans)
-    return next((storage.display(name.url(run_url)) for name in counting if store.is_complete(name.url(run_url))), None)
+    in_lineage = store.in_lineage(store.names(run_url), spans)
+    return next(
+        (storage.display(name.url(run_url)) for name in in_lineage if store.is_complete(name.url(run_url))), None
+    )
 
 
 def rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -13,8 +13,8 @@ from typing import Any
 
 from ivr_dist import storage
 from ivr_dist.corpora.card import Card
-from ivr_dist.inspection.checks.findings import Fault
-from ivr_dist.inspection.checks.leakage import Notice, divided_groups, repeated_ids, shared
+from ivr_dist.inspection.checks.findings import Finding
+from ivr_dist.inspection.checks.leakage import Notice, groups_across_splits, repeated_ids, shared
 from ivr_dist.inspection.checks.shard import ShardReport, check_shard
 from ivr_dist.inspection.checks.split import CheckedSplit, compare_card, compare_counts, compare_layout, open_split
 from ivr_dist.shards.splits import find_splits
@@ -50,7 +50,7 @@ class Verification:
     """What `verify` found."""
 
     splits: list[SplitResult]
-    faults: list[Fault]
+    faults: list[Finding]
     notices: list[Notice]
 
     @property
@@ -83,7 +83,7 @@ def verify(
     # One split can be named in several ways.
     places = list({storage.absolute(place).rstrip("/"): place for url in urls for place in find_splits(url)}.values())
     opened = [open_split(place) for place in places]
-    faults = [found for found in opened if isinstance(found, Fault)]
+    faults = [found for found in opened if isinstance(found, Finding)]
     splits = [found for found in opened if isinstance(found, CheckedSplit)]
     _read_shards(splits, progress)
     corpora: dict[str, list[CheckedSplit]] = {}
@@ -96,7 +96,7 @@ def verify(
         if card is not None and url not in places:
             faults += _lost_splits(url, splits, places, card)
     for members in corpora.values():
-        faults += [*repeated_ids(members), *divided_groups(members)]
+        faults += [*repeated_ids(members), *groups_across_splits(members)]
     notices = [notice for split in splits for notice in _other_corpora(split)]
     return Verification([_result(split) for split in splits], faults, [*notices, *shared(corpora)])
 
@@ -129,12 +129,12 @@ def _finish(split: CheckedSplit, first: CheckedSplit, card: Card | None) -> None
         split.faults += compare_card(split, card)
 
 
-def _lost_splits(url: str, splits: Sequence[CheckedSplit], places: Sequence[str], card: Card) -> Iterator[Fault]:
+def _lost_splits(url: str, splits: Sequence[CheckedSplit], places: Sequence[str], card: Card) -> Iterator[Finding]:
     """The splits of a card that a folder of splits does not have; what cannot be read goes by the folder's name."""
     present = {split.name for split in splits} | {place.rpartition("/")[2] for place in places}
     for name in card.splits:
         if name not in present:
-            yield Fault("card", f"the card's split {name} is not there", storage.display(url))
+            yield Finding("card", f"the card's split {name} is not there", storage.display(url))
 
 
 def _other_corpora(split: CheckedSplit) -> Iterator[Notice]:

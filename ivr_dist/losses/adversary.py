@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ivr_dist.common.modalities import MODALITIES
-from ivr_dist.model.numerics import wide
+from ivr_dist.model.numerics import at_least_float32
 
 PENALTY = 0.01
 """Weight of the class weights' squared norm, once for the shared and once for the private codes."""
@@ -27,7 +27,7 @@ def adversary(
         margin: Subtracted from the true class's cosine.
     """
     names = [name for cosines in codes for name in cosines]
-    rows = wide(torch.cat([cosines[name] for cosines in codes for name in cosines]))
+    rows = at_least_float32(torch.cat([cosines[name] for cosines in codes for name in cosines]))
     mask = torch.cat([present[name] for name in names])
     labels = torch.cat([torch.full_like(present[name], MODALITIES.index(name), dtype=torch.long) for name in names])
     reduced = rows - margin * F.one_hot(labels, len(MODALITIES))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ivr_dist.losses.step_counts import over
-from ivr_dist.model.numerics import wide
+from ivr_dist.model.numerics import at_least_float32
 
 
 def consistency(
@@ -41,7 +41,7 @@ def consistency(
         The mean over pairs of modalities and groups of the step, weighted by the smaller of the pair's two counts;
         pairs with a count below 2 drop out (method 3b.4). Scalar, float32 at least.
     """
-    pooled = wide(pooled)
+    pooled = at_least_float32(pooled)
     keep = present[..., None].to(pooled.dtype)
     counts = micro_counts.T.to(pooled.device, pooled.dtype).clamp(min=1)[..., None]
     mean = all_reduce(_group_sum(pooled * keep, group, len(micro_counts))) / counts

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ivr_dist.losses.step_counts import over
-from ivr_dist.model.numerics import wide
+from ivr_dist.model.numerics import at_least_float32
 
 _EPSILON = 1e-10
 
@@ -26,11 +26,15 @@ def variation(codes: Sequence[Tensor], pairs: Tensor, kind: str, temperature: fl
         temperature: Of that softmax.
     """
     if kind == "js":
-        joined = torch.softmax(wide(torch.cat(list(codes), dim=-1)) / temperature, dim=-1)
+        joined = torch.softmax(at_least_float32(torch.cat(list(codes), dim=-1)) / temperature, dim=-1)
         return _divergence(joined.index_select(0, pairs), joined.index_select(0, pairs + 1)).sum()
-    keep = codes[0].new_zeros(max(len(codes[0]) - 1, 0), 1, dtype=wide(codes[0]).dtype).index_fill_(0, pairs, 1.0)
+    keep = (
+        codes[0]
+        .new_zeros(max(len(codes[0]) - 1, 0), 1, dtype=at_least_float32(codes[0]).dtype)
+        .index_fill_(0, pairs, 1.0)
+    )
     order = 1 if kind == "tv_l1" else 2
-    sums: list[Tensor] = [_Changes.apply(wide(code), keep, order) for code in codes]  # type: ignore[no-untyped-call]
+    sums: list[Tensor] = [_Changes.apply(at_least_float32(code), keep, order) for code in codes]  # type: ignore[no-untyped-call]
     return torch.stack(sums).sum() / (codes[0].shape[1] * len(codes))
 
 
@@ -79,7 +83,7 @@ def divergence_of_groups(
         One micro-step's share of the mean over neighbouring steps, then over groups, weighted by their samples; every
         rank gets the same value. Scalar, float32 at least; 0 for T = 1.
     """
-    joined = torch.softmax(wide(torch.cat(list(codes), dim=-1)) / temperature, dim=-1)
+    joined = torch.softmax(at_least_float32(torch.cat(list(codes), dim=-1)) / temperature, dim=-1)
     counts = micro_counts.to(joined.device, joined.dtype)
     sums = joined.new_zeros(len(counts), *joined.shape[1:]).index_add_(0, group, joined)
     mean = all_reduce(sums) / counts.clamp(min=1)[:, None, None]

@@ -20,7 +20,7 @@ from ivr_dist.losses.adversary import PENALTY, adversary
 from ivr_dist.losses.consistency import consistency
 from ivr_dist.losses.step_counts import StepCounts, StepLayout, over
 from ivr_dist.losses.svr import divergence_of_groups, variation
-from ivr_dist.model.numerics import wide
+from ivr_dist.model.numerics import at_least_float32
 from ivr_dist.model.spec import IVROutput
 
 CONSISTENCY = "consistency"
@@ -96,7 +96,7 @@ def loss_terms(
 
 def _task(task: str, output: IVROutput, batch: Batch, counts: StepCounts, loss: LossConfig) -> Tensor:
     """Mean over the labelled samples of the global batch."""
-    predicted, truth, mask = wide(output.predictions[task]), batch.labels[task], batch.label_mask[task]
+    predicted, truth, mask = at_least_float32(output.predictions[task]), batch.labels[task], batch.label_mask[task]
     if truth.dtype == torch.long:
         errors = F.cross_entropy(predicted, truth, reduction="none")
     elif loss.regression == "mse":
@@ -144,7 +144,10 @@ def _reconstruction(output: IVROutput, counts: StepCounts) -> Tensor:
     """Mean squared error over valid steps and widths, mean over the modalities that the global batch has."""
     errors = []
     for name, target in output.encoded.items():
-        error = F.mse_loss(wide(output.reconstructed[name]), wide(target), reduction="sum") / target.shape[-1]
+        error = (
+            F.mse_loss(at_least_float32(output.reconstructed[name]), at_least_float32(target), reduction="sum")
+            / target.shape[-1]
+        )
         errors.append(over(error, counts.steps[name]))
     return over(torch.stack(errors).sum(), _nonzero(counts.steps.values()))
 

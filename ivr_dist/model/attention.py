@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ivr_dist.model.dropout import Dropout
-from ivr_dist.model.numerics import wide
-from ivr_dist.model.padded_steps import Steps
+from ivr_dist.model.numerics import at_least_float32
+from ivr_dist.model.padded_steps import SequenceLayout
 
 _SHORT = 128
 """Steps up to which a CPU attends faster by plain matrix products than by the fused operation."""
@@ -35,15 +35,20 @@ class Attention(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(
-        self, query: Tensor, asking: Steps, source: Tensor, answering: Steps, carried: Tensor | None = None
+        self,
+        query: Tensor,
+        query_layout: SequenceLayout,
+        source: Tensor,
+        key_layout: SequenceLayout,
+        carried: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Attend.
 
         Args:
             query: [N_q, H].
-            asking: Where the query's steps belong.
+            query_layout: Where the query's steps belong.
             source: [N_k, H], keys and values; the query itself for self-attention.
-            answering: Where the source's steps belong.
+            key_layout: Where the source's steps belong.
             carried: [N_k, H], averaged with the same weights but not projected, head by head (H / heads features
                 each).
 
@@ -53,18 +58,19 @@ class Attention(nn.Module):
         weights = [self.query_weight, self.key_weight, self.value_weight]
         if source is query and carried is None:
             parts = [
-                torch.split(part, self.heads) for part in asking.to_blocks(_projected(query, weights), 3 * self.heads)
+                torch.split(part, self.heads)
+                for part in query_layout.to_blocks(_projected(query, weights), 3 * self.heads)
             ]
         else:
             stored = _projected(source, weights[1:])
             if carried is not None:
                 stored = torch.cat([stored, carried.to(stored.dtype)], dim=-1)
-            asked = asking.to_blocks(_projected(query, weights[:1]), self.heads)
-            kept = answering.to_blocks(stored, (2 if carried is None else 3) * self.heads)
+            asked = query_layout.to_blocks(_projected(query, weights[:1]), self.heads)
+            kept = key_layout.to_blocks(stored, (2 if carried is None else 3) * self.heads)
             parts = [(q, *torch.split(kv, self.heads)) for q, kv in zip(asked, kept, strict=True)]
-        mixed = [_attend(q, k, v, bias) for (q, k, *v), bias in zip(parts, answering.bias, strict=True)]
-        own = asking.from_blocks([values[0] for values in mixed])
-        along = own[:, :0] if carried is None else asking.from_blocks([values[1] for values in mixed])
+        mixed = [_attend(q, k, v, bias) for (q, k, *v), bias in zip(parts, key_layout.bias, strict=True)]
+        own = query_layout.from_blocks([values[0] for values in mixed])
+        along = own[:, :0] if carried is None else query_layout.from_blocks([values[1] for values in mixed])
         return self.dropout(self.output(own)), along
 
 
@@ -85,12 +91,12 @@ def _attend(query: Tensor, key: Tensor, values: Sequence[Tensor], bias: Tensor) 
     Returns:
         [heads, b, t_q, d] each.
     """
-    heads, samples, asking, width = query.shape
+    heads, samples, query_layout, width = query.shape
     bias = bias.to(query.dtype)
-    if query.device.type != "cpu" or max(asking, bias.shape[1]) > _SHORT:
+    if query.device.type != "cpu" or max(query_layout, bias.shape[1]) > _SHORT:
         joined = F.scaled_dot_product_attention(query, key, torch.cat(list(values), dim=-1), attn_mask=bias[:, None])
         return list(torch.split(joined, width, dim=-1))
     rows = bias.expand(heads, samples, -1).reshape(heads * samples, 1, bias.shape[1])
     scores = torch.baddbmm(rows, query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2), alpha=width**-0.5)
-    weights = torch.softmax(wide(scores), dim=-1).to(query.dtype)
+    weights = torch.softmax(at_least_float32(scores), dim=-1).to(query.dtype)
     return [torch.bmm(weights, value.flatten(0, 1)).view(query.shape) for value in values]

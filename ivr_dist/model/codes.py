@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.model.dropout import Dropout
-from ivr_dist.model.numerics import reverse_gradient, unit_norm, wide
-from ivr_dist.model.padded_steps import Steps
+from ivr_dist.model.numerics import at_least_float32, reverse_gradient, unit_norm
+from ivr_dist.model.padded_steps import SequenceLayout
 
 
 class Code(nn.Module):
@@ -33,7 +33,7 @@ def codes_of_all(code: Code, encoded: Mapping[str, Tensor]) -> dict[str, Tensor]
 
 
 def pooled_codes(
-    shared: Mapping[str, Tensor], private: Mapping[str, Tensor], layouts: Mapping[str, Steps]
+    shared: Mapping[str, Tensor], private: Mapping[str, Tensor], layouts: Mapping[str, SequenceLayout]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Time means of both codes by modality: [N, H] to [B, H]."""
     both = {name: layouts[name].mean(torch.cat([shared[name], private[name]], dim=1)) for name in shared}
@@ -45,7 +45,7 @@ def reconstructions(
     layers: nn.ModuleDict,
     shared: Mapping[str, Tensor],
     private: Mapping[str, Tensor],
-    means_of: Mapping[str, Steps] | None = None,
+    means_of: Mapping[str, SequenceLayout] | None = None,
 ) -> dict[str, Tensor]:
     """Each modality's linear layer on the sum of both codes.
 
@@ -80,8 +80,8 @@ class Discriminator(nn.Module):
         features = self.dropout(torch.relu(self.hidden(pooled.to(self.hidden.weight.dtype))))
         with torch.autocast(features.device.type, enabled=False):
             # The softmax multiplies the cosines by 30: half precision would leave them one good digit.
-            classes = wide(self.classes)
-            return unit_norm(wide(features)) @ unit_norm(classes).T, classes.square().sum()
+            classes = at_least_float32(self.classes)
+            return unit_norm(at_least_float32(features)) @ unit_norm(classes).T, classes.square().sum()
 
 
 def discriminate(

@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ivr_dist.config import EncoderConfig
 from ivr_dist.model.dropout import Dropout
-from ivr_dist.model.padded_steps import Steps
+from ivr_dist.model.padded_steps import SequenceLayout
 from ivr_dist.model.positions import with_positions
 from ivr_dist.model.transformer import TransformerLayer
 
@@ -22,7 +22,7 @@ class GruContext(nn.Module):
         between = dropout if layers > 1 else 0.0
         self.gru = nn.GRU(width, width // 2, layers, batch_first=True, bidirectional=True, dropout=between)
 
-    def forward(self, steps: Tensor, layout: Steps) -> Tensor:
+    def forward(self, steps: Tensor, layout: SequenceLayout) -> Tensor:
         """[N, H] to [N, H]."""
         # A GRU takes neither an empty batch nor an empty sequence: add a sample of one zero step, give a sample without
         # steps one too, and read none of the results, so that its parameters get their (zero) gradient on every rank.
@@ -42,7 +42,7 @@ class TransformerContext(nn.Module):
             TransformerLayer(width, config.heads, width * config.feedforward, dropout) for _ in range(config.layers)
         )
 
-    def forward(self, steps: Tensor, layout: Steps) -> Tensor:
+    def forward(self, steps: Tensor, layout: SequenceLayout) -> Tensor:
         """[N, H] to [N, H]."""
         steps = with_positions(steps, layout)
         for layer in self.layers:
@@ -88,7 +88,7 @@ class ModalityEncoder(nn.Module):
         self.encode = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, features: Tensor, layout: Steps) -> Tensor:
+    def forward(self, features: Tensor, layout: SequenceLayout) -> Tensor:
         """Features [N, D] or token ids [N] of the valid steps to their encoding [N, H]."""
         steps = features.to(self.encode.weight.dtype) if self.embed is None else self.embed(features)
         if self.training and self.input_dropout > 0:

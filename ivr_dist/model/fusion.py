@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from ivr_dist.config import FusionConfig
 from ivr_dist.model.attention import Attention
 from ivr_dist.model.dropout import Dropout
-from ivr_dist.model.numerics import unit_norm, wide
-from ivr_dist.model.padded_steps import Steps
+from ivr_dist.model.numerics import at_least_float32, unit_norm
+from ivr_dist.model.padded_steps import SequenceLayout
 from ivr_dist.model.positions import with_positions
 from ivr_dist.model.transformer import TransformerLayer
 
@@ -75,23 +75,29 @@ class CrossModal(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(
-        self, query: Tensor, text_shared: Tensor, asking: Steps, content: Tensor, shared: Tensor, answering: Steps
+        self,
+        query: Tensor,
+        text_shared: Tensor,
+        query_layout: SequenceLayout,
+        content: Tensor,
+        shared: Tensor,
+        key_layout: SequenceLayout,
     ) -> tuple[Tensor, Tensor]:
         """Fuse one modality into the query steps.
 
         Args:
             query: [N_q, H] text content with positions.
             text_shared: [N_q, H] invariant codes of text.
-            asking: Where these steps belong.
+            query_layout: Where these steps belong.
             content: [N_m, H] content of the modality with positions.
             shared: [N_m, H] its invariant codes.
-            answering: Where those steps belong.
+            key_layout: Where those steps belong.
 
         Returns:
             [N_q, H] the fused steps, and [N_q] the gate.
         """
-        answer, aligned = self.attention(query, asking, content, answering, shared)
-        opened = answering.present.index_select(0, asking.sample).to(answer.dtype)
+        answer, aligned = self.attention(query, query_layout, content, key_layout, shared)
+        opened = key_layout.present.index_select(0, query_layout.sample).to(answer.dtype)
         if self.gate is not None:
             opened = opened * self.gate(aligned, text_shared)
         return self.norm(opened[:, None] * answer + query), opened
@@ -118,39 +124,42 @@ class Fusion(nn.Module):
         self.dropout = Dropout(rates["head"])
 
     def forward(
-        self, codes: Mapping[str, tuple[Tensor, Tensor]], layouts: Mapping[str, Steps], asking: Steps
+        self,
+        codes: Mapping[str, tuple[Tensor, Tensor]],
+        layouts: Mapping[str, SequenceLayout],
+        query_layout: SequenceLayout,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Fuse.
 
         Args:
             codes: By modality: shared and private codes [N_m, H].
             layouts: By modality: where they belong.
-            asking: The steps of text followed by the placeholders.
+            query_layout: The steps of text followed by the placeholders.
 
         Returns:
             [B, H], and by modality other than text the gate [B, T_q].
         """
-        shared, content = self._text(codes, asking)
-        query = self._placed(content, asking)
+        shared, content = self._text(codes, query_layout)
+        query = self._placed(content, query_layout)
         parts, gates = [], {}
         for name, cross in self.cross.items():
             own = self._placed(self._content(*codes[name]), layouts[name])
-            part, gate = cross(query, shared, asking, own, codes[name][0], layouts[name])
+            part, gate = cross(query, shared, query_layout, own, codes[name][0], layouts[name])
             parts.append(part)
-            gates[name] = asking.pad(gate * asking.counted)
+            gates[name] = query_layout.pad(gate * query_layout.counted)
         steps = torch.cat(parts, dim=-1) if self.norm_text is None else self.norm_text(query)
         for layer in self.layers:
-            steps = layer(steps, asking)
-        return torch.relu(self.dropout(self.reduce(self._pooled(steps, asking).to(steps.dtype)))), gates
+            steps = layer(steps, query_layout)
+        return torch.relu(self.dropout(self.reduce(self._pooled(steps, query_layout).to(steps.dtype)))), gates
 
-    def _text(self, codes: Mapping[str, tuple[Tensor, Tensor]], asking: Steps) -> tuple[Tensor, Tensor]:
+    def _text(self, codes: Mapping[str, tuple[Tensor, Tensor]], query_layout: SequenceLayout) -> tuple[Tensor, Tensor]:
         """Shared codes and content of text and placeholders, [N_q, H] each."""
-        shared, private = self.placeholder(asking.mask)
+        shared, private = self.placeholder(query_layout.mask)
         if "text" in codes:
             shared, private = torch.cat([codes["text"][0], shared]), torch.cat([codes["text"][1], private])
         return shared, self._content(shared, private)
 
-    def _placed(self, content: Tensor, layout: Steps) -> Tensor:
+    def _placed(self, content: Tensor, layout: SequenceLayout) -> Tensor:
         return with_positions(content, layout) if self.config.positions else content
 
     def _content(self, shared: Tensor, private: Tensor) -> Tensor:
@@ -158,14 +167,18 @@ class Fusion(nn.Module):
             return shared + private
         return shared if self.config.content == "shared" else private
 
-    def _pooled(self, steps: Tensor, asking: Steps) -> Tensor:
+    def _pooled(self, steps: Tensor, query_layout: SequenceLayout) -> Tensor:
         """[N_q, H] to [B, H]; every sample has a step that counts."""
         if self.config.pooling == "first":
-            return asking.total(steps * (asking.position == 0)[:, None])
+            return query_layout.total(steps * (query_layout.position == 0)[:, None])
         if self.config.pooling == "max":
-            return asking.pad(steps).masked_fill(~asking.mask[..., None], float("-inf")).amax(dim=1)
+            return query_layout.pad(steps).masked_fill(~query_layout.mask[..., None], float("-inf")).amax(dim=1)
         if self.pool is None:
-            return asking.mean(steps)
-        scores = asking.pad(wide(self.pool(steps))).squeeze(-1).masked_fill(~asking.mask, float("-inf"))
-        weights = asking.unpad(torch.softmax(scores, dim=1)[..., None])
-        return asking.total(steps * weights)
+            return query_layout.mean(steps)
+        scores = (
+            query_layout.pad(at_least_float32(self.pool(steps)))
+            .squeeze(-1)
+            .masked_fill(~query_layout.mask, float("-inf"))
+        )
+        weights = query_layout.unpad(torch.softmax(scores, dim=1)[..., None])
+        return query_layout.total(steps * weights)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from ivr_dist.model.numerics import wide
+from ivr_dist.model.numerics import at_least_float32
 from ivr_dist.shards.specs import TaskSpec
 
 # Because a ModuleDict refuses the names of its own attributes, such as `type`.
@@ -22,5 +22,5 @@ class TaskHeads(nn.ModuleDict):
 
     def forward(self, fused: Tensor) -> dict[str, Tensor]:
         """[B, H] to, by task, [B] for a regression and [B, C] logits for a classification; float32 or wider."""
-        scores = {key.removeprefix(_PREFIX): wide(head(fused)) for key, head in self.items()}
+        scores = {key.removeprefix(_PREFIX): at_least_float32(head(fused)) for key, head in self.items()}
         return {name: score.squeeze(-1) if name in self.regressions else score for name, score in scores.items()}

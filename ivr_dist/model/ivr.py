@@ -15,7 +15,7 @@ from ivr_dist.model.dropout import dropout_rates
 from ivr_dist.model.encoder import ModalityEncoder
 from ivr_dist.model.fusion import Fusion
 from ivr_dist.model.heads import TaskHeads
-from ivr_dist.model.padded_steps import Steps, query_steps
+from ivr_dist.model.padded_steps import SequenceLayout, query_steps
 from ivr_dist.model.spec import IVROutput, ModelSpec
 from ivr_dist.model.word_encoder import WordEncoder
 
@@ -67,13 +67,13 @@ class IVRModel(nn.Module):
 
     def forward(self, batch: Batch) -> IVROutput:
         """Encode, split, fuse and predict one batch; B and every T may be 0."""
-        layouts = {name: Steps.of(batch.modalities[name]) for name in self.modalities}
+        layouts = {name: SequenceLayout.of(batch.modalities[name]) for name in self.modalities}
         encoded = {name: self.encoders[name](self._input(batch, name), layouts[name]) for name in self.modalities}
         shared = codes_of_all(self.shared, encoded)
         private = {name: self.private[name](steps) for name, steps in encoded.items()}
         branch = {name: (shared[name].view_as(shared[name]), private[name].view_as(private[name])) for name in encoded}
-        asking = query_steps(layouts)
-        fused, gates = self.fusion(branch, self._hidden(layouts), asking)
+        query_layout = query_steps(layouts)
+        fused, gates = self.fusion(branch, self._hidden(layouts), query_layout)
         pooled = pooled_codes(shared, private, layouts)
         logits_shared, logits_private, penalty = discriminate(self.discriminator, *pooled, self.loss.adversary.reverse)
         if self.loss.reconstruction.per == "pooled":
@@ -92,7 +92,7 @@ class IVRModel(nn.Module):
             pooled_shared=pooled[0],
             reconstructed=reconstructed,
             gates=gates,
-            query_mask=asking.mask,
+            query_mask=query_layout.mask,
         )
 
     def _input(self, batch: Batch, name: str) -> Tensor:
@@ -103,7 +103,7 @@ class IVRModel(nn.Module):
             return words
         return part.features.flatten(0, 1).index_select(0, part.flat)
 
-    def _hidden(self, layouts: dict[str, Steps]) -> dict[str, Steps]:
+    def _hidden(self, layouts: dict[str, SequenceLayout]) -> dict[str, SequenceLayout]:
         """While training, hide modalities other than text of some samples from the fusion, as if they were missing."""
         if not self.training or self.modality_dropout == 0:
             return layouts

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 
-def wide(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
     """The same numbers in float32 at least: sums and norms lose too much in less."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
 def unit_norm(x: Tensor, epsilon: float = 1e-8) -> Tensor:
     """Divide by the Euclidean norm over the last dimension; 0 stays 0, with a finite gradient."""
-    square = wide(x).square().sum(dim=-1, keepdim=True)
+    square = at_least_float32(x).square().sum(dim=-1, keepdim=True)
     return x * torch.rsqrt(square + epsilon).to(x.dtype)
 
 

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from ivr_dist.data.batches.batch import ModalityBatch
 from ivr_dist.data.batches.length_buckets import Blocks
-from ivr_dist.model.numerics import wide
+from ivr_dist.model.numerics import at_least_float32
 
 
 @dataclass(frozen=True)
-class Steps:
+class SequenceLayout:
     """Where N flat steps belong in B padded sequences of T >= 1 places.
 
     The valid steps of a sample move to its front, so padding has no influence wherever it stands.
@@ -60,7 +60,7 @@ class Steps:
         object.__setattr__(self, "bias", tuple(_bias(part.view(shape)) for part, shape in parts))
 
     @classmethod
-    def of(cls, part: ModalityBatch) -> Steps:
+    def of(cls, part: ModalityBatch) -> SequenceLayout:
         """The valid steps of one modality."""
         batch, width = part.mask.shape[0], max(part.mask.shape[1], 1)
         rows = torch.arange(batch, device=part.mask.device)
@@ -116,7 +116,7 @@ class Steps:
 
     def total(self, steps: Tensor) -> Tensor:
         """Sum over each sample's counted steps, in float32 at least: [N, H] to [B, H]."""
-        kept = wide(steps) * self.counted[:, None]
+        kept = at_least_float32(steps) * self.counted[:, None]
         return kept.new_zeros(len(self.mask), kept.shape[1]).index_add_(0, self.sample, kept)
 
     def mean(self, steps: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ def _bias(keys: Tensor) -> Tensor:
     return torch.zeros(keys.shape, device=keys.device).masked_fill_(hidden, -math.inf)
 
 
-def query_steps(layouts: Mapping[str, Steps]) -> Steps:
+def query_steps(layouts: Mapping[str, SequenceLayout]) -> SequenceLayout:
     """The steps of text followed by one placeholder for each sample, which counts only where the sample has no text.
 
     So every sample has a step that can ask the other modalities, whoever lacks text, at fixed shapes.
@@ -144,7 +144,7 @@ def query_steps(layouts: Mapping[str, Steps]) -> Steps:
     if text is None:
         every = torch.ones_like(rows, dtype=torch.bool)
         shapes = tuple((samples, 1) for samples, _ in like.blocks.shapes)
-        return Steps(
+        return SequenceLayout(
             sample=rows,
             position=zeros,
             place=rows,
@@ -155,7 +155,7 @@ def query_steps(layouts: Mapping[str, Steps]) -> Steps:
         )
     width = text.mask.shape[1]
     missing = ~text.present
-    return Steps(
+    return SequenceLayout(
         sample=torch.cat([text.sample, rows]),
         position=torch.cat([text.position, zeros]),
         place=torch.cat([text.sample * (width + 1) + text.position, rows * (width + 1) + width]),

@@ -8,13 +8,13 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ivr_dist.model.padded_steps import Steps
+from ivr_dist.model.padded_steps import SequenceLayout
 
 _TABLE = 64
 """Tables of positions are as long as a multiple of this, so that few are made for many lengths."""
 
 
-def with_positions(steps: Tensor, layout: Steps) -> Tensor:
+def with_positions(steps: Tensor, layout: SequenceLayout) -> Tensor:
     """Add sinusoidal positions (Vaswani et al. 2017, section 3.5) to [N, H]; H must be even."""
     places = _TABLE * -(-layout.mask.shape[1] // _TABLE)
     # The compiler looks through the cache, and says so.

@@ -19,8 +19,8 @@ from ivr_dist.model.codes import Code, Discriminator, codes_of_all, discriminate
 from ivr_dist.model.dropout import Dropout, dropout_rates
 from ivr_dist.model.feedforward import FeedForward
 from ivr_dist.model.heads import TaskHeads
-from ivr_dist.model.numerics import wide
-from ivr_dist.model.padded_steps import Steps
+from ivr_dist.model.numerics import at_least_float32
+from ivr_dist.model.padded_steps import SequenceLayout
 from ivr_dist.model.positions import with_positions
 from ivr_dist.model.spec import IVROutput, ModelSpec
 
@@ -97,7 +97,7 @@ class Bilinear(nn.Module):
 
     def forward(self, other: Tensor, text: Tensor) -> Tensor:
         """Two codes [N, H] to [N, 32]; 0 stays 0."""
-        product = wide(self.dropout(self.other(other) * self.text(text)))
+        product = at_least_float32(self.dropout(self.other(other) * self.text(text)))
         pooled = product.view(-1, _POOLED, _FACTORS).sum(dim=-1)
         # Detached: no gradient comes back through the gate, and 0 times that of a vanishing norm would not be 0.
         norm = torch.linalg.vector_norm(pooled.detach(), dim=-1, keepdim=True)
@@ -117,7 +117,9 @@ class ReleaseFusion(nn.Module):
         self.reduce = nn.Linear(2 * width, width)
         self.dropout = Dropout(rates["head"])
 
-    def forward(self, codes: dict[str, tuple[Tensor, Tensor]], layout: Steps) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(
+        self, codes: dict[str, tuple[Tensor, Tensor]], layout: SequenceLayout
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Fuse.
 
         Args:
@@ -175,7 +177,7 @@ class ReleaseModel(nn.Module):
 
     def forward(self, batch: Batch) -> IVROutput:
         """Encode, split, fuse and predict one batch of T steps in every modality, padding included; B may be 0."""
-        layout = Steps.of(batch.modalities["text"])
+        layout = SequenceLayout.of(batch.modalities["text"])
         assert all(part.features.shape[:2] == layout.mask.shape for part in batch.modalities.values())
         encoded = {name: self.encoders[name](batch.modalities[name].features) for name in MODALITIES}
         shared = codes_of_all(self.shared, encoded)

@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from ivr_dist.model.attention import Attention
 from ivr_dist.model.dropout import Dropout
 from ivr_dist.model.feedforward import FeedForward
-from ivr_dist.model.padded_steps import Steps
+from ivr_dist.model.padded_steps import SequenceLayout
 
 
 class TransformerLayer(nn.Module):
@@ -26,14 +26,14 @@ class TransformerLayer(nn.Module):
         self.norm_feedforward = nn.LayerNorm(width)
         self.dropout = Dropout(dropout)
 
-    def forward(self, steps: Tensor, layout: Steps) -> Tensor:
+    def forward(self, steps: Tensor, layout: SequenceLayout) -> Tensor:
         """[N, H] to [N, H]."""
         if self.recompute and self.training and torch.is_grad_enabled():
             kept: Tensor = checkpoint(self._layer, steps, layout, use_reentrant=False)
             return kept
         return self._layer(steps, layout)
 
-    def _layer(self, steps: Tensor, layout: Steps) -> Tensor:
+    def _layer(self, steps: Tensor, layout: SequenceLayout) -> Tensor:
         attended, _ = self.attention(steps, layout, steps, layout)
         steps = self.norm_attention(steps + attended)
         out: Tensor = self.norm_feedforward(steps + self.dropout(self.feedforward(steps)))

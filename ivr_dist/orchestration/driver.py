@@ -26,7 +26,7 @@ from ivr_dist.planning.model_inputs import reading
 from ivr_dist.planning.plan import describe
 from ivr_dist.run import goodput
 from ivr_dist.run.lease import STOP_FILE, StoppedWaiting, hold
-from ivr_dist.run.ledger import HISTORY, read_counting
+from ivr_dist.run.ledger import HISTORY, read_lineage
 from ivr_dist.sanitize import say
 from ivr_dist.shards.manifest import Manifest
 
@@ -163,7 +163,7 @@ def evaluate(
 
 def loss_curve(run_url: str) -> list[tuple[int, float]]:
     """[step, loss] of every step that counts, over all attempts."""
-    records = (record for _, _, record in read_counting(run_url, HISTORY))
+    records = (record for _, _, record in read_lineage(run_url, HISTORY))
     return sorted((record["step"], record["loss"]) for record in records if "loss" in record)
 
 

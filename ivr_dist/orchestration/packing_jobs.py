@@ -19,7 +19,7 @@ from ivr_dist.display.progress import bars
 from ivr_dist.errors import UserError, WorkerError
 from ivr_dist.packing.index_tars import index_tars
 from ivr_dist.packing.pack import PackOptions, PackSummary, pack
-from ivr_dist.packing.worker_pool import Crew, Processes, Tick, Watch
+from ivr_dist.packing.worker_pool import OnJobProgress, OnProgress, ProcessPool, WorkerPool
 from ivr_dist.shards.manifest import Manifest
 from ivr_dist.shards.specs import Scale
 
@@ -39,14 +39,14 @@ class Where:
     """Let Ray print what its workers print."""
 
     @contextmanager
-    def crew(self) -> Iterator[Crew]:
+    def crew(self) -> Iterator[WorkerPool]:
         """Those who do it.
 
         Raises:
             UserError: There is no such cluster.
         """
         if not self.ray:
-            yield Processes(self.jobs or len(os.sched_getaffinity(0)))
+            yield ProcessPool(self.jobs or len(os.sched_getaffinity(0)))
             return
         if self.jobs is not None:
             raise UserError("--jobs is for this machine, and --ray for a cluster", remedy="give one of them")
@@ -100,9 +100,13 @@ class RayTasks:
     start_s = 0.0
 
     def run(
-        self, function: Callable[[J, Tick], R], jobs: Sequence[J], watch: Watch, take: Callable[[int, R], None]
+        self,
+        function: Callable[[J, OnProgress], R],
+        jobs: Sequence[J],
+        watch: OnJobProgress,
+        take: Callable[[int, R], None],
     ) -> None:
-        """See `Crew`."""
+        """See `WorkerPool`."""
         import ray
 
         call = ray.remote(_call)
@@ -119,7 +123,7 @@ class RayTasks:
             take(numbers.pop(ended), _result(ended))
 
 
-def _call(function: Callable[[Any, Tick], Any], job: Any) -> Any:
+def _call(function: Callable[[Any, OnProgress], Any], job: Any) -> Any:
     return function(job, lambda done: None)
 
 

@@ -49,7 +49,7 @@ class RayCluster:
             self._grow = free.get(self._kind, 0.0) >= 1.0
 
 
-class FailureTeller(UserCallback):
+class FailureReporter(UserCallback):
     """Tells the driver that workers were lost and that Ray starts them again; runs in Ray Train's controller.
 
     Args:
@@ -74,7 +74,7 @@ class FailureTeller(UserCallback):
         self._handle.push.remote([{"kind": "phase", "text": text, "failure": 1}])
 
 
-class FreshMachines(UserCallback):
+class NodeListRefresh(UserCallback):
     """Has Ray's elastic policy go by the machines that are there now; runs in Ray Train's controller.
 
     The policy's list of machines is up to 20 s old. After a loss it would ask for workers on a machine that is gone,

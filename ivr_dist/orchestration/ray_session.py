@@ -224,7 +224,7 @@ def _fit(job: Job, config: Config, handle: Any, kind: str, outcome: _Outcome) ->
         from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
         from ray.train.v2.torch.torch_trainer import TorchTrainer
 
-        from ivr_dist.orchestration.preemption import FailureTeller, FreshMachines, start_coordinator
+        from ivr_dist.orchestration.preemption import FailureReporter, NodeListRefresh, start_coordinator
         from ivr_dist.orchestration.worker import ray_entry
 
         start_coordinator()
@@ -255,8 +255,8 @@ def _fit(job: Job, config: Config, handle: Any, kind: str, outcome: _Outcome) ->
                 failure_config=FailureConfig(max_failures=left, controller_failure_limit=_MOST_STARTS),
                 logging_config=LoggingConfig(log_level="INFO" if job.debug else "ERROR"),
                 callbacks=[
-                    FailureTeller(handle, run.max_failures, job.failures),
-                    *([] if isinstance(workers, int) else [FreshMachines()]),
+                    FailureReporter(handle, run.max_failures, job.failures),
+                    *([] if isinstance(workers, int) else [NodeListRefresh()]),
                 ],
             ),
         ).fit()

@@ -15,8 +15,8 @@ from ivr_dist.errors import IvrError
 from ivr_dist.run import attempts
 from ivr_dist.run.events import Console
 from ivr_dist.runtime import collectives, device, threads
-from ivr_dist.training.attempt import AttemptRun, LeftOut
-from ivr_dist.training.rank_agreement import Surroundings
+from ivr_dist.training.attempt import AttemptRun, SkippedSteps
+from ivr_dist.training.rank_agreement import ClusterEvents
 from ivr_dist.training.trainer import Ending
 
 # How long a worker that has reported a fatal error waits for the driver to end the run before Ray is told.
@@ -41,7 +41,7 @@ def ray_entry(payload: dict[str, Any]) -> None:
             console,
             ray.train.get_context().get_local_rank(),
             payload["attempts_before"],
-            surroundings=RayCluster(payload["most_workers"], payload["use_gpu"]),
+            cluster_events=RayCluster(payload["most_workers"], payload["use_gpu"]),
             started=payload["started"],
         )
     except IvrError as error:
@@ -73,7 +73,7 @@ def train(
     local_rank: int,
     attempts_before: int,
     *,
-    surroundings: Surroundings | None = None,
+    cluster_events: ClusterEvents | None = None,
     started: float | None = None,
 ) -> Ending:
     """Train a run to its end, from wherever it stands; every rank of an existing process group calls it.
@@ -84,7 +84,7 @@ def train(
         local_rank: This worker's number on its node.
         attempts_before: Attempts of the run when its driver started: a later one is a retry, which continues whatever
             `run.resume` says.
-        surroundings: What is known of the machines; None: they never change.
+        cluster_events: What is known of the machines; None: they never change.
         started: Unix time when the driver started, from which the time of its first attempt counts; None for now.
 
     Returns:
@@ -99,9 +99,9 @@ def train(
     # Only the driver's first attempt has waited for the driver.
     if started is not None and len(attempts.read_attempts(storage.absolute(config.run.dir))) <= attempts_before:
         began = started
-    left_out: LeftOut | None = None
+    left_out: SkippedSteps | None = None
     while True:
-        attempt = AttemptRun(config, console, local_rank, surroundings)
+        attempt = AttemptRun(config, console, local_rank, cluster_events)
         try:
             ending = attempt.run(attempts_before, began, left_out)
         except RuntimeError as error:

@@ -17,7 +17,7 @@ from ivr_dist import storage
 from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.corpora.readers.texts import PLACEHOLDERS
 from ivr_dist.errors import DataError
-from ivr_dist.packing.worker_pool import Crew, Here, Tick
+from ivr_dist.packing.worker_pool import InlinePool, OnProgress, WorkerPool
 from ivr_dist.planning.label_check import label_notes
 from ivr_dist.shards import npy
 from ivr_dist.shards.decode import RawSample, decode_sample
@@ -144,7 +144,7 @@ def index_tars(
     split: str,
     scale: Scale = "none",
     progress: Callable[[int, int], None] = lambda done, total: None,
-    crew: Crew | None = None,
+    crew: WorkerPool | None = None,
     tell: Callable[[str], None] = lambda note: None,
 ) -> Manifest:
     """Index the tars of a directory in place: NAME.idx beside each NAME.tar, then manifest.json.
@@ -186,7 +186,7 @@ def index_tars(
         progress(len(found), len(names))
 
     seconds = sum(storage.file_sizes(split_url, names).values()) / _BYTES_PER_S
-    run = Here().run if crew is None or seconds < crew.start_s else crew.run
+    run = InlinePool().run if crew is None or seconds < crew.start_s else crew.run
     run(partial(_index_one, storage.absolute(split_url)), names, lambda number, done: None, take)
     shards, survey = [], _Survey()
     for number, name in enumerate(names):
@@ -281,7 +281,7 @@ def _refuse_repeated_ids(
             places[id_] = shard.name
 
 
-def _index_one(split_url: str, name: str, tick: Tick) -> _Indexed:
+def _index_one(split_url: str, name: str, tick: OnProgress) -> _Indexed:
     url = storage.join(split_url, name)
     stream = Stream(partial(storage.read_range, url), storage.size(url), storage.display(url))
     survey, hashes = _Survey(), []

@@ -33,7 +33,7 @@ from ivr_dist.packing.shard_writer import (
     plan,
     record_url,
 )
-from ivr_dist.packing.worker_pool import Crew, Here
+from ivr_dist.packing.worker_pool import InlinePool, WorkerPool
 from ivr_dist.shards.manifest import MANIFEST_NAME, TABLE_NAME, Manifest
 
 DEFAULT_SHARD_BYTES = 64 << 20
@@ -135,7 +135,7 @@ def pack(
     progress: Progress | None = None,
     *,
     opener: Opener | None = None,
-    crew: Crew | None = None,
+    crew: WorkerPool | None = None,
 ) -> PackSummary:
     """Pack every split of a corpus into `url`/SPLIT.
 
@@ -200,7 +200,7 @@ class _Packer:
         options: PackOptions,
         progress: Progress,
         opener: Opener | None,
-        crew: Crew | None,
+        crew: WorkerPool | None,
     ) -> None:
         self._source = source
         self._corpus = OpenCorpus(source, options.seed)
@@ -335,11 +335,11 @@ class _Packer:
 
         crew = self._crew_for(jobs)
         if crew is None:
-            Here().run(partial(make, self._corpus), jobs, watch, take)
+            InlinePool().run(partial(make, self._corpus), jobs, watch, take)
         else:
             crew.run(partial(make_elsewhere, pickle.dumps(self._opener), self._options.seed), jobs, watch, take)
 
-    def _crew_for(self, jobs: Sequence[ShardJob]) -> Crew | None:
+    def _crew_for(self, jobs: Sequence[ShardJob]) -> WorkerPool | None:
         """The crew; None if there is none, or this process would be done before it has begun."""
         if not jobs or self._crew is None or self._opener is None:
             return None

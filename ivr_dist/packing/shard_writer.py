@@ -19,7 +19,7 @@ from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.common.strict_json import finite
 from ivr_dist.corpora.source import Array, Opener, Prepared, SampleRef, Source, SourceSample, prepare
 from ivr_dist.packing.shard_statistics import Tally
-from ivr_dist.packing.worker_pool import Tick
+from ivr_dist.packing.worker_pool import OnProgress
 from ivr_dist.shards import npy
 from ivr_dist.shards.index import IndexBuilder
 from ivr_dist.shards.sample_ids import tar_key, utf8
@@ -141,7 +141,7 @@ def plan(corpus: OpenCorpus, split: str, shard_samples: int | None, shard_bytes:
     ]
 
 
-def make_elsewhere(opener: bytes, seed: int, job: ShardJob, tick: Tick) -> ShardRecord:
+def make_elsewhere(opener: bytes, seed: int, job: ShardJob, tick: OnProgress) -> ShardRecord:
     """`make` in a process that has not opened the corpus: it does, with the pickled `opener`, and keeps it open."""
     return make(_reopened(opener, seed), job, tick)
 
@@ -151,7 +151,7 @@ def _reopened(opener: bytes, seed: int) -> OpenCorpus:
     return OpenCorpus(pickle.loads(opener)(), seed)
 
 
-def make(corpus: OpenCorpus, job: ShardJob, tick: Tick) -> ShardRecord:
+def make(corpus: OpenCorpus, job: ShardJob, tick: OnProgress) -> ShardRecord:
     """Make a shard, in memory, and write it, its index and its record, in this order.
 
     Args:

@@ -26,23 +26,27 @@ from ivr_dist.errors import WorkerError
 J = TypeVar("J")
 R = TypeVar("R")
 
-Tick = Callable[[int], None]
+OnProgress = Callable[[int], None]
 """Called by a job with the units of work that it has done so far."""
 
-Watch = Callable[[int, int], None]
+OnJobProgress = Callable[[int, int], None]
 """Called with the number of a job and the units of work that it has done so far."""
 
 _TICK_S = 0.1
 
 
-class Crew(Protocol):
+class WorkerPool(Protocol):
     """Something that runs jobs."""
 
     start_s: float
     """Seconds before it begins: work that takes this process less is better done here."""
 
     def run(
-        self, function: Callable[[J, Tick], R], jobs: Sequence[J], watch: Watch, take: Callable[[int, R], None]
+        self,
+        function: Callable[[J, OnProgress], R],
+        jobs: Sequence[J],
+        watch: OnJobProgress,
+        take: Callable[[int, R], None],
     ) -> None:
         """Run every job once, in any order and several at a time.
 
@@ -57,25 +61,29 @@ class Crew(Protocol):
         """
 
 
-class Here:
+class InlinePool:
     """Runs jobs in this process, one after the other."""
 
     def run(
-        self, function: Callable[[J, Tick], R], jobs: Sequence[J], watch: Watch, take: Callable[[int, R], None]
+        self,
+        function: Callable[[J, OnProgress], R],
+        jobs: Sequence[J],
+        watch: OnJobProgress,
+        take: Callable[[int, R], None],
     ) -> None:
-        """See `Crew`."""
+        """See `WorkerPool`."""
         for number, job in enumerate(jobs):
             take(number, function(job, partial(watch, number)))
 
 
-class Processes:
+class ProcessPool:
     """Runs jobs in processes of this machine, which end with this one whatever ends it.
 
     They are spawned, not forked: the clients of object stores have threads, which do not survive a fork.
 
     Args:
         count: Most processes at a time.
-        start_s: See `Crew`; by default about what it takes to start them.
+        start_s: See `WorkerPool`; by default about what it takes to start them.
     """
 
     def __init__(self, count: int, start_s: float = 1.0) -> None:
@@ -83,9 +91,13 @@ class Processes:
         self._count = count
 
     def run(
-        self, function: Callable[[J, Tick], R], jobs: Sequence[J], watch: Watch, take: Callable[[int, R], None]
+        self,
+        function: Callable[[J, OnProgress], R],
+        jobs: Sequence[J],
+        watch: OnJobProgress,
+        take: Callable[[int, R], None],
     ) -> None:
-        """See `Crew`.
+        """See `WorkerPool`.
 
         Raises:
             WorkerError: A process was killed.
@@ -144,7 +156,7 @@ def _receive(connection: Connection, process: BaseProcess) -> tuple[str, int, An
     return answer
 
 
-def _serve(connection: Connection, function: Callable[[Any, Tick], Any]) -> None:
+def _serve(connection: Connection, function: Callable[[Any, OnProgress], Any]) -> None:
     """What a process does: jobs as they come."""
     # Ctrl-C goes to the whole group; the one who started us ends us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -164,7 +176,9 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _answer(function: Callable[[Any, Tick], Any], job: Any, number: int, tick: Tick) -> tuple[str, int, Any]:
+def _answer(
+    function: Callable[[Any, OnProgress], Any], job: Any, number: int, tick: OnProgress
+) -> tuple[str, int, Any]:
     try:
         return "done", number, function(job, tick)
     except Exception as error:

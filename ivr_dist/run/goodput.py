@@ -56,7 +56,7 @@ class Stopwatch:
 
 
 @dataclass(frozen=True)
-class Lived:
+class AttemptTimes:
     """What is known of one attempt's time."""
 
     began: float
@@ -79,7 +79,7 @@ class Lived:
         return found
 
     @classmethod
-    def from_pulse(cls, pulse: Mapping[str, Any]) -> Lived:
+    def from_pulse(cls, pulse: Mapping[str, Any]) -> AttemptTimes:
         """From what an attempt left in storage."""
         seconds, forked = (_measured(pulse[name]) for name in ("seconds", "forked"))
         return cls(pulse["began"], pulse["seen"], seconds, pulse["ended"], forked, pulse.get("parent"))
@@ -90,16 +90,16 @@ def _measured(parts: Mapping[str, float]) -> dict[str, float]:
     return {part: parts[part] for part in _MEASURED if part in parts}
 
 
-def account(lives: Mapping[int, Lived]) -> dict[str, float]:
+def account(attempt_times: Mapping[int, AttemptTimes]) -> dict[str, float]:
     """Seconds of a run by the names of `PARTS`; they add up to its time without the pauses the user made.
 
     Args:
-        lives: By attempt number.
+        attempt_times: By attempt number.
     """
     found = dict.fromkeys(PARTS, 0.0)
-    order: Sequence[int] = sorted(lives)
-    worth = _worth(lives)
-    for number, life in lives.items():
+    order: Sequence[int] = sorted(attempt_times)
+    worth = _worth(attempt_times)
+    for number, life in attempt_times.items():
         spent = life.complete()
         kept = worth.get(number, dict.fromkeys(_MEASURED, 0.0))
         for part, seconds in spent.items():
@@ -107,18 +107,18 @@ def account(lives: Mapping[int, Lived]) -> dict[str, float]:
             found[part] += seconds - lost
             found["redone"] += lost
     for before, after in itertools.pairwise(order):
-        if not lives[before].ended:
-            found["restarting"] += max(lives[after].began - lives[before].seen, 0.0)
+        if not attempt_times[before].ended:
+            found["restarting"] += max(attempt_times[after].began - attempt_times[before].seen, 0.0)
     return found
 
 
-def _worth(lives: Mapping[int, Lived]) -> dict[int, Mapping[str, float]]:
+def _worth(attempt_times: Mapping[int, AttemptTimes]) -> dict[int, Mapping[str, float]]:
     """What counts of each attempt that the newest one builds on: its time up to the checkpoint that was taken over."""
     found: dict[int, Mapping[str, float]] = {}
-    number = max(lives, default=None)
+    number = max(attempt_times, default=None)
     kept: Mapping[str, float] | None = None
-    while number is not None and number in lives and number not in found:
-        life = lives[number]
+    while number is not None and number in attempt_times and number not in found:
+        life = attempt_times[number]
         found[number] = life.complete() if kept is None else {**dict.fromkeys(_MEASURED, 0.0), **kept}
         kept, number = life.forked, life.parent
     return found

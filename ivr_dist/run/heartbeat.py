@@ -14,7 +14,7 @@ from typing import Any
 
 from ivr_dist import storage
 from ivr_dist.errors import CorruptDataError, IvrError
-from ivr_dist.run.goodput import Lived
+from ivr_dist.run.goodput import AttemptTimes
 from ivr_dist.storage.numbered_names import Numbered
 
 FOLDER = "pulse"
@@ -26,7 +26,7 @@ _CLOSE_S = 30.0
 _NUMBERS = ("step", "total_steps", "epoch", "loss", "samples_per_s", "parent")
 
 
-class Pulse:
+class Heartbeat:
     """Writes one attempt's signs of life.
 
     Args:
@@ -72,7 +72,7 @@ class Pulse:
         storage.write_text(self._url, json.dumps(sign))
 
 
-def read_pulses(run_url: str) -> dict[int, dict[str, Any]]:
+def read_heartbeats(run_url: str) -> dict[int, dict[str, Any]]:
     """The last sign of each attempt, by number, as far as it can be read."""
     signs = {number: _read(_url(run_url, number)) for (number,) in _SIGN.found(storage.join(run_url, FOLDER))}
     return {number: sign for number, sign in sorted(signs.items()) if sign is not None}
@@ -96,9 +96,9 @@ def _read(url: str) -> dict[str, Any] | None:
     return sign if all(isinstance(number, (int, float)) for number in numbers) else None
 
 
-def lives(pulses: Mapping[int, Mapping[str, Any]], first: int = 1) -> dict[int, Lived]:
+def attempt_times(pulses: Mapping[int, Mapping[str, Any]], first: int = 1) -> dict[int, AttemptTimes]:
     """What is known of the time of the attempts from number `first` on."""
-    return {number: Lived.from_pulse(pulse) for number, pulse in pulses.items() if number >= first}
+    return {number: AttemptTimes.from_pulse(pulse) for number, pulse in pulses.items() if number >= first}
 
 
 def _url(run_url: str, attempt: int) -> str:

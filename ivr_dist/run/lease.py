@@ -38,7 +38,7 @@ class StoppedWaiting(Exception):
     """The user wants to stop, and nothing had begun."""
 
 
-class Held:
+class Lease:
     """The lease of this process."""
 
     error: SupersededError | None = None
@@ -46,7 +46,7 @@ class Held:
 
 
 @contextmanager
-def hold(run_url: str, console: Console, stop: threading.Event, silent_s: float = SILENT_S) -> Iterator[Held]:
+def hold(run_url: str, console: Console, stop: threading.Event, silent_s: float = SILENT_S) -> Iterator[Lease]:
     """Drive a run: take it if nobody drives it, and keep it until the context ends.
 
     Args:
@@ -75,7 +75,7 @@ def hold(run_url: str, console: Console, stop: threading.Event, silent_s: float 
     mine = number + 1
     if not storage.create_exclusive(_url(run_url, mine), json.dumps(record).encode()):
         raise _busy(run_url, _newest(run_url)[1] or {})
-    held, closed = Held(), threading.Event()
+    held, closed = Lease(), threading.Event()
     thread = threading.Thread(
         target=_beat, args=(run_url, mine, record, held, closed, stop), name="ivr-lease", daemon=True
     )
@@ -140,7 +140,7 @@ def _await_silence(
 
 
 def _beat(
-    run_url: str, mine: int, record: dict[str, Any], held: Held, closed: threading.Event, stop: threading.Event
+    run_url: str, mine: int, record: dict[str, Any], held: Lease, closed: threading.Event, stop: threading.Event
 ) -> None:
     while not closed.wait(BEAT_S):
         try:

@@ -96,7 +96,7 @@ def read_lines(run_url: str, ledger: str, attempt: int) -> dict[int, Iterator[li
     return {rank: map(_read_segment, own) for rank, own in urls.items()}
 
 
-def read_counting(run_url: str, ledger: str) -> Iterator[tuple[int, int, dict[str, Any]]]:
+def read_lineage(run_url: str, ledger: str) -> Iterator[tuple[int, int, dict[str, Any]]]:
     """The records of the steps that count, as (attempt, rank, record); each record has a `step`.
 
     Raises:

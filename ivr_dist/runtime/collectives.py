@@ -154,7 +154,7 @@ def is_explained(error: BaseException) -> bool:
     return isinstance(error, IvrError) and not isinstance(error, WorkerError)
 
 
-def together(work: Callable[[], None]) -> None:
+def run_on_all_ranks(work: Callable[[], None]) -> None:
     """Do `work` on every rank; if it is explained by an `IvrError` that it failed on one, all raise."""
     error: IvrError | None = None
     try:

@@ -41,7 +41,7 @@ def uncompiled(backend: str) -> AbstractContextManager[Any]:
 
 
 @contextmanager
-def spared(backend: str) -> Iterator[None]:
+def without_importing_compiler(backend: str) -> Iterator[None]:
     """Inside, libraries leave functions of their own as they were written, where the run compiles nothing.
 
     Importing the compiler takes three seconds of a processor, at every start of a worker. DeepSpeed compiles parts of

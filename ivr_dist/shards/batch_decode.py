@@ -20,7 +20,7 @@ _SIZE = slice(124, 135)
 _DIGITS = _SIZE.stop - _SIZE.start
 
 
-def decode_together(
+def decode_batch(
     keys: Sequence[str],
     shards: Sequence[str],
     segments: Sequence[memoryview],

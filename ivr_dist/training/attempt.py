@@ -39,12 +39,12 @@ from ivr_dist.training import resume
 from ivr_dist.training.callbacks.base import Callback
 from ivr_dist.training.callbacks.event_files import TensorBoard
 from ivr_dist.training.callbacks.ledgers import AuditLedger, History
-from ivr_dist.training.callbacks.progress import Progress
-from ivr_dist.training.callbacks.run_monitor import Vitals
-from ivr_dist.training.callbacks.tensorboard import Curves
-from ivr_dist.training.checkpointer import Saver
-from ivr_dist.training.rank_agreement import Control, Surroundings
-from ivr_dist.training.trainer import Ending, Helpers, Split, Trainer
+from ivr_dist.training.callbacks.progress import ProgressLine
+from ivr_dist.training.callbacks.run_monitor import RunMonitor
+from ivr_dist.training.callbacks.tensorboard import TensorBoardCurves
+from ivr_dist.training.checkpointer import Checkpointer
+from ivr_dist.training.rank_agreement import ClusterEvents, RankAgreement
+from ivr_dist.training.trainer import Ending, Split, Trainer, TrainerServices
 from ivr_dist.training.watchdog import Watchdog
 from ivr_dist.units import parse_bytes
 
@@ -52,7 +52,7 @@ _HANG_FACTOR = 20.0
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class SkippedSteps:
     """Steps that are not trained because one of them was at fault."""
 
     before: int
@@ -70,14 +70,14 @@ class AttemptRun:
         config: The run's config.
         console: Where rank 0 tells what happens.
         local_rank: This worker's number on its node.
-        surroundings: What is known of the machines.
+        cluster_events: What is known of the machines.
     """
 
-    def __init__(self, config: Config, console: Console, local_rank: int, surroundings: Surroundings | None) -> None:
+    def __init__(self, config: Config, console: Console, local_rank: int, cluster_events: ClusterEvents | None) -> None:
         self.config = config
         self.console = console
         self.local_rank = local_rank
-        self.surroundings = surroundings
+        self.cluster_events = cluster_events
         self.run_url = storage.absolute(config.run.dir)
         self.rank, self.world = collectives.rank(), collectives.world_size()
         self.manifests = {name: Manifest.load(url) for name, url in _split_urls(config).items()}
@@ -92,14 +92,14 @@ class AttemptRun:
             text=self.text,
             note=self.note,
         )
-        self.left_out: LeftOut | None = None
+        self.left_out: SkippedSteps | None = None
         """After `run` returned `rollback`: what the next attempt must not train again."""
 
     def note(self, said: str) -> None:
         """One line for the user."""
         self.console.emit({"kind": "note", "text": said})
 
-    def run(self, attempts_before: int, began: float, left_out: LeftOut | None = None) -> Ending:
+    def run(self, attempts_before: int, began: float, left_out: SkippedSteps | None = None) -> Ending:
         """The attempt, from finding a checkpoint to the scores; a collective call.
 
         Args:
@@ -124,7 +124,9 @@ class AttemptRun:
         finally:
             watchdog.close()
 
-    def _run(self, attempts_before: int, stopwatch: Stopwatch, watchdog: Watchdog, left_out: LeftOut | None) -> Ending:
+    def _run(
+        self, attempts_before: int, stopwatch: Stopwatch, watchdog: Watchdog, left_out: SkippedSteps | None
+    ) -> Ending:
         config, plan = self.config, self.plan
         here = Asked(config, ids(self.manifests))
         state = weights.describe_model(config, self.spec) | {
@@ -152,9 +154,9 @@ class AttemptRun:
             attempt = _start_attempt(
                 self.run_url, record(config, self.manifests), source.parent, counters.step, plan, engine, changed
             )
-            with self._helpers(attempt, stopwatch, watchdog, engine, loader, source) as (helpers, end):
+            with self._helpers(attempt, stopwatch, watchdog, engine, loader, source) as (services, end):
                 trainer = Trainer(
-                    config, plan, engine, loader, splits.get("valid"), state, counters, cursor, source.own, helpers
+                    config, plan, engine, loader, splits.get("valid"), state, counters, cursor, source.own, services
                 )
                 self._announce(attempt, engine, source.notes)
                 if left_out is not None:
@@ -166,7 +168,7 @@ class AttemptRun:
                 end(ending)
         if ending == "rollback":
             reached = trainer.counters
-            self.left_out = LeftOut(reached.step - config.train.rollback_steps, reached.step, reached.faults)
+            self.left_out = SkippedSteps(reached.step - config.train.rollback_steps, reached.step, reached.faults)
         return ending
 
     def _engine(self, source: resume.Resume) -> Engine:
@@ -178,7 +180,7 @@ class AttemptRun:
         if config.train.recompute:
             recompute_layers(model)
         if source.url:
-            collectives.together(lambda: weights.load_weights(model, source.url, verified=True))
+            collectives.run_on_all_ranks(lambda: weights.load_weights(model, source.url, verified=True))
         engine = Engine(
             model,
             self.plan.deepspeed,
@@ -186,7 +188,7 @@ class AttemptRun:
             device=device.training_device(self.local_rank),
             backend=config.train.compile,
         )
-        collectives.together(lambda: resume.restore_optimizer(engine, source))
+        collectives.run_on_all_ranks(lambda: resume.restore_optimizer(engine, source))
         return engine
 
     @contextmanager
@@ -198,12 +200,12 @@ class AttemptRun:
         engine: Engine,
         loader: Loader,
         source: resume.Resume,
-    ) -> Iterator[tuple[Helpers, Callable[[Ending], None]]]:
+    ) -> Iterator[tuple[TrainerServices, Callable[[Ending], None]]]:
         """What stands beside training, and whom to tell how it ended; all of it is closed at the end."""
         config, number = self.config, attempt.number
         spans = attempts.lineage(collectives.on_rank_zero(lambda: attempts.read_attempts(self.run_url)))
-        control = Control(self.run_url, self.rank, self.world, self.console, self.surroundings)
-        saver = Saver(
+        control = RankAgreement(self.run_url, self.rank, self.world, self.console, self.cluster_events)
+        saver = Checkpointer(
             self.run_url,
             number,
             spans,
@@ -214,38 +216,40 @@ class AttemptRun:
             asynchronous=config.checkpoint.asynchronous,
             token=f"{attempt.started:.6f}",
         )
-        vitals = None
+        monitor = None
         if self.rank == 0:
-            vitals = Vitals(self.run_url, attempt, spans, stopwatch, self.plan.total_steps, source.state or {})
-        callbacks = self._callbacks(attempt, loader, vitals)
+            monitor = RunMonitor(self.run_url, attempt, spans, stopwatch, self.plan.total_steps, source.state or {})
+        callbacks = self._callbacks(attempt, loader, monitor)
         how: list[Ending] = []
         try:
-            yield Helpers(control, watchdog, stopwatch, saver, callbacks, self.console), how.append
+            yield TrainerServices(control, watchdog, stopwatch, saver, callbacks, self.console), how.append
         finally:
             control.close()
-            if vitals is not None:
-                vitals.close(how[0] if how else "")
-                self.console.emit({"kind": "time", "parts": vitals.time_spent(), "how": how[0] if how else ""})
+            if monitor is not None:
+                monitor.close(how[0] if how else "")
+                self.console.emit({"kind": "time", "parts": monitor.time_spent(), "how": how[0] if how else ""})
 
-    def _callbacks(self, attempt: attempts.Attempt, loader: Loader, vitals: Vitals | None) -> list[Callback]:
+    def _callbacks(self, attempt: attempts.Attempt, loader: Loader, monitor: RunMonitor | None) -> list[Callback]:
         config, number = self.config, attempt.number
         callbacks: list[Callback] = []
         if config.run.audit:
             callbacks.append(AuditLedger(LedgerWriter(self.run_url, AUDIT, number, self.rank)))
-        if vitals is not None:
+        if monitor is not None:
             callbacks.append(History(LedgerWriter(self.run_url, HISTORY, number, self.rank)))
-            callbacks.append(Progress(self.console, total_steps=self.plan.total_steps, period_s=config.log.console_s))
+            callbacks.append(
+                ProgressLine(self.console, total_steps=self.plan.total_steps, period_s=config.log.console_s)
+            )
             board = TensorBoard(self.run_url, attempt.step + 1, self.note)
             if attempt.changed:
                 lines = [f"{key}: {there} -> {here}" for key, (there, here) in attempt.changed.items()]
                 board.text("changed", "  \n".join(lines), attempt.step)
-            callbacks.append(Curves(board, config.log.every, loader.meters, vitals.time_spent))
-            callbacks.append(vitals)
+            callbacks.append(TensorBoardCurves(board, config.log.every, loader.meters, monitor.time_spent))
+            callbacks.append(monitor)
         return callbacks
 
-    def _leave_out(self, left_out: LeftOut, trainer: Trainer) -> None:
+    def _leave_out(self, left_out: SkippedSteps, trainer: Trainer) -> None:
         self._say(f"steps {trainer.counters.step + 1} to {left_out.step} are left out")
-        collectives.together(lambda: trainer.leave_out(left_out.step))
+        collectives.run_on_all_ranks(lambda: trainer.leave_out(left_out.step))
 
     def _say(self, said: str) -> None:
         if self.rank == 0:

@@ -40,7 +40,7 @@ class Saved:
     """Seconds until it was complete."""
 
 
-class Saver:
+class Checkpointer:
     """Writes the checkpoints of one attempt.
 
     Args:

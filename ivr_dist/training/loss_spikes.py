@@ -10,7 +10,7 @@ WINDOW = 64
 _FEWEST = 16
 
 
-class Spikes:
+class LossSpikeDetector:
     """Judges the loss of one step after the other, from values that all ranks share.
 
     Args:
@@ -21,7 +21,7 @@ class Spikes:
         self._factor = factor
         self._recent: deque[float] = deque(maxlen=WINDOW)
 
-    def fault(self, loss: float) -> str:
+    def check(self, loss: float) -> str:
         """What is wrong with a loss; empty if nothing is. Before `_FEWEST` steps have passed nothing is a spike."""
         if not math.isfinite(loss):
             return "its loss is not finite"
@@ -32,6 +32,6 @@ class Spikes:
             return f"its loss {loss:.4g} is {loss / median:.1f} times the recent median"
         return ""
 
-    def passed(self, loss: float) -> None:
+    def record(self, loss: float) -> None:
         """Take a loss into account: its step counted."""
         self._recent.append(loss)

@@ -29,7 +29,7 @@ _FIELDS = ("asked", "stop_file", "save", "tick", "saved", "unsaved", "skipped")
 Stop = Literal["", "asked", "stop file"]
 
 
-class Surroundings(Protocol):
+class ClusterEvents(Protocol):
     """What the machines around a worker are about to do."""
 
     def preempted(self) -> bool:
@@ -39,7 +39,7 @@ class Surroundings(Protocol):
         """Whether the run may soon be restarted on more workers; asked on rank 0, must not block for long."""
 
 
-class Still:
+class NoClusterEvents:
     """Surroundings that never change."""
 
     def preempted(self) -> bool:
@@ -52,7 +52,7 @@ class Still:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Decision:
     """What all ranks do next."""
 
     stop: Stop
@@ -67,19 +67,19 @@ class Verdict:
     """Ranks that could not write their part of a checkpoint."""
     skipped: int
     """Samples of the global batch that could not be read."""
-    own_s: tuple[float, ...]
+    compute_s: tuple[float, ...]
     """By rank: seconds of a step that it spends on its own data and forward passes, of late."""
 
     def slowest(self) -> tuple[int, float] | None:
         """The rank that took longest, and how much longer than the median rank, 0.1 for a tenth; None for one rank."""
-        if len(self.own_s) < 2 or min(self.own_s) <= 0:
+        if len(self.compute_s) < 2 or min(self.compute_s) <= 0:
             return None
-        rank = max(range(len(self.own_s)), key=self.own_s.__getitem__)
-        middle = sorted(self.own_s)[(len(self.own_s) - 1) // 2]
-        return rank, self.own_s[rank] / middle - 1.0
+        rank = max(range(len(self.compute_s)), key=self.compute_s.__getitem__)
+        middle = sorted(self.compute_s)[(len(self.compute_s) - 1) // 2]
+        return rank, self.compute_s[rank] / middle - 1.0
 
 
-class Control:
+class RankAgreement:
     """One rank's end.
 
     Args:
@@ -87,18 +87,18 @@ class Control:
         rank: This rank.
         world: Number of ranks.
         console: Tells whether the user wants to stop; asked on rank 0 only.
-        surroundings: What is known of the machines.
+        cluster_events: What is known of the machines.
 
     Close it when training ends.
     """
 
     def __init__(
-        self, run_url: str, rank: int, world: int, console: Console, surroundings: Surroundings | None = None
+        self, run_url: str, rank: int, world: int, console: Console, cluster_events: ClusterEvents | None = None
     ) -> None:
         self._rank = rank
         self._world = world
         self._console = console
-        self._surroundings = surroundings or Still()
+        self._surroundings = cluster_events or NoClusterEvents()
         self._stop_url = storage.join(run_url, STOP_FILE)
         self._stop_file = False
         self._ticked = time.monotonic()
@@ -112,8 +112,8 @@ class Control:
         """Stop looking for the stop file."""
         self._closed.set()
 
-    def wishes(self, *, saved: bool, unsaved: bool, skipped: int, own_s: float) -> Tensor:
-        """This rank's share of the sum that `verdict` reads: [number of wishes + world]."""
+    def signals(self, *, saved: bool, unsaved: bool, skipped: int, compute_s: float) -> Tensor:
+        """This rank's share of the sum that `decide` reads: [number of wishes + world]."""
         tick = self._rank == 0 and time.monotonic() - self._ticked >= _TICK_S
         found = {
             "asked": self._rank == 0 and self._console.stop_requested(),
@@ -124,10 +124,10 @@ class Control:
             "unsaved": unsaved,
             "skipped": skipped,
         }
-        seconds = [own_s if rank == self._rank else 0.0 for rank in range(self._world)]
+        seconds = [compute_s if rank == self._rank else 0.0 for rank in range(self._world)]
         return torch.tensor([float(found[name]) for name in _FIELDS] + seconds)
 
-    def verdict(self, total: Sequence[float]) -> Verdict:
+    def decide(self, total: Sequence[float]) -> Decision:
         """What the sum over all ranks means; a collective call when it says that it is time to look around."""
         value = dict(zip(_FIELDS, total, strict=False))
         save = value["save"] > 0
@@ -137,14 +137,14 @@ class Control:
             # At once, and again at every tick until the machine is gone.
             save = save or (noticed and not self._leaving)
             self._leaving = noticed
-        return Verdict(
+        return Decision(
             stop="asked" if value["asked"] else "stop file" if value["stop_file"] else "",
             save=save,
             tick=bool(value["tick"]),
             saved=bool(value["saved"]),
             unsaved=round(value["unsaved"]),
             skipped=round(value["skipped"]),
-            own_s=self._smoothed(total[len(_FIELDS) :]),
+            compute_s=self._smoothed(total[len(_FIELDS) :]),
         )
 
     def _smoothed(self, seconds: Sequence[float]) -> tuple[float, ...]:
@@ -155,7 +155,7 @@ class Control:
 
     @property
     def size(self) -> int:
-        """Numbers in `wishes`."""
+        """Numbers in `signals`."""
         return len(_FIELDS) + self._world
 
     def _look(self) -> None:

@@ -20,7 +20,7 @@ from ivr_dist.planning.run_identity import Asked, Change, compare
 from ivr_dist.run import attempts
 from ivr_dist.runtime import collectives
 from ivr_dist.shards.manifest import Manifest
-from ivr_dist.training.trainer import Counters
+from ivr_dist.training.trainer import Progress
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _newest_complete(
     run_url: str, spans: Sequence[attempts.Span], before: int | None, notes: list[str]
 ) -> store.CheckpointName | None:
     """The newest complete checkpoint that counts; torn ones are passed over with a note each."""
-    names = collectives.on_rank_zero(lambda: store.counting(store.names(run_url), spans))
+    names = collectives.on_rank_zero(lambda: store.in_lineage(store.names(run_url), spans))
     for name in names:
         if before is not None and name.step > before:
             continue
@@ -154,7 +154,7 @@ def changes(source: Resume, here: Asked, train: Manifest) -> tuple[Change, ...]:
     return found.listed
 
 
-def position(start: DataCursor, source: Resume) -> tuple[Counters, DataCursor]:
+def position(start: DataCursor, source: Resume) -> tuple[Progress, DataCursor]:
     """Where training and data stand.
 
     Args:
@@ -165,10 +165,10 @@ def position(start: DataCursor, source: Resume) -> tuple[Counters, DataCursor]:
         CheckpointMismatchError: The checkpoint's data order is another one.
     """
     if source.state is None:
-        return Counters(), start
+        return Progress(), start
     try:
         cursor = DataCursor.from_json(source.state["cursor"])
-        counters = Counters(**source.state["counters"])
+        counters = Progress(**source.state["counters"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"{store.STATE} does not say where training stood: {error}",

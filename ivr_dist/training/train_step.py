@@ -19,7 +19,7 @@ from ivr_dist.planning.plan import Plan
 from ivr_dist.runtime import collectives
 from ivr_dist.runtime.compilation import compiled
 from ivr_dist.shards.specs import TaskSpec
-from ivr_dist.training.loss_spikes import Spikes
+from ivr_dist.training.loss_spikes import LossSpikeDetector
 from ivr_dist.training.lr_schedule import lr_at, svr_weight_at
 from ivr_dist.training.svr_probe import SvrProbe
 
@@ -42,7 +42,7 @@ class StepResult:
     """Measurements of the regularizer's gradient; empty on steps that do not measure it."""
 
 
-class Stepper:
+class TrainStep:
     """Trains on one global batch after the other.
 
     Args:
@@ -59,7 +59,7 @@ class Stepper:
         self._tasks = tasks
         self.layout = StepLayout(plan.global_batch, plan.accumulation, plan.group)
         self._loss_terms = compiled(loss_terms, config.train.compile)
-        self._spikes = Spikes(config.train.spike_factor)
+        self._spikes = LossSpikeDetector(config.train.spike_factor)
 
     def run(self, step: int, batches: Sequence[Batch], counts: StepCounts) -> StepResult:
         """One optimizer step; a collective call.
@@ -90,7 +90,7 @@ class Stepper:
                 totals = collectives.sum_over_ranks(torch.stack(shares).sum(dim=0))
                 values = dict(zip(terms.values, totals.tolist(), strict=True))
                 loss = sum(weight_of(name, weights) * value for name, value in values.items())
-                fault = self._spikes.fault(loss)
+                fault = self._spikes.check(loss)
                 if fault:
                     # DeepSpeed discards a step whose gradient is not finite, at every stage and with all it has
                     # accumulated: there is no other way to make it forget.
@@ -103,11 +103,11 @@ class Stepper:
             if not last:
                 self._engine.finish_micro_step()
         rates = self._rates(step)
-        grad_norm = self._engine.apply(rates)
+        grad_norm = self._engine.step(rates)
         if not fault and not math.isfinite(grad_norm):
             fault = "its gradient is not finite"
         if not fault:
-            self._spikes.passed(loss)
+            self._spikes.record(loss)
         return StepResult(
             loss=loss,
             terms=values,

@@ -28,9 +28,9 @@ from ivr_dist.runtime import collectives
 from ivr_dist.runtime.garbage_collection import collected_by_step
 from ivr_dist.shards.manifest import Manifest
 from ivr_dist.training.callbacks.base import Callback, StepReport
-from ivr_dist.training.checkpointer import Saver
-from ivr_dist.training.rank_agreement import Control, Verdict
-from ivr_dist.training.train_step import Stepper, StepResult
+from ivr_dist.training.checkpointer import Checkpointer
+from ivr_dist.training.rank_agreement import Decision, RankAgreement
+from ivr_dist.training.train_step import StepResult, TrainStep
 from ivr_dist.training.watchdog import Watchdog
 
 Ending = Literal["finished", "early", "asked", "stop file", "rollback"]
@@ -38,7 +38,7 @@ Ending = Literal["finished", "early", "asked", "stop file", "rollback"]
 
 
 @dataclass(frozen=True)
-class Counters:
+class Progress:
     """How far training is; part of every checkpoint."""
 
     step: int = 0
@@ -67,13 +67,13 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Helpers:
+class TrainerServices:
     """What stands beside one attempt's training."""
 
-    control: Control
+    control: RankAgreement
     watchdog: Watchdog
     stopwatch: Stopwatch
-    saver: Saver
+    saver: Checkpointer
     callbacks: Sequence[Callback]
     console: Console
     """For notes; also asked, through `control`, whether the user wants to stop."""
@@ -103,10 +103,10 @@ class Trainer:
         loader: Loader,
         valid: Split | None,
         state: dict[str, Any],
-        counters: Counters,
+        counters: Progress,
         cursor: DataCursor,
         saved: str | None,
-        helpers: Helpers,
+        services: TrainerServices,
     ) -> None:
         self.config = config
         self.plan = plan
@@ -116,13 +116,13 @@ class Trainer:
         self.state = state
         self.counters = counters
         self.cursor = cursor
-        self.saver = helpers.saver
-        self.callbacks = helpers.callbacks
-        self.console = helpers.console
-        self.control = helpers.control
-        self.watchdog = helpers.watchdog
-        self.stopwatch = helpers.stopwatch
-        self.stepper = Stepper(config, plan, engine, state["tasks"])
+        self.saver = services.saver
+        self.callbacks = services.callbacks
+        self.console = services.console
+        self.control = services.control
+        self.watchdog = services.watchdog
+        self.stopwatch = services.stopwatch
+        self.train_step = TrainStep(config, plan, engine, state["tasks"])
         self.monitor = monitored_metric(config, valid.manifest) if valid else ""
         self.metrics: dict[str, evaluate.Metrics] = {}
         self.saved = saved
@@ -202,23 +202,23 @@ class Trainer:
             collect(self.counters.step)
         return "finished"
 
-    def _agree(self, fetched: StepBatches) -> tuple[StepCounts, Verdict]:
+    def _agree(self, fetched: StepBatches) -> tuple[StepCounts, Decision]:
         """One packed all-reduce before the forward passes: what the global batch holds, and what happens next."""
-        layout, features, tasks = self.stepper.layout, self.state["features"], self.state["tasks"]
+        layout, features, tasks = self.train_step.layout, self.state["features"], self.state["tasks"]
         local = local_counts(fetched.micro_batches, layout, features, tasks)
         self._note_unsaved()
-        wishes = self.control.wishes(
+        wishes = self.control.signals(
             saved=self._saved_now,
             unsaved=self._unsaved_now,
             skipped=len(fetched.skipped),
-            own_s=fetched.wait_s + self._own_s,
+            compute_s=fetched.wait_s + self._own_s,
         )
         self._saved_now = self._unsaved_now = False
         packed = collectives.sum_over_ranks(torch.cat([local, wishes.to(local)]))
         counts = StepCounts.from_vector(packed[: -self.control.size], layout, features, tasks)
-        return counts, self.control.verdict(packed[-self.control.size :].tolist())
+        return counts, self.control.decide(packed[-self.control.size :].tolist())
 
-    def _heed(self, verdict: Verdict, fetched: StepBatches) -> None:
+    def _heed(self, verdict: Decision, fetched: StepBatches) -> None:
         """Go on without what failed on some rank, or end the run when it was too much, on all ranks alike."""
         if verdict.skipped:
             self._count_skipped(fetched, verdict.skipped)
@@ -254,7 +254,7 @@ class Trainer:
         """The step, and what follows if something is wrong with it."""
         if counts.nonfinite:
             self._refuse_input(fetched.micro_batches)
-        result = self.stepper.run(self.counters.step, fetched.micro_batches, counts)
+        result = self.train_step.run(self.counters.step, fetched.micro_batches, counts)
         self._own_s = result.forward_s
         if not result.fault:
             return result
@@ -277,7 +277,7 @@ class Trainer:
         self.console.emit({"kind": "note", "text": text})
         return result
 
-    def _report(self, fetched: StepBatches, counts: StepCounts, verdict: Verdict, result: StepResult) -> None:
+    def _report(self, fetched: StepBatches, counts: StepCounts, verdict: Decision, result: StepResult) -> None:
         """Count the step, and tell the callbacks."""
         keys = [key for batch in fetched.micro_batches for key in batch.keys]
         samples = 0 if result.fault else round(counts.samples)

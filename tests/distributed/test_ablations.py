@@ -13,7 +13,7 @@ from ivr_dist.checkpoint.weights import read_weights
 from ivr_dist.config import Config
 from ivr_dist.config.loading import load_config
 from ivr_dist.run.events import Event
-from ivr_dist.run.ledger import HISTORY, read_counting
+from ivr_dist.run.ledger import HISTORY, read_lineage
 from tests.ranks import run_ranks
 from tests.repository import ROOT
 
@@ -70,7 +70,7 @@ def runs(corpus: str, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[st
 
 def step(run: Path) -> dict[str, Any]:
     """Loss, terms and gradient norm of the one step."""
-    (record,) = [record for _, _, record in read_counting(str(run), HISTORY) if "loss" in record]
+    (record,) = [record for _, _, record in read_lineage(str(run), HISTORY) if "loss" in record]
     return record
 
 

@@ -131,7 +131,7 @@ def _through_all_stages(rank: int, world: int, place: str) -> None:
     from ivr_dist.checkpoint.tensors import open_tensors
     from ivr_dist.engine.deepspeed_engine import Engine
     from ivr_dist.runtime import collectives
-    from ivr_dist.training.checkpointer import Saver
+    from ivr_dist.training.checkpointer import Checkpointer
 
     class Tied(nn.Module):
         def __init__(self) -> None:
@@ -174,12 +174,12 @@ def _through_all_stages(rank: int, world: int, place: str) -> None:
             torch.manual_seed(step)
             loss = made.forward(torch.randn(5, 7)).square().mean()
             made.backward(loss)
-            made.apply({"main": 0.05, "text": 0.0})
+            made.step({"main": 0.05, "text": 0.0})
             losses.append(float(loss))
         return losses
 
     def save(made: Engine, step: int) -> str:
-        saver = Saver(place, 1, [], made, keep_last=9)
+        saver = Checkpointer(place, 1, [], made, keep_last=9)
         name = saver.save(step, {"step": step}, None)
         saver.finish()
         return name.url(place)

@@ -14,7 +14,7 @@ import pytest
 from ivr_dist.inspection.audit import audit
 from ivr_dist.orchestration.driver import loss_curve
 from ivr_dist.run.attempts import read_attempts
-from ivr_dist.run.heartbeat import read_pulses
+from ivr_dist.run.heartbeat import read_heartbeats
 from tests.drill.cluster import Cluster
 from tests.drill.runs import clean, conclude, note, overrides, saved, start, train_words
 
@@ -116,7 +116,7 @@ def test_preemption_notice_of_a_host(corpus: str, reference: Curve, run: Path, c
     """A checkpoint is written when the notice comes, besides the one that is due at the end only."""
     given = overrides(corpus, run, "checkpoint.every=1000steps", "train.max_steps=400")
     watched = start(cluster.words(train_words(given)), cluster.environment)
-    watched.wait_for(lambda: int(read_pulses(str(run)).get(1, {}).get("step", 0)) > 60, "before the notice")
+    watched.wait_for(lambda: int(read_heartbeats(str(run)).get(1, {}).get("step", 0)) > 60, "before the notice")
     hurt = time.time()
     cluster.drain(host_of(run, 1), seconds=15)
     conclude("preemption notice of 15 s", run, watched, hurt, reference)
@@ -134,7 +134,7 @@ def test_elastic_run_shrinks_and_grows(corpus: str, reference: Curve, run: Path,
     cluster.hosts.cut_power(host)
     watched.wait_for(lambda: len(read_attempts(str(run))) >= 2, "after the cut")
     watched.wait_for(
-        lambda: (read_pulses(str(run)).get(len(read_attempts(str(run)))) or {}).get("loss") is not None, ""
+        lambda: (read_heartbeats(str(run)).get(len(read_attempts(str(run)))) or {}).get("loss") is not None, ""
     )
     cluster.add(host)
     conclude("elastic: host lost, host back", run, watched, hurt, reference)

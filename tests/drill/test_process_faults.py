@@ -15,7 +15,7 @@ import pytest
 from ivr_dist.inspection.audit import audit
 from ivr_dist.orchestration.driver import loss_curve
 from ivr_dist.run.attempts import read_attempts
-from ivr_dist.run.ledger import HISTORY, read_counting
+from ivr_dist.run.ledger import HISTORY, read_lineage
 from tests.drill import processes
 from tests.drill.runs import Watched, note, overrides, saved, start, train_words
 from tests.small_disks import small_disk
@@ -47,7 +47,7 @@ def check_end(name: str, run: Path, watched: Watched, reference: Curve, **figure
 
 def trained(run: Path) -> int:
     """Steps that were trained, as far as the ledger has them."""
-    return max((record["step"] for _, _, record in read_counting(str(run), HISTORY)), default=0)
+    return max((record["step"] for _, _, record in read_lineage(str(run), HISTORY)), default=0)
 
 
 def hurt(watched: Watched, kind: str, number: signal.Signals, pick: random.Random) -> int:

@@ -26,7 +26,7 @@ from ivr_dist.common.library_errors import named
 from ivr_dist.config import DataConfig
 from ivr_dist.data.reading.disk_cache import DiskCache
 from ivr_dist.data.reading.fetch_stats import FetchMeters
-from ivr_dist.data.reading.lazy_future import OnUse
+from ivr_dist.data.reading.lazy_future import LazyFuture
 from ivr_dist.errors import CorruptDataError, DataError, StorageError
 from ivr_dist.units import parse_bytes
 
@@ -106,7 +106,7 @@ class Fetcher:
         self._after_fork()
         if storage.is_local(url):
             self._file(url).will_need(start, end)
-            return OnUse(partial(self._range, url, start, end, xxh3, who))
+            return LazyFuture(partial(self._range, url, start, end, xxh3, who))
         return self._pool.submit(self._range, url, start, end, xxh3, who)
 
     def read_file(self, url: str, size: int, *, sha256: str, what: str) -> bytes:

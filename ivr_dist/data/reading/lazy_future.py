@@ -10,7 +10,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-class OnUse(Future[T]):
+class LazyFuture(Future[T]):
     """A future whose work is done in the thread that first asks for the result.
 
     For work that nothing is gained by beginning earlier: no other thread then competes for Python with the one that is

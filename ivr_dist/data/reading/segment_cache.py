@@ -13,10 +13,10 @@ Segment = tuple[int, int]
 """Number of a shard and of a segment in it."""
 
 
-class Segments:
+class SegmentCache:
     """Keeps segments by how many requests want them; safe to use from several threads.
 
-    A segment is wanted from `hold` to `release`, and stays for as long; what nobody wants any more stays while all
+    A segment is wanted from `pin` to `unpin`, and stays for as long; what nobody wants any more stays while all
     together are within the limit, and goes in the order in which it was last wanted.
 
     Args:
@@ -32,8 +32,8 @@ class Segments:
         self._lock = threading.Lock()
         # Of its own: whoever brings a segment must not wait for the one who asks for a hundred more.
         self._in_flight_lock = threading.Lock()
-        self._wanted: dict[Segment, Held] = {}
-        self._idle: OrderedDict[Segment, Held] = OrderedDict()
+        self._wanted: dict[Segment, CachedSegment] = {}
+        self._idle: OrderedDict[Segment, CachedSegment] = OrderedDict()
         self._wanted_bytes = 0
         self._idle_bytes = 0
         self._in_flight = 0
@@ -48,7 +48,7 @@ class Segments:
         """Whether more may be wanted."""
         return self._in_flight < self._most_in_flight and self._wanted_bytes < self._limit
 
-    def hold(self, segments: Iterable[Segment]) -> dict[Segment, Held]:
+    def pin(self, segments: Iterable[Segment]) -> dict[Segment, CachedSegment]:
         """Want segments once more each."""
         found = {}
         with self._lock:
@@ -58,7 +58,7 @@ class Segments:
                 found[segment] = held
         return found
 
-    def release(self, segments: Mapping[Segment, Held]) -> None:
+    def unpin(self, segments: Mapping[Segment, CachedSegment]) -> None:
         """Want segments once less each."""
         with self._lock:
             for segment, held in segments.items():
@@ -71,7 +71,7 @@ class Segments:
                         self._idle_bytes += held.size
             self._make_room()
 
-    def _want(self, segment: Segment) -> Held:
+    def _want(self, segment: Segment) -> CachedSegment:
         """Begin to want a segment."""
         held = self._idle.pop(segment, None)
         if held is None:
@@ -83,12 +83,12 @@ class Segments:
         self._make_room()
         return held
 
-    def _begin(self, segment: Segment) -> Held:
+    def _begin(self, segment: Segment) -> CachedSegment:
         future, size = self._load(segment)
         with self._in_flight_lock:
             self._in_flight += size
         future.add_done_callback(lambda _: self._arrived(size))
-        return Held(future, size)
+        return CachedSegment(future, size)
 
     def _arrived(self, size: int) -> None:
         with self._in_flight_lock:
@@ -99,7 +99,7 @@ class Segments:
             self._idle_bytes -= self._idle.popitem(last=False)[1].size
 
 
-class Held:
+class CachedSegment:
     """A segment in memory or under way."""
 
     __slots__ = ("_data", "future", "size", "wanted")

@@ -12,7 +12,7 @@ import numpy as np
 
 from ivr_dist import storage
 from ivr_dist.data.reading.fetcher import Fetcher
-from ivr_dist.data.reading.lazy_future import OnUse
+from ivr_dist.data.reading.lazy_future import LazyFuture
 from ivr_dist.shards.index import ShardIndex
 from ivr_dist.shards.manifest import Manifest
 from ivr_dist.shards.member_layout import Layout
@@ -86,7 +86,7 @@ class OpenShard:
         return f"samples {self.keys[self.firsts[segment]]} to {self.keys[self.firsts[segment + 1] - 1]}"
 
 
-class OpenShards:
+class ShardIndexes:
     """Opens shards by number; safe to use from several threads.
 
     Args:
@@ -108,7 +108,7 @@ class OpenShards:
         self._samples = 0
         self._most_at_once = 0
 
-    def ask(self, shards: Iterable[int]) -> None:
+    def prefetch(self, shards: Iterable[int]) -> None:
         """Begin to open shards that will be wanted soon."""
         with self._lock:
             for shard in shards:
@@ -127,12 +127,12 @@ class OpenShards:
             CorruptDataError: It does not match the manifest, or is not sound.
             StorageError: Storage failed.
         """
-        found = list(self.each(shards))
+        found = list(self.iterate(shards))
         if self._samples > _KEPT_SAMPLES:
             self._forget(shards)
         return found
 
-    def each(self, shards: Iterable[int]) -> Iterator[OpenShard]:
+    def iterate(self, shards: Iterable[int]) -> Iterator[OpenShard]:
         """Like `get`, one after the other as they come; none is closed."""
         is_open = self._open.get
         return (is_open(number) or self._wait_for(number) for number in shards)
@@ -146,7 +146,7 @@ class OpenShards:
         future = self._under_way.get(number)
         if future is None:
             if storage.is_local(self._split_url):
-                future = OnUse(partial(self._read, number))
+                future = LazyFuture(partial(self._read, number))
             else:
                 future = self._pool.submit(self._read, number)
             self._under_way[number] = future

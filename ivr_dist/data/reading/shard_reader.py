@@ -1,7 +1,7 @@
 """Samples by number, read ahead of those who ask for them.
 
 Samples are fetched in segments, runs of about 1 MiB of a shard: one ranged request each, compared with its checksum by
-a `Fetcher`. Whoever knows what is wanted next (`ahead`) has it under way while earlier samples are
+a `Fetcher`. Whoever knows what is wanted next (`read_ahead`) has it under way while earlier samples are
 decoded; how far ahead is counted in bytes. Nothing is ever left out: what cannot be read is an error in its place.
 """
 
@@ -18,11 +18,11 @@ import numpy as np
 
 from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.data.reading.fetcher import Content, Fetcher
-from ivr_dist.data.reading.segment_cache import Held, Segment, Segments
-from ivr_dist.data.reading.shard_indexes import OpenShard, OpenShards
+from ivr_dist.data.reading.segment_cache import CachedSegment, Segment, SegmentCache
+from ivr_dist.data.reading.shard_indexes import OpenShard, ShardIndexes
 from ivr_dist.data.sample_order import Int64Array, ShardTable
 from ivr_dist.errors import IvrError
-from ivr_dist.shards.batch_decode import decode_together
+from ivr_dist.shards.batch_decode import decode_batch
 from ivr_dist.shards.decode import decode_sample
 from ivr_dist.shards.manifest import Manifest
 from ivr_dist.shards.member_layout import Layout
@@ -50,7 +50,7 @@ class StoredSample:
 
 
 @dataclass(frozen=True)
-class Unreadable:
+class ReadFailure:
     """A sample that is not to be had."""
 
     name: str
@@ -59,21 +59,21 @@ class Unreadable:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ReadResult:
     """What came of a request."""
 
     samples: Samples
     """Those that could be read, in the order asked for."""
-    lost: Mapping[int, Unreadable] = field(default_factory=dict)
+    failures: Mapping[int, ReadFailure] = field(default_factory=dict)
     """The others, by their places in the request, ascending."""
 
-    def whole(self) -> Samples:
+    def all_or_raise(self) -> Samples:
         """All samples that were asked for.
 
         Raises:
             DataError, CorruptDataError, StorageError: Why the first one of those that are not there is not.
         """
-        for each in self.lost.values():
+        for each in self.failures.values():
             raise each.error
         return self.samples
 
@@ -111,10 +111,10 @@ class ShardReader:
             CorruptDataError: Bytes do not match their checksum, index or layout; names shard and sample.
             StorageError: Storage failed.
         """
-        (answer,) = self.ahead([numbers])
-        return answer.whole()
+        (answer,) = self.read_ahead([numbers])
+        return answer.all_or_raise()
 
-    def ahead(self, requests: Iterable[Int64Array]) -> Iterator[Answer]:
+    def read_ahead(self, requests: Iterable[Int64Array]) -> Iterator[ReadResult]:
         """The samples of each request in turn, while those of the next ones are under way.
 
         Args:
@@ -127,7 +127,7 @@ class ShardReader:
             DataError, CorruptDataError, StorageError: An index cannot be read.
         """
         self._after_fork()
-        located = _Scouts(requests, self._table, self._shards)
+        located = _LocatedRequests(requests, self._table, self._shards)
         window: deque[_Request] = deque()
         try:
             while True:
@@ -141,11 +141,11 @@ class ShardReader:
                 if not window:
                     return
                 answer = self._answer(window[0])
-                self._segments.release(window.popleft().held)
+                self._segments.unpin(window.popleft().held)
                 yield answer
         finally:
             for request in window:
-                self._segments.release(request.held)
+                self._segments.unpin(request.held)
 
     def stored(self, numbers: Int64Array) -> list[StoredSample]:
         """Like `read`, the samples as they stand in the shards."""
@@ -159,7 +159,7 @@ class ShardReader:
                 found.append(StoredSample(shard.keys[place], shard.name, segment.data()[start:end]))
             return found
         finally:
-            self._segments.release(request.held)
+            self._segments.unpin(request.held)
 
     def lengths(self, numbers: Int64Array, modalities: Collection[str]) -> Int64Array:
         """Steps of the longest of these modalities of each sample, at least 0.
@@ -204,7 +204,7 @@ class ShardReader:
     def segment_bytes(self, segment: Segment) -> int:
         """Bytes of a segment."""
         number, part = segment
-        (shard,) = self._shards.each([number])
+        (shard,) = self._shards.iterate([number])
         return shard.ends[part] - shard.starts[part]
 
     def close(self) -> None:
@@ -214,8 +214,8 @@ class ShardReader:
 
     def _begin(self) -> None:
         self._pid = os.getpid()
-        self._shards = OpenShards(self.split_url, self.manifest, self._layout, self.fetcher)
-        self._segments = Segments(self._cache_bytes, IN_FLIGHT_BYTES, self._load)
+        self._shards = ShardIndexes(self.split_url, self.manifest, self._layout, self.fetcher)
+        self._segments = SegmentCache(self._cache_bytes, IN_FLIGHT_BYTES, self._load)
 
     def _after_fork(self) -> None:
         """What was under way stays so in the parent alone: in the child nobody would ever bring it."""
@@ -229,55 +229,57 @@ class ShardReader:
             opened = self._shards.get(numbers)
             parts = [shard.segments[place] for shard, place in zip(opened, in_shard, strict=True)]
             where = list(zip(numbers, parts, strict=True))
-            held = self._segments.hold(dict.fromkeys(where))
+            held = self._segments.pin(dict.fromkeys(where))
         finally:
-            self._segments.release(begun)
+            self._segments.unpin(begun)
         return _Request(opened, in_shard, list(map(held.__getitem__, where)), held)
 
-    def _begin_by_shard(self, shards: Sequence[int], places: Sequence[int]) -> dict[Segment, Held]:
+    def _begin_by_shard(self, shards: Sequence[int], places: Sequence[int]) -> dict[Segment, CachedSegment]:
         """Where indexes are still under way: want the segments of each shard as soon as its own index is there."""
-        begun: dict[Segment, Held] = {}
+        begun: dict[Segment, CachedSegment] = {}
         if self._shards.has(shards):
             return begun
         with suppress(IvrError):  # which is raised again where all indexes are asked for
-            for number, place, shard in zip(shards, places, self._shards.each(shards), strict=True):
+            for number, place, shard in zip(shards, places, self._shards.iterate(shards), strict=True):
                 segment = number, shard.segments[place]
                 if segment not in begun:
-                    begun |= self._segments.hold([segment])
+                    begun |= self._segments.pin([segment])
         return begun
 
     def _load(self, segment: Segment) -> tuple[Future[Content], int]:
         """Begin to read a segment of a shard that is open."""
         number, part = segment
-        (shard,) = self._shards.each([number])
+        (shard,) = self._shards.iterate([number])
         start, end = shard.starts[part], shard.ends[part]
         who = shard.samples_of(part)
         return self.fetcher.submit(shard.url, start, end, xxh3=shard.xxh3[part], who=who), end - start
 
-    def _answer(self, request: _Request) -> Answer:
+    def _answer(self, request: _Request) -> ReadResult:
         """Decode what a request holds: together, or one by one if that cannot be done."""
         try:
-            found = self._together(request.shards, request.places, request.segments)
+            found = self._decode_batch(request.shards, request.places, request.segments)
         except IvrError:
             found = None
         if found is not None:
-            return Answer(found)
-        return self._one_by_one([self._alone(*sample) for sample in request])
+            return ReadResult(found)
+        return self._one_by_one([self._decode_one(*sample) for sample in request])
 
-    def _one_by_one(self, found: Sequence[Samples | Unreadable]) -> Answer:
+    def _one_by_one(self, found: Sequence[Samples | ReadFailure]) -> ReadResult:
         """The answer of which these are the single samples."""
         samples = Samples.joined([each for each in found if isinstance(each, Samples)], self._layout)
-        return Answer(samples, {place: each for place, each in enumerate(found) if isinstance(each, Unreadable)})
+        return ReadResult(samples, {place: each for place, each in enumerate(found) if isinstance(each, ReadFailure)})
 
-    def _together(self, shards: Sequence[OpenShard], places: Sequence[int], segments: Sequence[Held]) -> Samples | None:
-        """What `decode_together` makes of samples.
+    def _decode_batch(
+        self, shards: Sequence[OpenShard], places: Sequence[int], segments: Sequence[CachedSegment]
+    ) -> Samples | None:
+        """What `decode_batch` makes of samples.
 
         Raises:
             DataError, CorruptDataError, StorageError: A segment cannot be read.
         """
         if not shards or any(not shard.as_packed for shard in shards):
             return None
-        return decode_together(
+        return decode_batch(
             [shard.keys[place] for shard, place in zip(shards, places, strict=True)],
             [shard.name for shard in shards],
             [segment.data() for segment in segments],
@@ -285,10 +287,10 @@ class ShardReader:
             self._layout,
         )
 
-    def _alone(self, shard: OpenShard, place: int, segment: Held) -> Samples | Unreadable:
+    def _decode_one(self, shard: OpenShard, place: int, segment: CachedSegment) -> Samples | ReadFailure:
         key = shard.keys[place]
         try:
-            found = self._together([shard], [place], [segment])
+            found = self._decode_batch([shard], [place], [segment])
             if found is None:
                 # Its other samples are likely to lie in another order than `pack` has too.
                 shard.as_packed = False
@@ -297,7 +299,7 @@ class ShardReader:
                 found = Samples.of([sample], self._layout)
             return found
         except IvrError as error:
-            return Unreadable(shard.names[place], error)
+            return ReadFailure(shard.names[place], error)
 
 
 @dataclass(frozen=True)
@@ -306,18 +308,18 @@ class _Request:
 
     shards: list[OpenShard]
     places: list[int]
-    segments: list[Held]
-    held: dict[Segment, Held]
+    segments: list[CachedSegment]
+    held: dict[Segment, CachedSegment]
     """The segments, each once."""
 
-    def __iter__(self) -> Iterator[tuple[OpenShard, int, Held]]:
+    def __iter__(self) -> Iterator[tuple[OpenShard, int, CachedSegment]]:
         return zip(self.shards, self.places, self.segments, strict=True)
 
 
-class _Scouts:
+class _LocatedRequests:
     """Requests located in their shards, whose indexes are read some requests ahead."""
 
-    def __init__(self, requests: Iterable[Int64Array], table: ShardTable, shards: OpenShards) -> None:
+    def __init__(self, requests: Iterable[Int64Array], table: ShardTable, shards: ShardIndexes) -> None:
         self._requests = iter(requests)
         self._table = table
         self._shards = shards
@@ -330,6 +332,6 @@ class _Scouts:
             if numbers is None:
                 break
             located = self._table.locate(numbers)
-            self._shards.ask(dict.fromkeys(located[0].tolist()))
+            self._shards.prefetch(dict.fromkeys(located[0].tolist()))
             self._located.append(located)
         return self._located.popleft() if self._located else None

@@ -18,7 +18,7 @@ from ivr_dist import storage
 from ivr_dist.common.library_errors import describe
 from ivr_dist.data.reading.fetcher import REMEDY, Fetcher
 from ivr_dist.data.reading.shard_indexes import OpenShard
-from ivr_dist.data.reading.shard_reader import Answer, ShardReader, Unreadable
+from ivr_dist.data.reading.shard_reader import ReadFailure, ReadResult, ShardReader
 from ivr_dist.data.sample_order import Int64Array
 from ivr_dist.errors import CorruptDataError, DataError, IvrError, StorageError
 from ivr_dist.shards.decode import decode_members
@@ -57,8 +57,8 @@ class StreamReader(ShardReader):
         """Bytes of samples that were passed."""
         return sum(stream.bytes for stream in self._streams.values())
 
-    def ahead(self, requests: Iterable[Int64Array]) -> Iterator[Answer]:
-        """The samples of each request in turn; see `ShardReader.ahead`. Nothing is read before it is asked for."""
+    def read_ahead(self, requests: Iterable[Int64Array]) -> Iterator[ReadResult]:
+        """The samples of each request in turn; see `ShardReader.read_ahead`. Nothing is read before it is asked for."""
         self._after_fork()
         for numbers in requests:
             shards, places = self._table.locate(numbers)
@@ -74,13 +74,13 @@ class StreamReader(ShardReader):
         self._streams.clear()
         super().close()
 
-    def _found(self, number: int, shard: OpenShard, place: int) -> Samples | Unreadable:
+    def _found(self, number: int, shard: OpenShard, place: int) -> Samples | ReadFailure:
         key = shard.keys[place]
         try:
             sample = decode_members(self._members(number, shard, key), shard.name, key, self.manifest.features)
             return Samples.of([sample], self._layout)
         except IvrError as error:
-            return Unreadable(shard.names[place], error)
+            return ReadFailure(shard.names[place], error)
 
     def _members(self, number: int, shard: OpenShard, key: str) -> Members:
         """Those of a sample; a stream that has passed it is begun again."""

@@ -30,7 +30,7 @@ there twice; a group (video) is in two splits."""
 
 
 @dataclass(frozen=True)
-class Fault:
+class Finding:
     """One thing that is wrong."""
 
     kind: Kind

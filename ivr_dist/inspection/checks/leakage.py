@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ivr_dist import storage
-from ivr_dist.inspection.checks.findings import Fault
+from ivr_dist.inspection.checks.findings import Finding
 from ivr_dist.inspection.checks.shard import shard_ids
 from ivr_dist.inspection.checks.split import CheckedSplit
 
@@ -29,7 +29,7 @@ class Notice:
     """What it is about: all groups, or the first few ids."""
 
 
-def repeated_ids(splits: Sequence[CheckedSplit]) -> Iterator[Fault]:
+def repeated_ids(splits: Sequence[CheckedSplit]) -> Iterator[Finding]:
     """Ids that are in a corpus twice, within a split or in two."""
     table = _IdTable(splits)
     places: dict[str, list[tuple[CheckedSplit, str]]] = {}
@@ -40,10 +40,10 @@ def repeated_ids(splits: Sequence[CheckedSplit]) -> Iterator[Fault]:
             names = list(dict.fromkeys(split.name for split, _ in found))
             what = f"the splits {' and '.join(names)}" if len(names) > 1 else f"split {names[0]}"
             where = ", ".join(dict.fromkeys(shard for _, shard in found))
-            yield Fault("duplicate", f"sample id {id_} is there {len(found)} times, in {what}", where)
+            yield Finding("duplicate", f"sample id {id_} is there {len(found)} times, in {what}", where)
 
 
-def divided_groups(splits: Sequence[CheckedSplit]) -> Iterator[Fault]:
+def groups_across_splits(splits: Sequence[CheckedSplit]) -> Iterator[Finding]:
     """Groups that are in two splits of a corpus."""
     names: dict[str, list[str]] = {}
     for split in splits:
@@ -52,7 +52,7 @@ def divided_groups(splits: Sequence[CheckedSplit]) -> Iterator[Fault]:
     for group, found in names.items():
         if len(found) > 1:
             what = f"group {group} is in the splits {' and '.join(found)}"
-            yield Fault("group", what, storage.display(splits[0].parent))
+            yield Finding("group", what, storage.display(splits[0].parent))
 
 
 def shared(corpora: Mapping[str, Sequence[CheckedSplit]]) -> Iterator[Notice]:

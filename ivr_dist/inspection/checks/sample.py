@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ivr_dist.common import strict_json
 from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.errors import CorruptDataError
-from ivr_dist.inspection.checks.findings import Fault, Kind
+from ivr_dist.inspection.checks.findings import Finding, Kind
 from ivr_dist.sanitize import shorten
 from ivr_dist.shards import npy, tar
 from ivr_dist.shards.manifest import Manifest
@@ -39,7 +39,7 @@ class SampleFacts:
     """By modality."""
     vocabulary: dict[str, int] = field(default_factory=dict)
     """By modality of token ids: one more than the largest id."""
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[Finding] = field(default_factory=list)
     readable: bool = True
     """Whether all of the above is known."""
 
@@ -88,7 +88,7 @@ class _SampleCheck:
                 self._check_array(modality, contents[f"{modality}.npy"])
 
     def _fault(self, kind: Kind, what: str) -> None:
-        self.facts.faults.append(Fault(kind, what, self._where))
+        self.facts.faults.append(Finding(kind, what, self._where))
 
     def _unreadable(self, kind: Kind, what: str) -> None:
         self.facts.readable = False

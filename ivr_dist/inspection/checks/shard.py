@@ -12,7 +12,7 @@ import xxhash
 
 from ivr_dist import storage
 from ivr_dist.errors import CorruptDataError, StorageError
-from ivr_dist.inspection.checks.findings import Fault, Kind
+from ivr_dist.inspection.checks.findings import Finding, Kind
 from ivr_dist.inspection.checks.sample import SampleFacts, check_sample
 from ivr_dist.shards import tar
 from ivr_dist.shards.index import ShardIndex
@@ -28,7 +28,7 @@ Place = tuple[str, int, int]
 class ShardReport:
     """What was found in a shard."""
 
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[Finding] = field(default_factory=list)
     ids: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
     """[n] xxh3-64 of the id of each sample, in the order of `shard_ids`."""
     groups: Counter[str] = field(default_factory=Counter)
@@ -109,7 +109,7 @@ class _ShardCheck:
         return self._report
 
     def _fault(self, kind: Kind, what: str, where: str = "") -> None:
-        self._report.faults.append(Fault(kind, what, where or self._where))
+        self._report.faults.append(Finding(kind, what, where or self._where))
 
     def _sample(self, key: str) -> str:
         return f"{self._where}, sample {key}"

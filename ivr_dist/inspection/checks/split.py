@@ -10,7 +10,7 @@ from functools import cached_property
 from ivr_dist import storage
 from ivr_dist.corpora.card import Card
 from ivr_dist.errors import IvrError
-from ivr_dist.inspection.checks.findings import Fault, Kind
+from ivr_dist.inspection.checks.findings import Finding, Kind
 from ivr_dist.inspection.checks.shard import ShardReport
 from ivr_dist.shards.manifest import MANIFEST_NAME, Manifest
 
@@ -21,7 +21,7 @@ class CheckedSplit:
 
     url: str
     manifest: Manifest
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[Finding] = field(default_factory=list)
     """All that are of this split alone."""
     reports: list[ShardReport] = field(default_factory=list)
     """In the order of the manifest, once all are read."""
@@ -50,12 +50,12 @@ class CheckedSplit:
         return found
 
 
-def open_split(url: str) -> CheckedSplit | Fault:
+def open_split(url: str) -> CheckedSplit | Finding:
     """A split with the files beside it that its manifest does not name; the fault, if the manifest cannot be read."""
     try:
         split = CheckedSplit(url, Manifest.load(url))
     except IvrError as error:
-        return Fault("manifest", error.what, storage.display(storage.join(url, MANIFEST_NAME)))
+        return Finding("manifest", error.what, storage.display(storage.join(url, MANIFEST_NAME)))
     if storage.can_list(url):
         entries = [entry for shard in split.manifest.shards for entry in (shard, shard.index)]
         named = {*split.manifest.own_files, *(entry.name for entry in entries)}
@@ -63,11 +63,11 @@ def open_split(url: str) -> CheckedSplit | Fault:
             # Some servers go on listing a folder that was deleted.
             if name not in named and storage.holds_files(storage.join(url, name)):
                 where = storage.display(storage.join(url, name))
-                split.faults.append(Fault("leftover", "the manifest does not name this file", where))
+                split.faults.append(Finding("leftover", "the manifest does not name this file", where))
     return split
 
 
-def compare_counts(split: CheckedSplit) -> Iterator[Fault]:
+def compare_counts(split: CheckedSplit) -> Iterator[Finding]:
     """The manifest's counts against the shards, where all of the split could be read."""
     manifest = split.manifest
     if not all(report.complete for report in split.reports):
@@ -76,30 +76,30 @@ def compare_counts(split: CheckedSplit) -> Iterator[Fault]:
     # 0 and absence also mean that an older version did not count.
     if manifest.transcripts and manifest.transcripts != transcripts:
         what = f"{transcripts} samples have a transcript, the manifest says {manifest.transcripts}"
-        yield Fault("count", what, split.where)
+        yield Finding("count", what, split.where)
     for task, count in manifest.labels.items():
         labelled = sum(report.labels[task] for report in split.reports)
         if labelled != count:
             what = f"{labelled} samples have a label {task}, the manifest says {count}"
-            yield Fault("count", what, split.where)
+            yield Finding("count", what, split.where)
     for name, size in manifest.vocabulary.items():
         found = max((report.vocabulary.get(name, 0) for report in split.reports), default=0)
         if found != size:
             what = f"the largest token id of {name} is {found - 1}, the manifest says {size - 1}"
-            yield Fault("count", what, split.where)
+            yield Finding("count", what, split.where)
     for name, statistics in manifest.statistics.items():
         steps = sum(report.steps[name] for report in split.reports)
         # Steps with a value that was replaced are not in the statistics.
         if statistics.steps > steps:
             what = f"the statistics are over {statistics.steps} steps of {name}, the shards have {steps}"
-            yield Fault("count", what, split.where)
+            yield Finding("count", what, split.where)
 
 
-def compare_card(split: CheckedSplit, card: Card) -> Iterator[Fault]:
+def compare_card(split: CheckedSplit, card: Card) -> Iterator[Finding]:
     """The manifest against the card of its corpus."""
 
-    def wrong(what: str, kind: Kind = "card") -> Fault:
-        return Fault(kind, what, split.where)
+    def wrong(what: str, kind: Kind = "card") -> Finding:
+        return Finding(kind, what, split.where)
 
     manifest = split.manifest
     if manifest.corpus != card.name:
@@ -125,8 +125,8 @@ def compare_card(split: CheckedSplit, card: Card) -> Iterator[Fault]:
             yield wrong(f"task {task} is not as the card describes it")
 
 
-def compare_layout(split: CheckedSplit, first: CheckedSplit) -> Iterator[Fault]:
+def compare_layout(split: CheckedSplit, first: CheckedSplit) -> Iterator[Finding]:
     """Two splits of one corpus, which must have the same features and tasks."""
     for key in ("corpus", "features", "tasks"):
         if getattr(split.manifest, key) != getattr(first.manifest, key):
-            yield Fault("manifest", f"{key} differs from that of split {first.name}", split.where)
+            yield Finding("manifest", f"{key} differs from that of split {first.name}", split.where)

@@ -9,7 +9,7 @@ from ivr_dist.run.events import Console
 from ivr_dist.training.callbacks.base import Callback, StepReport
 
 
-class Progress(Callback):
+class ProgressLine(Callback):
     """A line on the console about once a second; on rank 0."""
 
     def __init__(self, console: Console, *, total_steps: int, period_s: float) -> None:

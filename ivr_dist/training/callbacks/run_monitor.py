@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ivr_dist.run.attempts import Attempt, Span
-from ivr_dist.run.goodput import Lived, Stopwatch, account
-from ivr_dist.run.heartbeat import Pulse, lives, read_pulses
+from ivr_dist.run.goodput import AttemptTimes, Stopwatch, account
+from ivr_dist.run.heartbeat import Heartbeat, attempt_times, read_heartbeats
 from ivr_dist.training.callbacks.base import Callback, StepReport
 
 
-class Vitals(Callback):
+class RunMonitor(Callback):
     """Follows one attempt, and has its signs of life written.
 
     Args:
@@ -38,8 +38,8 @@ class Vitals(Callback):
         self._attempt = attempt
         self._stopwatch = stopwatch
         self._forked = source.get("spent", {}) if attempt.parent is not None else {}
-        earlier = {number: pulse for number, pulse in read_pulses(run_url).items() if number < attempt.number}
-        self._earlier = lives(earlier, first=spans[0].attempt)
+        earlier = {number: pulse for number, pulse in read_heartbeats(run_url).items() if number < attempt.number}
+        self._earlier = attempt_times(earlier, first=spans[0].attempt)
         self._lock = threading.Lock()
         self._now: dict[str, Any] = {"step": attempt.step, "total_steps": total_steps, "checkpoint": ""}
         fixed = {
@@ -52,7 +52,7 @@ class Vitals(Callback):
             "began": stopwatch.began,
             "forked": self._forked,
         }
-        self._pulse = Pulse(run_url, attempt.number, fixed, self._sample)
+        self._pulse = Heartbeat(run_url, attempt.number, fixed, self._sample)
 
     def on_step(self, report: StepReport) -> None:
         """Note how far training is."""
@@ -71,7 +71,7 @@ class Vitals(Callback):
 
     def time_spent(self) -> dict[str, float]:
         """Seconds of the run so far by part, over all attempts."""
-        own = Lived(
+        own = AttemptTimes(
             self._stopwatch.began, time.time(), self._stopwatch.seconds(), False, self._forked, self._attempt.parent
         )
         return account({**self._earlier, self._attempt.number: own})

@@ -8,7 +8,7 @@ from ivr_dist.training.callbacks.base import Callback, StepReport
 from ivr_dist.training.callbacks.event_files import TensorBoard
 
 
-class Curves(Callback):
+class TensorBoardCurves(Callback):
     """TensorBoard; on rank 0.
 
     Args:

@@ -46,7 +46,7 @@ def test_a_sound_run_is_sound_whatever_its_samples_are_called(ids: list[str]) ->
     report = run.audit()
     assert report.ok, report
     assert sorted(run.names) == sorted(ids)
-    assert [(epoch.verdict, epoch.seen, epoch.missing) for epoch in report.epochs] == [("exactly once", 10, 0)] * 2
+    assert [(epoch.decide, epoch.seen, epoch.missing) for epoch in report.epochs] == [("exactly once", 10, 0)] * 2
     json.dumps(report.to_json())
 
 
@@ -226,7 +226,7 @@ def test_how_far_a_ledger_must_reach(split: str) -> None:
     assert report.ok and (report.reach, report.epochs) == (0, []), "nothing counts yet"
     run.record(lines)
     report = run.audit()
-    assert report.ok and report.epochs[0].verdict == "so far once"
+    assert report.ok and report.epochs[0].decide == "so far once"
     assert report.rows()[0][4] == "(1 to come)"
     run.checkpoint(2)
     storage.write_text(f"{run.place}/checkpoints/step-00000004.a01/state.json", "{}")
@@ -252,7 +252,7 @@ def test_a_run_from_the_checkpoint_of_another(split: str) -> None:
     run.record(run.lines(run.begin(2), range(3, 7)))
     run.end()
     report = run.audit()
-    assert report.ok and [epoch.verdict for epoch in report.epochs] == ["so far once", "exactly once"]
+    assert report.ok and [epoch.decide for epoch in report.epochs] == ["so far once", "exactly once"]
 
 
 def test_samples_that_were_left_out_count_as_skipped_by_id_or_key() -> None:

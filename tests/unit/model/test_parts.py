@@ -16,7 +16,7 @@ from ivr_dist.model.codes import Discriminator
 from ivr_dist.model.encoder import GruContext, ModalityEncoder
 from ivr_dist.model.fusion import Gate
 from ivr_dist.model.numerics import unit_norm
-from ivr_dist.model.padded_steps import Steps, query_steps
+from ivr_dist.model.padded_steps import SequenceLayout, query_steps
 from ivr_dist.model.positions import with_positions
 from ivr_dist.model.transformer import TransformerLayer
 from tests.batches import batch_of, make_model, make_samples, mixed_samples, model_config, terms_of
@@ -24,8 +24,8 @@ from tests.batches import batch_of, make_model, make_samples, mixed_samples, mod
 LENGTHS = (3, 5, 0, 1)
 
 
-def layout(*lengths: int) -> Steps:
-    return Steps.of(batch_of(make_samples([{"text": n} for n in lengths])).modalities["text"])
+def layout(*lengths: int) -> SequenceLayout:
+    return SequenceLayout.of(batch_of(make_samples([{"text": n} for n in lengths])).modalities["text"])
 
 
 def test_a_transformer_layer_is_pytorchs() -> None:
@@ -77,11 +77,11 @@ def test_steps_go_to_their_places_and_back() -> None:
 
 
 def test_each_sample_has_exactly_one_query_step_more_and_it_counts_only_without_text() -> None:
-    asking = query_steps({"text": layout(*LENGTHS)})
-    assert asking.mask.sum(dim=1).tolist() == [3, 5, 1, 1]
-    assert asking.mask[2].tolist() == [False] * 5 + [True]
-    assert len(asking.place.unique()) == len(asking.place) == 9 + 4
-    assert asking.counted.tolist() == [True] * 9 + [False, False, True, False]
+    query_layout = query_steps({"text": layout(*LENGTHS)})
+    assert query_layout.mask.sum(dim=1).tolist() == [3, 5, 1, 1]
+    assert query_layout.mask[2].tolist() == [False] * 5 + [True]
+    assert len(query_layout.place.unique()) == len(query_layout.place) == 9 + 4
+    assert query_layout.counted.tolist() == [True] * 9 + [False, False, True, False]
 
 
 def test_positions_follow_the_formula() -> None:
@@ -184,7 +184,7 @@ def test_the_gradient_is_reversed_for_shared_codes_only() -> None:
     judged = torch.cat([output.logits_shared[n] for n in names]), torch.cat([output.logits_private[n] for n in names])
     for logits, codes in zip(judged, (output.shared, output.private), strict=True):
         seen += torch.autograd.grad(logits.sum(), [codes["text"]], retain_graph=True)
-    layouts = Steps.of(batch.modalities["text"])
+    layouts = SequenceLayout.of(batch.modalities["text"])
     for found, codes, sign in ((seen[0], output.shared, -1.0), (seen[1], output.private, 1.0)):
         free = codes["text"].detach().requires_grad_()
         plain = torch.autograd.grad(model.discriminator(layouts.mean(free))[0].sum(), [free])[0]

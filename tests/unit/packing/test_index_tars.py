@@ -21,7 +21,7 @@ from ivr_dist.errors import CorruptDataError, DataError, IvrError
 from ivr_dist.inspection.find_sample import find_sample
 from ivr_dist.inspection.verify import verify
 from ivr_dist.packing.index_tars import index_tars
-from ivr_dist.packing.worker_pool import Processes
+from ivr_dist.packing.worker_pool import ProcessPool
 from ivr_dist.shards.index import load
 from ivr_dist.shards.manifest import Manifest
 from tests.foreign_tars import Sample, corpus, failure, index, write, written
@@ -135,7 +135,7 @@ def test_processes_give_the_same_manifest_and_the_same_errors(tmp_path: Path) ->
     shutil.copytree(*places)
     here = index(places[0])
     calls: list[tuple[int, int]] = []
-    crew = Processes(2, start_s=0)
+    crew = ProcessPool(2, start_s=0)
     found = index_tars(
         str(places[1]),
         corpus="clips",

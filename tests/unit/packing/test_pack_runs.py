@@ -22,7 +22,7 @@ from ivr_dist.corpora.source import Opener, SampleRef, Source, SourceSample
 from ivr_dist.corpora.synthetic import SynthSource
 from ivr_dist.errors import DataError
 from ivr_dist.packing.pack import PackOptions, PackSummary, pack
-from ivr_dist.packing.worker_pool import Processes
+from ivr_dist.packing.worker_pool import ProcessPool
 from ivr_dist.shards.manifest import Manifest
 from ivr_dist.shards.specs import FeatureSpec, TaskSpec
 from tests.repository import ROOT
@@ -42,7 +42,7 @@ def place(tmp_path: Path) -> Iterator[Path]:
 
 
 def run(place: Path, opener: Opener = OPENER, options: PackOptions = OPTIONS, jobs: int = 0) -> PackSummary:
-    return pack(opener(), str(place), options, opener=opener, crew=Processes(jobs, start_s=0) if jobs else None)
+    return pack(opener(), str(place), options, opener=opener, crew=ProcessPool(jobs, start_s=0) if jobs else None)
 
 
 def tree(place: Path) -> dict[str, str]:
@@ -120,7 +120,7 @@ def test_progress_over_processes_adds_up(place: Path) -> None:
         assert done <= total
         seen.setdefault(split, []).append(done)
 
-    pack(OPENER(), str(place), OPTIONS, progress, opener=OPENER, crew=Processes(2, start_s=0))
+    pack(OPENER(), str(place), OPTIONS, progress, opener=OPENER, crew=ProcessPool(2, start_s=0))
     assert {split: calls[-1] for split, calls in seen.items()} == {"train": 112, "valid": 24, "test": 24}
     assert all(calls == sorted(calls) for calls in seen.values())
 

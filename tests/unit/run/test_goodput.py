@@ -15,14 +15,14 @@ from ivr_dist.errors import UserError
 from ivr_dist.inspection.status import rows as status_rows
 from ivr_dist.inspection.status import status
 from ivr_dist.run.attempts import allocate
-from ivr_dist.run.goodput import PARTS, Lived, Stopwatch, account, rows
-from ivr_dist.run.heartbeat import Pulse, lives, read_pulses
+from ivr_dist.run.goodput import PARTS, AttemptTimes, Stopwatch, account, rows
+from ivr_dist.run.heartbeat import Heartbeat, attempt_times, read_heartbeats
 
 
-def life(began: float, seen: float, ended: bool = False, parent: int | None = None, **spent: float) -> Lived:
+def life(began: float, seen: float, ended: bool = False, parent: int | None = None, **spent: float) -> AttemptTimes:
     forked = {part.removeprefix("forked_"): value for part, value in spent.items() if part.startswith("forked_")}
     seconds = {part: value for part, value in spent.items() if not part.startswith("forked_")}
-    return Lived(began, seen, seconds, ended, forked, parent)
+    return AttemptTimes(began, seen, seconds, ended, forked, parent)
 
 
 def test_a_run_in_one_piece() -> None:
@@ -67,14 +67,14 @@ def test_pauses_that_the_user_made_do_not_count() -> None:
 
 @given(st.lists(st.tuples(*[st.floats(0, 50)] * 4, st.floats(0, 1)), min_size=1, max_size=6))
 def test_the_parts_add_up(history: list[tuple[float, float, float, float, float]]) -> None:
-    lived: dict[int, Lived] = {}
+    lived: dict[int, AttemptTimes] = {}
     clock = 0.0
     for number, (training, data, unnamed, gap, share) in enumerate(history, 1):
         seconds = {"training": training, "data": data}
         before = lived.get(number - 1)
         forked = {part: value * share for part, value in before.seconds.items()} if before else {}
         seen = clock + training + data + unnamed
-        lived[number] = Lived(clock, seen, seconds, False, forked, number - 1 if before else None)
+        lived[number] = AttemptTimes(clock, seen, seconds, False, forked, number - 1 if before else None)
         clock = seen + gap
     parts = account(lived)
     assert sum(parts.values()) == pytest.approx(lived[len(history)].seen, abs=1e-6)
@@ -102,10 +102,10 @@ def test_the_table_names_the_share() -> None:
     assert rows(account({})) == []
 
 
-def pulse(run: Path, attempt: int, **now: object) -> Pulse:
+def pulse(run: Path, attempt: int, **now: object) -> Heartbeat:
     fixed = {"attempt": attempt, "parent": None, "world": 2, "stage": 1, "host": "h", "pid": 7, "forked": {}}
     sample = {"step": 3, "total_steps": 10, "checkpoint": "", "seconds": {"training": 1.0}, "epoch": 0.3, "loss": 2.0}
-    return Pulse(
+    return Heartbeat(
         str(run), attempt, {**fixed, "began": time.time() - 2.0}, lambda: {**sample, "samples_per_s": 5.0, **now}
     )
 
@@ -117,7 +117,7 @@ def test_status_follows_a_run(tmp_path: Path) -> None:
     assert status(str(tmp_path))["state"] == "silent"
     sign = pulse(tmp_path, 1)
     deadline = time.monotonic() + 10
-    while not read_pulses(str(tmp_path)):
+    while not read_heartbeats(str(tmp_path)):
         assert time.monotonic() < deadline
     found = status(str(tmp_path))
     assert (found["state"], found["step"], found["world"], found["checkpoint"]) == ("training", 3, 2, None)
@@ -129,7 +129,7 @@ def test_status_follows_a_run(tmp_path: Path) -> None:
     ended = status(str(tmp_path), now=time.time() + 100)
     assert ended["state"] == "finished"
     assert sum(ended["goodput"].values()) == pytest.approx(2.0, abs=1.0)
-    assert lives(read_pulses(str(tmp_path)), first=2) == {}
+    assert attempt_times(read_heartbeats(str(tmp_path)), first=2) == {}
     assert storage.list_dir(str(tmp_path / "pulse")) == ["0001.json"]
 
 
@@ -166,10 +166,10 @@ def test_signs_that_are_not_ours_or_torn_are_left_alone(name: str, content: str,
     allocate(str(tmp_path), parent=None, step=0, stage=0, steps_per_epoch=3, workers=["a"])
     storage.write_text(f"{tmp_path}/pulse/0001.json", json.dumps(PULSE))
     (tmp_path / "pulse" / name).write_text(content)
-    assert read_pulses(str(tmp_path)) == {1: PULSE}
+    assert read_heartbeats(str(tmp_path)) == {1: PULSE}
     assert dict(status_rows(status(str(tmp_path))))["step"] == "1 of None"
 
 
 def test_a_last_sign_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:
     (tmp_path / "pulse").write_text("a file where the folder should be")
-    Pulse(str(tmp_path), 1, {}, dict).close("finished")
+    Heartbeat(str(tmp_path), 1, {}, dict).close("finished")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from ivr_dist import storage
 from ivr_dist.errors import CorruptDataError, StorageError
 from ivr_dist.run.attempts import allocate
-from ivr_dist.run.ledger import AUDIT, HISTORY, LedgerWriter, read_counting, read_lines, recorded_attempts
+from ivr_dist.run.ledger import AUDIT, HISTORY, LedgerWriter, read_lineage, read_lines, recorded_attempts
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def begin(run: Path, step: int = 0, parent: int | None = None) -> int:
 
 
 def steps(run: Path, ledger: str = AUDIT) -> list[int]:
-    return [record["step"] for _, _, record in read_counting(str(run), ledger)]
+    return [record["step"] for _, _, record in read_lineage(str(run), ledger)]
 
 
 @pytest.mark.parametrize("failures", [(1,), (2,), (1, 2, 3), (3,)])
@@ -116,7 +116,7 @@ def test_order_is_that_of_the_numbers(tmp_path: Path) -> None:
     names = ["attempt-9999/rank-99999-999999", "attempt-9999/rank-99999-1000000", "attempt-10000/rank-100000-000001"]
     for step, name in enumerate(names, 1):
         storage.write_text(f"{run}/{HISTORY}/{name}.jsonl", f'{{"step": {step}}}\n')
-    assert [(attempt, rank, record["step"]) for attempt, rank, record in read_counting(run, HISTORY)] == [
+    assert [(attempt, rank, record["step"]) for attempt, rank, record in read_lineage(run, HISTORY)] == [
         (9999, 99_999, 1),
         (9999, 99_999, 2),
         (10_000, 100_000, 3),

@@ -65,9 +65,9 @@ def test_what_is_spared_inside_is_as_before_outside() -> None:
     def function() -> int:
         return 1
 
-    with compilation.spared(compilation.NONE):
+    with compilation.without_importing_compiler(compilation.NONE):
         assert torch.compile(function) is function
         assert torch.compile(dynamic=True)(function) is function
     assert torch.compile is plain
-    with compilation.spared("aot_eager"):
+    with compilation.without_importing_compiler("aot_eager"):
         assert torch.compile is plain

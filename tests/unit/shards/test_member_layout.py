@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ivr_dist.shards.batch_decode import decode_together
+from ivr_dist.shards.batch_decode import decode_batch
 from ivr_dist.shards.decode import RawSample, decode_sample
 from ivr_dist.shards.index import ShardIndex, build_index
 from ivr_dist.shards.member_layout import Layout
@@ -56,7 +56,7 @@ def together(data: bytes, index: ShardIndex, numbers: Sequence[int]) -> Samples 
     places = LAYOUT.places(index)
     starts = index.offset[index.segment[:-1]]
     segments = [memoryview(data)[starts[np.searchsorted(index.segment, number, "right") - 1] :] for number in numbers]
-    return decode_together(
+    return decode_batch(
         [index.keys[number] for number in numbers],
         ["s.tar"] * len(numbers),
         segments,

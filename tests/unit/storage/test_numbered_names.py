@@ -16,7 +16,7 @@ from ivr_dist.checkpoint.store import CheckpointName
 from ivr_dist.display.console import LocalConsole
 from ivr_dist.errors import SupersededError
 from ivr_dist.run.attempts import allocate, check_newest, numbers
-from ivr_dist.run.heartbeat import read_pulses
+from ivr_dist.run.heartbeat import read_heartbeats
 from ivr_dist.run.lease import hold, holder
 from ivr_dist.storage.numbered_names import Numbered
 
@@ -87,7 +87,7 @@ def test_drivers_and_signs_of_life_beyond_their_zeros(tmp_path: Path, last: int)
         assert storage.exists(f"{run}/driver/{last + 1:06d}.json")
         assert holder(run) is not None
     assert holder(run) is None
-    assert read_pulses(run) == {number: {**SIGN, "seen": number} for number in (last - 1, last)}
+    assert read_heartbeats(run) == {number: {**SIGN, "seen": number} for number in (last - 1, last)}
 
 
 def test_checkpoints_beyond_their_zeros(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from ivr_dist.checkpoint.weights import read_weights
 from ivr_dist.engine.deepspeed_engine import Engine
 from ivr_dist.errors import CheckpointError, IvrError, StorageError, SupersededError
 from ivr_dist.run.attempts import Span, allocate
-from ivr_dist.run.ledger import AUDIT, LedgerWriter, read_counting
-from ivr_dist.training.checkpointer import Saver
+from ivr_dist.run.ledger import AUDIT, LedgerWriter, read_lineage
+from ivr_dist.training.checkpointer import Checkpointer
 from tests.fault_proxy import Proxy
 from tests.s3_server import BUCKET
 
@@ -37,8 +37,8 @@ class Memory:
         return {"w": list(self.weight.shape)}
 
 
-def saver(run: str, memory: Memory, **options: Any) -> Saver:
-    return Saver(run, 1, [Span(1, 1, None)], cast(Engine, memory), keep_last=9, **options)
+def saver(run: str, memory: Memory, **options: Any) -> Checkpointer:
+    return Checkpointer(run, 1, [Span(1, 1, None)], cast(Engine, memory), keep_last=9, **options)
 
 
 def test_what_training_does_meanwhile_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +110,7 @@ def test_no_checkpoint_is_complete_whose_ledger_is_not(tmp_path: Path) -> None:
         saving.finish()
     assert [saved.name.step for saved in saving.take_saved()] == [1, 3]
     assert [name.step for name in store.names(run)] == [3, 1]
-    assert [record["step"] for _, _, record in read_counting(run, AUDIT)] == [1, 2, 3]
+    assert [record["step"] for _, _, record in read_lineage(run, AUDIT)] == [1, 2, 3]
 
 
 def test_an_error_of_any_kind_reaches_the_loop(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from ivr_dist.model.build import build_model
 from ivr_dist.model.spec import IVROutput, ModelSpec
 from ivr_dist.planning.plan import make_plan
 from ivr_dist.training.svr_probe import SvrProbe
-from ivr_dist.training.train_step import Stepper, StepResult
+from ivr_dist.training.train_step import StepResult, TrainStep
 from tests.batches import DIMS, TASKS, WEIGHTS, batch_of, count, mixed_samples, no_reduce
 from tests.fake_gpu import FAKE, FakeGpu, fake_gpu
 
@@ -142,9 +142,9 @@ def model_of(config: Config) -> nn.Module:
 def one_step(config: Config) -> tuple[FakeGpu, StepResult]:
     batches = batches_of(config)
     engine = cast(Engine, FakeEngine(model_of(config)))
-    stepper = Stepper(config, make_plan(config, 12, 1), engine, TASKS)
+    train_step = TrainStep(config, make_plan(config, 12, 1), engine, TASKS)
     with fake_gpu() as gpu:
-        result = stepper.run(0, batches, count(batches, LAYOUT))
+        result = train_step.run(0, batches, count(batches, LAYOUT))
     return gpu, result
 
 

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from ivr_dist.display.console import LocalConsole
 from ivr_dist.run.lease import STOP_FILE
 from ivr_dist.training import rank_agreement as control_module
-from ivr_dist.training.loss_spikes import Spikes
-from ivr_dist.training.rank_agreement import Control, Still, Verdict
+from ivr_dist.training.loss_spikes import LossSpikeDetector
+from ivr_dist.training.rank_agreement import Decision, NoClusterEvents, RankAgreement
 from ivr_dist.training.watchdog import EXIT_HUNG, Watchdog
 
 NOTHING = {"saved": False, "unsaved": False, "skipped": 0, "own_s": 1.0}
 
 
-class Leaving(Still):
+class Leaving(NoClusterEvents):
     """A cluster that is about to lose a machine, and has room for another."""
 
     def preempted(self) -> bool:
@@ -33,23 +33,25 @@ class Leaving(Still):
         return True
 
 
-def agreed(controls: list[Control], wishes: list[torch.Tensor]) -> list[Verdict]:
+def agreed(controls: list[RankAgreement], wishes: list[torch.Tensor]) -> list[Decision]:
     total = torch.stack(wishes).sum(dim=0).tolist()
-    return [control.verdict(total) for control in controls]
+    return [control.decide(total) for control in controls]
 
 
-def group(tmp_path: Path, world: int, surroundings: Still | None = None) -> tuple[list[Control], LocalConsole]:
+def group(
+    tmp_path: Path, world: int, cluster_events: NoClusterEvents | None = None
+) -> tuple[list[RankAgreement], LocalConsole]:
     console = LocalConsole()
-    return [Control(str(tmp_path), rank, world, console, surroundings) for rank in range(world)], console
+    return [RankAgreement(str(tmp_path), rank, world, console, cluster_events) for rank in range(world)], console
 
 
 def test_what_one_rank_wishes_all_ranks_do(tmp_path: Path) -> None:
     controls, console = group(tmp_path, 3)
-    quiet = agreed(controls, [control.wishes(**NOTHING) for control in controls])
+    quiet = agreed(controls, [control.signals(**NOTHING) for control in controls])
     assert all(verdict.stop == "" and not verdict.save and not verdict.unsaved for verdict in quiet)
     console.stop.set()
     wishes = [
-        control.wishes(saved=rank == 0, unsaved=rank == 2, skipped=rank, own_s=1.0 + rank)
+        control.signals(saved=rank == 0, unsaved=rank == 2, skipped=rank, compute_s=1.0 + rank)
         for rank, control in enumerate(controls)
     ]
     found = agreed(controls, wishes)
@@ -62,26 +64,26 @@ def test_the_slowest_rank_is_named_over_many_steps(tmp_path: Path) -> None:
     controls, _ = group(tmp_path, 3)
     for _step in range(40):
         wishes = [
-            control.wishes(**{**NOTHING, "own_s": 1.5 if rank == 1 else 1.0}) for rank, control in enumerate(controls)
+            control.signals(**{**NOTHING, "own_s": 1.5 if rank == 1 else 1.0}) for rank, control in enumerate(controls)
         ]
         found = agreed(controls, wishes)
     slowest = found[0].slowest()
     assert slowest is not None
     assert slowest[0] == 1
     assert slowest[1] == pytest.approx(0.5)
-    assert Verdict("", False, False, False, 0, 0, (1.0,)).slowest() is None
+    assert Decision("", False, False, False, 0, 0, (1.0,)).slowest() is None
 
 
 def test_the_stop_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control_module, "_LOOK_S", 0.01)
     controls, _ = group(tmp_path, 1)
-    assert agreed(controls, [controls[0].wishes(**NOTHING)])[0].stop == ""
+    assert agreed(controls, [controls[0].signals(**NOTHING)])[0].stop == ""
     (tmp_path / STOP_FILE).write_text("")
     deadline = time.monotonic() + 10
-    while not agreed(controls, [controls[0].wishes(**NOTHING)])[0].stop:
+    while not agreed(controls, [controls[0].signals(**NOTHING)])[0].stop:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert agreed(controls, [controls[0].wishes(**NOTHING)])[0].stop == "stop file"
+    assert agreed(controls, [controls[0].signals(**NOTHING)])[0].stop == "stop file"
     controls[0].close()
 
 
@@ -89,32 +91,32 @@ def test_a_notice_asks_for_a_checkpoint_at_every_look(tmp_path: Path, monkeypatc
     monkeypatch.setattr(control_module, "_TICK_S", 0.0)
     controls, _ = group(tmp_path, 2, Leaving())
     for _look in range(3):
-        found = agreed(controls, [control.wishes(**NOTHING) for control in controls])
-        assert all(verdict.tick and verdict.save for verdict in found)
+        found = agreed(controls, [control.signals(**NOTHING) for control in controls])
+        assert all(verdict.poll_cluster and verdict.save for verdict in found)
 
 
 def test_nothing_is_looked_at_between_two_looks(tmp_path: Path) -> None:
     controls, _ = group(tmp_path, 2, Leaving())
-    found = agreed(controls, [control.wishes(**NOTHING) for control in controls])
-    assert not any(verdict.tick or verdict.save for verdict in found)
+    found = agreed(controls, [control.signals(**NOTHING) for control in controls])
+    assert not any(verdict.poll_cluster or verdict.save for verdict in found)
 
 
 @given(st.lists(st.floats(0.5, 2.0), min_size=20, max_size=80), st.floats(1.1, 10.0))
 def test_a_spike_is_far_above_the_median(losses: list[float], factor: float) -> None:
-    spikes = Spikes(factor)
+    spikes = LossSpikeDetector(factor)
     for loss in losses:
-        spikes.passed(loss)
+        spikes.record(loss)
     middle = sorted(losses[-64:])
     low, high = middle[(len(middle) - 1) // 2], middle[len(middle) // 2]
-    assert spikes.fault(low * factor * 0.99) == ""
-    assert "times the recent median" in spikes.fault(high * factor * 1.01)
-    assert Spikes(None).fault(1e30) == ""
+    assert spikes.check(low * factor * 0.99) == ""
+    assert "times the recent median" in spikes.check(high * factor * 1.01)
+    assert LossSpikeDetector(None).check(1e30) == ""
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
 def test_losses_that_are_not_finite_are_faults_from_the_first_step(loss: float) -> None:
-    assert Spikes(None).fault(loss) == "its loss is not finite"
-    assert Spikes(2.0).fault(1e9) == "", "nothing to compare with yet"
+    assert LossSpikeDetector(None).check(loss) == "its loss is not finite"
+    assert LossSpikeDetector(2.0).check(1e9) == "", "nothing to compare with yet"
 
 
 class Bitten:

@@ -22,7 +22,7 @@ from ivr_dist.data.reading.fetch_stats import FetchCounts, FetchMeters
 from ivr_dist.data.reading.fetcher import Fetcher, FetchPolicy, open_fetcher
 from ivr_dist.errors import CorruptDataError, DataError, IvrError, StorageError
 from tests import fault_proxy, s3_server
-from tests.fault_proxy import Fault, Proxy
+from tests.fault_proxy import Finding, Proxy
 
 pytestmark = pytest.mark.xdist_group("s3")
 
@@ -55,7 +55,7 @@ def fetcher() -> Iterator[Fetcher]:
 
 
 @pytest.mark.parametrize("fault", ["503", "cut", "whole", "flip", "slow", "short"])
-def test_what_passes_is_tried_again(proxy: Proxy, fetcher: Fetcher, fault: Fault) -> None:
+def test_what_passes_is_tried_again(proxy: Proxy, fetcher: Fetcher, fault: Finding) -> None:
     storage.begin_range(url_of("file.tar"), 0, 1).result(30)  # signed requests are known to be answered
     proxy.choose = lambda path, count: fault if count < 2 else None
     assert fetch(fetcher) == DATA[:SIZE]
@@ -88,7 +88,7 @@ def test_a_stalled_attempt_is_given_up(proxy: Proxy) -> None:
     ],
 )
 def test_what_does_not_pass_is_an_error_within_the_deadline(
-    proxy: Proxy, fault: Fault, kind: type[IvrError], text: str
+    proxy: Proxy, fault: Finding, kind: type[IvrError], text: str
 ) -> None:
     proxy.choose = lambda path, count: fault
     # Where the deadline is what ends it, it is short; what is told at once is waited for on a busy machine too.

@@ -7,12 +7,12 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import pytest
 
-from ivr_dist.data.reading.lazy_future import OnUse
+from ivr_dist.data.reading.lazy_future import LazyFuture
 
 
 def test_nothing_is_done_until_somebody_asks_and_then_once() -> None:
     done: list[str] = []
-    future = OnUse(lambda: done.append(threading.current_thread().name) or 7)
+    future = LazyFuture(lambda: done.append(threading.current_thread().name) or 7)
     told: list[int] = []
     future.add_done_callback(lambda future: told.append(future.result()))
     assert not future.done()
@@ -30,7 +30,7 @@ def test_an_error_is_kept() -> None:
         calls.append(1)
         raise OSError("gone")
 
-    future = OnUse(fail)
+    future = LazyFuture(fail)
     assert isinstance(future.exception(), OSError)
     for _ in range(2):
         with pytest.raises(OSError, match="gone"):
@@ -47,14 +47,14 @@ def test_many_who_ask_at_once_get_one_result() -> None:
         begun.wait(0.05)
         return 7
 
-    future = OnUse(work)
+    future = LazyFuture(work)
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(lambda _: future.result(), range(8))) == {7}
     assert calls == [1]
 
 
 def test_what_was_cancelled_is_not_done() -> None:
-    future = OnUse(lambda: 1 // 0)
+    future = LazyFuture(lambda: 1 // 0)
     assert future.cancel()
     with pytest.raises(CancelledError):
         future.result()

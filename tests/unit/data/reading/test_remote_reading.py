@@ -23,7 +23,7 @@ from ivr_dist.errors import IvrError
 from ivr_dist.packing.pack import PackOptions, pack
 from ivr_dist.shards.manifest import Manifest
 from tests import s3_server
-from tests.fault_proxy import Fault, Proxy
+from tests.fault_proxy import Finding, Proxy
 
 pytestmark = pytest.mark.xdist_group("s3")
 
@@ -70,9 +70,9 @@ def epoch_of(url: str, fetcher: Fetcher | None = None) -> list[tuple[list[str], 
 
 def test_an_epoch_through_every_kind_of_fault(local: str, remote: str, s3_proxy: Proxy) -> None:
     draw = random.Random(0)
-    faults = [fault for fault in get_args(Fault) if fault != "403"]
+    faults = [fault for fault in get_args(Finding) if fault != "403"]
 
-    def choose(path: str, count: int) -> Fault | None:
+    def choose(path: str, count: int) -> Finding | None:
         return draw.choice(faults) if count < 3 and draw.random() < 0.4 else None
 
     s3_proxy.choose, s3_proxy.slow_s = choose, 0.2
@@ -85,7 +85,7 @@ def test_an_epoch_through_every_kind_of_fault(local: str, remote: str, s3_proxy:
 
 
 @pytest.mark.parametrize("fault", ["503", "stall", "flip"])
-def test_an_outage_is_one_error_within_the_deadline(remote: str, s3_proxy: Proxy, fault: Fault) -> None:
+def test_an_outage_is_one_error_within_the_deadline(remote: str, s3_proxy: Proxy, fault: Finding) -> None:
     s3_proxy.choose = lambda path, count: fault if path.endswith(".tar") else None
     started = time.monotonic()
     with pytest.raises(IvrError) as caught:
@@ -158,7 +158,7 @@ def test_memory_stays_within_the_limit(tmp_path: Path, width: int, samples: int)
     largest = max(end - start for shard in shards for start, end in zip(shard.starts, shard.ends, strict=True))
     order = np.random.default_rng(0).permutation(manifest.samples)
     seen = 0
-    for found in reader.ahead(order[i : i + 1] for i in range(len(order))):
+    for found in reader.read_ahead(order[i : i + 1] for i in range(len(order))):
         seen += len(found.samples)
         assert reader.resident <= limit + largest
     assert seen == manifest.samples

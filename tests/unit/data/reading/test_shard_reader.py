@@ -103,7 +103,7 @@ def test_the_indexes_of_shards_in_use_stay(packed: Path, monkeypatch: pytest.Mon
     )
     ends = np.cumsum(reader.manifest.shard_samples)
     for back in range(1, 6):
-        assert len(next(iter(reader.ahead([ends - back]))).whole()) == len(ends)
+        assert len(next(iter(reader.read_ahead([ends - back]))).all_or_raise()) == len(ends)
     assert sorted(opened) == sorted(set(opened)) and len(opened) == len(ends)
     reader.close()
 
@@ -180,10 +180,10 @@ def test_requests_are_answered_in_turn_and_held_no_longer(packed: Path, cache_by
     reader = open_reader(packed, cache_bytes)
     random = np.random.default_rng(1)
     requests = [random.integers(0, len(REFS), count) for count in (3, 0, 40, 1, 40)]
-    for numbers, found in zip(requests, reader.ahead(iter(requests)), strict=True):
-        assert found.whole().ids == [REFS[number].id for number in numbers]
+    for numbers, found in zip(requests, reader.read_ahead(iter(requests)), strict=True):
+        assert found.all_or_raise().ids == [REFS[number].id for number in numbers]
     assert not reader._segments._wanted
-    answers = reader.ahead(iter(requests))
+    answers = reader.read_ahead(iter(requests))
     next(answers)
     answers.close()
     assert not reader._segments._wanted
@@ -194,7 +194,7 @@ def test_requests_are_under_way_before_they_are_answered(packed: Path) -> None:
     reader = open_reader(packed)
     noted = fetched(reader)
     index = load(str(packed / Manifest.load(str(packed)).shards[0].index.name))
-    answers = reader.ahead(np.array([number]) for number in range(len(REFS)))
+    answers = reader.read_ahead(np.array([number]) for number in range(len(REFS)))
     # All of the first segment's samples but one.
     for _ in range(int(index.segment[1]) - 1):
         next(answers)
@@ -224,12 +224,12 @@ def test_an_error_stands_in_place_of_its_sample(damaged: Path) -> None:
     index = load(str(damaged / shard.index.name))
     flip(damaged / shard.name, 10)
     bad = int(index.segment[1])
-    (found,) = open_reader(damaged).ahead([np.array([0, bad, bad - 1])])
+    (found,) = open_reader(damaged).read_ahead([np.array([0, bad, bad - 1])])
     assert found.samples.keys == [index.keys[bad]]
-    assert {place: each.name for place, each in found.lost.items()} == {0: index.keys[0], 2: index.keys[bad - 1]}
-    assert all(isinstance(each.error, CorruptDataError) for each in found.lost.values())
+    assert {place: each.name for place, each in found.failures.items()} == {0: index.keys[0], 2: index.keys[bad - 1]}
+    assert all(isinstance(each.error, CorruptDataError) for each in found.failures.values())
     with pytest.raises(CorruptDataError, match="do not match"):
-        found.whole()
+        found.all_or_raise()
 
 
 def test_shards_laid_out_by_pack_and_by_others_in_one_request(damaged: Path) -> None:
@@ -256,9 +256,9 @@ def test_shards_laid_out_by_pack_and_by_others_in_one_request(damaged: Path) -> 
 def test_an_array_of_another_kind_is_an_error_in_place_of_its_sample(damaged: Path) -> None:
     shard = Manifest.load(str(damaged)).shards[0]
     change_array(damaged, "audio", lambda array: np.zeros((4, 5), np.float32))
-    (found,) = open_reader(damaged).ahead([np.arange(shard.samples)])
+    (found,) = open_reader(damaged).read_ahead([np.arange(shard.samples)])
     assert len(found.samples) == shard.samples - 1
-    (lost,) = found.lost.values()
+    (lost,) = found.failures.values()
     assert isinstance(lost.error, CorruptDataError)
     assert "audio is float32 [4, 5], the manifest says numbers [steps, 74]" in lost.error.what
     assert lost.error.where == f"{shard.name}, sample {lost.name}"

@@ -92,9 +92,9 @@ def reader(packed: str, tmp_path: Path) -> Iterator[StreamReader]:
 
 
 def test_a_shard_that_ends_early_is_an_error_in_place_of_its_samples(reader: StreamReader) -> None:
-    (found,) = reader.ahead([np.array([3, 49, 0])])
+    (found,) = reader.read_ahead([np.array([3, 49, 0])])
     assert len(found.samples) == 2
-    ((place, lost),) = found.lost.items()
+    ((place, lost),) = found.failures.items()
     assert place == 1 and isinstance(lost.error, CorruptDataError)
     assert "000001.tar" in lost.error.where and "\n" not in str(lost.error)
 
