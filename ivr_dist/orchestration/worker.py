@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,7 +14,7 @@ import torch
 from ivr_dist import storage
 from ivr_dist.config import Config
 from ivr_dist.config.loading import from_dict
-from ivr_dist.errors import IvrError
+from ivr_dist.errors import IvrError, UserError
 from ivr_dist.run import attempts
 from ivr_dist.run.events import Console
 from ivr_dist.runtime import collectives, device, threads
@@ -55,16 +58,50 @@ def ray_entry(payload: dict[str, Any]) -> None:
 
 
 def run_in_process(config: Config, console: Console) -> None:
-    """Train in this process alone, without Ray."""
-    if not device.available():
-        chosen = threads.choose(config.run.threads)
-        torch.set_num_threads(chosen.threads)
-        console.emit({"kind": "phase", "text": f"computing with {chosen.threads} thread(s): {chosen.why}"})
+    """Train in this process alone, without Ray; may be called any number of times in one process.
+
+    Threads, random state and determinism of PyTorch are as before afterwards: the caller may be a notebook.
+
+    Raises:
+        UserError: This process has a default process group of its own.
+        IvrError: The run cannot go on.
+    """
+    if collectives.is_distributed():
+        raise UserError(
+            "this process has a torch.distributed process group already, and training in it needs its own",
+            where="run.num_workers=0",
+            remedy="call torch.distributed.destroy_process_group() first, or train on workers (run.num_workers=1)",
+        )
     with (
+        _library_settings_kept(),
         tempfile.TemporaryDirectory(prefix="ivr-group-") as scratch,
         collectives.group(f"{scratch}/store", 0, 1, config.run.hang_after_s),
     ):
+        if not device.available():
+            choice = threads.choose(config.run.threads)
+            torch.set_num_threads(choice.threads)
+            console.emit({"kind": "phase", "text": f"computing with {choice.threads} thread(s): {choice.why}"})
         train(config, console, 0, len(attempts.read_attempts(storage.absolute(config.run.dir))))
+
+
+@contextmanager
+def _library_settings_kept() -> Iterator[None]:
+    """Restore the settings of PyTorch that training changes for the whole process; keep DeepSpeed from printing."""
+    count, random_state = torch.get_num_threads(), torch.get_rng_state()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    # DeepSpeed's logger writes to stdout by a handler of its own.
+    deepspeed_logger = logging.getLogger("DeepSpeed")
+    level = deepspeed_logger.level
+    deepspeed_logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        deepspeed_logger.setLevel(level)
+        torch.set_num_threads(count)
+        torch.set_rng_state(random_state)
+        # Only where it changed: on a CPU the call would import PyTorch's compiler.
+        if torch.are_deterministic_algorithms_enabled() != deterministic:
+            torch.use_deterministic_algorithms(deterministic)
 
 
 def train(

@@ -18,8 +18,8 @@ from ivr_dist.config.loading import load_config
 from ivr_dist.display.console import LocalConsole
 from ivr_dist.inspection.audit import audit
 from ivr_dist.orchestration import worker
-from ivr_dist.orchestration.driver import loss_curve
 from ivr_dist.run.attempts import read_attempts
+from ivr_dist.run.results import loss_curve
 from tests.ranks import run_ranks
 from tests.ray.clusters import Cluster
 
