@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from ivr_dist.inference.load import Model
     from ivr_dist.inference.predict import PredictionTable
 
-Path = str | os.PathLike[str]
+StrPath = str | os.PathLike[str]
 """A local path, or a URL such as `s3://bucket/mosi/train`."""
 
 _INTERRUPTED = 130
 
 
-def open_split(path: Path) -> PackedSplit:
+def open_split(path: StrPath) -> PackedSplit:
     """Open a packed split: samples by index, labels, profile, batches in training order.
 
     >>> split = ivr.open_split("data/synth/train")
@@ -59,7 +59,7 @@ def open_split(path: Path) -> PackedSplit:
     return PackedSplit(os.fspath(path))
 
 
-def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: StrPath | None, overrides: Sequence[str] = ()) -> Config:
     """Read a config file, apply overrides, and check the result.
 
     >>> config = ivr.load_config("configs/synth.yaml", ["train.lr=3e-4"])
@@ -77,7 +77,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
 
 
 def train(
-    config: Config | Path,
+    config: Config | StrPath,
     overrides: Sequence[str] = (),
     *,
     progress: bool = False,
@@ -126,7 +126,7 @@ def train(
     return outcome.result or driver.stopped_result(outcome.run_url)
 
 
-def open_run(path: Path) -> Run:
+def open_run(path: StrPath) -> Run:
     """Open a run directory: status, history, checkpoints, result, audit.
 
     >>> run = ivr.open_run("runs/synth")
@@ -146,7 +146,7 @@ def open_run(path: Path) -> Run:
     return Run(os.fspath(path))
 
 
-def load(path: Path, *, device: str | torch.device | None = None) -> Model:
+def load(path: StrPath, *, device: str | torch.device | None = None) -> Model:
     """Load a trained model from a run or a checkpoint. Needs neither Ray nor DeepSpeed.
 
     Of a run, the checkpoint that its result names is loaded: the best one by validation, if there is validation; of a
@@ -171,7 +171,9 @@ def load(path: Path, *, device: str | torch.device | None = None) -> Model:
     return inference.load(os.fspath(path), device=device)
 
 
-def predict(model: Model | Path, data: PackedSplit | Path | Iterable[Sample | Mapping[str, Any]]) -> PredictionTable:
+def predict(
+    model: Model | StrPath, data: PackedSplit | StrPath | Iterable[Sample | Mapping[str, Any]]
+) -> PredictionTable:
     """Predict every sample of a packed split, or of arrays in memory. Needs neither Ray nor DeepSpeed.
 
     >>> table = ivr.predict(model, "data/synth/test")
@@ -184,7 +186,7 @@ def predict(model: Model | Path, data: PackedSplit | Path | Iterable[Sample | Ma
     model standardises them itself), or [steps] token ids; `id` and `transcript` are optional.
 
     >>> import numpy as np
-    >>> sample = {"id": "mine", "audio": np.zeros((7, 12)), "vision": np.ones((5, 35))}
+    >>> sample = {"id": "mine", "audio": np.zeros((7, 12)), "vision": np.ones((5, 8))}
     >>> ivr.predict(model, [sample]).keys
     ['mine']
 
@@ -205,7 +207,7 @@ def predict(model: Model | Path, data: PackedSplit | Path | Iterable[Sample | Ma
     return inference.predict(_model(model), os.fspath(data) if isinstance(data, os.PathLike) else data)
 
 
-def evaluate(model: Model | Path, split: PackedSplit | Path) -> dict[str, float | None]:
+def evaluate(model: Model | StrPath, split: PackedSplit | StrPath) -> dict[str, float | None]:
     """Score a model on a packed split, each sample once, as `ivr-dist evaluate`. Needs neither Ray nor DeepSpeed.
 
     >>> scores = ivr.evaluate(model, "data/synth/test")
@@ -229,7 +231,7 @@ def evaluate(model: Model | Path, split: PackedSplit | Path) -> dict[str, float 
     return inference.score_split(_model(model), split if isinstance(split, PackedSplit) else os.fspath(split))
 
 
-def _model(model: Model | Path) -> Model:
+def _model(model: Model | StrPath) -> Model:
     return load(model) if isinstance(model, str | os.PathLike) else model
 
 
