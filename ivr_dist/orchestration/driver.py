@@ -88,9 +88,10 @@ def train(
         return Outcome(run_url, Result.from_record(record, trained=False), 0)
     on_plan(describe(plan, config, None, reading(config, manifests["train"])))
     code = _run_workers(config, console, debug, started)
-    stopped_by_file = console.how == "stop file"
-    if stopped_by_file or (code and console.how not in ("finished", "early")):
-        return Outcome(run_url, None, 0 if stopped_by_file else code, stopped_by_file, console.time_spent)
+    by_stop_file = console.how == "stop file"
+    # A signal, or the console; a supervisor that is stopped while it waits for a cluster reports no ending at all.
+    if by_stop_file or (console.stop.is_set() and console.how not in ("finished", "early")):
+        return Outcome(run_url, None, 0 if by_stop_file else code, by_stop_file, console.time_spent)
     record = read_result(run_url)
     if record is None:
         raise IvrError("the workers ended without a result", where=run_url, remedy="run again with --debug")

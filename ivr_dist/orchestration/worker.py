@@ -1,4 +1,4 @@
-"""What one worker runs: attempt after attempt, until the run has ended."""
+"""One worker: trains attempt after attempt until the run has ended, under Ray Train or in this process alone."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from ivr_dist.training.attempt import AttemptRun, SkippedSteps
 from ivr_dist.training.rank_agreement import ClusterEvents
 from ivr_dist.training.trainer import Ending
 
-# How long a worker that has reported a fatal error waits for the driver to end the run before Ray is told.
+# How long a worker that has reported a fatal error waits for the driver to end the run before it raises to Ray.
 _FATAL_GRACE_S = 30.0
 
 
 def ray_entry(payload: dict[str, Any]) -> None:
-    """The function Ray Train runs in each worker.
+    """Entry point of a Ray Train worker.
 
-    An explained error goes to the driver, which ends the run: it would be the same on every retry. Any other error is
-    Ray's to see, so that it restarts the group.
+    An `IvrError` that a retry would repeat goes to the driver, which ends the run. Any other error is raised to Ray
+    Train, which restarts the worker group.
     """
     import ray.train
 
@@ -113,19 +113,19 @@ def train(
     cluster_events: ClusterEvents | None = None,
     started: float | None = None,
 ) -> Ending:
-    """Train a run to its end, from wherever it stands; every rank of an existing process group calls it.
+    """Train a run to its end from its newest checkpoint; every rank of an existing process group calls it.
 
     Args:
         config: The run's config.
-        console: Where rank 0 tells what happens.
-        local_rank: This worker's number on its node.
-        attempts_before: Attempts of the run when its driver started: a later one is a retry, which continues whatever
-            `run.resume` says.
-        cluster_events: What is known of the machines; None: they never change.
-        started: Unix time when the driver started, from which the time of its first attempt counts; None for now.
+        console: Receives events; most come from rank 0.
+        local_rank: Rank of this worker on its node.
+        attempts_before: Attempts of the run when its driver was started. A later one is a retry, which continues
+            whatever `run.resume` is.
+        cluster_events: Preemption notices and free capacity; None: the cluster does not change.
+        started: Unix time when the driver was started, from which the time of its first attempt counts; None: now.
 
     Returns:
-        How it ended.
+        How training ended.
 
     Raises:
         IvrError: The run cannot go on.
@@ -133,7 +133,7 @@ def train(
     device.tune_memory()
     device.deterministic()
     began = time.time()
-    # Only the driver's first attempt has waited for the driver.
+    # The time before the workers started counts towards the driver's first attempt only.
     if started is not None and len(attempts.read_attempts(storage.absolute(config.run.dir))) <= attempts_before:
         began = started
     left_out: SkippedSteps | None = None

@@ -15,7 +15,7 @@ import pytest
 
 from ivr_dist.corpora.synthetic import SynthSource
 from ivr_dist.errors import UserError
-from ivr_dist.orchestration.ray_cluster import connected, wait_for_room
+from ivr_dist.orchestration.ray_cluster import connected, wait_for_resources
 from ivr_dist.packing.pack import pack
 from ivr_dist.runtime import scratch_folders
 from tests.ray.clusters import Cluster
@@ -75,14 +75,14 @@ def test_room_is_waited_for_and_asked_for(cluster: Cluster, monkeypatch: pytest.
             pending.append(sum(group["state"] == "PENDING" for group in table.values()))
             return len(pending) > 2
 
-        assert not wait_for_room(1000, "CPU", 60.0, said.append, stopped)
+        assert not wait_for_resources(1000, "CPU", 60.0, said.append, stopped)
         assert max(pending) >= 1
-        assert said and said[0].startswith("waiting for machines: 1000 CPUs are needed, the cluster has ")
+        assert said and said[0].startswith("waiting for 1000 CPUs; the cluster has ")
         with pytest.raises(UserError, match=r"needs as many CPUs, and the Ray cluster has \d+ after 1 s"):
-            wait_for_room(1000, "CPU", 1.0, said.append, lambda: False)
+            wait_for_resources(1000, "CPU", 1.0, said.append, lambda: False)
         with pytest.raises(UserError, match="needs as many GPUs"):
-            wait_for_room(1, "GPU", 0.0, said.append, lambda: False)
-        assert wait_for_room(1, "CPU", 0.0, said.append, lambda: False)
+            wait_for_resources(1, "GPU", 0.0, said.append, lambda: False)
+        assert wait_for_resources(1, "CPU", 0.0, said.append, lambda: False)
 
 
 def test_a_long_folder_for_temporary_files_is_left_for_a_short_one(

@@ -189,7 +189,8 @@ def _environment() -> dict[str, str]:
 
 
 def test_overrides_of_a_config_made_in_python_are_checked() -> None:
-    config = with_overrides(load_config(None), ["train.lr=0.5", "loss.tasks.mood=2"]).config
+    given = ["data.train=x", "train.select=last"]
+    config = with_overrides(load_config(None, given), ["train.lr=0.5", "loss.tasks.mood=2"]).config
     assert (config.train.lr, config.loss.tasks) == (0.5, {"mood": 2.0})
     wrong = replace(config, train=replace(config.train, lr=-1.0))
     with pytest.raises(ivr.ConfigError, match=r"train\.lr"):
