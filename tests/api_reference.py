@@ -28,16 +28,16 @@ asked for.
 import ivr_dist as ivr
 
 split = ivr.open_split("data/mosi/train")
-split[0].audio                                        # array [steps, width], or None where it is missing
-split.labels["sentiment"]                             # array [samples], NaN where there is none
-batches = split.batches(global_batch=64, seed=0, epoch=0)   # in the order in which training reads them
+split[0].audio  # array [steps, width], or None where it is missing
+split.labels["sentiment"]  # array [samples], NaN where there is none
+batches = split.batches(global_batch=64, seed=0, epoch=0)  # in the order in which training reads them
 
 config = ivr.load_config("configs/mosi_words.yaml", ["train.lr=3e-4"])
-result = ivr.train(config)                            # result.metrics, result.checkpoint, result.loss_curve
+result = ivr.train(config)  # result.metrics, result.checkpoint, result.loss_curve
 
-model = ivr.load("runs/mosi_words")                   # a run, or one of its checkpoints
-table = ivr.predict(model, "data/mosi/test")          # table.to_pandas()
-scores = ivr.evaluate(model, "data/mosi/test")        # {"mosi/mae": ..., ...}
+model = ivr.load("runs/mosi_words")  # a run, or one of its checkpoints
+table = ivr.predict(model, "data/mosi/test")  # table.to_pandas()
+scores = ivr.evaluate(model, "data/mosi/test")  # {"mosi/mae": ..., ...}
 
 run = ivr.open_run("runs/mosi_words")
 run.status(), run.history(), run.checkpoints(), run.audit()
@@ -55,7 +55,7 @@ def page() -> str:
     classes = {name: value for name, value in public.items() if name not in {*functions, *errors}}
     lines = [_HEAD, "## Functions", ""]
     for name in sorted(functions, key=lambda name: inspect.getsourcelines(functions[name])[1]):
-        lines += [f"### {name}", "", "```python", f"{name}{_signature(functions[name])}", "```", ""]
+        lines += [f"### {name}", "", "```", f"{name}{_signature(functions[name])}", "```", ""]
         lines += [_first_line(functions[name]), ""]
     lines += ["## Classes", ""]
     for name, value in classes.items():

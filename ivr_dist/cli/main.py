@@ -99,7 +99,7 @@ def train(
 
     Workers run on the cluster that RAY_ADDRESS names, or on this machine.
     """
-    from ivr_dist.cli import train_command
+    from ivr_dist.cli import model_commands
     from ivr_dist.config.loading import load
     from ivr_dist.orchestration.preflight import further_faults
 
@@ -111,7 +111,7 @@ def train(
         from ivr_dist.orchestration.multi_seed import parse_seeds, train_seeds
 
         return train_seeds(config, given, parse_seeds(seeds), loaded, json_output=as_json, debug=debug)
-    return train_command.train(loaded, as_json=as_json, debug=debug)
+    return model_commands.train(loaded, as_json=as_json, debug=debug)
 
 
 @app.command(epilog=_examples("ivr-dist plan configs/quickstart.yaml --world-sizes 1,2,8,64"))
@@ -236,19 +236,9 @@ def evaluate(
     debug: Debug = False,
 ) -> int:
     """Score a checkpoint on a split, each sample once."""
-    from ivr_dist import storage
-    from ivr_dist.display.tables import print_metrics
-    from ivr_dist.evaluation.own_split import own_split
-    from ivr_dist.evaluation.score_checkpoint import score_checkpoint
+    from ivr_dist.cli import model_commands
 
-    url = storage.absolute(checkpoint)
-    place = storage.absolute(own_split(url, split) if shards is None else shards)
-    found = score_checkpoint(url, place, num_workers or 1)
-    if as_json:
-        print(json.dumps({"checkpoint": storage.display(url), "shards": storage.display(place), "metrics": found}))
-    else:
-        print_metrics({split: found}, sys.stdout)
-    return 0
+    return model_commands.evaluate(checkpoint, shards, split, num_workers, as_json=as_json)
 
 
 app.command(epilog=run_commands.AUDIT_EXAMPLES)(run_commands.audit)

@@ -1,4 +1,4 @@
-"""What `ivr-dist train` prints: the plan, how the run ended, and its result as tables or JSON."""
+"""Commands that train and score a model: what `ivr-dist train` and `ivr-dist evaluate` print, as tables or JSON."""
 
 from __future__ import annotations
 
@@ -62,6 +62,34 @@ def train(loaded: Loaded, *, as_json: bool = False, debug: bool = False) -> int:
     if as_json and not outcome.exit_code:
         print(json.dumps(_json(outcome.result)))
     return outcome.exit_code
+
+
+def evaluate(checkpoint: str, shards: str | None, split: str, num_workers: int | None, *, as_json: bool = False) -> int:
+    """Score a checkpoint on a packed split, and print its metrics.
+
+    Args:
+        checkpoint: Path or URL of the checkpoint.
+        shards: The packed split; None: the run's own.
+        split: Which of the run's own splits.
+        num_workers: Processes of this machine that share the work; None: one.
+        as_json: Print one JSON object instead of a table.
+
+    Returns:
+        The exit code.
+    """
+    from ivr_dist.display.tables import print_metrics
+    from ivr_dist.evaluation.own_split import own_split
+    from ivr_dist.evaluation.score_checkpoint import score_checkpoint
+
+    url = storage.absolute(checkpoint)
+    split_url = storage.absolute(own_split(url, split) if shards is None else shards)
+    metrics = score_checkpoint(url, split_url, num_workers or 1)
+    if as_json:
+        shown = {"checkpoint": storage.display(url), "shards": storage.display(split_url), "metrics": metrics}
+        print(json.dumps(shown))
+    else:
+        print_metrics({split: metrics}, sys.stdout)
+    return 0
 
 
 def _json(result: Result) -> dict[str, Any]:
