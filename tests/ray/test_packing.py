@@ -1,4 +1,4 @@
-"""Packing and indexing as tasks of a Ray cluster: the same bytes, and a task's error as it was."""
+"""Packing and indexing as Ray tasks write the same bytes, and raise the error of a task unchanged."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def tree(place: Path) -> dict[str, bytes]:
     return {str(path.relative_to(place)): path.read_bytes() for path in sorted(place.rglob("*")) if path.is_file()}
 
 
-def test_tasks_write_what_this_process_writes(
+def test_ray_tasks_write_the_same_bytes_as_this_process(
     tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
