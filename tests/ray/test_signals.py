@@ -75,7 +75,7 @@ class Run:
         self.wait_for(lambda: bool(store.names(str(self.dir))))
 
     def check_end(self, code: int) -> None:
-        """Check that the command ends with this exit code, leaves no process, and shows no traceback of Ray or Python."""
+        """Check that the command ends with this exit code, leaves no process, and shows no traceback."""
         self.process.wait(DEADLINE_S)
         assert self.process.returncode == code, self.said()
         assert left_over(self.dir) == []
