@@ -38,7 +38,7 @@ MARK = "IVR_DIST_SESSION"
 _BOOT = """\
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
-from ivr_dist.ray_session import main
+from ivr_dist.orchestration.ray_session import main
 main(int(sys.argv[2]))
 """
 _POLL_S = 0.25
