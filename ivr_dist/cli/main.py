@@ -99,8 +99,8 @@ def train(
 
     Workers run on the cluster that RAY_ADDRESS names, or on this machine.
     """
+    from ivr_dist.cli import model_commands
     from ivr_dist.config.loading import load
-    from ivr_dist.orchestration import driver
     from ivr_dist.orchestration.preflight import further_faults
 
     given = _all_overrides(overrides, num_workers, resume)
@@ -111,7 +111,7 @@ def train(
         from ivr_dist.orchestration.multi_seed import parse_seeds, train_seeds
 
         return train_seeds(config, given, parse_seeds(seeds), loaded, json_output=as_json, debug=debug)
-    return driver.train(loaded.config, loaded=loaded, json_output=as_json, debug=debug)
+    return model_commands.train(loaded, as_json=as_json, debug=debug)
 
 
 @app.command(epilog=_examples("ivr-dist plan configs/quickstart.yaml --world-sizes 1,2,8,64"))
@@ -236,9 +236,9 @@ def evaluate(
     debug: Debug = False,
 ) -> int:
     """Score a checkpoint on a split, each sample once."""
-    from ivr_dist.orchestration import driver
+    from ivr_dist.cli import model_commands
 
-    return driver.evaluate(checkpoint, shards=shards, split=split, num_workers=num_workers, json_output=as_json)
+    return model_commands.evaluate(checkpoint, shards, split, num_workers, as_json=as_json)
 
 
 app.command(epilog=run_commands.AUDIT_EXAMPLES)(run_commands.audit)
