@@ -25,8 +25,9 @@ from ivr_dist.orchestration.stop_signals import StopNow, stop_signals
 from ivr_dist.planning.model_inputs import reading
 from ivr_dist.planning.plan import describe
 from ivr_dist.run import goodput
-from ivr_dist.run.lease import STOP_FILE, StoppedWaiting, hold
-from ivr_dist.run.ledger import HISTORY, read_lineage
+from ivr_dist.run.lease import StoppedWaiting, hold
+from ivr_dist.run.ledger import read_lineage
+from ivr_dist.run.paths import HISTORY, RunPaths
 from ivr_dist.sanitize import say
 from ivr_dist.shards.manifest import Manifest
 
@@ -61,7 +62,7 @@ def train(config: Config, *, loaded: Loaded | None = None, json_output: bool = F
         code, console = _execute(config, stream, debug, started)
         print_rows(goodput.rows(console.time_spent), stream)
         if console.how == "stop file":
-            by = storage.display(storage.join(run_url, STOP_FILE))
+            by = storage.display(RunPaths(run_url).stop_file)
             say(f"ended by {by}; the same command continues this run", stream)
             if json_output:
                 print(json.dumps(_stopped(run_url)))

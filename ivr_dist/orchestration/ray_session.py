@@ -26,6 +26,7 @@ from ivr_dist.errors import IvrError, WorkerError
 from ivr_dist.orchestration.ray_cluster import cluster_kind, connected, dead_service, wait_for_room, worker_resources
 from ivr_dist.orchestration.supervisor import MARK, Job, end_marked, no_cluster
 from ivr_dist.run.events import Event
+from ivr_dist.run.paths import RunPaths
 from ivr_dist.runtime import collectives, device
 from ivr_dist.runtime.environment import RECORDER
 
@@ -251,7 +252,7 @@ def _fit(job: Job, config: Config, handle: Any, kind: str, outcome: _Outcome) ->
             ),
             run_config=RunConfig(
                 name=f"ray-{time.time_ns()}",
-                storage_path=storage.join(storage.absolute(run.dir), "ray"),
+                storage_path=RunPaths(storage.absolute(run.dir)).ray,
                 failure_config=FailureConfig(max_failures=left, controller_failure_limit=_MOST_STARTS),
                 logging_config=LoggingConfig(log_level="INFO" if job.debug else "ERROR"),
                 callbacks=[

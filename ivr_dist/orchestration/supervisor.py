@@ -29,7 +29,7 @@ from ivr_dist.config.loading import to_dict
 from ivr_dist.display.console import LocalConsole
 from ivr_dist.errors import IvrError, UserError, WorkerError
 from ivr_dist.run.attempts import read_attempts
-from ivr_dist.run.lease import STOP_FILE
+from ivr_dist.run.paths import RunPaths
 from ivr_dist.runtime import scratch_folders
 
 MARK = "IVR_DIST_SESSION"
@@ -105,7 +105,7 @@ def run_on_ray(config: Config, console: LocalConsole, debug: bool, started: floa
     while True:
         with _scratch(address) as folder:
             job = replace(job, scratch=folder)
-            outcome = _run_session(job, console, storage.join(storage.absolute(config.run.dir), STOP_FILE))
+            outcome = _run_session(job, console, RunPaths(storage.absolute(config.run.dir)).stop_file)
         if outcome.kind in ("done", "stopped"):
             return
         unstarted = unstarted + 1 if outcome.kind == "unstarted" else 0

@@ -21,7 +21,7 @@ from ivr_dist.data.reading.stream_reader import StreamReader
 from ivr_dist.engine.deepspeed_engine import Engine
 from ivr_dist.errors import CheckpointError, UserError
 from ivr_dist.evaluation import evaluate
-from ivr_dist.inspection.existing_run import RECORD, RESULT, check_length, record
+from ivr_dist.inspection.existing_run import check_length, record
 from ivr_dist.model.build import build_model, recompute_layers
 from ivr_dist.model.spec import ModelSpec
 from ivr_dist.model.text_encoder import TextEncoder
@@ -32,7 +32,8 @@ from ivr_dist.planning.run_identity import Asked, Change, ids
 from ivr_dist.run import attempts
 from ivr_dist.run.events import Console
 from ivr_dist.run.goodput import Stopwatch
-from ivr_dist.run.ledger import AUDIT, HISTORY, LedgerWriter
+from ivr_dist.run.ledger import LedgerWriter
+from ivr_dist.run.paths import AUDIT, HISTORY, RunPaths
 from ivr_dist.runtime import collectives, device
 from ivr_dist.shards.manifest import Manifest
 from ivr_dist.training import resume
@@ -292,8 +293,8 @@ def _start_attempt(
 
     def allocate() -> attempts.Attempt:
         # A run that trains again has no result until it ends; and a result is of the config that run.json holds.
-        storage.delete_tree(storage.join(run_url, RESULT))
-        storage.write_json(storage.join(run_url, RECORD), dict(run))
+        storage.delete_tree(RunPaths(run_url).result)
+        storage.write_json(RunPaths(run_url).record, dict(run))
         return attempts.allocate(
             run_url,
             parent=parent,
@@ -376,7 +377,7 @@ def _conclude(
             "modalities": list(reading(config, splits["train"].manifest).used),
             "metrics": metrics,
         }
-        storage.write_json(storage.join(run_url, RESULT), result)
+        storage.write_json(RunPaths(run_url).result, result)
 
 
 def _selected(config: Config, run_url: str, trainer: Trainer) -> str:
@@ -386,9 +387,9 @@ def _selected(config: Config, run_url: str, trainer: Trainer) -> str:
     """
     best = trainer.counters.best_checkpoint if config.train.select == "best" else None
     assert trainer.saved is not None
-    last = storage.join(run_url, "checkpoints", trainer.saved)
+    last = RunPaths(run_url).checkpoint(trainer.saved)
     if best is not None and best != trainer.saved:
-        url = storage.join(run_url, "checkpoints", best)
+        url = RunPaths(run_url).checkpoint(best)
         damage = resume.damage(url)
         if not damage:
             return url
