@@ -41,7 +41,7 @@ from ivr_dist.model.build import build_model
 from ivr_dist.model.spec import ModelSpec
 from ivr_dist.orchestration import driver, worker
 from ivr_dist.orchestration.multi_seed import parse_seeds, summarise
-from ivr_dist.run.events import Event
+from ivr_dist.run.events import Event, StepProgress
 from ivr_dist.shards import index
 from ivr_dist.shards.manifest import Manifest
 
@@ -92,8 +92,8 @@ class Recorder:
 
     def emit(self, event: Event) -> None:
         """Keep the pace."""
-        if event["kind"] == "progress":
-            self.rates.append(event["samples_per_s"])
+        if isinstance(event, StepProgress):
+            self.rates.append(event.samples_per_s)
 
     def stop_requested(self) -> bool:
         """Never."""

@@ -25,7 +25,7 @@ from ivr_dist.config.loading import from_dict
 from ivr_dist.errors import IvrError, WorkerError
 from ivr_dist.orchestration.ray_cluster import cluster_kind, connected, dead_service, wait_for_room, worker_resources
 from ivr_dist.orchestration.supervisor import MARK, Job, end_marked, no_cluster
-from ivr_dist.run.events import Event
+from ivr_dist.run.events import Event, Phase, from_json
 from ivr_dist.run.paths import RunPaths
 from ivr_dist.runtime import collectives, device
 from ivr_dist.runtime.environment import RECORDER
@@ -91,7 +91,7 @@ class _Command:
 
     def say(self, text: str) -> None:
         """One line for the user."""
-        self.tell("event", {"kind": "phase", "text": text})
+        self.tell("event", Phase(text))
 
     def _listen(self) -> None:
         try:
@@ -174,9 +174,10 @@ def _train(job: Job, config: Config, command: _Command) -> None:
         if service := dead_service():
             raise ConnectionError(service)
         try:
-            events, fatal = ray.get(handle.pull.remote(command.stop.is_set()), timeout=_ANSWER_S)
+            messages, fatal = ray.get(handle.pull.remote(command.stop.is_set()), timeout=_ANSWER_S)
         except ray.exceptions.GetTimeoutError:
             continue
+        events = [from_json(message) for message in messages]
         for event in events:
             command.tell("event", event)
         silence.heard(events)
@@ -197,7 +198,7 @@ class _Silence:
     def heard(self, events: Sequence[Event]) -> None:
         """Take note of what came, and speak if nothing did for long."""
         for event in events:
-            self._training = event["kind"] != "phase"
+            self._training = not isinstance(event, Phase)
         if events or self._training:
             self._last = time.monotonic()
         elif time.monotonic() - self._last > _SILENCE_S:

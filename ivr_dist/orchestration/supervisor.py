@@ -29,6 +29,7 @@ from ivr_dist.config.loading import to_dict
 from ivr_dist.display.console import LocalConsole
 from ivr_dist.errors import IvrError, UserError, WorkerError
 from ivr_dist.run.attempts import read_attempts
+from ivr_dist.run.events import Phase
 from ivr_dist.run.paths import RunPaths
 from ivr_dist.runtime import scratch_folders
 
@@ -139,7 +140,7 @@ def _cluster_lost(error: IvrError) -> WorkerError:
 
 
 def _say(console: LocalConsole, text: str) -> None:
-    console.emit({"kind": "phase", "text": text})
+    console.emit(Phase(text))
 
 
 @contextmanager
@@ -189,7 +190,7 @@ def _follow(session: _Session, job: Job, console: LocalConsole, stop_file: str) 
             continue
         kind, value = message
         if kind == "event":
-            failures += int(value.get("failure", 0))
+            failures += value.failures if isinstance(value, Phase) else 0
             console.emit(value)
         elif kind == "connected":
             connected = True

@@ -13,7 +13,7 @@ from ivr_dist.config import Config
 from ivr_dist.config.loading import from_dict
 from ivr_dist.errors import IvrError
 from ivr_dist.run import attempts
-from ivr_dist.run.events import Console
+from ivr_dist.run.events import Console, Phase, RunEnded
 from ivr_dist.runtime import collectives, device, threads
 from ivr_dist.training.attempt import AttemptRun, SkippedSteps
 from ivr_dist.training.rank_agreement import ClusterEvents
@@ -59,7 +59,7 @@ def run_in_process(config: Config, console: Console) -> None:
     if not device.available():
         chosen = threads.choose(config.run.threads)
         torch.set_num_threads(chosen.threads)
-        console.emit({"kind": "phase", "text": f"computing with {chosen.threads} thread(s): {chosen.why}"})
+        console.emit(Phase(f"computing with {chosen.threads} thread(s): {chosen.why}"))
     with (
         tempfile.TemporaryDirectory(prefix="ivr-group-") as scratch,
         collectives.group(f"{scratch}/store", 0, 1, config.run.hang_after_s),
@@ -110,6 +110,6 @@ def train(
                 raise
             raise refusal from error
         if ending != "rollback":
-            console.emit({"kind": "ended", "how": ending})
+            console.emit(RunEnded(ending))
             return ending
         left_out, began = attempt.left_out, time.time()

@@ -21,7 +21,7 @@ from typing import Any
 
 from ivr_dist import storage
 from ivr_dist.errors import CorruptDataError, IvrError, SupersededError, UserError
-from ivr_dist.run.events import Console
+from ivr_dist.run.events import Console, Note
 from ivr_dist.run.paths import DRIVER_NAME, RunPaths
 
 _FIELDS = {"host": str, "pid": int, "process": str, "beat": int}
@@ -123,7 +123,7 @@ def _await_silence(
             raise _busy(run_url, last)
         return
     who = f"{last['host']}:{last['pid']}"
-    console.emit({"kind": "note", "text": f"waiting up to {silent_s:.0f} s to see whether driver {who} still lives"})
+    console.emit(Note(f"waiting up to {silent_s:.0f} s to see whether driver {who} still lives"))
     deadline = time.monotonic() + silent_s
     while time.monotonic() < deadline:
         if stop.wait(min(0.5, silent_s / 4)):

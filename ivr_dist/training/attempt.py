@@ -30,7 +30,7 @@ from ivr_dist.planning.model_inputs import reading
 from ivr_dist.planning.plan import Plan, make_plan
 from ivr_dist.planning.run_identity import Asked, Change, ids
 from ivr_dist.run import attempts
-from ivr_dist.run.events import Console
+from ivr_dist.run.events import AttemptStarted, Console, Note, Phase, TimeSpent
 from ivr_dist.run.goodput import Stopwatch
 from ivr_dist.run.ledger import LedgerWriter
 from ivr_dist.run.paths import AUDIT, HISTORY, RunPaths
@@ -98,7 +98,7 @@ class AttemptRun:
 
     def note(self, said: str) -> None:
         """One line for the user."""
-        self.console.emit({"kind": "note", "text": said})
+        self.console.emit(Note(said))
 
     def run(self, attempts_before: int, began: float, left_out: SkippedSteps | None = None) -> Ending:
         """The attempt, from finding a checkpoint to the scores; a collective call.
@@ -228,7 +228,7 @@ class AttemptRun:
             control.close()
             if monitor is not None:
                 monitor.close(how[0] if how else "")
-                self.console.emit({"kind": "time", "parts": monitor.time_spent(), "how": how[0] if how else ""})
+                self.console.emit(TimeSpent(monitor.time_spent(), how[0] if how else ""))
 
     def _callbacks(self, attempt: attempts.Attempt, loader: Loader, monitor: RunMonitor | None) -> list[Callback]:
         config, number = self.config, attempt.number
@@ -254,7 +254,7 @@ class AttemptRun:
 
     def _say(self, said: str) -> None:
         if self.rank == 0:
-            self.console.emit({"kind": "phase", "text": said})
+            self.console.emit(Phase(said))
 
     def _announce(self, attempt: attempts.Attempt, engine: Engine, notes: Sequence[str]) -> None:
         if self.rank != 0:
@@ -262,15 +262,14 @@ class AttemptRun:
         for note in (*notes, *label_notes(self.manifests)):
             self.note(note)
         self.console.emit(
-            {
-                "kind": "start",
-                "attempt": attempt.number,
-                "step": attempt.step,
-                "total_steps": self.plan.total_steps,
-                "world": attempt.world,
-                "stage": attempt.stage,
-                "parameters": engine.num_parameters(),
-            }
+            AttemptStarted(
+                attempt=attempt.number,
+                step=attempt.step,
+                total_steps=self.plan.total_steps,
+                world=attempt.world,
+                stage=attempt.stage,
+                parameters=engine.num_parameters(),
+            )
         )
 
 
@@ -396,7 +395,7 @@ def _selected(config: Config, run_url: str, trainer: Trainer) -> str:
         # Forking from an older checkpoint can leave a best one behind that retention has deleted since.
         if collectives.on_rank_zero(lambda: storage.holds_files(url)) and collectives.rank() == 0:
             said = f"checkpoint {best}, the best one, is damaged; the last one is scored instead: {damage}"
-            trainer.console.emit({"kind": "note", "text": said})
+            trainer.console.emit(Note(said))
     damage = resume.damage(last)
     if damage:
         raise CheckpointError(
