@@ -81,7 +81,8 @@ def stop(run: Run, debug: Debug = False) -> int:
     """
     from ivr_dist import storage
     from ivr_dist.run.attempts import read_attempts
-    from ivr_dist.run.lease import STOP_FILE, holder
+    from ivr_dist.run.lease import holder
+    from ivr_dist.run.paths import RunPaths
 
     url = storage.absolute(run)
     # A driver has the run before the first of its workers has begun an attempt.
@@ -91,7 +92,7 @@ def stop(run: Run, debug: Debug = False) -> int:
             raise UserError("no run here", where=storage.display(url), remedy=remedy)
         say(f"nothing to stop: no command is training {storage.display(url)}")
         return 0
-    storage.write_text(storage.join(url, STOP_FILE), "stop after a checkpoint\n")
+    storage.write_text(RunPaths(url).stop_file, "stop after a checkpoint\n")
     say(f"asked {storage.display(url)} to stop; watch it with: ivr-dist status {storage.display(run)}")
     return 0
 

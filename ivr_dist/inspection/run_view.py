@@ -14,7 +14,8 @@ from ivr_dist.inspection import audit, status
 from ivr_dist.inspection.audit_report import AuditReport
 from ivr_dist.inspection.existing_run import read_record, read_result, recorded_config
 from ivr_dist.run.attempts import lineage, read_attempts
-from ivr_dist.run.ledger import HISTORY, read_lineage
+from ivr_dist.run.ledger import read_lineage
+from ivr_dist.run.paths import HISTORY
 from ivr_dist.run.results import Result, loss_curve
 
 

@@ -17,7 +17,7 @@ from ivr_dist.cli.main import main
 from ivr_dist.config.loading import to_dict
 from ivr_dist.errors import CheckpointMismatchError, CorruptDataError, UserError
 from ivr_dist.inspection.recorded_ids import NamedSamples
-from ivr_dist.run.ledger import AUDIT
+from ivr_dist.run.paths import AUDIT
 from ivr_dist.shards.index import load
 from ivr_dist.shards.manifest import Manifest
 from tests.recorded import SAMPLES, STEPS, WORLD, Lines, Run, forget_ids, indexed, packed, sound
