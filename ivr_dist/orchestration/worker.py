@@ -16,7 +16,7 @@ from ivr_dist.config import Config
 from ivr_dist.config.loading import from_dict
 from ivr_dist.errors import IvrError, UserError
 from ivr_dist.run import attempts
-from ivr_dist.run.events import Console, RunEnded
+from ivr_dist.run.events import Console, Phase, RunEnded
 from ivr_dist.runtime import collectives, device, threads
 from ivr_dist.training.attempt import AttemptRun, SkippedSteps
 from ivr_dist.training.rank_agreement import ClusterEvents
