@@ -67,17 +67,17 @@ def inspect(
     if key is not None:
         return _inspect_sample(places, key, html, as_json)
     from ivr_dist import storage
-    from ivr_dist.display.data_tables import print_survey
+    from ivr_dist.display.data_tables import print_profile
     from ivr_dist.display.html_page import render_page
     from ivr_dist.display.progress import bars
-    from ivr_dist.inspection.profile import survey
+    from ivr_dist.inspection.profile import profile
 
     with bars() as progress:
-        splits = survey(places, full, progress)
-    print_survey(splits, sys.stderr if as_json else sys.stdout)
+        splits = profile(places, full, progress)
+    print_profile(splits, sys.stderr if as_json else sys.stdout)
     if html is not None:
         storage.write_bytes(storage.absolute(html), render_page(splits).encode("utf-8", "replace"))
-        say(f"page: {storage.display(html)}", sys.stderr)
+        say(f"report: {storage.display(html)}", sys.stderr)
     if as_json:
         print(json.dumps({"splits": [split.to_json() for split in splits]}))
     return 0

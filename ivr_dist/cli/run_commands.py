@@ -37,19 +37,10 @@ def audit(run: Run, as_json: AsJson = False, debug: Debug = False) -> int:
     if as_json:
         print(json.dumps(report.to_json()))
     else:
-        print_table(
-            ("epoch", "steps", "seen", "skipped", "missing", "twice", "elsewhere", "unknown", "verdict"),
-            report.rows(),
-            sys.stdout,
-        )
-        for fault in report.faults:
-            say(fault)
-        but = f" but for {report.skipped} that were skipped" if report.skipped else ""
-        verdict = f"each sample counted exactly once{but}" if report.ok else "NOT exactly once"
-        if not report.epochs:
-            verdict = "no step counts yet" if report.ok else verdict
-        reach = f"{report.reach} steps that count"
-        say(f"{verdict}: {report.samples} samples, {reach}, {report.attempts} attempts")
+        print_table(report.header, report.rows(), sys.stdout)
+        for problem in report.problems:
+            say(problem)
+        say(report.summary)
     return 0 if report.ok else EXIT_FAILED
 
 
@@ -61,16 +52,15 @@ def status(run: Run, as_json: AsJson = False, debug: Debug = False) -> int:
     """
     from ivr_dist import storage
     from ivr_dist.display.tables import print_metrics, print_rows
-    from ivr_dist.inspection.status import rows
     from ivr_dist.inspection.status import status as look
 
     found = look(storage.absolute(run))
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps(found.to_json()))
         return 0
-    print_rows(rows(found), sys.stdout)
-    if found["metrics"]:
-        print_metrics(found["metrics"], sys.stdout)
+    print_rows(found.rows(), sys.stdout)
+    if found.metrics:
+        print_metrics(found.metrics, sys.stdout)
     return 0
 
 
