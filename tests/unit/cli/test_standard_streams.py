@@ -19,11 +19,12 @@ from tests.repository import ROOT
 CODE = "import sys; from ivr_dist.cli.main import main; sys.exit(main(sys.argv[1:]))"
 # A command that prints long lines and tables, and imports little.
 TALKS = (
-    "import sys, types; from ivr_dist.cli import main as cli; from ivr_dist.display import tables as report\n"
+    "import sys, types; from ivr_dist.cli import main as cli; from ivr_dist.display import tables\n"
+    "from ivr_dist.sanitize import say\n"
     "def app(*_, **__):\n"
-    "    for _ in range(4000): cli.say('x' * 60)\n"
-    "    report.print_rows([('a', '\\u6587')], sys.stdout); report.print_table(('h',), [('\\ud800',)], sys.stdout)\n"
-    "    print('{}', flush=True); cli.say('note', sys.stderr)\n"
+    "    for _ in range(4000): say('x' * 60)\n"
+    "    tables.print_rows([('a', '\\u6587')], sys.stdout); tables.print_table(('h',), [('\\ud800',)], sys.stdout)\n"
+    "    print('{}', flush=True); say('note', sys.stderr)\n"
     "    return int(sys.argv[1])\n"
     "cli.app = app; sys.exit(cli.main([*sys.argv[2:], 'x']))"
 )
