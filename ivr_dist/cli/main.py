@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import traceback
 from collections.abc import Sequence
@@ -10,12 +11,15 @@ from typing import Annotated
 import typer
 
 from ivr_dist import __version__
-from ivr_dist.cli import data_commands, model_commands, run_commands, training_commands
+from ivr_dist.cli import data_commands, logging_setup, model_commands, run_commands, training_commands
 from ivr_dist.cli.options import EXIT_FAILED, SectionedGroup, examples
 from ivr_dist.cli.standard_streams import lasting_streams
 from ivr_dist.common.library_errors import describe, explained, named, remedy_for
 from ivr_dist.errors import IvrError, StorageError, UserError
+from ivr_dist.runtime.environment import LOG_LEVEL
 from ivr_dist.sanitize import hide_secrets, say_lines
+
+logger = logging.getLogger(__name__)
 
 EXIT_INTERRUPTED = 130
 _HAVE_EFFECTS = ("train", "pack", "index", "synth", "stop", "reshape", "import-release", "submit")
@@ -36,6 +40,7 @@ app = typer.Typer(
         "ivr-dist evaluate runs/quickstart/checkpoints/step-00000310.a01",
         "ivr-dist status runs/quickstart",
         "ivr-dist audit runs/quickstart",
+        "ivr-dist --log-json train.jsonl train configs/quickstart.yaml",
         "ivr-dist submit configs/quickstart.yaml --address http://127.0.0.1:8265",
     )
     + "\n\n\b\nExit codes: 0 success, 1 failure, 2 invalid command, config or data, 130 Ctrl-C, 143 SIGTERM.",
@@ -60,11 +65,32 @@ def _print_version(is_set: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
+    log_level: Annotated[
+        logging_setup.Level | None,
+        typer.Option(
+            envvar=LOG_LEVEL,
+            case_sensitive=False,
+            metavar="LEVEL",
+            help="Lowest level of log records on stderr: DEBUG, INFO, WARNING (default) or ERROR. Workers have the "
+            "same level and log to Ray's files; --debug shows them.",
+        ),
+    ] = None,
+    log_json: Annotated[
+        str | None,
+        typer.Option(
+            envvar=logging_setup.FILE_VARIABLE,
+            metavar="FILE",
+            help="Append log records from INFO on and the events of a run (progress, checkpoints, evaluations) to this "
+            "file, one JSON object per line. The command writes it, on this machine.",
+        ),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    pass
+    logging_setup.configure(log_level, log_json)
+    logger.info("ivr-dist %s: %s", __version__, context.invoked_subcommand)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 success, 1 failure, 2 a mistake of the user, 130 Ctrl-C.
     """
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    with lasting_streams() as out:
+    with lasting_streams() as out, logging_setup.handlers():
         code = _run(given)
         sys.stdout.flush()
         if out is not None and out.error is not None:
@@ -105,7 +131,7 @@ def _run(given: Sequence[str]) -> int:
         if explanation is None:
             remedy = "run again with --debug for the traceback"
             explanation = IvrError(f"internal error: {named(error)}", remedy=remedy)
-        return _fail(explanation, explanation.exit_code)
+        return _fail(explanation, explanation.exit_code, error)
 
 
 def _print_traceback(given: Sequence[str]) -> None:
@@ -113,6 +139,7 @@ def _print_traceback(given: Sequence[str]) -> None:
         say_lines(hide_secrets(traceback.format_exc()).rstrip("\n"), sys.stderr)
 
 
-def _fail(error: IvrError, code: int) -> int:
+def _fail(error: IvrError, code: int, cause: Exception | None = None) -> int:
     say_lines(f"error: {error}", sys.stderr)
+    logger.error("%s", error, exc_info=cause, extra=logging_setup.ALREADY_PRINTED)
     return code

@@ -9,9 +9,17 @@ from typing import Annotated, Any, TypeVar
 import typer
 from typer.core import TyperGroup
 
+from ivr_dist.cli import logging_setup
+
 EXIT_FAILED = 1
 
 _Command = TypeVar("_Command", bound=Callable[..., int])
+
+
+def _debug(is_set: bool) -> bool:
+    if is_set:
+        logging_setup.set_level("DEBUG")
+    return is_set
 
 
 AsJson = Annotated[
@@ -19,7 +27,9 @@ AsJson = Annotated[
 ]
 Debug = Annotated[
     bool,
-    typer.Option("--debug", help="Show tracebacks and the output of workers."),
+    typer.Option(
+        "--debug", callback=_debug, help="Show tracebacks and the output of workers; same as --log-level DEBUG."
+    ),
 ]
 ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file; configs/ has examples.")]
 Overrides = Annotated[

@@ -34,7 +34,8 @@ def audit(run_url: str) -> AuditReport:
     if not attempts:
         raise no_run(run_url)
     config = recorded_config(run_url, read_record(run_url))
-    # Read before the ledger, which may be growing: ledger lines are written before their checkpoint. # decision 005
+    # Read before the ledger, which may be growing: ledger lines are written before their checkpoint:
+    # decision 005.
     result = read_result(run_url)
     ended = None if result is None else int(result["steps"])
     step, cursor = _newest_checkpoint(run_url, attempts)

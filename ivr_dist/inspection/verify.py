@@ -88,6 +88,7 @@ def verify(
         DataError: There is no packed data at a URL.
         StorageError: A folder cannot be listed. A file that cannot be read is a finding instead.
     """
+    # Checks collect findings instead of raising at the first one, as the reader does: decision 032.
     # The same split may be given twice, as itself and by its folder.
     split_urls = list(
         {storage.absolute(split).rstrip("/"): split for url in urls for split in find_splits(url)}.values()
