@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from ivr_dist import __version__
-from ivr_dist.cli import data_commands, logging_setup, model_commands, run_commands, training_commands
+from ivr_dist.cli import data_commands, logging_setup, release_commands, run_commands, training_commands
 from ivr_dist.cli.options import EXIT_FAILED, SectionedGroup, examples
 from ivr_dist.cli.standard_streams import lasting_streams
 from ivr_dist.common.library_errors import describe, explained, named, remedy_for
@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 EXIT_INTERRUPTED = 130
 _HAVE_EFFECTS = ("train", "pack", "index", "synth", "stop", "reshape", "import-release", "submit")
 """Commands that write to storage or to a cluster: they succeed even if nothing they print can be written."""
+_WITH_VALUE = ("--log-level", "--log-json")
 
 app = typer.Typer(
     name="ivr-dist",
@@ -52,7 +53,7 @@ for section in (
     training_commands.SECTION,
     data_commands.SECTION,
     run_commands.SECTION,
-    model_commands.SECTION,
+    release_commands.SECTION,
 ):
     app.add_typer(section.commands)
 
@@ -108,9 +109,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         if out is not None and out.error is not None:
             text = f"stdout could not be written: {describe(out.error)}"
-            has_effects = "--json" not in given and any(name in given for name in _HAVE_EFFECTS)
+            has_effects = _command(given) in _HAVE_EFFECTS and "--json" not in given
             return _fail(StorageError(text, remedy=remedy_for(out.error)), code if has_effects else code or EXIT_FAILED)
         return code
+
+
+def _command(given: Sequence[str]) -> str:
+    """Return the name of the command: the first argument that is neither an option nor the value of one."""
+    before = ("", *given)
+    return next(
+        (one for last, one in zip(before, given, strict=False) if not one.startswith("-") and last not in _WITH_VALUE),
+        "",
+    )
 
 
 def _run(given: Sequence[str]) -> int:

@@ -1,4 +1,4 @@
-"""Commands about runs: status, stop, audit, doctor."""
+"""Commands about runs: status, stop, audit, reshape, doctor."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ivr_dist.cli.options import EXIT_FAILED, AsJson, Debug, Run, Section, print_json
+from ivr_dist.cli.options import EXIT_FAILED, AsJson, Checkpoint, Debug, Run, Section, print_json
 from ivr_dist.sanitize import say
 
 SECTION = Section("Runs")
@@ -76,6 +76,26 @@ def audit(run: Run, as_json: AsJson = False, debug: Debug = False) -> int:
             say(problem)
         say(report.summary)
     return 0 if report.ok else EXIT_FAILED
+
+
+@SECTION.command("ivr-dist reshape runs/quickstart/checkpoints/step-00000176.a01 --out s3://bucket/start --parts 8")
+def reshape(
+    checkpoint: Checkpoint,
+    out: Annotated[str, typer.Option(metavar="URL", help="Folder or URL of the new checkpoint.")],
+    parts: Annotated[int, typer.Option(metavar="N", min=1, help="Number of parts of the new checkpoint.")] = 1,
+    debug: Debug = False,
+) -> int:
+    """Rewrite a checkpoint with another number of parts.
+
+    Resuming does not need this: any number of workers at any ZeRO stage resumes from any checkpoint.
+    """
+    from ivr_dist import storage
+    from ivr_dist.checkpoint.reshape import reshape as rewrite
+
+    source, target = storage.absolute(checkpoint), storage.absolute(out)
+    rewrite(source, target, parts)
+    say(f"wrote {storage.display(target)} in {parts} part(s)")
+    return 0
 
 
 @SECTION.command("ivr-dist doctor", "RAY_ADDRESS=head:6379 ivr-dist doctor s3://bucket/runs")

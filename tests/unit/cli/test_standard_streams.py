@@ -29,6 +29,8 @@ TALKS = (
     "cli.app = app; sys.exit(cli.main([*sys.argv[2:], 'x']))"
 )
 
+LOGGED = ["--log-level", "info", "--log-json", "train", "train"]
+
 
 def shell(code: str, redirect: str, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     command = ["sh", "-c", f'exec "$@" {redirect}', "sh", sys.executable, "-c", code, *arguments]
@@ -41,7 +43,10 @@ def test_without_stdout_a_command_is_done() -> None:
     assert (done.returncode, done.stderr) == (1, "note\n")
 
 
-@pytest.mark.parametrize(("command", "code"), [(["inspect"], 1), (["train"], 0), (["train", "--json"], 1)])
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [(["inspect"], 1), (["train"], 0), (["train", "--json"], 1), (LOGGED, 0), (["status", "train"], 1)],
+)
 def test_a_full_disk_behind_stdout_is_told_in_one_line(command: list[str], code: int) -> None:
     """What a run has done counts; what only was to be printed is lost."""
     done = shell(TALKS, ">/dev/full", "0", *command)

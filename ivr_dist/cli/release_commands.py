@@ -1,4 +1,4 @@
-"""Commands for models of the released code and for checkpoint files: import-release, parity, reshape."""
+"""Commands about the code that the authors of the method released: import-release, parity."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from ivr_dist.cli.options import EXIT_FAILED, AsJson, Checkpoint, Debug, Section, print_json
+from ivr_dist.cli.options import EXIT_FAILED, AsJson, Debug, Section, print_json
 from ivr_dist.sanitize import say
 
-SECTION = Section("Models")
+SECTION = Section("Released code")
 
 
 @SECTION.command("ivr-dist import-release release.std --out checkpoints/release", name="import-release")
@@ -70,23 +70,3 @@ def parity(
     if as_json:
         print_json(report.to_json())
     return 0 if report.ok else EXIT_FAILED
-
-
-@SECTION.command("ivr-dist reshape runs/quickstart/checkpoints/step-00000176.a01 --out s3://bucket/start --parts 8")
-def reshape(
-    checkpoint: Checkpoint,
-    out: Annotated[str, typer.Option(metavar="URL", help="Folder or URL of the new checkpoint.")],
-    parts: Annotated[int, typer.Option(metavar="N", min=1, help="Number of parts of the new checkpoint.")] = 1,
-    debug: Debug = False,
-) -> int:
-    """Rewrite a checkpoint with another number of parts.
-
-    Resuming does not need this: any number of workers at any ZeRO stage resumes from any checkpoint.
-    """
-    from ivr_dist import storage
-    from ivr_dist.checkpoint.reshape import reshape as rewrite
-
-    source, target = storage.absolute(checkpoint), storage.absolute(out)
-    rewrite(source, target, parts)
-    say(f"wrote {storage.display(target)} in {parts} part(s)")
-    return 0
