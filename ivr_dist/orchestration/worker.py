@@ -17,7 +17,7 @@ from ivr_dist.config.loading import from_dict
 from ivr_dist.errors import IvrError, UserError
 from ivr_dist.run import attempts
 from ivr_dist.run.events import Console, Phase, RunEnded
-from ivr_dist.runtime import collectives, device, threads
+from ivr_dist.runtime import collectives, device, log_level, threads
 from ivr_dist.training.attempt import AttemptRun, SkippedSteps
 from ivr_dist.training.rank_agreement import ClusterEvents
 from ivr_dist.training.trainer import Ending
@@ -37,6 +37,7 @@ def ray_entry(payload: dict[str, Any]) -> None:
     from ivr_dist.orchestration.channel import ChannelConsole
     from ivr_dist.orchestration.preemption import RayCluster
 
+    log_level.log_to_stderr()
     console = ChannelConsole(payload["channel"])
     try:
         train(

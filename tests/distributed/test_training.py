@@ -301,9 +301,9 @@ def test_damage_that_may_be_skipped_is_counted_and_nothing_else_moves(
         assert report.ok
         assert [len(epoch.skipped) for epoch in report.epochs[:2]] == [12, 12]
         assert [epoch.seen for epoch in report.epochs[:2]] == [222, 222]
-        assert [epoch.decide for epoch in report.epochs[:2]] == ["exactly once or skipped"] * 2
+        assert [epoch.verdict for epoch in report.epochs[:2]] == ["exactly once or skipped"] * 2
         assert main(["audit", settings.run.dir]) == 0
-        assert f"exactly once but for {report.skipped} that were skipped" in capsys.readouterr().out
+        assert f"exactly once except {report.skipped} skipped" in capsys.readouterr().out
     assert loss_curve(cases[0].run.dir) == loss_curve(cases[1].run.dir)
 
 

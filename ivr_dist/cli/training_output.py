@@ -1,4 +1,4 @@
-"""Commands that train and score a model: what `ivr-dist train` and `ivr-dist evaluate` print, as tables or JSON."""
+"""Output of `ivr-dist train` and `ivr-dist evaluate`, as tables or JSON."""
 
 from __future__ import annotations
 
