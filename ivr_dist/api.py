@@ -130,7 +130,7 @@ def open_run(path: StrPath) -> Run:
     """Open a run directory: status, history, checkpoints, result, audit.
 
     >>> run = ivr.open_run("runs/synth")
-    >>> run.status()["state"]
+    >>> run.status().state
     'finished'
     >>> [checkpoint.step for checkpoint in run.checkpoints()]
     [4]

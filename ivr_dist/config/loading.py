@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
+from ivr_dist.common.decoder import DecodeError
 from ivr_dist.config.presets import preset_values
 from ivr_dist.config.schema import Config
 from ivr_dist.config.types import Key, Word, convert, keys, section_fields, section_paths, show, value_of
@@ -224,8 +225,8 @@ class _Values:
     def _set(self, key: Key, value: Any, place: str, merged: bool = False) -> None:
         try:
             converted = convert(value, key.annotation)
-        except ValueError as error:
-            self._fault(f"{key.path}: {error}", place, _value_remedy(key, value))
+        except DecodeError as error:
+            self._fault(str(error.below(key.path)), place, _value_remedy(key, value))
             self.suspects.add(key.path)
             return
         if merged:

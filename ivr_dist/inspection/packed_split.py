@@ -151,7 +151,7 @@ class PackedSplit(Sequence[Sample]):
                 column += [np.nan if label is None else label for label in found]
         return ids, {task: np.array(column, np.float64) for task, column in values.items()}
 
-    def profile(self, *, full: bool = False) -> profile.SplitSurvey:
+    def profile(self, *, full: bool = False) -> profile.SplitProfile:
         """Counts, lengths, labels and value ranges of the split, as `ivr-dist inspect` shows them.
 
         Args:
@@ -160,7 +160,7 @@ class PackedSplit(Sequence[Sample]):
         Raises:
             DataError, CorruptDataError, StorageError: The split cannot be read.
         """
-        return profile.survey([self.url], full)[0]
+        return profile.profile([self.url], full)[0]
 
     def batches(
         self,

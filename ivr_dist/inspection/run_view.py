@@ -13,8 +13,10 @@ from ivr_dist.errors import UserError
 from ivr_dist.inspection import audit, status
 from ivr_dist.inspection.audit_report import AuditReport
 from ivr_dist.inspection.existing_run import read_record, read_result, recorded_config
+from ivr_dist.inspection.status import RunStatus
 from ivr_dist.run.attempts import lineage, read_attempts
-from ivr_dist.run.ledger import HISTORY, read_lineage
+from ivr_dist.run.ledger import read_lineage
+from ivr_dist.run.paths import HISTORY
 from ivr_dist.run.results import Result, loss_curve
 
 
@@ -61,12 +63,8 @@ class Run:
         """
         return recorded_config(self.url, read_record(self.url))
 
-    def status(self) -> dict[str, Any]:
-        """What the run is doing or how it ended, as `ivr-dist status --json` prints it.
-
-        Returns:
-            `state` (`training`, `starting`, `silent`, `finished`, ...), `step`, `total_steps`, `loss`, `checkpoint`,
-            `metrics` and others; see `inspection.status.status`.
+    def status(self) -> RunStatus:
+        """What the run is doing or how it ended, as `ivr-dist status` prints it.
 
         Raises:
             UserError: There is no run any more.

@@ -106,11 +106,11 @@ def stopped_result(run_url: str) -> Result:
         run=storage.display(run_url),
         status="stopped",
         metrics={},
-        checkpoint=state["checkpoint"],
-        steps=state["step"],
-        total_steps=state["total_steps"],
-        attempts=state["attempts"],
-        modalities=tuple(state["modalities"]),
+        checkpoint=state.checkpoint,
+        steps=state.step,
+        total_steps=state.total_steps,
+        attempts=state.attempts,
+        modalities=tuple(state.modalities),
     )
 
 

@@ -122,7 +122,7 @@ def test_a_scheduler_that_signals_every_process_of_a_job(run: Run, number: signa
             os.kill(pid, number)
     run.check_end(128 + number)
     assert run.check_checkpoint() >= before
-    assert status(str(run.dir))["state"] == "asked", "the workers ended by themselves"
+    assert status(str(run.dir)).state == "asked", "the workers ended by themselves"
 
 
 @pytest.mark.long
@@ -184,7 +184,7 @@ def test_ivr_dist_stop_while_a_run_starts_and_while_it_trains(run: Run, cluster:
     assert subprocess.run(stop, check=False, stdout=subprocess.DEVNULL).returncode == 0
     run.check_end(0)
     run.check_checkpoint()
-    assert status(str(run.dir))["state"] == "stop file"
+    assert status(str(run.dir)).state == "stop file"
 
 
 @pytest.mark.long
@@ -200,5 +200,5 @@ def test_ray_job_stop_lets_a_run_write_its_checkpoint(run: Run, cluster: Cluster
     run.process.wait(DEADLINE_S)
     assert "stopping after a checkpoint" in run.said()
     assert run.check_checkpoint() > 0
-    assert status(str(run.dir))["state"] == "asked"
+    assert status(str(run.dir)).state == "asked"
     assert left_over(run.dir) == []

@@ -78,7 +78,7 @@ def test_evaluate_and_predict_agree_with_the_command(workspace: Path) -> None:
     model = ivr.load("runs/synth")
     scores = ivr.evaluate(model, "data/synth/test")
     assert scores == score_checkpoint(model.checkpoint, "data/synth/test", 1)
-    assert scores == ivr.open_run("runs/synth").status()["metrics"]["test"]
+    assert scores == ivr.open_run("runs/synth").status().metrics["test"]
     table = ivr.predict(model, ivr.open_split("data/synth/test"))
     errors = np.abs(table.predictions["sentiment"] - table.labels["sentiment"])
     assert errors.mean() == pytest.approx(scores["synth/mae"])

@@ -1,4 +1,4 @@
-"""Commands that train and score a model: what `ivr-dist train` and `ivr-dist evaluate` print, as tables or JSON."""
+"""Output of `ivr-dist train` and `ivr-dist evaluate`, as tables or JSON."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def train(loaded: Loaded, *, as_json: bool = False, debug: bool = False) -> int:
     from ivr_dist.display.tables import print_result, print_rows
     from ivr_dist.orchestration import driver
     from ivr_dist.run import goodput
-    from ivr_dist.run.lease import STOP_FILE
+    from ivr_dist.run.paths import RunPaths
 
     stream = sys.stderr if as_json else sys.stdout
     outcome = driver.train(
@@ -47,7 +47,7 @@ def train(loaded: Loaded, *, as_json: bool = False, debug: bool = False) -> int:
     if outcome.time_spent is not None:
         print_rows(goodput.rows(outcome.time_spent), stream)
     if outcome.by_stop_file:
-        by = storage.display(storage.join(outcome.run_url, STOP_FILE))
+        by = storage.display(RunPaths(outcome.run_url).stop_file)
         say(f"ended by {by}; the same command continues this run", stream)
         if as_json:
             print(json.dumps(_json(driver.stopped_result(outcome.run_url))))
