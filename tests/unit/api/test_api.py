@@ -20,7 +20,8 @@ from ivr_dist.evaluation.score_checkpoint import score_checkpoint
 from ivr_dist.inference.predict import _table
 from ivr_dist.packing.pack import pack
 from ivr_dist.run.events import Event
-from ivr_dist.run.ledger import AUDIT, read_lineage
+from ivr_dist.run.ledger import read_lineage
+from ivr_dist.run.paths import AUDIT
 from ivr_dist.shards.specs import TaskSpec
 from tests.repository import ROOT
 
