@@ -144,27 +144,27 @@ def _batches(model: Model, samples: Sequence[RawSample]) -> Iterator[Batch]:
 def _raw_sample(model: Model, number: int, sample: Sample | Arrays) -> RawSample:
     """Check one sample against what the model reads."""
     if isinstance(sample, Sample):
-        given: Arrays = {**sample.arrays, "id": sample.id, "transcript": sample.transcript}
+        fields: Arrays = {**sample.arrays, "id": sample.id, "transcript": sample.transcript}
         labels = sample.labels
     else:
-        given, labels = sample, {}
-    name = str(given.get("id", number))
+        fields, labels = sample, {}
+    name = str(fields.get("id", number))
     arrays = {}
     for modality, (kind, dim) in model.spec.modalities.items():
-        value = given.get(modality)
+        value = fields.get(modality)
         if kind == WORDS or value is None:
             continue
         arrays[modality] = _checked(np.asarray(value), kind, dim, f"{modality} of sample {name}")
-    transcript = given.get("transcript", "")
+    transcript = fields.get("transcript", "")
     reads_words = any(kind == WORDS for kind, _ in model.spec.modalities.values())
     if not arrays and not (reads_words and transcript):
         needed = ", ".join("transcript" if kind == WORDS else name for name, (kind, _) in model.spec.modalities.items())
         raise DataError(
             f"sample {name} has nothing that the model reads", remedy=f"give at least one of: {needed}, by that key"
         )
-    known = {task: labels.get(task) for task in model.tasks}
+    by_task = {task: labels.get(task) for task in model.tasks}
     return RawSample(
-        name, name, known, arrays, transcript=transcript if isinstance(transcript, str) else (*transcript,)
+        name, name, by_task, arrays, transcript=transcript if isinstance(transcript, str) else (*transcript,)
     )
 
 

@@ -33,7 +33,7 @@ class Finding:
     what: str
     """Subject of the check."""
     found: str
-    """What was found."""
+    """Result in words."""
     remedy: str = ""
 
 
@@ -75,8 +75,8 @@ def _machine() -> Iterator[Finding]:
 def _network() -> Finding:
     """Check which network interface gloo uses."""
     address = network_interface.gloo_address()
-    others = {name: own for name, own in network_interface.interfaces().items() if own != address}
-    shown = ", ".join(f"{name} {own}" for name, own in others.items()) or "none"
+    others = {name: each for name, each in network_interface.interfaces().items() if each != address}
+    shown = ", ".join(f"{name} {each}" for name, each in others.items()) or "none"
     if not address:
         text = f"GLOO_SOCKET_IFNAME={os.environ['GLOO_SOCKET_IFNAME']} is no interface with an address; others: {shown}"
         return Finding("BAD", "network", text, "set GLOO_SOCKET_IFNAME to one of the others, or unset it")

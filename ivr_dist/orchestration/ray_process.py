@@ -39,7 +39,7 @@ from ivr_dist.runtime.environment import RECORDER
 _POLL_S = 0.25
 _PULL_TIMEOUT_S = 5.0
 _SILENCE_S = 30.0
-"""Seconds without an event, before training begins, after which the user is told what is waited for."""
+"""Seconds without an event, before training begins, after which the user is informed what is waited for."""
 
 _TRAIN_SETTINGS = {
     "RAY_TRAIN_V2_ENABLED": "1",
@@ -240,7 +240,7 @@ def _run_fit(job: Job, config: Config, handle: Any, kind: str, fit: _Fit) -> Non
 
         start_coordinator()
         run, workers = config.run, config.run.num_workers
-        left = run.max_failures if run.max_failures < 0 else run.max_failures - job.failures
+        remaining = run.max_failures if run.max_failures < 0 else run.max_failures - job.failures
         TorchTrainer(
             ray_entry,
             train_loop_config={
@@ -263,7 +263,7 @@ def _run_fit(job: Job, config: Config, handle: Any, kind: str, fit: _Fit) -> Non
             run_config=RunConfig(
                 name=f"ray-{time.time_ns()}",
                 storage_path=RunPaths(storage.absolute(run.dir)).ray,
-                failure_config=FailureConfig(max_failures=left, controller_failure_limit=_MAX_START_FAILURES),
+                failure_config=FailureConfig(max_failures=remaining, controller_failure_limit=_MAX_START_FAILURES),
                 logging_config=LoggingConfig(log_level="INFO" if job.debug else "ERROR"),
                 callbacks=[
                     FailureReporter(handle, run.max_failures, job.failures),
