@@ -65,6 +65,38 @@ def train(loaded: Loaded, *, as_json: bool = False, debug: bool = False) -> int:
     return outcome.exit_code
 
 
+def evaluate(checkpoint: str, shards: str | None, split: str, num_workers: int | None, *, as_json: bool = False) -> int:
+    """Score a checkpoint on a packed split, and print its metrics.
+
+    Args:
+        checkpoint: Path or URL of the checkpoint.
+        shards: The packed split; None: the run's own.
+        split: Which of the run's own splits.
+        num_workers: Processes of this machine that share the work; None: one.
+        as_json: Print one JSON object instead of a table.
+
+    Returns:
+        The exit code.
+    """
+    from ivr_dist.display.tables import print_metrics
+    from ivr_dist.evaluation.own_split import own_split
+    from ivr_dist.evaluation.score_checkpoint import score_checkpoint
+
+    url = storage.absolute(checkpoint)
+    split_url = storage.absolute(own_split(url, split) if shards is None else shards)
+    metrics = score_checkpoint(url, split_url, num_workers or 1)
+    if as_json:
+        shown = {"checkpoint": storage.display(url), "shards": storage.display(split_url), "metrics": metrics}
+        print_json(shown)
+    else:
+        print_metrics({split: metrics}, sys.stdout)
+    return 0
+
+
+def _json(result: Result) -> dict[str, Any]:
+    return {**result.to_record(), "trained": result.trained, "loss": result.loss_curve}
+
+
 def train_seeds(
     path: str, overrides: Sequence[str], seeds: str, loaded: Loaded, *, as_json: bool = False, debug: bool = False
 ) -> int:
@@ -102,35 +134,3 @@ def train_seeds(
     if as_json:
         print_json(summary)
     return code
-
-
-def evaluate(checkpoint: str, shards: str | None, split: str, num_workers: int | None, *, as_json: bool = False) -> int:
-    """Score a checkpoint on a packed split, and print its metrics.
-
-    Args:
-        checkpoint: Path or URL of the checkpoint.
-        shards: The packed split; None: the run's own.
-        split: Which of the run's own splits.
-        num_workers: Processes of this machine that share the work; None: one.
-        as_json: Print one JSON object instead of a table.
-
-    Returns:
-        The exit code.
-    """
-    from ivr_dist.display.tables import print_metrics
-    from ivr_dist.evaluation.own_split import own_split
-    from ivr_dist.evaluation.score_checkpoint import score_checkpoint
-
-    url = storage.absolute(checkpoint)
-    split_url = storage.absolute(own_split(url, split) if shards is None else shards)
-    metrics = score_checkpoint(url, split_url, num_workers or 1)
-    if as_json:
-        shown = {"checkpoint": storage.display(url), "shards": storage.display(split_url), "metrics": metrics}
-        print_json(shown)
-    else:
-        print_metrics({split: metrics}, sys.stdout)
-    return 0
-
-
-def _json(result: Result) -> dict[str, Any]:
-    return {**result.to_record(), "trained": result.trained, "loss": result.loss_curve}

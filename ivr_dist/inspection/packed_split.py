@@ -43,7 +43,7 @@ class Sample:
     arrays: Mapping[str, Array]
     """By modality: [T, D] features or [T] token ids; a missing modality is absent."""
     transcript: Transcript = ()
-    """What was said: a text, or a sequence of words; empty if there is none."""
+    """Transcript: a text, or a sequence of words; empty if there is none."""
 
     @property
     def text(self) -> Array | None:
@@ -147,8 +147,8 @@ class PackedSplit(Sequence[Sample]):
             samples = result.all_or_raise()
             ids += samples.ids
             for task, column in values.items():
-                labels = (sample_labels.get(task) for sample_labels in samples.labels)
-                column += [np.nan if label is None else label for label in labels]
+                labels_of_task = (labels.get(task) for labels in samples.labels)
+                column += [np.nan if label is None else label for label in labels_of_task]
         return ids, {task: np.array(column, np.float64) for task, column in values.items()}
 
     def profile(self, *, full: bool = False) -> profile.SplitProfile:

@@ -173,13 +173,13 @@ def _check_like_train(config: Config, split: str, manifest: Manifest, train: Man
 def _check_monitor(config: Config, valid: Manifest | None) -> None:
     if valid is None or not config.train.monitor:
         return
-    names = [f"valid/{name}" for name in metrics.names(valid.corpus, valid.tasks)]
+    known = [f"valid/{name}" for name in metrics.names(valid.corpus, valid.tasks)]
     monitor = f"valid/{config.train.monitor.removeprefix('valid/')}"
-    if monitor not in names:
+    if monitor not in known:
         raise ConfigError(
             f"train.monitor = {config.train.monitor} is not a metric of the validation split",
             where=config.data.valid,
-            remedy=f"use one of {', '.join(names)}",
+            remedy=f"use one of {', '.join(known)}",
         )
 
 

@@ -22,7 +22,6 @@ from ivr_dist.packing.pack import pack
 from ivr_dist.run.events import Event
 from ivr_dist.run.ledger import read_lineage
 from ivr_dist.run.paths import AUDIT
-from ivr_dist.shards.specs import TaskSpec
 from tests.repository import ROOT
 
 
@@ -216,6 +215,8 @@ def test_token_ids_are_predicted_as_those_of_a_split(tmp_path: Path) -> None:
 
 
 def test_classes_have_probabilities() -> None:
+    from ivr_dist.shards.specs import TaskSpec
+
     none = np.zeros(2, bool)
     logits = np.array([[0.0, np.log(3.0)], [np.log(4.0), 0.0]])
     scored = Predictions(["a", "b"], {"mood": logits}, {"mood": np.array([1.0, 0.0])}, {"mood": none})
