@@ -1,3 +1,3 @@
 """Distributed training of invariant-representation fusion models with sequential variation regularization."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import ivr_dist
 from tests.repository import ROOT
 from tests.unit.test_layout import MODULES, ORDER
 
@@ -153,3 +154,12 @@ def test_pointers_to_decisions_lead_to_a_page() -> None:
     for module, path in MODULES.items():
         for number in re.findall(r"\bdecisions? (\d{3})\b", path.read_text()):
             assert number in known, f"{module} points to decision {number}"
+
+
+def test_version_changelog_and_citation_agree() -> None:
+    sections = re.findall(r"^## (\d+\.\d+\.\d+) - (\d{4}-\d{2}-\d{2})$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    release, date = sections[0]
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert ivr_dist.__version__ == release
+    assert f"\nversion: {release}\n" in citation
+    assert f"\ndate-released: {date}\n" in citation
