@@ -1,33 +1,68 @@
-"""Commands that look at runs and their checkpoints."""
+"""Commands about runs: status, stop, audit, reshape, doctor."""
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Annotated
 
 import typer
 
-from ivr_dist.cli.options import EXIT_FAILED, AsJson, Debug, examples
-from ivr_dist.errors import UserError
+from ivr_dist.cli.options import EXIT_FAILED, AsJson, Checkpoint, Debug, Run, Section, print_json
 from ivr_dist.sanitize import say
 
-AUDIT_EXAMPLES = examples("ivr-dist audit runs/quickstart")
-STATUS_EXAMPLES = examples("ivr-dist status runs/quickstart", "ivr-dist status s3://bucket/runs/1 --json")
-STOP_EXAMPLES = examples("ivr-dist stop s3://bucket/runs/1")
-RESHAPE_EXAMPLES = examples(
-    "ivr-dist reshape runs/quickstart/checkpoints/step-00000176.a01 --out s3://bucket/start --parts 8"
-)
-DOCTOR_EXAMPLES = examples("ivr-dist doctor", "RAY_ADDRESS=head:6379 ivr-dist doctor s3://bucket/runs")
-
-Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's directory or URL.")]
+SECTION = Section("Runs")
 
 
+@SECTION.command("ivr-dist status runs/quickstart", "ivr-dist status s3://bucket/runs/1 --json")
+def status(run: Run, as_json: AsJson = False, debug: Debug = False) -> int:
+    """Show what a run is doing, or how it ended.
+
+    Reads the run's storage only: progress, throughput, attempts, last heartbeat, newest complete checkpoint, goodput.
+    """
+    from ivr_dist import storage
+    from ivr_dist.display.tables import print_metrics, print_rows
+    from ivr_dist.inspection.status import status as read_status
+
+    found = read_status(storage.absolute(run))
+    if as_json:
+        print_json(found.to_json())
+        return 0
+    print_rows(found.rows(), sys.stdout)
+    if found.metrics:
+        print_metrics(found.metrics, sys.stdout)
+    return 0
+
+
+@SECTION.command("ivr-dist stop s3://bucket/runs/1")
+def stop(run: Run, debug: Debug = False) -> int:
+    """End a run after a checkpoint.
+
+    Works from any machine that can write to the run's storage. The same training command resumes the run.
+    """
+    from ivr_dist import storage
+    from ivr_dist.inspection.status import no_run
+    from ivr_dist.run.attempts import read_attempts
+    from ivr_dist.run.lease import holder
+    from ivr_dist.run.paths import RunPaths
+
+    url = storage.absolute(run)
+    # A driver holds the lease before the first worker records an attempt.
+    if holder(url) is None:
+        if not read_attempts(url):
+            raise no_run(url)
+        say(f"nothing to stop: no command is training {storage.display(url)}")
+        return 0
+    storage.write_text(RunPaths(url).stop_file, "stop after a checkpoint\n")
+    say(f"requested a stop of {storage.display(url)}; watch it with: ivr-dist status {storage.display(run)}")
+    return 0
+
+
+@SECTION.command("ivr-dist audit runs/quickstart")
 def audit(run: Run, as_json: AsJson = False, debug: Debug = False) -> int:
-    """Prove that each sample counted exactly once.
+    """Prove that every sample counted exactly once.
 
-    Reads the run's own ledger, over all attempts; the exit code is 1 if a sample is missing or counted twice, or a
-    line of the ledger is lost, repeated or forged.
+    Compares the ledger of all attempts with the order of the data. The exit code is 1 if a sample is missing or
+    counted twice, or if a line of the ledger is lost, repeated or forged.
     """
     from ivr_dist import storage
     from ivr_dist.display.tables import print_table
@@ -35,76 +70,25 @@ def audit(run: Run, as_json: AsJson = False, debug: Debug = False) -> int:
 
     report = audit_run(storage.absolute(run))
     if as_json:
-        print(json.dumps(report.to_json()))
+        print_json(report.to_json())
     else:
-        print_table(
-            ("epoch", "steps", "seen", "skipped", "missing", "twice", "elsewhere", "unknown", "verdict"),
-            report.rows(),
-            sys.stdout,
-        )
-        for fault in report.faults:
-            say(fault)
-        but = f" but for {report.skipped} that were skipped" if report.skipped else ""
-        verdict = f"each sample counted exactly once{but}" if report.ok else "NOT exactly once"
-        if not report.epochs:
-            verdict = "no step counts yet" if report.ok else verdict
-        reach = f"{report.reach} steps that count"
-        say(f"{verdict}: {report.samples} samples, {reach}, {report.attempts} attempts")
+        print_table(report.header, report.rows(), sys.stdout)
+        for problem in report.problems:
+            say(problem)
+        say(report.summary)
     return 0 if report.ok else EXIT_FAILED
 
 
-def status(run: Run, as_json: AsJson = False, debug: Debug = False) -> int:
-    """Show what a run is doing, or how it ended.
-
-    Reads the run's storage only: step, pace, attempts, last sign of life, newest complete checkpoint, where the time
-    went.
-    """
-    from ivr_dist import storage
-    from ivr_dist.display.tables import print_metrics, print_rows
-    from ivr_dist.inspection.status import rows
-    from ivr_dist.inspection.status import status as look
-
-    found = look(storage.absolute(run))
-    if as_json:
-        print(json.dumps(found))
-        return 0
-    print_rows(rows(found), sys.stdout)
-    if found["metrics"]:
-        print_metrics(found["metrics"], sys.stdout)
-    return 0
-
-
-def stop(run: Run, debug: Debug = False) -> int:
-    """End a run after a checkpoint.
-
-    Works from anywhere that reaches the run's storage. The same training command continues it.
-    """
-    from ivr_dist import storage
-    from ivr_dist.run.attempts import read_attempts
-    from ivr_dist.run.lease import STOP_FILE, holder
-
-    url = storage.absolute(run)
-    # A driver has the run before the first of its workers has begun an attempt.
-    if holder(url) is None:
-        if not read_attempts(url):
-            remedy = "give the run.dir of a run that has started"
-            raise UserError("no run here", where=storage.display(url), remedy=remedy)
-        say(f"nothing to stop: no command is training {storage.display(url)}")
-        return 0
-    storage.write_text(storage.join(url, STOP_FILE), "stop after a checkpoint\n")
-    say(f"asked {storage.display(url)} to stop; watch it with: ivr-dist status {storage.display(run)}")
-    return 0
-
-
+@SECTION.command("ivr-dist reshape runs/quickstart/checkpoints/step-00000176.a01 --out s3://bucket/start --parts 8")
 def reshape(
-    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Path or URL of a checkpoint.")],
-    out: Annotated[str, typer.Option(help="Folder or URL of the new one.")],
-    parts: Annotated[int, typer.Option(min=1, help="Number of its parts.")] = 1,
+    checkpoint: Checkpoint,
+    out: Annotated[str, typer.Option(metavar="URL", help="Folder or URL of the new checkpoint.")],
+    parts: Annotated[int, typer.Option(metavar="N", min=1, help="Number of parts of the new checkpoint.")] = 1,
     debug: Debug = False,
 ) -> int:
-    """Write a checkpoint in other parts.
+    """Rewrite a checkpoint with another number of parts.
 
-    Training needs no such thing: any number of workers at any ZeRO stage continues any checkpoint.
+    Resuming does not need this: any number of workers at any ZeRO stage resumes from any checkpoint.
     """
     from ivr_dist import storage
     from ivr_dist.checkpoint.reshape import reshape as rewrite
@@ -115,15 +99,18 @@ def reshape(
     return 0
 
 
+@SECTION.command("ivr-dist doctor", "RAY_ADDRESS=head:6379 ivr-dist doctor s3://bucket/runs")
 def doctor(
-    url: Annotated[str | None, typer.Argument(metavar="URL", help="Storage to try: where runs will go.")] = None,
+    url: Annotated[
+        str | None, typer.Argument(metavar="URL", help="Storage to test: where runs will be written.")
+    ] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> int:
-    """Check that all is fit to train.
+    """Check that this environment can train.
 
-    Looks at this machine, at the storage that is named, and at the cluster that RAY_ADDRESS names, if it names one.
-    The exit code is 1 if something does not work.
+    Tests this machine, the given storage, and the cluster at RAY_ADDRESS if it is set. The exit code is 1 if something
+    does not work.
     """
     from dataclasses import asdict
 
@@ -132,8 +119,10 @@ def doctor(
 
     findings = examine(url)
     if as_json:
-        print(json.dumps([asdict(finding) for finding in findings]))
+        print_json([asdict(finding) for finding in findings])
     else:
-        texts = [f"{f.found}; {f.remedy}" if f.remedy else f.found for f in findings]
-        print_rows([(f"{f.verdict:4} {f.what}", text) for f, text in zip(findings, texts, strict=True)], sys.stdout)
+        texts = [f"{one.found}; {one.remedy}" if one.remedy else one.found for one in findings]
+        print_rows(
+            [(f"{one.verdict:4} {one.what}", text) for one, text in zip(findings, texts, strict=True)], sys.stdout
+        )
     return EXIT_FAILED if any(finding.verdict == "BAD" for finding in findings) else 0

@@ -1,8 +1,8 @@
-"""The standard streams of a command, such that nothing that happens to them ends it.
+"""Standard streams that never end a command, whatever happens to them.
 
-A service may start a command without them, its reader may go away (`| head`), its terminal may be closed, the disk
-behind it may be full. Work that takes hours must not end for that: what cannot be written is dropped, and the command
-goes on. Whether that matters is told at the end.
+A service may start a command without streams, their reader may exit (`| head`), the terminal may be closed, the disk
+may be full. Work of hours must not fail because of that: output that cannot be written is dropped, and the command
+continues. At its end it reports the loss, if somebody misses the output.
 """
 
 from __future__ import annotations
@@ -18,42 +18,42 @@ from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 _GONE = frozenset((errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO, errno.ECONNRESET))
-"""Nobody reads any more: a pipe whose reader has ended, a terminal that was closed."""
+"""Errors that mean that there is no reader: a pipe was closed, or a terminal."""
 
 
 class Output(io.RawIOBase):
-    """What is written to a descriptor, or dropped where that fails.
+    """A raw stream that writes to a file descriptor and drops data that cannot be written.
 
     Args:
-        descriptor: Stays open when this is closed.
+        descriptor: The file descriptor; it stays open when the stream is closed.
     """
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
         self._descriptor = descriptor
         self.error: OSError | None = None
-        """The first failure for which a reader misses something; None if there was none, or there is no reader."""
+        """The first failure by which a reader misses data; None if there was none, or there is no reader."""
 
     def writable(self) -> bool:
-        """True."""
+        """Return True."""
         return True
 
     def fileno(self) -> int:
-        """The descriptor."""
+        """Return the descriptor."""
         return self._descriptor
 
     def isatty(self) -> bool:
-        """Whether it is a terminal's."""
+        """Return whether the descriptor is a terminal."""
         return os.isatty(self._descriptor)
 
     def write(self, data: Any) -> int:
-        """Write, or drop, all of `data`."""
+        """Write all of `data`, or drop it; return its length either way."""
         view, done = memoryview(data).cast("B"), 0
         while done < len(view):
             try:
                 done += os.write(self._descriptor, view[done:])
             except BlockingIOError:
-                # Another program has made the terminal or pipe that it shares with this one non-blocking.
+                # Another program that shares this terminal or pipe has made it non-blocking.
                 select.select((), (self._descriptor,), ())
             except OSError as error:
                 if error.errno not in _GONE or stat.S_ISREG(os.fstat(self._descriptor).st_mode):
@@ -64,12 +64,12 @@ class Output(io.RawIOBase):
 
 @contextmanager
 def lasting_streams() -> Iterator[Output | None]:
-    """Let a command print whatever becomes of its standard streams, in whatever encoding they have.
+    """Replace stdout and stderr by streams that accept any text and never fail, until the context ends.
 
-    Streams that another program has put into `sys`, such as a test's, are left as they are.
+    Streams that were replaced already, such as by pytest, are left alone.
 
     Yields:
-        Where stdout goes, whose `error` is known once the context has ended; None where it was left as it is.
+        The raw stream of stdout, whose `error` is complete once the context has ended; None if it was left alone.
     """
     _open_missing()
     before = (sys.stdout, sys.stderr)
@@ -78,37 +78,37 @@ def lasting_streams() -> Iterator[Output | None]:
     try:
         yield out
     finally:
-        mine = (sys.stdout, sys.stderr)
+        replaced = (sys.stdout, sys.stderr)
         sys.stdout, sys.stderr = before
-        for stream, old in zip(mine, before, strict=True):
+        for stream, old in zip(replaced, before, strict=True):
             if stream is not old:
                 with suppress(ValueError):
                     stream.flush()
 
 
 def _open_missing() -> None:
-    """Have something behind every standard descriptor: else the next file that is opened gets, say, stdout's number."""
+    """Open /dev/null for each missing standard descriptor, whose number the next opened file would get otherwise."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
-            # The lowest free number, which is this one; programs that are started from here need it as well.
+            # The kernel assigns the lowest free number, which is this one; child processes inherit it.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
         if getattr(sys, name) is None:
-            stream = open(number, "w" if number else "r", encoding="utf-8", closefd=False)  # noqa: SIM115 (it stays)
+            stream = open(number, "w" if number else "r", encoding="utf-8", closefd=False)  # noqa: SIM115 (stays open)
             setattr(sys, name, stream)
             setattr(sys, f"__{name}__", stream)
 
 
 def _wrapped(name: str, original: TextIO | None) -> Output | None:
-    """Put a stream that drops what cannot be written in the place of a standard one."""
+    """Replace a standard stream by one that drops data that cannot be written."""
     stream = getattr(sys, name)
     if stream is not original or not isinstance(stream, io.TextIOWrapper):
         return None
     with suppress(OSError):
         stream.flush()
     raw = Output(stream.fileno())
-    # Python's stderr passes on at once what it is given, so that its lines stand where they belong among others'.
+    # Unbuffered like Python's own stderr, so that lines of both streams keep their order.
     lines = stream.line_buffering or stream.write_through
     text = io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, "backslashreplace", line_buffering=lines)
     setattr(sys, name, text)

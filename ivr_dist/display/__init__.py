@@ -1,1 +1,1 @@
-"""Everything a person reads: tables, progress, the console, the HTML page."""
+"""Output for people: tables, progress bars, the console of a run, the HTML report."""

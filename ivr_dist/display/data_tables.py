@@ -1,4 +1,4 @@
-"""The tables of `verify` and `inspect`."""
+"""Tables of `verify` and `inspect` in the terminal."""
 
 from __future__ import annotations
 
@@ -14,139 +14,141 @@ from ivr_dist.display.formatting import (
     class_bins,
     columns_line,
     label_numbers,
-    looked_line,
     number,
+    scanned_line,
     share,
+    share_line,
     task_line,
     titles,
 )
 from ivr_dist.display.tables import print_rows, print_table
 from ivr_dist.inspection.find_sample import FoundSample
-from ivr_dist.inspection.profile import ModalitySurvey, SplitSurvey
+from ivr_dist.inspection.profile import ModalityProfile, SplitProfile
 from ivr_dist.inspection.summaries import FeatureValues, TokenValues
 from ivr_dist.inspection.verify import Verification
 from ivr_dist.sanitize import plain, say
 from ivr_dist.units import format_bytes
 
-FAULTS_SHOWN = 8
-"""Of each kind; all are in the JSON output."""
+MAX_SHOWN = 8
+"""Findings of each kind that are printed; the JSON output has all."""
 
-_BAR = 24
-_SPARK = 48
+_BAR_WIDTH = 24
+_SPARKLINE_WIDTH = 48
 _LEVELS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 _ASCII_LEVELS = "_.-=+*%#"
 
 
-def print_verification(found: Verification, stream: TextIO) -> None:
-    """One row a split, one line a fault up to FAULTS_SHOWN of each kind, and the verdict."""
+def print_verification(result: Verification, stream: TextIO) -> None:
+    """Print one row per split, one line per finding up to MAX_SHOWN of each kind, and the verdict."""
     rows = [
         (
-            f"{result.corpus} {result.split}",
-            str(result.samples),
-            str(result.shards),
-            format_bytes(result.bytes),
-            "unknown" if result.ungrouped and not result.groups else str(result.groups),
-            str(result.faults),
-            result.url,
+            f"{split.corpus} {split.split}",
+            str(split.samples),
+            str(split.shards),
+            format_bytes(split.bytes),
+            "unknown" if split.ungrouped and not split.groups else str(split.groups),
+            str(split.faults),
+            split.url,
         )
-        for result in found.splits
+        for split in result.splits
     ]
-    print_table(("split", "samples", "shards", "size", "groups", "faults", "place"), rows, stream, text=("place",))
-    for result in found.splits:
-        if result.ungrouped and result.groups:
-            say(f"note: {result.ungrouped} samples of {result.corpus} {result.split} name no group", stream)
-    for notice in found.notices:
+    print_table(("split", "samples", "shards", "size", "groups", "problems", "URL"), rows, stream, text=("URL",))
+    for split in result.splits:
+        if split.ungrouped and split.groups:
+            say(f"note: {split.ungrouped} samples of {split.corpus} {split.split} have no group", stream)
+    for notice in result.notices:
         say(f"warning: {notice.what}", stream)
-    for kind in dict.fromkeys(fault.kind for fault in found.faults):
-        some = [fault for fault in found.faults if fault.kind == kind]
-        for fault in some[:FAULTS_SHOWN]:
-            say(f"fault ({kind}): {fault}", stream)
-        if len(some) > FAULTS_SHOWN:
-            say(f"fault ({kind}): {len(some) - FAULTS_SHOWN} more, all of them with --json", stream)
-    samples = sum(result.samples for result in found.splits)
-    verdict = f"sound: {samples} samples" if found.ok else f"NOT sound: {len(found.faults)} faults"
-    say(f"{verdict} in {len(found.splits)} splits", stream)
+    for kind in dict.fromkeys(finding.kind for finding in result.findings):
+        findings = [finding for finding in result.findings if finding.kind == kind]
+        for finding in findings[:MAX_SHOWN]:
+            say(f"problem ({kind}): {finding}", stream)
+        if len(findings) > MAX_SHOWN:
+            say(f"problem ({kind}): {len(findings) - MAX_SHOWN} more; --json lists all", stream)
+    samples = sum(split.samples for split in result.splits)
+    verdict = f"ok: {samples} samples" if result.ok else f"NOT ok: {len(result.findings)} problems"
+    say(f"{verdict} in {len(result.splits)} splits", stream)
 
 
-def print_survey(splits: Sequence[SplitSurvey], stream: TextIO) -> None:
-    """All tables of `inspect`."""
+def print_profile(splits: Sequence[SplitProfile], stream: TextIO) -> None:
+    """Print all tables of `inspect`."""
     names = titles(splits)
     _print_overview(splits, names, stream)
     _print_modalities(splits, names, stream)
     _print_labels(splits, names, stream)
     _print_texts(splits, names, stream)
     for name, split in zip(names, splits, strict=True):
-        say(f"{name}: values, labels and words from {looked_line(split.looked)}", stream)
-    if not all(split.looked.all for split in splits):
+        say(f"{name}: values, labels and words from {scanned_line(split.scanned)}", stream)
+    if not all(split.scanned.is_all for split in splits):
         say("--full reads all samples", stream)
 
 
-def _print_overview(splits: Sequence[SplitSurvey], names: Sequence[str], stream: TextIO) -> None:
+def _print_overview(splits: Sequence[SplitProfile], names: Sequence[str], stream: TextIO) -> None:
     rows = [
         (name, str(split.samples), str(split.shards), format_bytes(split.bytes), split.manifest_id[:12], split.url)
         for name, split in zip(names, splits, strict=True)
     ]
     corpora = ", ".join(dict.fromkeys(split.corpus for split in splits))
-    print_table((corpora, "samples", "shards", "size", "id", "place"), rows, stream, text=("id", "place"))
+    print_table((corpora, "samples", "shards", "size", "id", "URL"), rows, stream, text=("id", "URL"))
     patterns = dict.fromkeys(pattern for split in splits for pattern in split.coverage)
     cells = [
-        (pattern, *(_part(split.coverage.get(pattern, 0), split.samples) for split in splits)) for pattern in patterns
+        (pattern, *(share_line(split.coverage.get(pattern, 0), split.samples) for split in splits))
+        for pattern in patterns
     ]
     print_table(("samples that have", *names), cells, stream)
 
 
-def _print_modalities(splits: Sequence[SplitSurvey], names: Sequence[str], stream: TextIO) -> None:
-    found = [
-        (f"{name} {modality}", one)
+def _print_modalities(splits: Sequence[SplitProfile], names: Sequence[str], stream: TextIO) -> None:
+    profiles = [
+        (f"{name} {modality}", profile)
         for name, split in zip(names, splits, strict=True)
-        for modality, one in split.modalities.items()
+        for modality, profile in split.modalities.items()
     ]
-    rows = [(name, *_feature_cells(one)) for name, one in found]
+    rows = [(name, *_feature_cells(profile)) for name, profile in profiles]
     print_table(("features", "set", "width", "type", "samples", "steps"), rows, stream, text=("set", "type"))
     lengths = [
         (name, *map(str, (spread.min, spread.median)), number(spread.mean), *map(str, (spread.p95, spread.max)))
-        for name, one in found
-        if (spread := one.lengths) is not None
+        for name, profile in profiles
+        if (spread := profile.lengths) is not None
     ]
-    print_table(("steps of a sample", "min", "median", "mean", "95 %", "max"), lengths, stream)
-    values = [
+    print_table(("steps per sample", "min", "median", "mean", "95 %", "max"), lengths, stream)
+    value_rows = [
         (
             name,
-            *map(number, (some.min, some.mean, some.max, some.std)),
-            str(some.nonfinite),
-            share(some.zero_steps, some.steps),
-            columns_line(some.constant),
+            *map(number, (values.min, values.mean, values.max, values.std)),
+            str(values.nonfinite),
+            share(values.zero_steps, values.steps),
+            columns_line(values.constant),
         )
-        for name, one in found
-        if isinstance(some := one.values, FeatureValues)
+        for name, profile in profiles
+        if isinstance(values := profile.values, FeatureValues)
     ]
-    if values:
-        header = ("values", "min", "mean", "max", "std", "not finite", "steps of zeros", "constant columns")
-        print_table(header, values, stream, text=("constant columns",))
+    if value_rows:
+        header = ("values", "min", "mean", "max", "std", "not finite", "zero steps", "constant columns")
+        print_table(header, value_rows, stream, text=("constant columns",))
     tokens = [
-        (name, str(some.min), str(some.max), str(some.distinct))
-        for name, one in found
-        if isinstance(some := one.values, TokenValues)
+        (name, str(values.min), str(values.max), str(values.distinct))
+        for name, profile in profiles
+        if isinstance(values := profile.values, TokenValues)
     ]
     if tokens:
-        print_table(("token ids", "min", "max", "different"), tokens, stream)
+        print_table(("token ids", "min", "max", "distinct"), tokens, stream)
 
 
-def _feature_cells(one: ModalitySurvey) -> tuple[str, ...]:
-    spec = one.features
-    return spec.set, str(spec.dim), spec.dtype, str(one.present), str(one.steps)
+def _feature_cells(profile: ModalityProfile) -> tuple[str, ...]:
+    spec = profile.features
+    return spec.set, str(spec.dim), spec.dtype, str(profile.present), str(profile.steps)
 
 
-def _print_labels(splits: Sequence[SplitSurvey], names: Sequence[str], stream: TextIO) -> None:
+def _print_labels(splits: Sequence[SplitProfile], names: Sequence[str], stream: TextIO) -> None:
     for task in dict.fromkeys(task for split in splits for task in split.labels):
-        found = [(name, split.labels[task]) for name, split in zip(names, splits, strict=True) if task in split.labels]
-        rows = [(name, str(one.labelled), str(one.missing), *label_numbers(one)) for name, one in found]
-        say(f"task {task}: {task_line(found[0][1].task)}", stream)
-        print_table(("labels", "labelled", "without", "min", "mean", "max", "std"), rows, stream)
-        histograms = [one.histogram for _, one in found if one.histogram is not None]
+        labels = [(name, split.labels[task]) for name, split in zip(names, splits, strict=True) if task in split.labels]
+        rows = [(name, str(one.labelled), str(one.missing), *label_numbers(one)) for name, one in labels]
+        say(f"task {task}: {task_line(labels[0][1].task)}", stream)
+        print_table(("labels", "labelled", "unlabelled", "min", "mean", "max", "std"), rows, stream)
+        histograms = [one.histogram for _, one in labels if one.histogram is not None]
         if not histograms:
             continue
-        header = [cell for name, _ in found for cell in (name, "%", "")]
+        header = [cell for name, _ in labels for cell in (name, "%", "")]
         highest = [max(histogram.counts) or 1 for histogram in histograms]
         bins = [
             (
@@ -163,10 +165,11 @@ def _print_labels(splits: Sequence[SplitSurvey], names: Sequence[str], stream: T
 
 
 def _bin_cells(count: int, total: int, highest: int, stream: TextIO) -> tuple[str, str, str]:
-    return str(count), share(count, total).removesuffix(" %"), _levels(stream)[-1] * round(_BAR * count / highest)
+    bar = _levels(stream)[-1] * round(_BAR_WIDTH * count / highest)
+    return str(count), share(count, total).removesuffix(" %"), bar
 
 
-def _print_texts(splits: Sequence[SplitSurvey], names: Sequence[str], stream: TextIO) -> None:
+def _print_texts(splits: Sequence[SplitProfile], names: Sequence[str], stream: TextIO) -> None:
     rows = [
         (
             name,
@@ -177,32 +180,32 @@ def _print_texts(splits: Sequence[SplitSurvey], names: Sequence[str], stream: Te
         )
         for name, split in zip(names, splits, strict=True)
     ]
-    header = ("transcripts, groups", "transcripts", "median words", "mean", "max", "groups", "samples without")
+    header = ("transcripts, groups", "transcripts", "median words", "mean", "max", "groups", "ungrouped")
     print_table(header, rows, stream)
     fields = [
         (
             f"{name} {plain(key, 30)}",
-            str(found.samples),
-            f"{found.distinct}{'+' if found.more else ''}",
-            plain(", ".join(found.examples), 80),
+            str(field.samples),
+            f"{field.distinct}{'+' if field.more else ''}",
+            plain(", ".join(field.examples), 80),
         )
         for name, split in zip(names, splits, strict=True)
-        for key, found in split.provenance.items()
+        for key, field in split.provenance.items()
     ]
     if fields:
-        print_table(("provenance", "samples", "different", "such as"), fields, stream, text=("such as",))
+        print_table(("provenance", "samples", "distinct", "examples"), fields, stream, text=("examples",))
 
 
 def print_sample(found: FoundSample, stream: TextIO) -> None:
-    """One sample: what it is, and a line and a small curve for each modality."""
+    """Print one sample: its id, labels and provenance, then statistics and a sparkline of each modality."""
     sample, about = found.sample, found.about
     rows = [
         ("id", sample.id),
-        ("place", f"{storage.display(found.url)}, {sample.shard}, members {sample.key}.*"),
+        ("file", f"{storage.display(found.url)}, {sample.shard}, members {sample.key}.*"),
         ("number", f"{found.number} of {found.manifest.samples}"),
         *((f"label {task}", "none" if value is None else f"{value:g}") for task, value in sample.labels.items()),
         ("transcript", " ".join(sample.words) or "none"),
-        *((f"from: {key}", plain(str(value), 120)) for key, value in _provenance(about).items()),
+        *((f"provenance: {key}", plain(str(value), 120)) for key, value in _provenance(about).items()),
     ]
     print_rows(rows, stream)
     cells: list[tuple[str, ...]] = []
@@ -212,8 +215,8 @@ def print_sample(found: FoundSample, stream: TextIO) -> None:
             cells.append((name, spec.set, "missing", *6 * ("",)))
         else:
             cells.append((name, spec.set, *_array_cells(array, stream)))
-    header = ("modality", "set", "shape", "type", "min", "mean", "max", "first values", "size of each step")
-    print_table(header, cells, stream, text=("set", "shape", "type", "first values", "size of each step"))
+    header = ("modality", "set", "shape", "type", "min", "mean", "max", "first values", "RMS by step")
+    print_table(header, cells, stream, text=("set", "shape", "type", "first values", "RMS by step"))
 
 
 def _provenance(about: dict[str, Any]) -> dict[str, Any]:
@@ -227,30 +230,26 @@ def _array_cells(array: npt.NDArray[Any], stream: TextIO) -> tuple[str, ...]:
     if not array.size:
         return shape, str(array.dtype), "-", "-", "-", "", ""
     values = array.astype(np.float64)
-    # Root mean square of a step's features; a token is its id.
-    sizes = np.sqrt(np.square(values).mean(axis=1)) if array.ndim == 2 else values
+    # Root mean square over the features of a step, [T]; token ids are shown as they are.
+    magnitudes = np.sqrt(np.square(values).mean(axis=1)) if array.ndim == 2 else values
     numbers = (number(float(value)) for value in (values.min(), values.mean(), values.max()))
-    return shape, str(array.dtype), *numbers, first, sparkline(sizes, stream)
+    return shape, str(array.dtype), *numbers, first, sparkline(magnitudes, stream)
 
 
 def sparkline(values: npt.NDArray[np.float64], stream: TextIO) -> str:
-    """A curve of at most 48 characters; neighbours are averaged where there are more values. [T], T >= 1."""
-    parts = [float(part.mean()) for part in np.array_split(values, min(len(values), _SPARK))]
+    """Draw a curve of at most 48 characters; longer sequences are averaged over neighbours. [T], T >= 1."""
+    means = [float(part.mean()) for part in np.array_split(values, min(len(values), _SPARKLINE_WIDTH))]
     levels = _levels(stream)
-    low, high = min(parts), max(parts)
+    low, high = min(means), max(means)
     if not (math.isfinite(low) and math.isfinite(high)) or high == low:
-        return levels[0] * len(parts)
-    return "".join(levels[round((part - low) / (high - low) * (len(levels) - 1))] for part in parts)
+        return levels[0] * len(means)
+    return "".join(levels[round((mean - low) / (high - low) * (len(levels) - 1))] for mean in means)
 
 
 def _levels(stream: TextIO) -> str:
-    """Characters from low to high that can be written to the stream."""
+    """Return the bar characters from low to high, in ASCII if the stream's encoding lacks the block elements."""
     try:
         _LEVELS.encode(stream.encoding or "ascii")
     except UnicodeEncodeError:
         return _ASCII_LEVELS
     return _LEVELS
-
-
-def _part(count: int, whole: int) -> str:
-    return f"{count} ({share(count, whole)})"

@@ -1,77 +1,139 @@
-"""What packed data holds, as one HTML page: no script, nothing loaded from anywhere, plots drawn in place."""
+"""The HTML report of `inspect`: one page without script that loads nothing, with inline charts.
+
+This module turns profiles into texts and charts; `page.html` is the template, `page.css` its style sheet.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
 
 from ivr_dist import __version__
+from ivr_dist.display import templates
 from ivr_dist.display.formatting import (
     class_bins,
     class_ticks,
     columns_line,
     label_numbers,
     length_bins,
-    length_place,
+    length_position,
     length_ticks,
-    looked_line,
     number,
+    scanned_line,
     share,
+    share_line,
     task_line,
     titles,
 )
-from ivr_dist.display.markup import Html, code, escaped
-from ivr_dist.display.page_style import STYLE
-from ivr_dist.display.svg import Profile, bar_chart, profile_chart, stacked_bar
-from ivr_dist.inspection.profile import SplitSurvey
-from ivr_dist.inspection.summaries import FeatureValues, Spread, TokenValues
+from ivr_dist.display.svg import bar_chart, column_chart, stacked_bar
+from ivr_dist.inspection.profile import ModalityProfile, SplitProfile
+from ivr_dist.inspection.summaries import FeatureValues, LabelSummary, Spread, TokenValues
+from ivr_dist.sanitize import plain
 from ivr_dist.units import format_bytes
 
-_PARTS = 8
+_COLOURS = 8
+"""Classes `part-0`, `part-1`, ... of the style sheet."""
+_MAX_EXAMPLE = 160
 
 
-def render_page(splits: Sequence[SplitSurvey]) -> str:
-    """The page, as UTF-8 text to be written to a file."""
-    corpora = ", ".join(dict.fromkeys(split.corpus for split in splits))
+@dataclass(frozen=True)
+class Column:
+    """A column of a table; the first one holds the row headers."""
+
+    name: str
+    style: str = ""
+    """CSS classes: `name` for text instead of numbers, `long` for cells that may wrap."""
+    is_code: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; every row has as many cells as there are columns."""
+
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart and its caption."""
+
+    chart: Markup
+    name: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """Figures of one thing in all splits."""
+
+    title: str
+    figures: Sequence[Figure]
+    subtitle: str = ""
+
+
+@dataclass(frozen=True)
+class Page:
+    """The variables of the template."""
+
+    corpora: str
+    urls: Sequence[str]
+    tiles: Sequence[tuple[str, str]]
+    splits: Table
+    is_sampled: bool
+    """Whether the values of some samples were not read."""
+    labels: Sequence[Card]
+    lengths: Sequence[Card]
+    coverage: Table
+    coverage_bars: Sequence[tuple[str, Markup]]
+    """Name and chart of each split; empty where all samples have the same modalities."""
+    coverage_legend: Sequence[tuple[str, str]]
+    """Modalities and CSS class."""
+    features: Table
+    columns: Card | None
+    provenance: Table | None
+    style_sheet: Markup
+    version: str = __version__
+
+
+def render_page(splits: Sequence[SplitProfile]) -> str:
+    """Render the page of some splits, as text to be written in UTF-8."""
     names = titles(splits)
-    body = "".join(
-        (
-            _head(splits, corpora),
-            "<main>",
-            _splits_section(splits, names),
-            _labels_section(splits, names),
-            _lengths_section(splits, names),
-            _coverage_section(splits, names),
-            _features_section(splits, names),
-            _provenance_section(splits, names),
-            "</main>",
-            f"<footer>Written by <code>ivr-dist inspect</code>, version {escaped(__version__)}.</footer>",
-        )
+    patterns = _distinct(pattern for split in splits for pattern in split.coverage)
+    styles = {pattern: f"part-{position % _COLOURS}" for position, pattern in enumerate(patterns)}
+    page = Page(
+        corpora=", ".join(_distinct(split.corpus for split in splits)),
+        urls=[split.url for split in splits],
+        tiles=_tiles(splits),
+        splits=_splits_table(splits, names),
+        is_sampled=not all(split.scanned.is_all for split in splits),
+        labels=_label_cards(splits, names),
+        lengths=_length_cards(splits, names),
+        coverage=_coverage_table(splits, names, patterns),
+        coverage_bars=_coverage_bars(splits, names, styles) if len(patterns) > 1 else (),
+        coverage_legend=list(styles.items()),
+        features=_features_table(splits, names),
+        columns=_columns_card(splits[0], names[0]),
+        provenance=_provenance_table(splits, names),
+        style_sheet=templates.style_sheet("page.css"),
     )
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escaped(corpora)}: packed data</title>\n<style>{STYLE}</style>\n</head>\n"
-        f"<body>\n{body}\n</body>\n</html>\n"
-    )
+    return templates.render("page.html", vars(page))
 
 
-def _head(splits: Sequence[SplitSurvey], corpora: str) -> str:
-    modalities = dict.fromkeys(name for split in splits for name in split.modalities)
-    tasks = dict.fromkeys(task for split in splits for task in split.labels)
-    tiles = {
-        "samples": f"{sum(split.samples for split in splits):,}",
-        "splits": str(len(splits)),
-        "shards": f"{sum(split.shards for split in splits):,}",
-        "size": format_bytes(sum(split.bytes for split in splits)),
-        "modalities": str(len(modalities)),
-        "tasks": str(len(tasks)),
-    }
-    shown = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in tiles.items())
-    places = ", ".join(code(split.url) for split in splits)
-    return f'<header><h1>{escaped(corpora)}</h1><p class="soft">{places}</p><dl class="tiles">{shown}</dl></header>'
+def _tiles(splits: Sequence[SplitProfile]) -> list[tuple[str, str]]:
+    return [
+        ("samples", f"{sum(split.samples for split in splits):,}"),
+        ("splits", str(len(splits))),
+        ("shards", f"{sum(split.shards for split in splits):,}"),
+        ("size", format_bytes(sum(split.bytes for split in splits))),
+        ("modalities", str(len(_distinct(name for split in splits for name in split.modalities)))),
+        ("tasks", str(len(_distinct(task for split in splits for task in split.labels)))),
+    ]
 
 
-def _splits_section(splits: Sequence[SplitSurvey], names: Sequence[str]) -> str:
+def _splits_table(splits: Sequence[SplitProfile], names: Sequence[str]) -> Table:
     rows = [
         (
             name,
@@ -79,173 +141,132 @@ def _splits_section(splits: Sequence[SplitSurvey], names: Sequence[str]) -> str:
             f"{split.shards:,}",
             format_bytes(split.bytes),
             f"{split.transcripts:,}",
-            f"{split.groups:,}" if split.ungrouped < split.looked.samples else "unknown",
-            code(split.manifest_id[:12]),
-            looked_line(split.looked),
+            f"{split.groups:,}" if split.ungrouped < split.scanned.samples else "unknown",
+            split.manifest_id[:12],
+            scanned_line(split.scanned),
         )
         for name, split in zip(names, splits, strict=True)
     ]
-    header = ("split", "samples", "shards", "size", "transcripts", "groups", "manifest", "values are from")
-    partly = not all(split.looked.all for split in splits)
-    note = "Counts and lengths are those of all samples; values, labels, words and groups are from the part named here."
-    text = f'<p class="soft">{note}</p>' if partly else ""
-    return f"<section><h2>Splits</h2>{text}{_card(_table(header, rows, named=(6, 7)))}</section>"
+    numbers = map(Column, ("split", "samples", "shards", "size", "transcripts", "groups"))
+    columns = [*numbers, Column("manifest", "name", is_code=True), Column("values are from", "name")]
+    return Table(columns, rows)
 
 
-def _labels_section(splits: Sequence[SplitSurvey], names: Sequence[str]) -> str:
+def _label_cards(splits: Sequence[SplitProfile], names: Sequence[str]) -> list[Card]:
     cards = []
-    for task in dict.fromkeys(task for split in splits for task in split.labels):
-        found = [(name, split.labels[task]) for name, split in zip(names, splits, strict=True) if task in split.labels]
-        plots = []
-        for name, one in found:
-            if one.histogram is None:
-                continue
-            title = f"Labels of {task} in {name}: samples by label"
-            bins, ticks = class_bins(one.histogram), class_ticks(one.histogram)
-            chart = bar_chart(title, bins, one.histogram.counts, "label", ticks)
-            text = f"{one.labelled:,} samples"
-            if one.task.type == "regression":
-                low, mean, high, std = label_numbers(one)
-                text += f" from {low} to {high}, mean {mean}, std {std}"
-            text += f"; {one.missing:,} have none" if one.missing else ""
-            plots.append(_figure(chart, name, text))
-        kind = escaped(task_line(found[0][1].task))
-        cards.append(_card(f'<h3>{escaped(task)}</h3><p class="soft">{kind}</p>{_plots(plots)}'))
-    return f"<section><h2>Labels</h2>{''.join(cards)}</section>"
+    for task in _distinct(task for split in splits for task in split.labels):
+        labels = [(name, split.labels[task]) for name, split in zip(names, splits, strict=True) if task in split.labels]
+        figures = [figure for name, one in labels if (figure := _label_figure(task, name, one)) is not None]
+        cards.append(Card(task, figures, subtitle=task_line(labels[0][1].task)))
+    return cards
 
 
-def _lengths_section(splits: Sequence[SplitSurvey], names: Sequence[str]) -> str:
+def _label_figure(task: str, split: str, labels: LabelSummary) -> Figure | None:
+    if labels.histogram is None:
+        return None
+    title = f"Labels of {task} in {split}: samples by label"
+    bins, ticks = class_bins(labels.histogram), class_ticks(labels.histogram)
+    caption = f"{labels.labelled:,} samples"
+    if labels.task.type == "regression":
+        low, mean, high, std = label_numbers(labels)
+        caption += f" from {low} to {high}, mean {mean}, std {std}"
+    caption += f"; {labels.missing:,} have none" if labels.missing else ""
+    return Figure(bar_chart(title, bins, labels.histogram.counts, "label", ticks), split, caption)
+
+
+def _length_cards(splits: Sequence[SplitProfile], names: Sequence[str]) -> list[Card]:
     cards = []
-    for modality in dict.fromkeys(name for split in splits for name in split.modalities):
-        spreads = [
-            (name, one.lengths)
-            for name, split in zip(names, splits, strict=True)
-            if (one := split.modalities.get(modality)) is not None
-        ]
-        cards.append(_spread_card(f"Steps of {modality}", spreads, modality))
+    for modality in _distinct(name for split in splits for name in split.modalities):
+        profiles = [(name, split.modalities.get(modality)) for name, split in zip(names, splits, strict=True)]
+        spreads = [(name, one.lengths) for name, one in profiles if one is not None]
+        cards.append(_length_card(f"Steps of {modality}", spreads, modality))
     words = [(name, split.words) for name, split in zip(names, splits, strict=True)]
-    cards.append(_spread_card("Words of the transcript", words, "words"))
-    note = "How many samples have how many steps; the dashed line marks the median."
-    return f'<section><h2>Lengths</h2><p class="soft">{note}</p>{"".join(cards)}</section>'
+    cards.append(_length_card("Words of the transcript", words, "words"))
+    return [card for card in cards if card.figures]
 
 
-def _spread_card(title: str, spreads: Iterable[tuple[str, Spread | None]], style: str) -> str:
-    plots = []
+def _length_card(title: str, spreads: Iterable[tuple[str, Spread | None]], style: str) -> Card:
+    figures = []
     for name, spread in spreads:
         if spread is None:
             continue
         bins, ticks = length_bins(spread.histogram), length_ticks(spread.histogram)
-        median = length_place(spread.histogram, spread.median)
-        text = f"{title} in {name}: samples by length"
-        chart = bar_chart(text, bins, spread.histogram.counts, style, ticks, median)
-        text = f"{spread.min:,} to {spread.max:,}, median {spread.median:,}, mean {number(spread.mean)}, "
-        plots.append(_figure(chart, name, f"{text}95 % up to {spread.p95:,}"))
-    return _card(f"<h3>{escaped(title)}</h3>{_plots(plots)}") if plots else ""
+        median = length_position(spread.histogram, spread.median)
+        chart_title = f"{title} in {name}: samples by length"
+        chart = bar_chart(chart_title, bins, spread.histogram.counts, style, ticks, median)
+        numbers = f"{spread.min:,} to {spread.max:,}, median {spread.median:,}, mean {number(spread.mean)}"
+        figures.append(Figure(chart, name, f"{numbers}, 95 % up to {spread.p95:,}"))
+    return Card(title, figures)
 
 
-def _coverage_section(splits: Sequence[SplitSurvey], names: Sequence[str]) -> str:
-    patterns = list(dict.fromkeys(pattern for split in splits for pattern in split.coverage))
+def _coverage_table(splits: Sequence[SplitProfile], names: Sequence[str], patterns: Sequence[str]) -> Table:
     rows = [
-        (pattern, *(_count_of(split.coverage.get(pattern, 0), split.samples) for split in splits))
+        (pattern, *(share_line(split.coverage.get(pattern, 0), split.samples) for split in splits))
         for pattern in patterns
     ]
-    table = _table(("modalities of a sample", *names), rows)
-    if len(patterns) == 1:
-        return f"<section><h2>Missing modalities</h2>{_card(table)}</section>"
-    styles = {pattern: f"part-{place % _PARTS}" for place, pattern in enumerate(patterns)}
+    return Table([*map(Column, ("modalities of a sample", *names))], rows)
+
+
+def _coverage_bars(
+    splits: Sequence[SplitProfile], names: Sequence[str], styles: dict[str, str]
+) -> list[tuple[str, Markup]]:
     bars = []
     for name, split in zip(names, splits, strict=True):
         counts = [(pattern, split.coverage.get(pattern, 0), style) for pattern, style in styles.items()]
-        chart = stacked_bar(f"Samples of {name} by the modalities they have", counts)
-        bars.append(f"<span>{escaped(name)}</span>{chart}")
-    legend = "".join(f'<li><span class="{style}"></span>{escaped(pattern)}</li>' for pattern, style in styles.items())
-    shown = f'<div class="bars">{"".join(bars)}</div><ul class="legend">{legend}</ul>'
-    return f"<section><h2>Missing modalities</h2>{_card(shown)}{_card(table)}</section>"
+        bars.append((name, stacked_bar(f"Samples of {name} by the modalities they have", counts)))
+    return bars
 
 
-def _features_section(splits: Sequence[SplitSurvey], names: Sequence[str]) -> str:
-    rows = []
-    for name, split in zip(names, splits, strict=True):
-        for modality, one in split.modalities.items():
-            spec = one.features
-            about = (f"{name} {modality}", spec.set, f"{spec.dim:,}", spec.dtype, f"{one.steps:,}")
-            if isinstance(one.values, FeatureValues):
-                some = one.values
-                numbers = tuple(map(number, (some.min, some.mean, some.max, some.std)))
-                zeros = share(some.zero_steps, some.steps)
-                rows.append((*about, *numbers, f"{some.nonfinite:,}", zeros, columns_line(some.constant)))
-            elif isinstance(one.values, TokenValues):
-                ids = one.values
-                rows.append((*about, str(ids.min), "", str(ids.max), "", "", "", f"{ids.distinct:,} different ids"))
-            else:
-                rows.append((*about, *6 * ("",), "nothing read"))
-    header = ("features", "set", "width", "type", "steps", "min", "mean", "max", "std", "not finite", "zero steps")
-    table = _table((*header, "constant columns"), rows, named=(1, 11), long=(11,))
-    first, name = splits[0], names[0]
-    plots = [
-        _figure(_profile(modality, name, one.values), modality, f"{one.features.set}, {one.features.dim:,} features")
-        for modality, one in first.modalities.items()
-        if isinstance(one.values, FeatureValues)
+def _features_table(splits: Sequence[SplitProfile], names: Sequence[str]) -> Table:
+    rows = [
+        _feature_row(f"{name} {modality}", one)
+        for name, split in zip(names, splits, strict=True)
+        for modality, one in split.modalities.items()
     ]
-    charts = ""
-    if plots:
-        text = "A column a feature: pale from smallest to largest value, darker one standard deviation around the mean."
-        charts = _card(f'<h3>Features of {escaped(name)}</h3><p class="soft">{text}</p>{_plots(plots, " broad")}')
-    return f"<section><h2>Features</h2>{_card(table)}{charts}</section>"
+    numbers = map(Column, ("width", "type", "steps", "min", "mean", "max", "std", "not finite", "zero steps"))
+    return Table([Column("features"), Column("set", "name"), *numbers, Column("constant columns", "name long")], rows)
 
 
-def _profile(modality: str, split: str, values: FeatureValues) -> Html:
-    columns = values.columns
-    profile = Profile(columns["mean"], columns["std"], columns["min"], columns["max"])
-    return profile_chart(f"Features of {modality} in {split}: range, mean and deviation by column", profile, modality)
+def _feature_row(name: str, modality: ModalityProfile) -> tuple[str, ...]:
+    spec, values = modality.features, modality.values
+    head = (name, spec.set, f"{spec.dim:,}", spec.dtype, f"{modality.steps:,}")
+    if isinstance(values, FeatureValues):
+        numbers = map(number, (values.min, values.mean, values.max, values.std))
+        zeros = share(values.zero_steps, values.steps)
+        return (*head, *numbers, f"{values.nonfinite:,}", zeros, columns_line(values.constant))
+    if isinstance(values, TokenValues):
+        return (*head, str(values.min), "", str(values.max), "", "", "", f"{values.distinct:,} distinct ids")
+    return (*head, *6 * ("",), "nothing read")
 
 
-def _provenance_section(splits: Sequence[SplitSurvey], names: Sequence[str]) -> str:
+def _columns_card(split: SplitProfile, name: str) -> Card | None:
+    """Charts of the feature columns of the first split; None where it has only tokens."""
+    figures = []
+    for modality, one in split.modalities.items():
+        if isinstance(one.values, FeatureValues):
+            title = f"Features of {modality} in {name}: range, mean and deviation by column"
+            chart = column_chart(title, one.values.columns, modality)
+            figures.append(Figure(chart, modality, f"{one.features.set}, {one.features.dim:,} features"))
+    return Card(f"Features of {name}", figures) if figures else None
+
+
+def _provenance_table(splits: Sequence[SplitProfile], names: Sequence[str]) -> Table | None:
     rows = [
         (
             f"{name} {key}",
-            f"{found.samples:,}",
-            f"{found.distinct:,}{'+' if found.more else ''}",
-            code(", ".join(found.examples), 160),
+            f"{field.samples:,}",
+            f"{field.distinct:,}{'+' if field.more else ''}",
+            plain(", ".join(field.examples), _MAX_EXAMPLE),
         )
         for name, split in zip(names, splits, strict=True)
-        for key, found in split.provenance.items()
+        for key, field in split.provenance.items()
     ]
     if not rows:
-        return ""
-    table = _table(("key", "samples", "different values", "such as"), rows, named=(3,), long=(3,))
-    return f"<section><h2>Provenance</h2>{_card(table)}</section>"
+        return None
+    numbers = map(Column, ("key", "samples", "distinct values"))
+    return Table([*numbers, Column("examples", "name long", is_code=True)], rows)
 
 
-def _table(
-    header: Sequence[str], rows: Iterable[Sequence[str]], named: Sequence[int] = (), long: Sequence[int] = ()
-) -> str:
-    """A table; the first column names the rows, those in `named` are text, those in `long` may wrap."""
-    styles = [" ".join(["name"] * (place in named) + ["long"] * (place in long)) for place in range(len(header))]
-    attributes = [f' class="{style}"' if style else "" for style in styles]
-    head = "".join(
-        f'<th scope="col"{attribute}>{escaped(name)}</th>' for name, attribute in zip(header, attributes, strict=True)
-    )
-    lines = []
-    for row in rows:
-        cells = "".join(
-            f"<td{attribute}>{escaped(cell)}</td>" for cell, attribute in zip(row[1:], attributes[1:], strict=True)
-        )
-        lines.append(f'<tr><th scope="row">{escaped(row[0])}</th>{cells}</tr>')
-    return Html(f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>')
-
-
-def _figure(chart: Html, name: str, text: str) -> str:
-    return f"<figure>{chart}<figcaption><b>{escaped(name)}</b> {escaped(text)}</figcaption></figure>"
-
-
-def _plots(figures: Sequence[str], style: str = "") -> str:
-    return f'<div class="plots{style}">{"".join(figures)}</div>'
-
-
-def _card(content: str) -> str:
-    return f'<div class="card">{content}</div>'
-
-
-def _count_of(count: int, whole: int) -> str:
-    return f"{count:,} ({share(count, whole)})"
+def _distinct(values: Iterable[str]) -> list[str]:
+    """The values without repetitions, in the order of their first occurrence."""
+    return list(dict.fromkeys(values))

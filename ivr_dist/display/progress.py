@@ -1,4 +1,4 @@
-"""Progress bars of long commands."""
+"""Progress bars on stderr for long commands."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ivr_dist.sanitize import plain
 
 @contextmanager
 def bars() -> Iterator[Callable[[str, int, int], None]]:
-    """One bar a part of the work, on stderr; nothing but the final state where that is not a terminal.
+    """Show one progress bar per part of the work on stderr; if it is not a terminal, only the final state.
 
     Yields:
-        A function to call with the part's name, its units done and its units in all.
+        A function to call with the name of the part, the units done and the total.
     """
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     progress = Progress(*columns, console=Console(stderr=True))
     tasks: dict[str, TaskID] = {}
 
     def report(part: str, done: int, total: int) -> None:
-        # Not before there is work: even an empty bar leaves a line, and a user's mistake is reported in one.
+        # Started late: even an empty bar leaves a line, and a mistake of the user is reported in one line only.
         progress.start()
         if part not in tasks:
             tasks[part] = progress.add_task(plain(part), total=total)

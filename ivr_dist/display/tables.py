@@ -1,4 +1,4 @@
-"""The tables that commands print."""
+"""Tables that commands print."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
 from rich.box import SIMPLE_HEAD
@@ -14,16 +14,16 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
-from ivr_dist import storage
+from ivr_dist.run.paths import RunPaths
 from ivr_dist.sanitize import plain, writable
 from ivr_dist.storage import shown
 
-_WIDEST = 100_000
-"""Columns of a table."""
+_MAX_WIDTH = 100_000
+"""Width of a table in characters: larger than any."""
 
 
 def print_rows(rows: Iterable[tuple[str, str]], stream: TextIO) -> None:
-    """Two columns: a label and its value. Values are not wrapped, so that a command can be copied."""
+    """Print two columns, labels and values. Values are not wrapped, so that a command in them can be copied."""
     shown = [(_cell(label, stream), _cell(value, stream)) for label, value in rows]
     width = max((cell_len(label) for label, _ in shown), default=0)
     for label, value in shown:
@@ -33,45 +33,45 @@ def print_rows(rows: Iterable[tuple[str, str]], stream: TextIO) -> None:
 def print_table(
     header: Sequence[str], rows: Iterable[Sequence[str]], stream: TextIO, text: Collection[str] = ()
 ) -> None:
-    """A table whose first column is text, as are those in `text`, and whose other columns are numbers."""
+    """Print a table. The first column and those named in `text` are aligned left, the others (numbers) right."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for number, name in enumerate(header):
         table.add_column(_cell(name, stream), justify="right" if number and name not in text else "left", no_wrap=True)
     for row in rows:
         table.add_row(*(_cell(cell, stream) for cell in row))
-    # As wide as it needs: a terminal wraps a long row, but an ellipsis would hide what it says.
-    # What stands in data is no markup.
-    Console(file=stream, highlight=False, markup=False, emoji=False, width=_WIDEST).print(table, crop=False)
+    # As wide as its content: a terminal wraps a long row, but an ellipsis would hide a part of it.
+    # Markup is off: cells may contain text of the data.
+    Console(file=stream, highlight=False, markup=False, emoji=False, width=_MAX_WIDTH).print(table, crop=False)
 
 
-def print_metrics(metrics: dict[str, dict[str, float | None]], stream: TextIO) -> None:
-    """One row a metric, one column a split."""
+def print_metrics(metrics: Mapping[str, Mapping[str, float | None]], stream: TextIO) -> None:
+    """Print metrics: one row per metric, one column per split."""
     names = list(dict.fromkeys(name for values in metrics.values() for name in values))
     rows = [(name, *(_number(values.get(name)) for values in metrics.values())) for name in names]
     print_table(("metric", *metrics), rows, stream)
 
 
 def print_result(result: dict[str, Any], stream: TextIO) -> None:
-    """What a finished run achieved, and what can be done with it."""
+    """Print the result of a finished run, and the commands to continue with."""
     if result["metrics"]:
         print_metrics(result["metrics"], stream)
-    ended = " (stopped early: patience)" if result["status"] == "early" else ""
+    ended = " (early stopping)" if result["status"] == "early" else ""
     run, checkpoint = shown(result["run"]), shown(result["checkpoint"])
     rows = [
         ("steps", f"{result['steps']}{ended}"),
         *([("modalities", ", ".join(result["modalities"]))] if result.get("modalities") else []),
         ("attempts", str(result["attempts"])),
         ("checkpoint", checkpoint),
-        ("watch it", f"{_command('tensorboard')} --logdir {shlex.quote(storage.join(run, 'tensorboard'))}"),
-        ("prove it", f"{_command('ivr-dist')} audit {shlex.quote(run)}"),
+        ("curves", f"{_command('tensorboard')} --logdir {shlex.quote(RunPaths(run).tensorboard)}"),
+        ("audit", f"{_command('ivr-dist')} audit {shlex.quote(run)}"),
     ]
     if "test" in result["metrics"]:
-        rows.append(("score it again", f"{_command('ivr-dist')} evaluate {shlex.quote(checkpoint)}"))
+        rows.append(("evaluate", f"{_command('ivr-dist')} evaluate {shlex.quote(checkpoint)}"))
     print_rows(rows, stream)
 
 
 def _command(name: str) -> str:
-    """A program of this environment, with its path where the shell would not find it."""
+    """Return the command of a program of this environment, with its path if it is not the one on PATH."""
     own = os.path.join(os.path.dirname(sys.executable), name)
     return name if shutil.which(name) == own or not os.path.exists(own) else shown(own)
 

@@ -1,8 +1,8 @@
-"""Proof, from a run's own ledger, that each sample counted exactly once an epoch over all attempts.
+"""Audit of a run's sample ledger: each sample counted exactly once per epoch, over all attempts.
 
-What must be recorded is known without the ledger: how far it must reach from checkpoints and result, who trained which
-step from the attempt records, and which samples a step holds from the order of the data. What was recorded is compared
-with that step by step, so that of a sound ledger one step is in memory at a time.
+The expected content is known without the ledger: checkpoints and result tell which steps count, attempt records which
+attempt trained a step, and the order of the data which samples a step contains. The ledger is compared with it step by
+step, so that only one step of a correct ledger is in memory at a time.
 """
 
 from __future__ import annotations
@@ -12,28 +12,31 @@ from collections.abc import Sequence
 from ivr_dist.checkpoint import store
 from ivr_dist.data.cursor import DataCursor
 from ivr_dist.errors import IvrError, UserError
-from ivr_dist.inspection.audit_ledger import Book, Order
+from ivr_dist.inspection.audit_ledger import LedgerAudit, StepSamples
 from ivr_dist.inspection.audit_report import AuditReport
 from ivr_dist.inspection.existing_run import read_record, read_result, recorded_config
-from ivr_dist.inspection.recorded_ids import NamedSamples
+from ivr_dist.inspection.recorded_ids import SampleNames
+from ivr_dist.inspection.status import no_run
 from ivr_dist.planning.plan import make_plan
 from ivr_dist.run.attempts import Attempt, lineage, read_attempts
-from ivr_dist.run.ledger import AUDIT, recorded_attempts
+from ivr_dist.run.ledger import recorded_attempts
+from ivr_dist.run.paths import AUDIT
 from ivr_dist.shards.manifest import Manifest
 
 
 def audit(run_url: str) -> AuditReport:
-    """Compare what the ledger says of every step that counts with what the step held.
+    """Compare the ledger with the samples of every step that counts.
 
     Raises:
-        UserError: There is no run, it was trained with `run.audit=false`, or its data is another by now.
-        CorruptDataError: What the audit goes by is damaged.
+        UserError: There is no run, it was trained with `run.audit=false`, or its data was replaced.
+        CorruptDataError: A record that the audit depends on is damaged.
     """
     attempts = read_attempts(run_url)
     if not attempts:
-        raise UserError("no run here", where=run_url, remedy="give the run.dir of a run that has started")
+        raise no_run(run_url)
     config = recorded_config(run_url, read_record(run_url))
-    # Before the ledger, which may grow meanwhile: the lines of a checkpoint are written before it.
+    # Read before the ledger, which may be growing: ledger lines are written before their checkpoint:
+    # decision 005.
     result = read_result(run_url)
     ended = None if result is None else int(result["steps"])
     step, cursor = _newest_checkpoint(run_url, attempts)
@@ -55,21 +58,22 @@ def audit(run_url: str) -> AuditReport:
 
     report = AuditReport(run_url, manifest.samples, len(attempts), max(step, ended or 0))
     worlds = {attempt.number: attempt.world for attempt in attempts}
-    report.forged += [f"attempt {number} never began" for number in recorded if number not in worlds]
+    report.forged += [f"attempt {number} was never started" for number in recorded if number not in worlds]
     spans = lineage(attempts)
-    most = max(report.reach, plan.total_steps) if ended is None else report.reach
-    samples = NamedSamples(config.data.train, manifest)
-    book = Book(report, Order(manifest, start, plan.steps_per_epoch), samples, spans[0].first, most)
+    last_possible = max(report.reach, plan.total_steps) if ended is None else report.reach
+    samples = SampleNames(config.data.train, manifest)
+    order = StepSamples(manifest, start, plan.steps_per_epoch)
+    audit_of_ledger = LedgerAudit(report, order, samples, spans[0].first, last_possible)
     for span in spans:
-        book.add_attempt(run_url, span, worlds[span.attempt])
-    book.close()
+        audit_of_ledger.add_attempt(run_url, span, worlds[span.attempt])
+    audit_of_ledger.close()
     return report
 
 
 def _newest_checkpoint(run_url: str, attempts: Sequence[Attempt]) -> tuple[int, DataCursor | None]:
-    """The step of the newest complete checkpoint that counts, and the order of its data.
+    """Return step and data cursor of the newest complete checkpoint of the lineage.
 
-    Without one, the step that the newest attempt began at: there was one when it did.
+    Without one, return the first step of the newest attempt, which resumed from a checkpoint that was removed later.
     """
     for name in store.in_lineage(store.names(run_url), lineage(attempts)):
         url = name.url(run_url)

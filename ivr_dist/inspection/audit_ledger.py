@@ -1,4 +1,4 @@
-"""The lines of an audit ledger, compared step by step with what was trained and with what each step holds."""
+"""Comparison of an audit ledger, step by step, with the attempts of the run and the samples of each step."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from typing import Any
 from ivr_dist.data.cursor import DataCursor
 from ivr_dist.data.sample_order import EMPTY, EpochOrder, Int64Array
 from ivr_dist.inspection.audit_report import SHOWN, AuditReport, EpochAudit
-from ivr_dist.inspection.recorded_ids import NamedSamples
+from ivr_dist.inspection.recorded_ids import SampleNames
 from ivr_dist.run.attempts import Span
-from ivr_dist.run.ledger import AUDIT, read_lines
+from ivr_dist.run.ledger import read_lines
+from ivr_dist.run.paths import AUDIT
 from ivr_dist.shards.manifest import Manifest
 
 
-class Order:
-    """Which samples each step of a run holds; quick where steps are asked for one after the other.
+class StepSamples:
+    """The samples of each step of a run; the order of the current epoch is cached.
 
     Args:
-        manifest: Of the training split.
-        start: The order, as the cursor of a checkpoint has it.
-        steps_per_epoch: Of the run.
+        manifest: Manifest of the training split.
+        start: Data cursor of the run's first step.
+        steps_per_epoch: Steps per epoch of the run.
     """
 
     def __init__(self, manifest: Manifest, start: DataCursor, steps_per_epoch: int) -> None:
@@ -35,33 +36,41 @@ class Order:
         self._newest: tuple[int, EpochOrder] | None = None
 
     def steps(self, epoch: int) -> range:
-        """The steps of an epoch."""
+        """Return the steps of an epoch."""
         return range(epoch * self.steps_per_epoch + 1, (epoch + 1) * self.steps_per_epoch + 1)
 
     def epoch(self, step: int) -> int:
-        """The epoch of a step."""
+        """Return the epoch of a step."""
         return (step - 1) // self.steps_per_epoch
 
     def size(self, step: int) -> int:
-        """How many samples a step holds; only the last one of an epoch may have less than the global batch."""
+        """Return the number of samples of a step: the global batch, or less for the last step of an epoch."""
         batch = self._start.global_batch
         return min(batch, self._samples - (step - 1) % self.steps_per_epoch * batch)
 
     def numbers(self, step: int) -> Int64Array:
-        """The samples that a step holds, in any order."""
-        epoch, place = divmod(step - 1, self.steps_per_epoch)
+        """Return the positions of the samples of a step, [n], in any order."""
+        epoch, batch = divmod(step - 1, self.steps_per_epoch)
         if self._newest is None or self._newest[0] != epoch:
-            at = self._start
-            order = EpochOrder(self._shard_samples, at.manifest_id, at.seed, epoch, at.lanes, at.global_batch, at.delay)
+            cursor = self._start
+            order = EpochOrder(
+                self._shard_samples,
+                cursor.manifest_id,
+                cursor.seed,
+                epoch,
+                cursor.lanes,
+                cursor.global_batch,
+                cursor.delay,
+            )
             self._newest = epoch, order
-        slots = self._newest[1].batch(place)
-        found: Int64Array = slots[slots != EMPTY]
-        return found
+        slots = self._newest[1].batch(batch)
+        numbers: Int64Array = slots[slots != EMPTY]
+        return numbers
 
 
 @dataclass(frozen=True)
 class _Line:
-    """What one worker recorded of one step."""
+    """Ledger line of one worker and one step."""
 
     rank: int
     step: int
@@ -71,7 +80,7 @@ class _Line:
 
     @classmethod
     def parse(cls, rank: int, value: Any) -> _Line | None:
-        """A line of JSON; None if it is something else."""
+        """Parse the JSON value of a line; None if it is invalid."""
         if not isinstance(value, dict):
             return None
         step, epoch, ids, skipped = value.get("step"), value.get("epoch"), value.get("ids"), value.get("skipped", [])
@@ -84,129 +93,131 @@ class _Line:
         return cls(rank, step, epoch, ids or [], skipped)
 
 
-class Book:
-    """Takes the ledgers of all attempts that count, one after the other.
+class LedgerAudit:
+    """Compares the ledgers of all attempts of the lineage, one after the other.
 
     Args:
-        report: Is filled in; its `reach` says how far lines must reach.
-        order: Which samples each step holds.
-        samples: The training split.
-        first: The first step of the run.
-        most: The last step that it can have trained.
+        report: Receives the result; its `reach` is the last step that must be recorded.
+        order: The samples of each step.
+        samples: The ids of the training split.
+        first: First step of the run.
+        last_possible: Last step that it can have trained.
     """
 
-    def __init__(self, report: AuditReport, order: Order, samples: NamedSamples, first: int, most: int) -> None:
+    def __init__(
+        self, report: AuditReport, order: StepSamples, samples: SampleNames, first: int, last_possible: int
+    ) -> None:
         self._report = report
         self._order = order
         self._samples = samples
-        self._counting = range(first, report.reach + 1)
-        self._most = most
+        self._counted_steps = range(first, report.reach + 1)
+        self._last_possible = last_possible
         self._epochs: dict[int, EpochAudit] = {}
-        self._sound: set[int] = set()
-        self._open: dict[int, tuple[int, list[_Line]]] = {}
-        """By step that is not sound so far: how many workers trained it, and its lines; more may stand further on."""
+        self._correct: set[int] = set()
+        self._pending: dict[int, tuple[int, list[_Line]]] = {}
+        """Number of workers and lines of each step that is not complete and correct so far: more lines may follow."""
 
     def add_attempt(self, run_url: str, span: Span, world: int) -> None:
-        """Read what one attempt has recorded; what it trained beyond its span was trained again, and does not count."""
+        """Compare the lines of one attempt; steps beyond its span were trained again later and do not count."""
         ranks = read_lines(run_url, AUDIT, span.attempt)
         lines = heapq.merge(
             *(self._plausible(span, world, rank, segments) for rank, segments in ranks.items()), key=_step
         )
-        for step, found in groupby(lines, key=_step):
-            self._add(step, world, list(found))
+        for step, lines_of_step in groupby(lines, key=_step):
+            self._add(step, world, list(lines_of_step))
 
     def close(self) -> None:
-        """Judge what is not sound, and what is not there at all, now that everything is read."""
-        for step, (world, lines) in self._open.items():
-            self._account(step, world, lines)
-        for step in self._counting:
-            if step not in self._sound and step not in self._open:
+        """Report incorrect and missing steps, once all attempts have been added."""
+        for step, (world, lines) in self._pending.items():
+            self._report_step(step, world, lines)
+        for step in self._counted_steps:
+            if step not in self._correct and step not in self._pending:
                 self._report.lost_steps.append(step)
-                self._miss(step, self._order.numbers(step).tolist())
+                self._report_missing(step, self._order.numbers(step).tolist())
         for number, epoch in self._epochs.items():
             for step in self._order.steps(number):
-                if step > self._report.reach and step not in self._sound and step not in self._open:
+                if step > self._report.reach and step not in self._correct and step not in self._pending:
                     epoch.to_come += self._order.size(step)
         self._report.epochs = [self._epochs[number] for number in sorted(self._epochs)]
         self._report.lost_steps.sort()
         self._report.repeated_steps = sorted(set(self._report.repeated_steps))
 
     def _plausible(self, span: Span, world: int, rank: int, segments: Iterator[list[Any]]) -> Iterator[_Line]:
-        """The lines of a worker that it can have written and that count, in order of steps within a segment."""
+        """Yield the counted lines that a worker can have written, sorted by step within each segment."""
         for segment in segments:
-            found = []
+            lines = []
             for value in segment:
                 line = _Line.parse(rank, value)
-                wrong = "a line is damaged" if line is None else self._forgery(span, world, line)
-                if wrong:
-                    self._report.forged.append(f"attempt {span.attempt}, worker {rank}: {wrong}")
+                reason = "a line is damaged" if line is None else self._why_forged(span, world, line)
+                if reason:
+                    self._report.forged.append(f"attempt {span.attempt}, worker {rank}: {reason}")
                 elif line is not None and span.covers(line.step):
-                    found.append(line)
-            yield from sorted(found, key=_step)
+                    lines.append(line)
+            yield from sorted(lines, key=_step)
 
-    def _forgery(self, span: Span, world: int, line: _Line) -> str:
-        """Why nobody can have written a line; empty if somebody can."""
+    def _why_forged(self, span: Span, world: int, line: _Line) -> str:
+        """Explain why no worker can have written a line; empty if one can."""
         if line.rank >= world:
-            return f"there were {world} workers, from 0 on"
+            return f"the attempt had only {world} workers, numbered from 0"
         if line.step < span.first:
-            return f"step {line.step}, but it began at step {span.first}"
-        if span.last is None and line.step > self._most:
-            return f"step {line.step}, but the run ends at step {self._most}"
+            return f"step {line.step}, but the attempt began at step {span.first}"
+        if span.last is None and line.step > self._last_possible:
+            return f"step {line.step}, but the run ends at step {self._last_possible}"
         if line.epoch != self._order.epoch(line.step):
             return f"step {line.step} is of epoch {self._order.epoch(line.step)}, not {line.epoch}"
         return ""
 
     def _add(self, step: int, world: int, lines: list[_Line]) -> None:
-        if step in self._sound:
-            self._account_again(step, lines)
+        if step in self._correct:
+            self._report_extra_lines(step, lines)
             return
-        lines = [*self._open.pop(step, (world, []))[1], *lines]
-        ids, skipped = _names(lines)
+        lines = [*self._pending.pop(step, (world, []))[1], *lines]
+        ids, skipped = _recorded_names(lines)
         if sorted(line.rank for line in lines) == list(range(world)):
-            named = self._samples.match(self._order.numbers(step), ids, skipped)
-            if not named.missing and not named.strays:
+            match = self._samples.match(self._order.numbers(step), ids, skipped)
+            if not match.missing and not match.strays:
                 epoch = self._epoch(step)
                 epoch.steps += 1
                 epoch.seen += len(ids)
                 epoch.skipped += skipped
-                self._sound.add(step)
+                self._correct.add(step)
                 return
-        self._open[step] = world, lines
+        self._pending[step] = world, lines
 
-    def _account(self, step: int, world: int, lines: Sequence[_Line]) -> None:
-        """Tell what is wrong with a step that is not sound; beyond the last one that counts, lines may be absent."""
+    def _report_step(self, step: int, world: int, lines: Sequence[_Line]) -> None:
+        """Report an incorrect step; beyond the last counted step, lines may be missing."""
         epoch = self._epoch(step)
-        ids, skipped = _names(lines)
-        named = self._samples.match(self._order.numbers(step), ids, skipped)
+        ids, skipped = _recorded_names(lines)
+        match = self._samples.match(self._order.numbers(step), ids, skipped)
         ranks = Counter(line.rank for line in lines)
         epoch.seen += len(ids)
         epoch.skipped += skipped
-        epoch.twice += named.again
-        epoch.elsewhere += named.elsewhere
-        epoch.unknown += named.unknown
+        epoch.twice += match.again
+        epoch.elsewhere += match.elsewhere
+        epoch.unknown += match.unknown
         if max(ranks.values()) > 1:
             self._report.repeated_steps.append(step)
-        whole = len(ranks) == world
-        if step in self._counting and not whole:
+        is_complete = len(ranks) == world
+        if step in self._counted_steps and not is_complete:
             self._report.lost_steps.append(step)
-        if step in self._counting or whole:
-            self._miss(step, named.missing)
+        if step in self._counted_steps or is_complete:
+            self._report_missing(step, match.missing)
         else:
-            epoch.to_come += len(named.missing)
+            epoch.to_come += len(match.missing)
 
-    def _account_again(self, step: int, lines: Sequence[_Line]) -> None:
-        """Lines of a step that is sound without them."""
+    def _report_extra_lines(self, step: int, lines: Sequence[_Line]) -> None:
+        """Report further lines of a step that is correct without them."""
         epoch = self._epoch(step)
-        ids, skipped = _names(lines)
-        named = self._samples.match(self._order.numbers(step), ids, skipped)
-        others = {*named.elsewhere, *named.unknown}
+        ids, skipped = _recorded_names(lines)
+        match = self._samples.match(self._order.numbers(step), ids, skipped)
+        strays = {*match.elsewhere, *match.unknown}
         epoch.seen += len(ids)
-        epoch.twice += [name for name in (*ids, *skipped) if name not in others]
-        epoch.elsewhere += named.elsewhere
-        epoch.unknown += named.unknown
+        epoch.twice += [name for name in (*ids, *skipped) if name not in strays]
+        epoch.elsewhere += match.elsewhere
+        epoch.unknown += match.unknown
         self._report.repeated_steps.append(step)
 
-    def _miss(self, step: int, numbers: Sequence[int]) -> None:
+    def _report_missing(self, step: int, numbers: Sequence[int]) -> None:
         epoch = self._epoch(step)
         epoch.missing += len(numbers)
         epoch.examples += map(self._samples.name, numbers[: SHOWN - len(epoch.examples)])
@@ -215,7 +226,7 @@ class Book:
         number = self._order.epoch(step)
         if number not in self._epochs:
             steps = self._order.steps(number)
-            complete = steps[0] in self._counting and steps[-1] in self._counting
+            complete = steps[0] in self._counted_steps and steps[-1] in self._counted_steps
             self._epochs[number] = EpochAudit(number, complete)
         return self._epochs[number]
 
@@ -224,6 +235,6 @@ def _step(line: _Line) -> int:
     return line.step
 
 
-def _names(lines: Sequence[_Line]) -> tuple[list[str], list[str]]:
-    """Ids trained on, and names of what was left out."""
+def _recorded_names(lines: Sequence[_Line]) -> tuple[list[str], list[str]]:
+    """Return the ids that were trained on, and the names of skipped samples."""
     return [name for line in lines for name in line.ids], [name for line in lines for name in line.skipped]

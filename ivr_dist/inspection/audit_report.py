@@ -1,49 +1,49 @@
-"""What an audit found: the verdict, by epoch and over all of them."""
+"""Result of an audit: a verdict per epoch and one for the whole run."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 SHOWN = 5
-"""Examples that are given of a fault."""
+"""Number of examples that are listed of a problem."""
 
 
 @dataclass
 class EpochAudit:
-    """What one epoch's records say."""
+    """Result of one epoch."""
 
     epoch: int
     complete: bool
-    """Whether all its steps count, and so must be recorded."""
+    """Whether all its steps count, so that all must be recorded."""
     steps: int = 0
-    """Steps with a sound record of every worker."""
+    """Steps with a correct record of every worker."""
     seen: int = 0
     """Samples trained on."""
     skipped: list[str] = field(default_factory=list)
-    """Left out: unreadable with `data.on_error=skip`, or part of a step that `train.on_fault` skipped."""
+    """Samples left out: unreadable with `data.on_error=skip`, or in a step that `train.on_fault` skipped."""
     missing: int = 0
-    """Samples of steps that count of which there is no record."""
+    """Samples of counted steps without a record."""
     to_come: int = 0
-    """Samples of steps that do not count yet, and are not recorded either."""
+    """Samples of steps that do not count yet and have no record yet."""
     twice: list[str] = field(default_factory=list)
-    """Recorded once more than they should be."""
+    """Samples recorded more than once."""
     elsewhere: list[str] = field(default_factory=list)
-    """Recorded at a step that does not hold them."""
+    """Samples recorded at a step that does not contain them."""
     unknown: list[str] = field(default_factory=list)
-    """Not in the split."""
+    """Recorded ids that are not in the split."""
     examples: list[str] = field(default_factory=list)
-    """A few of those that are missing."""
+    """A few of the missing samples."""
 
     @property
     def ok(self) -> bool:
-        """Nothing twice, nothing forged, and nothing missing."""
+        """Whether no sample is missing, recorded twice, at another step, or unknown."""
         return not (self.twice or self.elsewhere or self.unknown or self.missing)
 
     @property
     def verdict(self) -> str:
-        """In words."""
+        """The result in words."""
         if not self.ok:
             return "WRONG"
         return ("exactly once" if self.complete else "so far once") + (" or skipped" if self.skipped else "")
@@ -51,36 +51,49 @@ class EpochAudit:
 
 @dataclass
 class AuditReport:
-    """The verdict over all epochs."""
+    """Result of all epochs."""
+
+    header: ClassVar[Sequence[str]] = (
+        "epoch",
+        "steps",
+        "seen",
+        "skipped",
+        "missing",
+        "twice",
+        "elsewhere",
+        "unknown",
+        "verdict",
+    )
+    """Column names of `rows`."""
 
     run: str
     samples: int
     attempts: int
     reach: int
-    """The last step that counts: of the newest complete checkpoint, or of the result."""
+    """The last step that counts: that of the newest complete checkpoint, or of the result."""
     epochs: list[EpochAudit] = field(default_factory=list)
     lost_steps: list[int] = field(default_factory=list)
-    """Steps that count without a record of every worker."""
+    """Counted steps that lack the record of a worker."""
     repeated_steps: list[int] = field(default_factory=list)
-    """Steps with more than one record of a worker."""
+    """Steps with several records of one worker."""
     forged: list[str] = field(default_factory=list)
-    """Lines that nobody can have written, a sentence each."""
+    """Lines that no worker can have written, a sentence each."""
 
     @property
     def ok(self) -> bool:
-        """Each sample counted exactly once, or was skipped, in every complete epoch, and at most once in the last."""
-        faults = self.lost_steps or self.repeated_steps or self.forged
-        return not faults and all(epoch.ok for epoch in self.epochs)
+        """Whether each sample counted exactly once (or was skipped) in complete epochs, at most once in the last."""
+        has_problems = self.lost_steps or self.repeated_steps or self.forged
+        return not has_problems and all(epoch.ok for epoch in self.epochs)
 
     @property
     def skipped(self) -> int:
-        """Samples that were left out, over all epochs."""
+        """Number of samples left out, over all epochs."""
         return sum(len(epoch.skipped) for epoch in self.epochs)
 
     @property
-    def faults(self) -> list[str]:
-        """What is wrong besides single samples, a sentence each."""
-        found = [
+    def problems(self) -> list[str]:
+        """Problems of the ledger besides those of single samples, a sentence each."""
+        problems = [
             f"{len(steps)} steps {what}: {_listed(steps)}"
             for steps, what in (
                 (self.lost_steps, "have no complete record"),
@@ -89,11 +102,20 @@ class AuditReport:
             if steps
         ]
         if self.forged:
-            found.append(f"{len(self.forged)} lines are forged or damaged: {_listed(self.forged)}")
-        return found
+            problems.append(f"{len(self.forged)} lines are forged or damaged: {_listed(self.forged)}")
+        return problems
+
+    @property
+    def summary(self) -> str:
+        """The verdict as one line."""
+        skipped = f" except {self.skipped} skipped" if self.skipped else ""
+        verdict = f"each sample counted exactly once{skipped}" if self.ok else "NOT exactly once"
+        if self.ok and not self.epochs:
+            verdict = "no step counts yet"
+        return f"{verdict}: {self.samples} samples, {self.reach} counted steps, {self.attempts} attempts"
 
     def rows(self) -> list[tuple[str, ...]]:
-        """One row an epoch: epoch, steps, seen, skipped, missing, twice, elsewhere, unknown, verdict."""
+        """Return one row per epoch, with the columns of `header`."""
         return [
             (
                 str(epoch.epoch),
@@ -110,7 +132,7 @@ class AuditReport:
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """The verdict for machines; at most a few examples of each fault."""
+        """Return the result as JSON values, with at most SHOWN examples of each problem."""
         return {
             "run": self.run,
             "ok": self.ok,
@@ -139,11 +161,11 @@ class AuditReport:
 
 
 def _missing(epoch: EpochAudit) -> str:
-    coming = f"({epoch.to_come} to come)"
+    to_come = f"({epoch.to_come} to come)"
     if epoch.complete:
         return str(epoch.missing)
-    return f"{epoch.missing} {coming}" if epoch.missing else coming
+    return f"{epoch.missing} {to_come}" if epoch.missing else to_come
 
 
-def _listed(found: Sequence[object]) -> str:
-    return ", ".join(map(str, found[:SHOWN])) + (", ..." if len(found) > SHOWN else "")
+def _listed(items: Sequence[object]) -> str:
+    return ", ".join(map(str, items[:SHOWN])) + (", ..." if len(items) > SHOWN else "")

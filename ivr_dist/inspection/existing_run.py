@@ -1,7 +1,7 @@
-"""What a run directory holds, and whether it is of the config that is asked for: looked at before workers start.
+"""Existing records of a run directory, compared with a config before workers start.
 
-Whatever a directory answers, it answers for this config: its result is shown if it was trained with all of it, and its
-checkpoints are continued if what makes them this run is the same. All else is refused by name.
+A result is shown only if the run was trained with this config, and a checkpoint is resumed only if the keys that
+identify the run are the same. Otherwise the error names every key that differs.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ from ivr_dist.errors import CheckpointError, CheckpointMismatchError, CorruptDat
 from ivr_dist.planning.model_inputs import reading
 from ivr_dist.planning.run_identity import Asked, compare, ids
 from ivr_dist.run.attempts import lineage, read_attempts
+from ivr_dist.run.paths import RunPaths
 from ivr_dist.shards.manifest import Manifest
 from ivr_dist.storage import shown
 
-RECORD = "run.json"
-RESULT = "result.json"
-_ANEW = "choose another run.dir, or run.resume=never to train it anew"
-_MOST_STEPS = 10**15
+_REMEDY = "choose another run.dir, or start over with run.resume=never"
+_MAX_STEPS = 10**15
 
 
 def _is_texts(value: Any) -> bool:
@@ -35,7 +34,7 @@ def _is_texts_by_name(value: Any) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value <= _MOST_STEPS
+    return type(value) is int and 0 <= value <= _MAX_STEPS
 
 
 def _is_text(value: Any) -> bool:
@@ -49,15 +48,15 @@ def _are_metrics(value: Any) -> bool:
     )
 
 
-_LATER = ("manifests", "modalities", "not_used")
-_RECORDED: Mapping[str, Callable[[Any], bool]] = {
+_OPTIONAL = ("manifests", "modalities", "not_used")
+_RECORD_FIELDS: Mapping[str, Callable[[Any], bool]] = {
     "config": lambda value: isinstance(value, dict),
     "manifests": _is_texts_by_name,
     "modalities": _is_texts,
     "not_used": _is_texts_by_name,
 }
-"""What makes a field of `run.json` sound."""
-_SHOWN: Mapping[str, Callable[[Any], bool]] = {
+"""Fields of `run.json` with the check of each."""
+_RESULT_FIELDS: Mapping[str, Callable[[Any], bool]] = {
     "status": _is_text,
     "checkpoint": _is_text,
     "steps": _is_count,
@@ -66,62 +65,62 @@ _SHOWN: Mapping[str, Callable[[Any], bool]] = {
     "modalities": _is_texts,
     "metrics": _are_metrics,
 }
-"""What makes a field of `result.json` sound."""
+"""Fields of `result.json` with the check of each."""
 
 
 def record(config: Config, manifests: Mapping[str, Manifest]) -> dict[str, Any]:
-    """What `run.json` holds: the config, the data by the manifests' ids, and what is read of them."""
-    read = reading(config, manifests["train"])
+    """Return the content of `run.json`: the config, the manifest ids of the data, and the modalities that are read."""
+    inputs = reading(config, manifests["train"])
     return {
         "config": to_dict(config),
         "manifests": ids(manifests),
-        "modalities": list(read.used),
-        "not_used": dict(read.unused),
+        "modalities": list(inputs.used),
+        "not_used": dict(inputs.unused),
     }
 
 
 def read_record(run_url: str) -> dict[str, Any]:
-    """`run.json`; empty where there is none.
+    """Read `run.json`; empty if it does not exist.
 
     Raises:
-        CorruptDataError: It is not what a run writes.
+        CorruptDataError: The file is damaged.
     """
-    return _read(storage.join(run_url, RECORD), _RECORDED) or {}
+    return _read(RunPaths(run_url).record, _RECORD_FIELDS) or {}
 
 
 def recorded_config(run_url: str, found: Mapping[str, Any]) -> Config:
-    """The config of a `run.json`.
+    """Read the config of a `run.json`.
 
     Raises:
         CorruptDataError: There is no `run.json`.
         ConfigError: This version does not know a key of the config.
     """
-    url = storage.join(run_url, RECORD)
+    url = RunPaths(run_url).record
     if not found:
-        raise _damaged(url, "it is missing, so nothing tells which config the run is of")
+        raise _damaged(url, "it is missing, so the config of the run is unknown")
     return from_dict(found["config"], where=storage.display(url))
 
 
 def read_result(run_url: str) -> dict[str, Any] | None:
-    """`result.json`, with its places as they are now: a run may have been moved since. None: the run has no result.
+    """Read `result.json`, with its paths adapted to where the run is now; None if the run has no result.
 
     Raises:
-        CorruptDataError: It is not what a run writes.
+        CorruptDataError: The file is damaged.
     """
-    url = storage.join(run_url, RESULT)
-    found = _read(url, _SHOWN)
+    url = RunPaths(run_url).result
+    found = _read(url, _RESULT_FIELDS)
     if found is None:
         return None
     name = store.CheckpointName.parse(found["checkpoint"].rstrip("/").rsplit("/", 1)[-1])
     if name is None:
-        raise _damaged(url, "its checkpoint cannot be read")
+        raise _damaged(url, "its checkpoint is invalid")
     if found["steps"] > found["total_steps"]:
-        raise _damaged(url, "it has more steps than it was to have")
+        raise _damaged(url, "it has more steps than total_steps")
     return {**found, "run": run_url, "checkpoint": name.url(run_url)}
 
 
 def _read(url: str, fields: Mapping[str, Callable[[Any], bool]]) -> dict[str, Any] | None:
-    """One of the run's records; None where there is none."""
+    """Read and check a record of the run; None if it does not exist."""
     if not storage.exists(url):
         return None
     try:
@@ -130,82 +129,84 @@ def _read(url: str, fields: Mapping[str, Callable[[Any], bool]]) -> dict[str, An
         raise _damaged(url, error.what) from error
     if not isinstance(found, dict):
         raise _damaged(url, "it is not an object")
-    for name, sound in fields.items():
-        # Records of older versions lack those that not every run needs.
-        if not (sound(found[name]) if name in found else name in _LATER):
-            raise _damaged(url, f"its {name} cannot be read")
+    for name, is_valid in fields.items():
+        # Records of older versions lack the optional fields.
+        if not (is_valid(found[name]) if name in found else name in _OPTIONAL):
+            raise _damaged(url, f"its {name} is invalid")
     return found
 
 
 def finished_result(config: Config, total_steps: int, manifests: Mapping[str, Manifest]) -> dict[str, Any] | None:
-    """The result of a run that was trained to its end with this config; None where there is something to train.
+    """Return the result if the run was finished with this config; None if there is something to train.
 
     Args:
-        config: What is asked for, its places absolute.
-        total_steps: Where it ends.
-        manifests: Of its splits.
+        config: Config of the command, with absolute paths.
+        total_steps: Step at which training ends.
+        manifests: Manifests of the config's splits.
 
     Raises:
-        CheckpointMismatchError: The run is of another config; the text names every key that differs.
-        CorruptDataError: The run's records cannot be read.
+        CheckpointMismatchError: The run has another config; the text names every key that differs.
+        CorruptDataError: The run's records are damaged.
     """
     if config.run.resume != "auto":
         return None
     run_url = config.run.dir
-    here = Asked(config, ids(manifests))
+    current = Asked(config, ids(manifests))
     result = read_result(run_url)
     if result is not None and result["total_steps"] == total_steps:
-        said = compare(_finished(run_url, result), here, manifests["train"]).said(finished=True)
-        if said:
-            raise CheckpointMismatchError(f"{shown(run_url)} is a finished run of another config: {said}", remedy=_ANEW)
+        differences = compare(_finished(run_url, result), current, manifests["train"]).said(finished=True)
+        if differences:
+            raise CheckpointMismatchError(
+                f"{shown(run_url)} is a finished run of another config: {differences}", remedy=_REMEDY
+            )
         return result
     state = _newest_state(run_url)
     if state is not None:
-        said = compare(asked(state, run_url), here, manifests["train"]).said()
-        if said:
-            raise CheckpointMismatchError(f"{shown(run_url)} is a run of another config: {said}", remedy=_ANEW)
+        differences = compare(asked(state, run_url), current, manifests["train"]).said()
+        if differences:
+            raise CheckpointMismatchError(f"{shown(run_url)} is a run of another config: {differences}", remedy=_REMEDY)
         check_length(state["step"], total_steps, run_url)
     return None
 
 
 def check_length(step: int, total_steps: int, run_url: str) -> None:
-    """Refuse to end a run before where it is: its scores would be those of a longer training.
+    """Refuse to end a run before the step it has reached: its scores would be those of a longer training.
 
     Raises:
-        CheckpointMismatchError: It has been trained for more steps already.
+        CheckpointMismatchError: The run has been trained for more steps already.
     """
     if step > total_steps:
         raise CheckpointMismatchError(
-            f"{shown(run_url)} has been trained for {step} steps, and is to end after {total_steps} "
+            f"{shown(run_url)} has been trained for {step} steps already, more than the {total_steps} of this config "
             "(train.epochs, train.max_steps)",
-            remedy=_ANEW,
+            remedy=_REMEDY,
         )
 
 
 def asked(state: Mapping[str, Any], where: str) -> Asked:
-    """The config and the data that a checkpoint was written with, from its `state.json`.
+    """Return config and data that a checkpoint was written with, from its `state.json`.
 
     Raises:
         ConfigError: This version does not know a key of the config.
     """
-    return Asked(from_dict(state["config"], where=where), _known(state))
+    return Asked(from_dict(state["config"], where=where), _manifest_ids(state))
 
 
 def _finished(run_url: str, result: Mapping[str, Any]) -> Asked:
-    """The config that a result is of; the data by the checkpoint, where `run.json` is older than the ids in it."""
-    found = read_record(run_url)
-    config = recorded_config(run_url, found)
-    return Asked(config, found.get("manifests") or _known(store.read_state(result["checkpoint"])))
+    """Return config and data of a result; the data from its checkpoint if an older version wrote `run.json`."""
+    record_ = read_record(run_url)
+    config = recorded_config(run_url, record_)
+    return Asked(config, record_.get("manifests") or _manifest_ids(store.read_state(result["checkpoint"])))
 
 
-def _known(state: Mapping[str, Any]) -> dict[str, str]:
-    """Manifest ids that a checkpoint holds; one of an older version has that of the training split alone."""
-    known: dict[str, str] = state.get("manifests") or {"train": state.get("cursor", {}).get("manifest_id", "")}
-    return known
+def _manifest_ids(state: Mapping[str, Any]) -> dict[str, str]:
+    """Return the manifest ids in a checkpoint; older versions stored only that of the training split."""
+    manifest_ids: dict[str, str] = state.get("manifests") or {"train": state.get("cursor", {}).get("manifest_id", "")}
+    return manifest_ids
 
 
 def _newest_state(run_url: str) -> dict[str, Any] | None:
-    """Of the newest checkpoint that counts and can be read; whether it is sound, the workers find out."""
+    """Return the state of the newest readable checkpoint of the lineage; the workers verify its contents later."""
     for name in store.in_lineage(store.names(run_url), lineage(read_attempts(run_url))):
         try:
             state = store.read_state(name.url(run_url))
@@ -217,4 +218,4 @@ def _newest_state(run_url: str) -> dict[str, Any] | None:
 
 
 def _damaged(url: str, why: str) -> CorruptDataError:
-    return CorruptDataError(f"the record of the run cannot be read: {why}", where=storage.display(url), remedy=_ANEW)
+    return CorruptDataError(f"a record of the run is damaged: {why}", where=storage.display(url), remedy=_REMEDY)

@@ -1,4 +1,4 @@
-"""One sample of packed data, found by its id."""
+"""Lookup of one sample of packed data by its id."""
 
 from __future__ import annotations
 
@@ -21,69 +21,70 @@ from ivr_dist.shards.manifest import Manifest
 from ivr_dist.shards.sample_ids import tar_key
 
 _THREADS = 8
-_CANDIDATES = 50_000
-"""Keys that an unknown one is compared with."""
+_MAX_CANDIDATES = 50_000
+"""Number of ids that an unknown id is compared with."""
 
 
 @dataclass(frozen=True)
 class FoundSample:
-    """A sample and where it is."""
+    """A sample and its position in the split."""
 
     url: str
-    """Of its split."""
+    """URL of its split."""
     manifest: Manifest
     number: int
-    """In the order of the manifest."""
+    """Position in the split, in the order of the manifest."""
     sample: RawSample
     about: dict[str, Any]
-    """Its JSON."""
+    """The JSON of the sample."""
 
     def to_json(self) -> dict[str, Any]:
-        """All of it in JSON values; arrays as shape, dtype and values, null where one is not finite."""
+        """Return the sample as JSON values: arrays as shape, dtype and values, null for a value that is not finite."""
         arrays = {
             name: {"shape": list(array.shape), "dtype": str(array.dtype), "values": _values(array)}
             for name, array in self.sample.arrays.items()
         }
-        place = {"url": storage.display(self.url), "shard": self.sample.shard, "number": self.number}
-        return {**place, "key": self.sample.key, "about": self.about, "arrays": arrays}
+        position = {"url": storage.display(self.url), "shard": self.sample.shard, "number": self.number}
+        return {**position, "key": self.sample.key, "about": self.about, "arrays": arrays}
 
 
-def find_sample(places: Sequence[str], key: str) -> FoundSample:
-    """Find a sample and read it.
+def find_sample(split_urls: Sequence[str], key: str) -> FoundSample:
+    """Find a sample by its id and read it.
 
     Args:
-        places: Folder or URL of each split.
-        key: Its id, or the name of its tar members; an id goes first where it is the name of another sample's.
+        split_urls: Folder or URL of each split.
+        key: Its id, or its KEY in the tar; an id takes precedence over the KEY of another sample.
 
     Raises:
-        DataError: There is none; names those that are close.
-        CorruptDataError: It is damaged.
+        DataError: There is no such sample; the text suggests similar ids.
+        CorruptDataError: The sample is damaged.
     """
-    wanted = {key, tar_key(key)}
-    known: list[str] = []
-    named_so: tuple[str, Manifest, int] | None = None
-    for place in places:
-        manifest, first = Manifest.load(place), 0
-        for index in _indexes(place, manifest):
+    # Indexes of older versions have KEYs only, which are made from ids.
+    tar_keys = {key, tar_key(key)}
+    candidates: list[str] = []
+    with_this_key: tuple[str, Manifest, int] | None = None
+    for url in split_urls:
+        manifest, first = Manifest.load(url), 0
+        for index in _indexes(url, manifest):
             for number, name in enumerate(index.names, first):
-                if name == key or (index.ids is None and name in wanted):
-                    return _read(place, manifest, number)
-            if index.ids is not None and named_so is None and key in index.keys:
-                named_so = place, manifest, first + index.keys.index(key)
-            known += index.names[: _CANDIDATES - len(known)]
+                if name == key or (index.ids is None and name in tar_keys):
+                    return _read(url, manifest, number)
+            if index.ids is not None and with_this_key is None and key in index.keys:
+                with_this_key = url, manifest, first + index.keys.index(key)
+            candidates += index.names[: _MAX_CANDIDATES - len(candidates)]
             first += len(index.keys)
-    if named_so is not None:
-        return _read(*named_so)
-    close = difflib.get_close_matches(key, known, n=3)
-    remedy = f"did you mean {', '.join(close)}?" if close else f"ids look like {', '.join(known[:3])}"
-    raise DataError(f"no sample {key}", where=", ".join(map(storage.display, places)), remedy=remedy)
+    if with_this_key is not None:
+        return _read(*with_this_key)
+    close = difflib.get_close_matches(key, candidates, n=3)
+    remedy = f"did you mean {', '.join(close)}?" if close else f"ids look like {', '.join(candidates[:3])}"
+    raise DataError(f"no sample {key}", where=", ".join(map(storage.display, split_urls)), remedy=remedy)
 
 
 def _indexes(url: str, manifest: Manifest) -> Iterator[ShardIndex]:
-    """The indexes of all shards in the order of the manifest."""
+    """Read the indexes of all shards, in the order of the manifest."""
     urls = [storage.join(url, shard.index.name) for shard in manifest.shards]
     with ThreadPoolExecutor(_THREADS) as pool:
-        # A few at a time: whoever found a key does not wait for the rest.
+        # In small groups, so that a sample that is found early does not wait for the rest.
         for first in range(0, len(urls), _THREADS):
             yield from pool.map(load_index, urls[first : first + _THREADS])
 

@@ -1,8 +1,13 @@
-"""What packed data holds: counts and lengths from manifests and indexes, values from a stated part of the shards."""
+"""Data profile of packed splits: counts, lengths, labels and values.
+
+Counts and lengths come from manifests and indexes and cover all samples; values are read from evenly spread segments of
+the shards, and the profile states which part that was.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,19 +42,21 @@ from ivr_dist.shards.shard_table import ShardEntry
 from ivr_dist.shards.specs import FeatureSpec
 from ivr_dist.shards.splits import group_of
 
+logger = logging.getLogger(__name__)
+
 Progress = Callable[[str, int, int], None]
-"""Called with the split, the segments read and the segments that will be."""
+"""Called with the split, the number of segments read and the number of segments to read."""
 
 SEGMENTS = 128
-"""Segments of a split whose values are read unless all are asked for; about 1 MiB each."""
+"""Segments of a split that are read, of about 1 MiB each, unless `full` is set."""
 
 _THREADS = 8
-_AT_ONCE = 16
+_SEGMENTS_PER_READ = 16
 
 
 @dataclass(frozen=True)
 class ScannedPart:
-    """Which part of a split's values was read: some segments, spread evenly over all shards."""
+    """The part of a split whose values were read: some segments, spread evenly over all shards."""
 
     samples: int
     of_samples: int
@@ -57,29 +64,29 @@ class ScannedPart:
     of_segments: int
 
     @property
-    def all(self) -> bool:
-        """Whether it was everything."""
+    def is_all(self) -> bool:
+        """Whether every segment was read."""
         return self.segments == self.of_segments
 
 
 @dataclass(frozen=True)
-class ModalitySurvey:
-    """One modality of a split."""
+class ModalityProfile:
+    """Profile of one modality of a split."""
 
     features: FeatureSpec
     present: int
-    """Samples that have it."""
+    """Samples that have the modality."""
     steps: int
-    """Steps of all of them."""
+    """Steps of all samples."""
     lengths: Spread | None
-    """None where no sample has it."""
+    """None if no sample has the modality."""
     values: FeatureValues | TokenValues | None
-    """None where nothing was read that has it."""
+    """None if no sample that was read has the modality."""
 
 
 @dataclass(frozen=True)
-class SplitSurvey:
-    """One split."""
+class SplitProfile:
+    """Profile of one split."""
 
     url: str
     corpus: str
@@ -89,63 +96,63 @@ class SplitSurvey:
     samples: int
     shards: int
     bytes: int
-    """Of the shards."""
+    """Size of the shards."""
     coverage: dict[str, int]
-    """Samples by the modalities they have, as `text+audio`; those without any as `none`."""
-    modalities: dict[str, ModalitySurvey]
+    """Number of samples by their modalities, such as `text+audio`; `none` if they have none."""
+    modalities: dict[str, ModalityProfile]
     transcripts: int
-    """Samples whose transcript has a word, as the manifest says; 0 also where it was not counted."""
-    looked: ScannedPart
-    """What all below was read from, and the values of modalities."""
+    """Samples whose transcript has a word, from the manifest; 0 also if an older version did not count them."""
+    scanned: ScannedPart
+    """The part that all fields below, and the values of modalities, were read from."""
     labels: dict[str, LabelSummary]
     words: Spread | None
-    """Words of the transcripts that have one; None where none has."""
+    """Number of words of the transcripts; None if no sample has one."""
     groups: int
-    """Different groups (videos)."""
+    """Number of distinct groups (videos)."""
     ungrouped: int
-    """Samples that do not say their group."""
+    """Samples without a group."""
     provenance: dict[str, FieldSummary]
-    """By key."""
+    """Values of the samples' provenance, by key."""
 
     def to_json(self) -> dict[str, Any]:
-        """All of it in JSON values."""
-        return asdict(self)
+        """Return the profile as JSON values; the part that was read is `looked`."""
+        return {"looked" if name == "scanned" else name: value for name, value in asdict(self).items()}
 
 
-def survey(
-    places: Sequence[str], full: bool = False, progress: Progress = lambda split, done, total: None
-) -> list[SplitSurvey]:
-    """Look at splits. Histograms of the same thing have the same bins in all of them.
+def profile(
+    urls: Sequence[str], full: bool = False, progress: Progress = lambda split, done, total: None
+) -> list[SplitProfile]:
+    """Profile packed splits. Histograms of one quantity have the same bins in all splits.
 
     Args:
-        places: Folder or URL of each split.
+        urls: Folder or URL of each split.
         full: Read the values of all samples instead of those of SEGMENTS segments.
-        progress: Called now and then.
+        progress: Called after every few segments.
 
     Raises:
-        DataError: There is no such split, or a file of it is missing.
-        CorruptDataError: It is damaged; `ivr-dist verify` tells where.
+        DataError: A split does not exist, or one of its files is missing.
+        CorruptDataError: A split is damaged; `ivr-dist verify` shows where.
     """
-    gathered = [_gather(place, full, progress) for place in places]
-    length_bins = {name: length_edges(each.lengths[name] for each in gathered) for name in MODALITIES}
-    word_bins = length_edges(each.words for each in gathered)
+    scans = [_scan(url, full, progress) for url in urls]
+    length_bins = {name: length_edges(scan.lengths[name] for scan in scans) for name in MODALITIES}
+    word_bins = length_edges(scan.words for scan in scans)
     label_bins: dict[str, list[float] | None] = {}
-    for each in gathered:
-        for task, spec in each.manifest.tasks.items():
-            found = [other.labels_of(task) for other in gathered]
-            label_bins.setdefault(task, label_edges(spec, np.concatenate(found)))
-    return [_survey_of(each, length_bins, word_bins, label_bins) for each in gathered]
+    for scan in scans:
+        for task, spec in scan.manifest.tasks.items():
+            labels = np.concatenate([other.labels_of(task) for other in scans])
+            label_bins.setdefault(task, label_edges(spec, labels))
+    return [_profile_of(scan, length_bins, word_bins, label_bins) for scan in scans]
 
 
-class _Gathered:
-    """What was seen of one split."""
+class _Scan:
+    """Counts and values collected from one split."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.manifest = Manifest.load(url)
         self.coverage: Counter[tuple[bool, ...]] = Counter()
         self.lengths = {name: LengthCounts() for name in MODALITIES}
-        self.looked = ScannedPart(0, 0, 0, 0)
+        self.scanned = ScannedPart(0, 0, 0, 0)
         self.labels: dict[str, list[list[float]]] = {}
         self.missing: Counter[str] = Counter()
         self.words = LengthCounts()
@@ -155,15 +162,15 @@ class _Gathered:
         self.fields: dict[str, FieldCollector] = {}
 
     def add(self, samples: Sequence[tuple[RawSample, Mapping[str, Any]]]) -> None:
-        """Take in some samples with their JSON."""
+        """Collect some samples, each with its JSON."""
         for name, collector in self.values.items():
             arrays = [raw.arrays[name] for raw, _ in samples if name in raw.arrays]
             if arrays:
                 collector.add(np.concatenate(arrays))
         for task in self.manifest.tasks:
-            found = [label for raw, _ in samples if (label := raw.labels.get(task)) is not None]
-            self.missing[task] += len(samples) - len(found)
-            self.labels.setdefault(task, []).append(found)
+            labels = [label for raw, _ in samples if (label := raw.labels.get(task)) is not None]
+            self.missing[task] += len(samples) - len(labels)
+            self.labels.setdefault(task, []).append(labels)
         self.words.add(np.array([len(raw.words) for raw, _ in samples if raw.words], np.int64))
         for raw, about in samples:
             group = group_of(about, raw.id)
@@ -176,66 +183,66 @@ class _Gathered:
                 self.fields.setdefault(name, FieldCollector()).add(json.dumps(value))
 
     def labels_of(self, task: str) -> npt.NDArray[np.float64]:
-        """All labels of a task."""
+        """Return all labels of a task that were read."""
         return np.concatenate([np.zeros(0), *self.labels.get(task, ())])
 
 
 @dataclass(frozen=True)
-class _Layout:
-    """What the index of one shard says."""
+class _IndexSummary:
+    """Segments, modalities and lengths of one shard, from its index."""
 
     segment: npt.NDArray[np.int64]
     coverage: Counter[tuple[bool, ...]] = field(default_factory=Counter)
     lengths: Mapping[str, npt.NDArray[np.int32]] = field(default_factory=dict)
 
 
-def _gather(url: str, full: bool, progress: Progress) -> _Gathered:
-    gathered = _Gathered(url)
-    manifest = gathered.manifest
+def _scan(url: str, full: bool, progress: Progress) -> _Scan:
+    scan = _Scan(url)
+    manifest = scan.manifest
     manifest.check_shards(url)
     segments: list[tuple[int, int]] = []
     start = 0
     with ThreadPoolExecutor(_THREADS) as pool:
-        for layout in pool.map(lambda entry: _layout(url, entry), manifest.shards):
-            gathered.coverage.update(layout.coverage)
-            for name, lengths in layout.lengths.items():
-                gathered.lengths[name].add(lengths)
-            segments += pairwise((start + layout.segment).tolist())
-            start += int(layout.segment[-1])
+        for summary in pool.map(lambda entry: _summarize_index(url, entry), manifest.shards):
+            scan.coverage.update(summary.coverage)
+            for name, lengths in summary.lengths.items():
+                scan.lengths[name].add(lengths)
+            segments += pairwise((start + summary.segment).tolist())
+            start += int(summary.segment[-1])
     chosen = segments if full else _spread_evenly(segments, SEGMENTS)
-    gathered.looked = ScannedPart(
-        sum(end - first for first, end in chosen), manifest.samples, len(chosen), len(segments)
-    )
+    samples = sum(end - first for first, end in chosen)
+    scan.scanned = ScannedPart(samples, manifest.samples, len(chosen), len(segments))
+    logger.info("%s: reading %d of %d segments", storage.display(url), len(chosen), len(segments))
     reader = ShardReader(url, manifest, 0)
     try:
-        for done, samples in _read(reader, chosen):
-            gathered.add(samples)
+        for done, batch in _read(reader, chosen):
+            scan.add(batch)
             progress(manifest.split, done, len(chosen))
     finally:
         reader.close()
-    return gathered
+    return scan
 
 
-def _layout(url: str, entry: ShardEntry) -> _Layout:
+def _summarize_index(url: str, entry: ShardEntry) -> _IndexSummary:
     index = load_index(storage.join(url, entry.index.name))
     patterns, counts = np.unique(index.lengths >= 0, axis=0, return_counts=True)
     coverage = Counter({tuple(row): n for row, n in zip(patterns.tolist(), counts.tolist(), strict=True)})
     lengths = {name: index.lengths[index.lengths[:, i] >= 0, i] for i, name in enumerate(MODALITIES)}
-    return _Layout(index.segment, coverage, lengths)
+    return _IndexSummary(index.segment, coverage, lengths)
 
 
 def _spread_evenly(items: Sequence[tuple[int, int]], most: int) -> list[tuple[int, int]]:
     if len(items) <= most:
         return list(items)
-    return [items[round(place)] for place in np.linspace(0, len(items) - 1, most)]
+    return [items[round(position)] for position in np.linspace(0, len(items) - 1, most)]
 
 
 def _read(
     reader: ShardReader, segments: Sequence[tuple[int, int]]
 ) -> Iterator[tuple[int, list[tuple[RawSample, dict[str, Any]]]]]:
-    """The samples of some segments, with the number of segments read so far."""
-    for first in range(0, len(segments), _AT_ONCE):
-        some = segments[first : first + _AT_ONCE]
+    """Yield the samples of some segments, a few segments at a time, with the number of segments read so far."""
+    for first in range(0, len(segments), _SEGMENTS_PER_READ):
+        some = segments[first : first + _SEGMENTS_PER_READ]
         stored = reader.stored(np.concatenate([np.arange(start, end) for start, end in some]))
         features = reader.manifest.features
         yield first + len(some), [decode_with_json(one.content, one.shard, one.key, features) for one in stored]
@@ -245,29 +252,29 @@ def _collector(spec: FeatureSpec) -> FeatureCollector | TokenCollector:
     return TokenCollector() if spec.kind == "tokens" else FeatureCollector(spec.dim)
 
 
-def _survey_of(
-    gathered: _Gathered,
+def _profile_of(
+    scan: _Scan,
     length_bins: Mapping[str, Sequence[float]],
     word_bins: Sequence[float],
     label_bins: Mapping[str, Sequence[float] | None],
-) -> SplitSurvey:
-    manifest = gathered.manifest
+) -> SplitProfile:
+    manifest = scan.manifest
     modalities = {}
     for name, spec in manifest.features.items():
-        counts = gathered.lengths[name].counts
-        modalities[name] = ModalitySurvey(
+        counts = scan.lengths[name].counts
+        modalities[name] = ModalityProfile(
             features=spec,
             present=counts.total(),
             steps=sum(length * count for length, count in counts.items()),
-            lengths=gathered.lengths[name].spread(length_bins[name]),
-            values=gathered.values[name].summary(),
+            lengths=scan.lengths[name].spread(length_bins[name]),
+            values=scan.values[name].summary(),
         )
     coverage = {
         "+".join(name for name, there in zip(MODALITIES, pattern, strict=True) if there) or "none": count
-        for pattern, count in gathered.coverage.most_common()
+        for pattern, count in scan.coverage.most_common()
     }
-    return SplitSurvey(
-        url=storage.display(gathered.url),
+    return SplitProfile(
+        url=storage.display(scan.url),
         corpus=manifest.corpus,
         split=manifest.split,
         manifest_id=manifest.id,
@@ -278,13 +285,13 @@ def _survey_of(
         coverage=coverage,
         modalities=modalities,
         transcripts=manifest.transcripts,
-        looked=gathered.looked,
+        scanned=scan.scanned,
         labels={
-            task: summarize_labels(spec, gathered.labels_of(task), gathered.missing[task], label_bins[task])
+            task: summarize_labels(spec, scan.labels_of(task), scan.missing[task], label_bins[task])
             for task, spec in manifest.tasks.items()
         },
-        words=gathered.words.spread(word_bins),
-        groups=len(gathered.groups),
-        ungrouped=gathered.ungrouped,
-        provenance={name: collector.summary() for name, collector in gathered.fields.items()},
+        words=scan.words.spread(word_bins),
+        groups=len(scan.groups),
+        ungrouped=scan.ungrouped,
+        provenance={name: collector.summary() for name, collector in scan.fields.items()},
     )

@@ -1,4 +1,4 @@
-"""Summaries of what a split holds, gathered sample by sample in bounded memory."""
+"""Streaming summaries of lengths, labels, features, tokens and provenance, computed in bounded memory."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _MAX_DISTINCT = 10_000
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts by bin."""
+    """Counts per bin."""
 
     edges: list[float]
-    """[bins + 1]; a bin holds its lower edge but not its upper one. Of classes: -0.5, 0.5, 1.5, ..."""
+    """[bins + 1]; a bin includes its lower edge, not its upper one. For classes: -0.5, 0.5, 1.5, ..."""
     counts: list[int]
     """[bins]."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """How whole numbers are distributed; quantiles are the smallest number that so many do not exceed."""
+    """Distribution of integers. A quantile q is the smallest number that a share q of them does not exceed."""
 
     count: int
     min: int
@@ -43,28 +43,37 @@ class Spread:
 
 
 @dataclass(frozen=True)
+class ColumnStatistics:
+    """Statistics of each feature (column) of a modality, all [D]."""
+
+    mean: list[float]
+    std: list[float]
+    min: list[float]
+    max: list[float]
+
+
+@dataclass(frozen=True)
 class FeatureValues:
-    """The numbers of one modality over the steps that were read."""
+    """Statistics of one modality of feature vectors over the steps that were read."""
 
     steps: int
     nonfinite: int
-    """Values that are not finite; all else leaves out the steps that have one."""
+    """Number of non-finite values; all other fields leave out the steps that contain one."""
     zero_steps: int
-    """Steps of zeros alone, as padding leaves them."""
+    """Steps that are all zeros, such as padding."""
     min: float
     max: float
     mean: float
     std: float
     """Of all features together."""
     constant: list[int]
-    """Features (columns) that have one value in all steps."""
-    columns: dict[str, list[float]]
-    """`mean`, `std`, `min` and `max` of each feature."""
+    """Features (columns) with the same value in all steps."""
+    columns: ColumnStatistics
 
 
 @dataclass(frozen=True)
 class TokenValues:
-    """The ids of one modality over the steps that were read."""
+    """Statistics of one modality of token ids over the steps that were read."""
 
     steps: int
     min: int
@@ -74,13 +83,13 @@ class TokenValues:
 
 @dataclass(frozen=True)
 class LabelSummary:
-    """The labels of one task over the samples that were read."""
+    """Statistics of the labels of one task over the samples that were read."""
 
     task: TaskSpec
     labelled: int
     missing: int
     min: float | None
-    """None, as all below, where no sample has a label."""
+    """None if no sample has a label, like all fields below."""
     max: float | None
     mean: float | None
     std: float | None
@@ -89,31 +98,31 @@ class LabelSummary:
 
 @dataclass(frozen=True)
 class FieldSummary:
-    """One key of the samples' provenance over the samples that were read."""
+    """Statistics of one key of the provenance over the samples that were read."""
 
     samples: int
-    """Samples that have it."""
+    """Samples that have the key."""
     distinct: int
-    """Different values."""
+    """Number of distinct values."""
     more: bool
-    """Whether there are more than were counted."""
+    """Whether there are more distinct values than were counted."""
     examples: list[str]
-    """Some values, as JSON."""
+    """The first few values, as JSON."""
 
 
 class LengthCounts:
-    """How many sequences have each length."""
+    """Number of sequences of each length."""
 
     def __init__(self) -> None:
         self.counts: Counter[int] = Counter()
 
     def add(self, lengths: npt.NDArray[Any]) -> None:
-        """Count some lengths."""
+        """Count some lengths, [n]."""
         values, counts = np.unique(lengths, return_counts=True)
         self.counts.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
 
     def spread(self, edges: Sequence[float]) -> Spread | None:
-        """The distribution, with counts in these bins; None of nothing."""
+        """Return the distribution, with a histogram over these bins; None if nothing was counted."""
         if not self.counts:
             return None
         values = np.array(sorted(self.counts), np.int64)
@@ -133,7 +142,7 @@ class LengthCounts:
 
 
 def length_edges(counts: Iterable[LengthCounts]) -> list[float]:
-    """Bins of whole numbers that hold all of these lengths, so that their histograms can be compared."""
+    """Choose bins of integers that cover all of these lengths, so that their histograms can be compared."""
     lengths = {value for each in counts for value in each.counts} or {0}
     width = max(1, round(_nice_step(max(lengths) - min(lengths) + 1, _LENGTH_BINS)))
     first = min(lengths) // width * width
@@ -141,7 +150,7 @@ def length_edges(counts: Iterable[LengthCounts]) -> list[float]:
 
 
 def label_edges(task: TaskSpec, values: npt.NDArray[np.float64]) -> list[float] | None:
-    """Bins for the labels of a task: its classes, or intervals around round numbers; None without any number."""
+    """Choose bins for the labels of a task: its classes, or intervals around round numbers; None without any number."""
     if task.type == "classification":
         return [number - 0.5 for number in range((task.classes or 0) + 1)]
     ends = [*values.tolist(), *(end for end in (task.low, task.high) if end is not None)]
@@ -156,25 +165,25 @@ def label_edges(task: TaskSpec, values: npt.NDArray[np.float64]) -> list[float] 
 def summarize_labels(
     task: TaskSpec, values: npt.NDArray[np.float64], missing: int, edges: Sequence[float] | None
 ) -> LabelSummary:
-    """The labels of a task, with counts in these bins."""
-    some = len(values) > 0
+    """Summarize the labels of a task, with a histogram over these bins."""
+    has_values = len(values) > 0
     return LabelSummary(
         task=task,
         labelled=len(values),
         missing=missing,
-        min=float(values.min()) if some else None,
-        max=float(values.max()) if some else None,
-        mean=float(values.mean()) if some else None,
-        std=float(values.std()) if some else None,
+        min=float(values.min()) if has_values else None,
+        max=float(values.max()) if has_values else None,
+        mean=float(values.mean()) if has_values else None,
+        std=float(values.std()) if has_values else None,
         histogram=Histogram(list(edges), np.histogram(values, edges)[0].tolist()) if edges is not None else None,
     )
 
 
 class FeatureCollector:
-    """Numbers of one modality of vectors.
+    """Collects statistics of one modality of feature vectors.
 
     Args:
-        dim: Features D of a step.
+        dim: Number of features D of a step.
     """
 
     def __init__(self, dim: int) -> None:
@@ -196,14 +205,14 @@ class FeatureCollector:
             self._max = np.maximum(self._max, clean.max(axis=0))
 
     def summary(self) -> FeatureValues | None:
-        """What was seen; None of no step without a value that is not finite."""
+        """Return the statistics; None if no step has finite values only."""
         if not self._running.steps:
             return None
         mean, constant = self._running.mean, self._min == self._max
         std = np.where(constant, 0.0, self._running.deviation())
-        # The variance of all is the mean of the variances and the variance of the means.
+        # Law of total variance: the mean of the variances plus the variance of the means.
         overall = math.sqrt(float(np.square(std).mean() + mean.var()))
-        columns = {"mean": mean, "std": std, "min": self._min, "max": self._max}
+        columns = ColumnStatistics(mean.tolist(), std.tolist(), self._min.tolist(), self._max.tolist())
         return FeatureValues(
             steps=self._steps,
             nonfinite=self._nonfinite,
@@ -213,12 +222,12 @@ class FeatureCollector:
             mean=float(mean.mean()),
             std=overall,
             constant=np.flatnonzero(constant).tolist(),
-            columns={name: column.tolist() for name, column in columns.items()},
+            columns=columns,
         )
 
 
 class TokenCollector:
-    """Ids of one modality of tokens."""
+    """Collects statistics of one modality of token ids."""
 
     def __init__(self) -> None:
         self._ids: set[int] = set()
@@ -230,14 +239,14 @@ class TokenCollector:
         self._ids.update(np.unique(ids).tolist())
 
     def summary(self) -> TokenValues | None:
-        """What was seen; None of nothing."""
+        """Return the statistics; None if no id was added."""
         if not self._ids:
             return None
         return TokenValues(self._steps, min(self._ids), max(self._ids), len(self._ids))
 
 
 class FieldCollector:
-    """Values of one key; different ones are counted up to a limit."""
+    """Collects the values of one key; distinct values are counted up to a limit."""
 
     def __init__(self) -> None:
         self._samples = 0
@@ -253,11 +262,11 @@ class FieldCollector:
             self._more |= value not in self._values
 
     def summary(self) -> FieldSummary:
-        """What was seen."""
+        """Return the statistics."""
         return FieldSummary(self._samples, len(self._values), self._more, list(self._values)[:3])
 
 
 def _nice_step(span: float, most: int) -> float:
-    """The smallest of 1, 2 and 5 times a power of ten of which at most `most` make the span."""
+    """Return the smallest of 1, 2, 5 times a power of ten that divides the span into at most `most` parts."""
     power = 10.0 ** math.floor(math.log10(span / most))
     return next(factor * power for factor in (1, 2, 5, 10) if span / (factor * power) <= most * (1 + 1e-9))

@@ -1,10 +1,11 @@
-"""Is packed data what its manifests, its indexes and its card say, and are its splits apart? Every fault is listed.
+"""Verification of packed data against manifests, indexes and card, and for leakage between splits; lists every problem.
 
-Shards are read whole, a few at a time, each by a thread of its own; of every sample only a hash of its id stays.
+Shards are read whole, a few at a time, each on its own thread; only a hash of the id of every sample stays in memory.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -19,15 +20,17 @@ from ivr_dist.inspection.checks.shard import ShardReport, check_shard
 from ivr_dist.inspection.checks.split import CheckedSplit, compare_card, compare_counts, compare_layout, open_split
 from ivr_dist.shards.splits import find_splits
 
+logger = logging.getLogger(__name__)
+
 Progress = Callable[[str, int, int], None]
-"""Called with the split, its samples checked and its samples in all."""
+"""Called with the split, the number of its samples that were checked and their total."""
 
 _THREADS = 4
 
 
 @dataclass(frozen=True)
 class SplitResult:
-    """What was checked of one split; the numbers are its manifest's."""
+    """One split that was verified; counts come from its manifest."""
 
     url: str
     corpus: str
@@ -36,31 +39,36 @@ class SplitResult:
     samples: int
     shards: int
     bytes: int
-    """Of shards and indexes."""
+    """Size of shards and indexes."""
     groups: int
-    """Groups (videos) that were found."""
+    """Number of groups (videos) in the shards."""
     ungrouped: int
-    """Samples that do not say their group: nobody can tell whether their videos are in other splits."""
+    """Samples without a group: whether their videos are in other splits cannot be checked."""
     faults: int
-    """Of this split alone."""
+    """Number of findings that concern this split alone."""
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What `verify` found."""
+    """Result of `verify`."""
 
     splits: list[SplitResult]
-    faults: list[Finding]
+    findings: list[Finding]
     notices: list[Notice]
 
     @property
     def ok(self) -> bool:
-        """Whether there is no fault."""
-        return not self.faults
+        """Whether there is no finding."""
+        return not self.findings
 
     def to_json(self) -> dict[str, Any]:
-        """All of it in JSON values."""
-        return {"ok": self.ok, **asdict(self)}
+        """Return the result as JSON values; the findings are `faults`."""
+        return {
+            "ok": self.ok,
+            "splits": [asdict(split) for split in self.splits],
+            "faults": [asdict(finding) for finding in self.findings],
+            "notices": [asdict(notice) for notice in self.notices],
+        }
 
 
 def verify(
@@ -71,34 +79,38 @@ def verify(
     """Check packed data.
 
     Args:
-        urls: Each a split or a folder of splits. The splits of one folder are a corpus: no id and no group may be in
-            two of them.
-        card: What the corpus must be; None: only what the data says of itself is checked.
-        progress: Called now and then.
+        urls: Splits or folders of splits. The splits of one folder are a corpus: no id and no group may be in two of
+            them.
+        card: Card that the corpus must match; None: the data is only checked against its own manifests.
+        progress: Called after every shard.
 
     Raises:
         DataError: There is no packed data at a URL.
-        StorageError: A place cannot be looked at. A file that cannot be read is a fault.
+        StorageError: A folder cannot be listed. A file that cannot be read is a finding instead.
     """
-    # One split can be named in several ways.
-    places = list({storage.absolute(place).rstrip("/"): place for url in urls for place in find_splits(url)}.values())
-    opened = [open_split(place) for place in places]
-    faults = [found for found in opened if isinstance(found, Finding)]
-    splits = [found for found in opened if isinstance(found, CheckedSplit)]
+    # Checks collect findings instead of raising at the first one, as the reader does: decision 032.
+    # The same split may be given twice, as itself and by its folder.
+    split_urls = list(
+        {storage.absolute(split).rstrip("/"): split for url in urls for split in find_splits(url)}.values()
+    )
+    opened = [open_split(url) for url in split_urls]
+    findings = [one for one in opened if isinstance(one, Finding)]
+    splits = [one for one in opened if isinstance(one, CheckedSplit)]
+    logger.info("verifying %d splits, %d shards", len(splits), sum(len(split.manifest.shards) for split in splits))
     _read_shards(splits, progress)
     corpora: dict[str, list[CheckedSplit]] = {}
     for split in splits:
         corpora.setdefault(split.parent, []).append(split)
     for split in splits:
         _finish(split, corpora[split.parent][0], card)
-        faults += split.faults
+        findings += split.findings
     for url in urls:
-        if card is not None and url not in places:
-            faults += _lost_splits(url, splits, places, card)
+        if card is not None and url not in split_urls:
+            findings += _missing_splits(url, splits, split_urls, card)
     for members in corpora.values():
-        faults += [*repeated_ids(members), *groups_across_splits(members)]
+        findings += [*repeated_ids(members), *groups_across_splits(members)]
     notices = [notice for split in splits for notice in _other_corpora(split)]
-    return Verification([_result(split) for split in splits], faults, [*notices, *shared(corpora)])
+    return Verification([_result(split) for split in splits], findings, [*notices, *shared(corpora)])
 
 
 def _read_shards(splits: Sequence[CheckedSplit], progress: Progress) -> None:
@@ -120,31 +132,33 @@ def _read_shards(splits: Sequence[CheckedSplit], progress: Progress) -> None:
 
 
 def _finish(split: CheckedSplit, first: CheckedSplit, card: Card | None) -> None:
-    """Add the faults that show once all shards are read."""
+    """Add the findings that need the reports of all shards."""
     for report in split.reports:
-        split.faults += report.faults
-    split.faults += compare_counts(split)
-    split.faults += compare_layout(split, first)
+        split.findings += report.findings
+    split.findings += compare_counts(split)
+    split.findings += compare_layout(split, first)
     if card is not None:
-        split.faults += compare_card(split, card)
+        split.findings += compare_card(split, card)
 
 
-def _lost_splits(url: str, splits: Sequence[CheckedSplit], places: Sequence[str], card: Card) -> Iterator[Finding]:
-    """The splits of a card that a folder of splits does not have; what cannot be read goes by the folder's name."""
-    present = {split.name for split in splits} | {place.rpartition("/")[2] for place in places}
+def _missing_splits(
+    url: str, splits: Sequence[CheckedSplit], split_urls: Sequence[str], card: Card
+) -> Iterator[Finding]:
+    """Find the splits of a card that a folder lacks; an unreadable split is known by the name of its folder."""
+    present = {split.name for split in splits} | {split_url.rpartition("/")[2] for split_url in split_urls}
     for name in card.splits:
         if name not in present:
-            yield Finding("card", f"the card's split {name} is not there", storage.display(url))
+            yield Finding("card", f"the card's split {name} is missing", storage.display(url))
 
 
 def _other_corpora(split: CheckedSplit) -> Iterator[Notice]:
-    """Samples that name another corpus, as after `index --corpus`."""
-    found: Counter[str] = Counter()
+    """Report samples that name another corpus, as after `index --corpus`."""
+    corpora: Counter[str] = Counter()
     for report in split.reports:
-        found.update(report.corpora)
-    for corpus, count in found.items():
+        corpora.update(report.corpora)
+    for corpus, count in corpora.items():
         if corpus != split.manifest.corpus:
-            what = f"{count} samples of {split.manifest.corpus} {split.name} say that their corpus is {corpus}"
+            what = f"{count} samples of {split.manifest.corpus} {split.name} name the corpus {corpus}"
             yield Notice(what, [corpus])
 
 
@@ -160,5 +174,5 @@ def _result(split: CheckedSplit) -> SplitResult:
         bytes=sum(shard.bytes + shard.index.bytes for shard in manifest.shards),
         groups=len(split.groups),
         ungrouped=sum(len(report.ids) for report in split.reports) - split.groups.total(),
-        faults=len(split.faults),
+        faults=len(split.findings),
     )

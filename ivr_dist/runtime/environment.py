@@ -29,6 +29,9 @@ _DEVICE_VARIABLES = (
     "PYTORCH_CUDA_ALLOC_CONF",
 )
 
+LOG_LEVEL = "IVR_DIST_LOG_LEVEL"
+"""Log level of the command, which its worker processes use as well."""
+
 RECORDER: Mapping[str, str] = {"TORCH_FR_BUFFER_SIZE": "2000"}
 """How many collectives each worker remembers for the watchdog to write down; read when a process group is made."""
 
@@ -44,5 +47,5 @@ def run_variables(environment: Mapping[str, str]) -> dict[str, str]:
     return storage_variables(environment) | {
         name: value
         for name, value in environment.items()
-        if name.startswith(_NETWORK_PREFIXES) or name in _DEVICE_VARIABLES
+        if name.startswith(_NETWORK_PREFIXES) or name in _DEVICE_VARIABLES or name == LOG_LEVEL
     }

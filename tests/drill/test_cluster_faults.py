@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from ivr_dist.inspection.audit import audit
-from ivr_dist.orchestration.driver import loss_curve
 from ivr_dist.run.attempts import read_attempts
 from ivr_dist.run.heartbeat import read_heartbeats
+from ivr_dist.run.results import loss_curve
 from tests.drill.cluster import Cluster
 from tests.drill.runs import clean, conclude, note, overrides, saved, start, train_words
 
@@ -179,7 +179,7 @@ def test_goodput_of_five_minutes_with_three_kills(corpus: str, run: Path) -> Non
     wall = time.time() - watched.started
     from ivr_dist.inspection.status import status
 
-    parts = status(str(run))["goodput"]
+    parts = status(str(run)).goodput
     total = sum(parts.values())
     note("five minutes with three kills", wall_s=round(wall, 1), total_s=round(total, 1), parts=parts)
     assert audit(str(run)).ok

@@ -12,6 +12,8 @@ import pytest
 
 from tests.repository import ROOT
 
+TEMPLATES = ("page.html", "page.css", "chart.svg")
+
 pytest.importorskip("hatchling", reason="the build backend comes with the dev extra")
 
 
@@ -42,7 +44,7 @@ def test_the_wheel_holds_the_package_and_the_cards_only(wheel: Path) -> None:
     assert roots == {"ivr_dist", next(root for root in roots if root.endswith(".dist-info"))}
     assert {str(path.relative_to(ROOT)) for path in (ROOT / "ivr_dist").rglob("*.py")} <= names
     assert {f"ivr_dist/cards/{path.name}" for path in (ROOT / "shards").glob("*.yaml")} <= names
-    assert "ivr_dist/py.typed" in names
+    assert {"ivr_dist/py.typed", *(f"ivr_dist/display/{name}" for name in TEMPLATES)} <= names
 
 
 def test_an_installed_wheel_works(wheel: Path, tmp_path: Path) -> None:
@@ -56,6 +58,14 @@ def test_an_installed_wheel_works(wheel: Path, tmp_path: Path) -> None:
     script = [sys.executable, str(target / "bin" / "ivr-dist"), "--help"]
     shown = subprocess.run(script, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert "Examples:" in shown.stdout
+    code = (
+        "from ivr_dist.display.svg import stacked_bar; from ivr_dist.display.templates import style_sheet\n"
+        "print(stacked_bar('title', [('a', 1, 'b')])[:4], style_sheet('page.css')[:2])"
+    )
+    page = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert page.stdout == "<svg /*\n"
     cards = [sys.executable, "-c", "from ivr_dist.corpora.card import known_cards; print(sorted(known_cards()))"]
     known = subprocess.run(cards, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert known.stdout.strip() == str(sorted(path.stem for path in (ROOT / "shards").glob("*.yaml")))

@@ -1,1 +1,1 @@
-"""Checks of packed data, one level of the format a module."""
+"""Checks of packed data; each module checks one level of the format."""

@@ -1,4 +1,4 @@
-"""What `verify` finds wrong with packed data."""
+"""Findings of `verify`: problems of packed data, by kind."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ Kind = Literal[
     "duplicate",
     "group",
 ]
-"""What is wrong: the manifest itself; it is not what the card says; a file is not there, cannot be read, or is named by
-nobody; a size or checksum differs; index and tar disagree; the tar is damaged; a sample has not the layout of a sample;
-it has values that are not finite, or tokens outside the vocabulary; a label is out of range; a number differs; an id is
-there twice; a group (video) is in two splits."""
+"""In this order: the manifest is invalid; it differs from the card; a file is missing, cannot be read, or is not in the
+manifest; a size or checksum differs; index and tar disagree; the tar is damaged; a sample violates the layout; it has
+non-finite values, or tokens outside the vocabulary; a label is out of range; a count differs; an id is duplicated; a
+group (video) is in two splits."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong."""
+    """One problem of packed data."""
 
     kind: Kind
     what: str
     """A sentence without its full stop."""
     where: str
-    """The file, and the sample in it."""
+    """The file, and the sample in it if it concerns one."""
 
     def __str__(self) -> str:
         """Render one line."""

@@ -1,6 +1,7 @@
-"""Samples and groups (videos) that are in two places: within a corpus a fault, between corpora worth knowing.
+"""Leakage: ids and groups (videos) that are in two splits of a corpus (a finding) or in two corpora (a notice).
 
-Ids are compared by 8 bytes of hash each, so that large corpora fit; the ids of a match are read again from its shards.
+Ids are compared by hashes of 8 bytes, so that large corpora fit into memory; the ids of matches are read again from
+their shards.
 """
 
 from __future__ import annotations
@@ -22,59 +23,59 @@ _EXAMPLES = 3
 
 @dataclass(frozen=True)
 class Notice:
-    """What a user should know, though nothing is wrong with the files."""
+    """Something the user should know although the files are valid."""
 
     what: str
     names: list[str]
-    """What it is about: all groups, or the first few ids."""
+    """The groups, or the first few ids, that the notice is about."""
 
 
 def repeated_ids(splits: Sequence[CheckedSplit]) -> Iterator[Finding]:
-    """Ids that are in a corpus twice, within a split or in two."""
+    """Find ids that occur more than once in a corpus, within one split or in several."""
     table = _IdTable(splits)
-    places: dict[str, list[tuple[CheckedSplit, str]]] = {}
+    occurrences: dict[str, list[tuple[CheckedSplit, str]]] = {}
     for id_, split, shard in table.named(table.repeated()):
-        places.setdefault(id_, []).append((split, shard))
-    for id_, found in places.items():
-        if len(found) > 1:
-            names = list(dict.fromkeys(split.name for split, _ in found))
+        occurrences.setdefault(id_, []).append((split, shard))
+    for id_, where_found in occurrences.items():
+        if len(where_found) > 1:
+            names = list(dict.fromkeys(split.name for split, _ in where_found))
             what = f"the splits {' and '.join(names)}" if len(names) > 1 else f"split {names[0]}"
-            where = ", ".join(dict.fromkeys(shard for _, shard in found))
-            yield Finding("duplicate", f"sample id {id_} is there {len(found)} times, in {what}", where)
+            where = ", ".join(dict.fromkeys(shard for _, shard in where_found))
+            yield Finding("duplicate", f"sample id {id_} occurs {len(where_found)} times, in {what}", where)
 
 
 def groups_across_splits(splits: Sequence[CheckedSplit]) -> Iterator[Finding]:
-    """Groups that are in two splits of a corpus."""
+    """Find groups that are in several splits of a corpus."""
     names: dict[str, list[str]] = {}
     for split in splits:
         for group in split.groups:
             names.setdefault(group, []).append(split.name)
-    for group, found in names.items():
-        if len(found) > 1:
-            what = f"group {group} is in the splits {' and '.join(found)}"
+    for group, in_splits in names.items():
+        if len(in_splits) > 1:
+            what = f"group {group} is in the splits {' and '.join(in_splits)}"
             yield Finding("group", what, storage.display(splits[0].parent))
 
 
 def shared(corpora: Mapping[str, Sequence[CheckedSplit]]) -> Iterator[Notice]:
-    """Groups and ids that two corpora have: pooled, a test sample of one may be trained on in the other.
+    """Find groups and ids that two corpora share: pooled, a test sample of one may be a training sample of the other.
 
     Args:
-        corpora: The splits of each, by folder.
+        corpora: The splits of each corpus, by folder.
     """
     groups = {parent: {name for split in splits for name in split.groups} for parent, splits in corpora.items()}
     tables = {parent: _IdTable(splits) for parent, splits in corpora.items()}
     for one, other in combinations(corpora, 2):
-        who = f"{_corpus(one, corpora[one])} and {_corpus(other, corpora[other])}"
+        both = f"{_corpus(one, corpora[one])} and {_corpus(other, corpora[other])}"
         if videos := sorted(groups[one] & groups[other]):
-            yield Notice(f"{len(videos)} groups (videos) are in both {who}: {_examples(videos, len(videos))}", videos)
+            yield Notice(f"{len(videos)} groups (videos) are in both {both}: {_examples(videos, len(videos))}", videos)
         hashes, positions, _ = np.intersect1d(tables[one].hashes, tables[other].hashes, return_indices=True)
         if len(hashes):
             names = [id_ for id_, _, _ in tables[one].named(positions[:_EXAMPLES])]
-            yield Notice(f"{len(hashes)} sample ids are in both {who}: {_examples(names, len(hashes))}", names)
+            yield Notice(f"{len(hashes)} sample ids are in both {both}: {_examples(names, len(hashes))}", names)
 
 
 class _IdTable:
-    """The hashed ids of several splits, and the way back from a hash to its id."""
+    """Hashed ids of several splits, and the lookup of the ids behind the hashes."""
 
     def __init__(self, splits: Sequence[CheckedSplit]) -> None:
         self._shards = [(split, number) for split in splits for number in range(len(split.reports))]
@@ -83,13 +84,13 @@ class _IdTable:
         self.hashes: npt.NDArray[np.uint64] = np.concatenate([np.zeros(0, np.uint64), *parts])
 
     def repeated(self) -> npt.NDArray[np.int64]:
-        """Positions of hashes that are there more than once."""
+        """Return the positions of hashes that occur more than once."""
         order = np.argsort(self.hashes, kind="stable")
         same = np.flatnonzero(self.hashes[order][1:] == self.hashes[order][:-1])
         return np.sort(order[np.union1d(same, same + 1)])
 
     def named(self, positions: npt.NDArray[np.int64]) -> Iterator[tuple[str, CheckedSplit, str]]:
-        """Id, split and shard of the samples at these positions."""
+        """Yield id, split and shard of the samples at these positions."""
         shards = np.searchsorted(self._starts, positions, side="right") - 1
         for shard in np.unique(shards).tolist():
             split, number = self._shards[shard]

@@ -1,4 +1,4 @@
-"""One sample against the layout of samples and the manifest of its split: every fault, not only the first."""
+"""Check of one sample against the sample layout and the manifest of its split; reports every problem."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ from ivr_dist.shards.specs import TaskSpec
 from ivr_dist.shards.splits import group_of
 
 _FIELDS = {"corpus": str, "split": str, "provenance": dict}
-"""Of a sample's JSON, besides id, labels and transcript."""
+"""Types of the fields of a sample's JSON besides id, labels and transcript."""
 
 
 @dataclass
 class SampleFacts:
-    """What a sample says of itself; as far as it can be read."""
+    """Facts about a sample, as far as it can be read."""
 
     id: str
     group: str | None = None
     corpus: str | None = None
-    spoken: bool = False
+    has_transcript: bool = False
     """Whether the transcript has a word."""
     labels: list[str] = field(default_factory=list)
-    """Tasks of which it has a label."""
+    """Tasks that it has a label of."""
     steps: dict[str, int] = field(default_factory=dict)
-    """By modality."""
+    """Number of steps by modality."""
     vocabulary: dict[str, int] = field(default_factory=dict)
-    """By modality of token ids: one more than the largest id."""
-    faults: list[Finding] = field(default_factory=list)
+    """Largest token id plus one, by modality of token ids."""
+    findings: list[Finding] = field(default_factory=list)
     readable: bool = True
-    """Whether all of the above is known."""
+    """Whether all fields above could be read."""
 
     @property
     def lengths(self) -> list[int]:
-        """Steps of text, audio and vision as an index has them; -1 where missing."""
+        """Number of steps of text, audio and vision, as an index stores them; -1 for a missing modality."""
         return [self.steps.get(name, -1) for name in MODALITIES]
 
 
@@ -53,10 +53,10 @@ def check_sample(data: memoryview, key: str, where: str, manifest: Manifest) -> 
     """Check one sample.
 
     Args:
-        data: Whole tar members, headers and padding included.
-        key: The sample that should be here.
-        where: Shard and sample, for faults.
-        manifest: Of the split it is in.
+        data: The tar members of the sample, with headers and padding.
+        key: KEY that the index has for it.
+        where: Shard and sample, for findings.
+        manifest: Manifest of its split.
     """
     check = _SampleCheck(SampleFacts(id=key), where, manifest)
     check.run(data, key)
@@ -78,7 +78,7 @@ class _SampleCheck:
             return self._unreadable("index", "the shard does not hold this sample where its index says")
         contents = {member.suffix: data[member.payload : member.payload + member.size] for member in groups[0]}
         if len(contents) != len(groups[0]):
-            self._fault("sample", "two members of the sample have one suffix")
+            self._report("sample", "two members of the sample have one suffix")
         if "json" in contents:
             self._check_json(bytes(contents["json"]))
         else:
@@ -87,12 +87,12 @@ class _SampleCheck:
             if f"{modality}.npy" in contents:
                 self._check_array(modality, contents[f"{modality}.npy"])
 
-    def _fault(self, kind: Kind, what: str) -> None:
-        self.facts.faults.append(Finding(kind, what, self._where))
+    def _report(self, kind: Kind, what: str) -> None:
+        self.facts.findings.append(Finding(kind, what, self._where))
 
     def _unreadable(self, kind: Kind, what: str) -> None:
         self.facts.readable = False
-        self._fault(kind, what)
+        self._report(kind, what)
 
     def _check_json(self, text: bytes) -> None:
         try:
@@ -104,14 +104,14 @@ class _SampleCheck:
         try:
             self.facts.id = id_of(about, "", self.facts.id)
         except CorruptDataError as error:
-            self._fault("sample", error.what)
+            self._report("sample", error.what)
         for name, kind in _FIELDS.items():
             if name in about and not isinstance(about[name], kind):
-                wanted = "a text" if kind is str else "an object"
-                self._fault("sample", f"{name} is {_short(about[name])}, not {wanted}")
+                expected = "a string" if kind is str else "an object"
+                self._report("sample", f"{name} is {_short(about[name])}, not {expected}")
         split, corpus = about.get("split"), about.get("corpus")
         if isinstance(split, str) and split != self._manifest.split:
-            self._fault("sample", f"the sample says it is of split {split}, not {self._manifest.split}")
+            self._report("sample", f"the sample names the split {split}, not {self._manifest.split}")
         if isinstance(corpus, str):
             self.facts.corpus = corpus
         self.facts.group = group_of(about, self.facts.id)
@@ -121,35 +121,35 @@ class _SampleCheck:
     def _check_transcript(self, transcript: Any) -> None:
         words = transcript if isinstance(transcript, list) else [transcript or ""]
         if all(isinstance(word, str) for word in words):
-            self.facts.spoken = any(word.strip() for word in words)
+            self.facts.has_transcript = any(word.strip() for word in words)
         else:
-            self._fault("sample", f"transcript is {_short(transcript)}, neither a text nor a list of words")
+            self._report("sample", f"transcript is {_short(transcript)}, neither a string nor a list of words")
 
     def _check_labels(self, labels: Any) -> None:
         if not isinstance(labels, dict):
-            return self._fault("sample", f"labels is {_short(labels)}, not an object of numbers by task")
+            return self._report("sample", f"labels is {_short(labels)}, not an object of numbers by task")
         self.facts.labels = [task for task, value in labels.items() if value is not None]
         for task, value in labels.items():
             if task not in self._manifest.tasks:
-                self._fault("sample", f"label {task} belongs to no task of the manifest")
-            elif value is not None and (wrong := _wrong_label(value, self._manifest.tasks[task])):
-                self._fault("label", f"label {task} is {_short(value)}, {wrong}")
+                self._report("sample", f"label {task} belongs to no task of the manifest")
+            elif value is not None and (reason := _why_invalid(value, self._manifest.tasks[task])):
+                self._report("label", f"label {task} is {_short(value)}, {reason}")
 
     def _check_array(self, modality: str, content: memoryview) -> None:
         try:
             array = npy.parse(content, modality)
         except CorruptDataError as error:
             return self._unreadable("sample", f"{modality}: {error.what}")
-        # As the index counts them.
+        # The index counts a scalar as one step, too.
         self.facts.steps[modality] = array.shape[0] if array.ndim else 1
         spec = self._manifest.features.get(modality)
         if spec is None:
-            return self._fault("sample", f"{modality} is there, for which the manifest describes no features")
+            return self._report("sample", f"{modality} is present, but the manifest describes no such features")
         if str(array.dtype) != spec.dtype:
-            self._fault("sample", f"{modality} is of {array.dtype}, not {spec.dtype}")
+            self._report("sample", f"{modality} has the type {array.dtype}, not {spec.dtype}")
         if array.shape[1:] != (() if spec.kind == "tokens" else (spec.dim,)) or not array.ndim:
-            wanted = "[steps]" if spec.kind == "tokens" else f"[steps, {spec.dim}]"
-            return self._fault("sample", f"{modality} has the shape {list(array.shape)}, not {wanted}")
+            expected = "[steps]" if spec.kind == "tokens" else f"[steps, {spec.dim}]"
+            return self._report("sample", f"{modality} has the shape {list(array.shape)}, not {expected}")
         if spec.kind == "tokens":
             self._check_tokens(modality, array)
         else:
@@ -158,25 +158,25 @@ class _SampleCheck:
     def _check_finite(self, modality: str, array: npt.NDArray[Any]) -> None:
         finite = np.isfinite(array)
         if not finite.all():
-            wrong = np.argwhere(~finite)
-            step, column = wrong[0].tolist()
-            what = f"{len(wrong)} of {array.size} values of {modality} are not finite, first {array[step, column]}"
-            self._fault("values", f"{what} at step {step}, feature {column}")
+            positions = np.argwhere(~finite)
+            step, column = positions[0].tolist()
+            what = f"{len(positions)} of {array.size} values of {modality} are not finite, first {array[step, column]}"
+            self._report("values", f"{what} at step {step}, feature {column}")
 
     def _check_tokens(self, modality: str, array: npt.NDArray[Any]) -> None:
         if array.dtype.kind not in "iu" or not array.size:
-            return  # reported with the dtype
+            return  # the type was reported already
         low, high = int(array.min()), int(array.max())
         self.facts.vocabulary[modality] = high + 1
         size = self._manifest.vocabulary.get(modality)
         if low < 0:
-            self._fault("values", f"{modality} has the token id {low}")
+            self._report("values", f"{modality} has the token id {low}")
         if size is not None and high >= size:
-            self._fault("values", f"{modality} has the token id {high}, the manifest's vocabulary ends at {size - 1}")
+            self._report("values", f"{modality} has the token id {high}, the manifest's vocabulary ends at {size - 1}")
 
 
-def _wrong_label(value: Any, task: TaskSpec) -> str:
-    """What is wrong with a label that is not null; empty if nothing is."""
+def _why_invalid(value: Any, task: TaskSpec) -> str:
+    """Describe why a label that is not null is invalid; empty if it is valid."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
         return "not a finite number"
     if task.type == "classification":

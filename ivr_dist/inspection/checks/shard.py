@@ -1,4 +1,4 @@
-"""One shard against its index and its entry in the manifest, and each sample in it: every fault, not only the first."""
+"""Check of one shard against its index, its manifest entry and the sample layout; reports every problem."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ from ivr_dist.shards.manifest import Manifest
 from ivr_dist.shards.sample_ids import id_hash
 from ivr_dist.shards.shard_table import IndexEntry, ShardEntry
 
-Place = tuple[str, int, int]
-"""Key of a sample, and the bytes [start, end) of the shard that it takes."""
+Span = tuple[str, int, int]
+"""KEY of a sample, and its bytes [start, end) in the shard."""
 
 
 @dataclass
 class ShardReport:
-    """What was found in a shard."""
+    """Findings and counts of one shard."""
 
-    faults: list[Finding] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
     ids: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
-    """[n] xxh3-64 of the id of each sample, in the order of `shard_ids`."""
+    """[n] xxh3-64 hash of the id of each sample, in the order of `shard_ids`."""
     groups: Counter[str] = field(default_factory=Counter)
-    """Samples of each group; those whose group is not known are left out."""
+    """Number of samples by group, without those that have none."""
     corpora: Counter[str] = field(default_factory=Counter)
-    """Samples that name each corpus."""
+    """Number of samples by the corpus that they name."""
     transcripts: int = 0
     """Samples whose transcript has a word."""
     labels: Counter[str] = field(default_factory=Counter)
-    """Samples that have a label, by task."""
+    """Number of samples that have a label, by task."""
     steps: Counter[str] = field(default_factory=Counter)
-    """By modality."""
+    """Number of steps by modality."""
     vocabulary: dict[str, int] = field(default_factory=dict)
-    """By modality of token ids: one more than the largest id."""
+    """Largest token id plus one, by modality of token ids."""
     complete: bool = True
-    """Whether every sample could be read, so that the counts are those of the shard."""
+    """Whether every sample could be read, so that the counts are complete."""
 
     def add(self, facts: SampleFacts) -> None:
         """Count a sample."""
-        self.faults += facts.faults
+        self.findings += facts.findings
         self.complete &= facts.readable
-        self.transcripts += facts.spoken
+        self.transcripts += facts.has_transcript
         self.labels.update(facts.labels)
         self.steps.update(facts.steps)
         if facts.group is not None:
@@ -62,18 +62,18 @@ class ShardReport:
 
 
 def check_shard(split_url: str, manifest: Manifest, entry: ShardEntry) -> ShardReport:
-    """Check a shard, its index and its samples; both files are in memory meanwhile.
+    """Check a shard, its index and its samples. Both files are held in memory.
 
     Args:
-        split_url: Where the split is.
-        manifest: Of the split.
-        entry: The shard's part of it.
+        split_url: URL of the split.
+        manifest: Its manifest.
+        entry: The shard's entry in the manifest.
     """
     return _ShardCheck(split_url, manifest, entry).run()
 
 
 def shard_ids(split_url: str, manifest: Manifest, entry: ShardEntry) -> list[str]:
-    """The ids of the samples of a shard, in the order of `ShardReport.ids`."""
+    """Read the ids of the samples of a shard, in the order of `ShardReport.ids`."""
     check = _ShardCheck(split_url, manifest, entry)
     check.run()
     return check.ids
@@ -98,38 +98,38 @@ class _ShardCheck:
         content = memoryview(data)
         if index is not None:
             self._check_segments(content, index)
-        places, whole = self._walk(content)
+        spans, is_whole = self._walk(content)
         if index is not None:
-            self._compare(index, places, whole)
-        if index is not None and not whole:
-            # Past the damage, only the index knows where samples start.
-            places = [place for place in _places(index) if place[2] <= len(content)]
-        self._report.complete &= whole
-        self._check_samples(content, places, index)
+            self._compare(index, spans, is_whole)
+        if index is not None and not is_whole:
+            # Behind the damage, only the index knows where samples start.
+            spans = [span for span in _spans(index) if span[2] <= len(content)]
+        self._report.complete &= is_whole
+        self._check_samples(content, spans, index)
         return self._report
 
-    def _fault(self, kind: Kind, what: str, where: str = "") -> None:
-        self._report.faults.append(Finding(kind, what, where or self._where))
+    def _add(self, kind: Kind, what: str, where: str = "") -> None:
+        self._report.findings.append(Finding(kind, what, where or self._where))
 
     def _sample(self, key: str) -> str:
         return f"{self._where}, sample {key}"
 
     def _read(self, entry: ShardEntry | IndexEntry) -> bytes | None:
-        """A file of the split, compared with the manifest; None if it cannot be read."""
+        """Read a file and compare it with the manifest; None if it cannot be read."""
         url = storage.join(self._split_url, entry.name)
         where = storage.display(url)
         try:
             data = storage.read_bytes(url)
         except storage.NotFoundError:
-            self._fault("missing", "the file is missing", where)
+            self._add("missing", "the file is missing", where)
             return None
         except StorageError as error:
-            self._fault("unreadable", error.what, where)
+            self._add("unreadable", error.what, where)
             return None
         if len(data) != entry.bytes:
-            self._fault("size", f"the file has {len(data)} bytes, the manifest says {entry.bytes}", where)
+            self._add("size", f"the file has {len(data)} bytes, the manifest says {entry.bytes}", where)
         if hashlib.sha256(data).hexdigest() != entry.sha256:
-            self._fault("sha256", "the file does not match the manifest's checksum", where)
+            self._add("sha256", "the file does not match the manifest's checksum", where)
         return data
 
     def _read_index(self) -> ShardIndex | None:
@@ -139,11 +139,11 @@ class _ShardCheck:
         try:
             index = ShardIndex.from_bytes(data, self._index_where)
         except CorruptDataError as error:
-            self._fault("index", error.what, self._index_where)
+            self._add("index", error.what, self._index_where)
             return None
         if len(index.keys) != self._entry.samples:
             what = f"the index has {len(index.keys)} samples, the manifest says {self._entry.samples}"
-            self._fault("count", what, self._index_where)
+            self._add("count", what, self._index_where)
         return index
 
     def _check_segments(self, content: memoryview, index: ShardIndex) -> None:
@@ -151,62 +151,62 @@ class _ShardCheck:
         for number, expected in enumerate(index.xxh3.tolist()):
             first, last = int(index.segment[number]), int(index.segment[number + 1]) - 1
             start, end = int(index.offset[first]), int(ends[last])
-            who = f"samples {index.keys[first]} to {index.keys[last]}, bytes {start} to {end}"
+            segment = f"samples {index.keys[first]} to {index.keys[last]}, bytes {start} to {end}"
             if end > len(content):
-                self._fault("xxh3", f"{who}: the file ends before, at {len(content)}")
+                self._add("xxh3", f"{segment}: the file ends at {len(content)}")
             elif xxhash.xxh3_64_intdigest(content[start:end]) != expected:
-                self._fault("xxh3", f"{who}: do not match the index's checksum")
+                self._add("xxh3", f"{segment}: do not match the index's checksum")
 
-    def _walk(self, content: memoryview) -> tuple[list[Place], bool]:
-        """The samples as the tar itself has them, and whether it could be read to its end."""
-        places: list[Place] = []
+    def _walk(self, content: memoryview) -> tuple[list[Span], bool]:
+        """Find the samples in the tar itself; the flag says whether it could be read to its end."""
+        spans: list[Span] = []
         try:
             for group in tar.samples(content, self._where, whole=True):
-                places.append((group[0].key, group[0].start, group[-1].end))
+                spans.append((group[0].key, group[0].start, group[-1].end))
         except CorruptDataError as error:
-            self._fault("tar", error.what)
-            return places, False
-        for key, count in Counter(key for key, _, _ in places).items():
+            self._add("tar", error.what)
+            return spans, False
+        for key, count in Counter(key for key, _, _ in spans).items():
             if count > 1:
-                what = "the sample is in the tar twice, or its members are not one after the other"
-                self._fault("tar", what, self._sample(key))
-        if len(places) != self._entry.samples:
-            self._fault("count", f"the shard has {len(places)} samples, the manifest says {self._entry.samples}")
-        return places, True
+                what = "the sample is in the tar twice, or its members are not adjacent"
+                self._add("tar", what, self._sample(key))
+        if len(spans) != self._entry.samples:
+            self._add("count", f"the shard has {len(spans)} samples, the manifest says {self._entry.samples}")
+        return spans, True
 
-    def _compare(self, index: ShardIndex, places: list[Place], whole: bool) -> None:
-        """Compare the index with the samples of the tar, all of them or those before a damage."""
-        listed = {key: (start, end) for key, start, end in _places(index)}
-        for key, start, end in places:
+    def _compare(self, index: ShardIndex, spans: list[Span], is_whole: bool) -> None:
+        """Compare the index with the samples of the tar: all of them, or those before the damage."""
+        listed = {key: (start, end) for key, start, end in _spans(index)}
+        for key, start, end in spans:
             if key not in listed:
-                self._fault("index", "the index does not have the sample", self._sample(key))
+                self._add("index", "the index lacks the sample", self._sample(key))
             elif listed[key] != (start, end):
-                said = f"bytes {listed[key][0]} to {listed[key][1]}"
-                self._fault("index", f"the index has {said}, the tar {start} to {end}", self._sample(key))
-        if not whole:
+                indexed = f"bytes {listed[key][0]} to {listed[key][1]}"
+                self._add("index", f"the index has {indexed}, the tar {start} to {end}", self._sample(key))
+        if not is_whole:
             return
-        there = {key for key, _, _ in places}
+        in_tar = {key for key, _, _ in spans}
         for key in index.keys:
-            if key not in there:
-                self._fault("index", "the index has a sample that is not in the tar", self._sample(key))
+            if key not in in_tar:
+                self._add("index", "the index has a sample that is not in the tar", self._sample(key))
         if len(listed) != len(index.keys):
-            self._fault("index", "two samples of the index have one key", self._index_where)
+            self._add("index", "two samples of the index have the same KEY", self._index_where)
 
-    def _check_samples(self, content: memoryview, places: list[Place], index: ShardIndex | None) -> None:
+    def _check_samples(self, content: memoryview, spans: list[Span], index: ShardIndex | None) -> None:
         lengths = dict(zip(index.keys, index.lengths.tolist(), strict=True)) if index is not None else {}
         named = dict(zip(index.keys, index.ids, strict=True)) if index is not None and index.ids is not None else {}
-        for key, start, end in places:
+        for key, start, end in spans:
             facts = check_sample(content[start:end], key, self._sample(key), self._manifest)
             self.ids.append(facts.id)
             self._report.add(facts)
             if facts.readable and lengths.get(key, facts.lengths) != facts.lengths:
                 what = f"the index has {lengths[key]} steps of text, audio and vision, the tar {facts.lengths}"
-                self._fault("index", what, self._sample(key))
+                self._add("index", what, self._sample(key))
             if facts.readable and named.get(key, facts.id) != facts.id:
                 what = f"the index has the id {named[key]}, the tar {facts.id}"
-                self._fault("index", what, self._sample(key))
+                self._add("index", what, self._sample(key))
         self._report.ids = np.array(list(map(id_hash, self.ids)), np.uint64)
 
 
-def _places(index: ShardIndex) -> list[Place]:
+def _spans(index: ShardIndex) -> list[Span]:
     return list(zip(index.keys, index.offset.tolist(), (index.offset + index.size).tolist(), strict=True))

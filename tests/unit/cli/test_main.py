@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -25,11 +26,18 @@ COMMANDS = (
     "inspect",
     "synth",
     "evaluate",
-    "audit",
     "submit",
+    "status",
+    "stop",
+    "audit",
+    "doctor",
+    "reshape",
     "parity",
     "import-release",
 )
+
+
+HEAVY = ("torch", "ray", "deepspeed", "numpy", "fsspec", "yaml", "rich", "jinja2", "ivr_dist.config")
 
 
 def run(*arguments: str, cwd: Path = ROOT, env: Mapping[str, str] = os.environ) -> subprocess.CompletedProcess[str]:
@@ -42,6 +50,8 @@ def test_help_has_every_command_and_examples() -> None:
     done = run("--help")
     assert done.returncode == 0
     assert [name for name in COMMANDS if f"\n  {name} " not in done.stdout] == []
+    headings = re.findall(r"^(\w[\w ]+):$", done.stdout, re.MULTILINE)
+    assert {"Training", "Data", "Runs", "Released code"} <= set(headings)
     examples = done.stdout.split("Examples:")[1]
     for line in ("ivr-dist train configs/quickstart.yaml\n", "ivr-dist synth --out data/quickstart\n"):
         assert line in examples
@@ -59,7 +69,7 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
 def test_help_is_quick_and_imports_nothing_heavy() -> None:
     code = (
         "import sys; from ivr_dist.cli.main import main; code = main(['--help'])\n"
-        "print(code, [name for name in ('torch', 'ray', 'deepspeed', 'numpy') if name in sys.modules])"
+        f"print(code, [name for name in {HEAVY} if name in sys.modules])"
     )
     started = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

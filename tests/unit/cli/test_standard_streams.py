@@ -19,14 +19,17 @@ from tests.repository import ROOT
 CODE = "import sys; from ivr_dist.cli.main import main; sys.exit(main(sys.argv[1:]))"
 # A command that prints long lines and tables, and imports little.
 TALKS = (
-    "import sys, types; from ivr_dist.cli import main as cli; from ivr_dist.display import tables as report\n"
+    "import sys, types; from ivr_dist.cli import main as cli; from ivr_dist.display import tables\n"
+    "from ivr_dist.sanitize import say\n"
     "def app(*_, **__):\n"
-    "    for _ in range(4000): cli.say('x' * 60)\n"
-    "    report.print_rows([('a', '\\u6587')], sys.stdout); report.print_table(('h',), [('\\ud800',)], sys.stdout)\n"
-    "    print('{}', flush=True); cli.say('note', sys.stderr)\n"
+    "    for _ in range(4000): say('x' * 60)\n"
+    "    tables.print_rows([('a', '\\u6587')], sys.stdout); tables.print_table(('h',), [('\\ud800',)], sys.stdout)\n"
+    "    print('{}', flush=True); say('note', sys.stderr)\n"
     "    return int(sys.argv[1])\n"
     "cli.app = app; sys.exit(cli.main([*sys.argv[2:], 'x']))"
 )
+
+LOGGED = ["--log-level", "info", "--log-json", "train", "train"]
 
 
 def shell(code: str, redirect: str, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
@@ -40,7 +43,10 @@ def test_without_stdout_a_command_is_done() -> None:
     assert (done.returncode, done.stderr) == (1, "note\n")
 
 
-@pytest.mark.parametrize(("command", "code"), [(["inspect"], 1), (["train"], 0), (["train", "--json"], 1)])
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [(["inspect"], 1), (["train"], 0), (["train", "--json"], 1), (LOGGED, 0), (["status", "train"], 1)],
+)
 def test_a_full_disk_behind_stdout_is_told_in_one_line(command: list[str], code: int) -> None:
     """What a run has done counts; what only was to be printed is lost."""
     done = shell(TALKS, ">/dev/full", "0", *command)

@@ -16,8 +16,8 @@ from ivr_dist import storage
 from ivr_dist.cli.main import main
 from ivr_dist.config.loading import to_dict
 from ivr_dist.errors import CheckpointMismatchError, CorruptDataError, UserError
-from ivr_dist.inspection.recorded_ids import NamedSamples
-from ivr_dist.run.ledger import AUDIT
+from ivr_dist.inspection.recorded_ids import SampleNames
+from ivr_dist.run.paths import AUDIT
 from ivr_dist.shards.index import load
 from ivr_dist.shards.manifest import Manifest
 from tests.recorded import SAMPLES, STEPS, WORLD, Lines, Run, forget_ids, indexed, packed, sound
@@ -46,7 +46,7 @@ def test_a_sound_run_is_sound_whatever_its_samples_are_called(ids: list[str]) ->
     report = run.audit()
     assert report.ok, report
     assert sorted(run.names) == sorted(ids)
-    assert [(epoch.decide, epoch.seen, epoch.missing) for epoch in report.epochs] == [("exactly once", 10, 0)] * 2
+    assert [(epoch.verdict, epoch.seen, epoch.missing) for epoch in report.epochs] == [("exactly once", 10, 0)] * 2
     json.dumps(report.to_json())
 
 
@@ -178,7 +178,7 @@ def test_what_is_wrong_is_told_apart(split: str) -> None:
     assert (first.unknown, first.twice, first.elsewhere, first.missing) == (["nobody"], [stolen], [], 1)
     assert second.unknown == [] and second.missing == 4 and sorted(second.elsewhere) == sorted(run.line(5, 0)["ids"])
     assert (report.lost_steps, report.repeated_steps, report.forged) == ([5], [6], [])
-    assert not report.ok and len(report.faults) == 2
+    assert not report.ok and len(report.problems) == 2
 
 
 def test_a_worker_that_recorded_nothing_and_a_whole_ledger_that_is_gone(split: str) -> None:
@@ -194,14 +194,14 @@ def test_a_worker_that_recorded_nothing_and_a_whole_ledger_that_is_gone(split: s
 @pytest.mark.parametrize(
     ("who", "line", "said"),
     [
-        ((1, 2), lambda run: run.line(2, 1), "attempt 1, worker 2: there were 2 workers"),
-        ((2, 0), lambda run: run.line(2, 0), "attempt 2, worker 0: step 2, but it began at step 4"),
+        ((1, 2), lambda run: run.line(2, 1), "attempt 1, worker 2: the attempt had only 2 workers"),
+        ((2, 0), lambda run: run.line(2, 0), "attempt 2, worker 0: step 2, but the attempt began at step 4"),
         ((2, 0), lambda run: run.line(7, 0), "attempt 2, worker 0: step 7, but the run ends at step 6"),
         ((2, 0), lambda run: {**run.line(5, 0), "epoch": 0}, "attempt 2, worker 0: step 5 is of epoch 1, not 0"),
         ((2, 0), lambda run: {"step": 5}, "attempt 2, worker 0: a line is damaged"),
         ((2, 0), lambda run: ["step", 5], "attempt 2, worker 0: a line is damaged"),
         ((2, 0), lambda run: {**run.line(5, 0), "ids": [None]}, "attempt 2, worker 0: a line is damaged"),
-        ((7, 0), lambda run: run.line(5, 0), "attempt 7 never began"),
+        ((7, 0), lambda run: run.line(5, 0), "attempt 7 was never started"),
     ],
 )
 def test_lines_that_nobody_can_have_written(
@@ -252,7 +252,7 @@ def test_a_run_from_the_checkpoint_of_another(split: str) -> None:
     run.record(run.lines(run.begin(2), range(3, 7)))
     run.end()
     report = run.audit()
-    assert report.ok and [epoch.decide for epoch in report.epochs] == ["so far once", "exactly once"]
+    assert report.ok and [epoch.verdict for epoch in report.epochs] == ["so far once", "exactly once"]
 
 
 def test_samples_that_were_left_out_count_as_skipped_by_id_or_key() -> None:
@@ -283,7 +283,7 @@ def test_what_the_audit_goes_by_is_damaged(split: str) -> None:
     for name, text in (("result.json", "[]"), ("result.json", '{"steps": "6"}'), ("run.json", "7")):
         kept = storage.read_text(f"{run.place}/{name}")
         storage.write_text(f"{run.place}/{name}", text)
-        with pytest.raises(CorruptDataError, match="the record of the run cannot be read"):
+        with pytest.raises(CorruptDataError, match="a record of the run is damaged"):
             run.audit()
         storage.write_text(f"{run.place}/{name}", kept)
     storage.delete_tree(f"{run.place}/{AUDIT}")
@@ -296,7 +296,7 @@ def test_what_the_audit_goes_by_is_damaged(split: str) -> None:
 def test_what_is_kept_of_a_sample_is_small() -> None:
     """Of long ids too; of a sound run nothing else is."""
     place = packed([f"{number}" * 200 for number in range(SAMPLES)])
-    samples = NamedSamples(place, Manifest.load(place))
+    samples = SampleNames(place, Manifest.load(place))
     arrays = [value for value in vars(samples).values() if isinstance(value, np.ndarray)]
     assert sum(array.nbytes for array in arrays) <= 17 * SAMPLES
 
@@ -304,7 +304,7 @@ def test_what_is_kept_of_a_sample_is_small() -> None:
 def test_the_command(split: str, capsys: pytest.CaptureFixture[str]) -> None:
     run = sound(Run(split))
     assert main(["audit", run.place]) == 0
-    assert "each sample counted exactly once: 10 samples, 6 steps that count" in capsys.readouterr().out
+    assert "each sample counted exactly once: 10 samples, 6 counted steps" in capsys.readouterr().out
     lines = run.lines(1, range(1, 7))
     lines[1, 0].append({"step": 99, "epoch": 0, "ids": []})
     run.record(lines)

@@ -78,14 +78,14 @@ def test_features_are_those_of_numpy_over_steps_without_a_gap() -> None:
     assert found is not None
     assert (found.steps, found.nonfinite, found.zero_steps, found.constant) == (40, 2, 1, [])
     exact = clean.astype(np.float64)
-    assert found.columns["mean"] == pytest.approx(exact.mean(axis=0))
-    assert found.columns["std"] == pytest.approx(exact.std(axis=0))
+    assert found.columns.mean == pytest.approx(exact.mean(axis=0))
+    assert found.columns.std == pytest.approx(exact.std(axis=0))
     assert (found.min, found.max) == (clean.min(), clean.max())
     assert (found.mean, found.std) == (pytest.approx(exact.mean()), pytest.approx(exact.std()))
     constant = FeatureCollector(2)
     constant.add(np.array([[1, 4], [2, 4]], np.float16))
     values = constant.summary()
-    assert values is not None and values.constant == [1] and values.columns["std"] == [0.5, 0.0]
+    assert values is not None and values.constant == [1] and values.columns.std == [0.5, 0.0]
     assert FeatureCollector(2).summary() is None
 
 

@@ -1,4 +1,4 @@
-"""`verify`: each kind of damage to packed data is reported, by itself, and sound data is not."""
+"""`verify`: every problem of packed data is reported, and valid data passes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ CARD = Card(
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sound data of three splits, train in three shards; not to be changed."""
+    """Valid data of three splits, train in three shards; not to be changed."""
     place = tmp_path_factory.mktemp("packed")
     pack(SynthSource(60, missing=0), str(place / "features"), SMALL)
     pack(SynthSource(60, missing=0, text="tokens"), str(place / "tokens"), SMALL)
@@ -68,10 +68,10 @@ def corpus(packed: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(packed / "features", tmp_path / "corpus"))
 
 
-def test_sound_data_has_no_fault(packed: Path) -> None:
+def test_valid_data_has_no_findings(packed: Path) -> None:
     progress: list[tuple[str, int, int]] = []
     found = verify([str(packed / "features")], CARD, lambda *call: progress.append(call))
-    assert (found.faults, found.notices, found.ok) == ([], [], True)
+    assert (found.findings, found.notices, found.ok) == ([], [], True)
     (train, *_) = found.splits
     assert [(each.split, each.samples, each.shards) for each in found.splits] == [
         ("train", 42, 3),
@@ -88,14 +88,14 @@ def test_tokens_outside_the_vocabulary(packed: Path, tmp_path: Path) -> None:
     place = Path(shutil.copytree(packed / "tokens", tmp_path / "tokens"))
     size = Manifest.load(str(place / "train")).vocabulary["text"]
     change_array(place / "valid", "text", lambda ids: np.append(ids[:-1], -1).astype(np.int32))
-    assert [fault.what for fault in verify([str(place / "valid")]).faults] == ["text has the token id -1"]
+    assert [finding.what for finding in verify([str(place / "valid")]).findings] == ["text has the token id -1"]
     with_manifest(place / "train", vocabulary={"text": size + 3})
-    assert [(fault.kind, fault.what) for fault in verify([str(place / "train")]).faults] == [
+    assert [(finding.kind, finding.what) for finding in verify([str(place / "train")]).findings] == [
         ("count", f"the largest token id of text is {size - 1}, the manifest says {size + 2}")
     ]
     with_manifest(place / "test", vocabulary={"text": size - 1})
-    found = verify([str(place / "test")]).faults
-    assert {(fault.kind, fault.what) for fault in found} == {
+    found = verify([str(place / "test")]).findings
+    assert {(finding.kind, finding.what) for finding in found} == {
         ("values", f"text has the token id {size - 1}, the manifest's vocabulary ends at {size - 2}"),
         ("count", f"the largest token id of text is {size - 1}, the manifest says {size - 2}"),
     }
@@ -107,7 +107,7 @@ def test_classes(corpus: Path) -> None:
     for sample, label in enumerate([0, 1.0, 2]):
         change_json(corpus / "valid", sample, labels={"sentiment": label})
     with_manifest(corpus / "valid", tasks={"sentiment": TaskSpec(type="classification", classes=2)})
-    assert [fault.what for fault in verify([str(corpus / "valid")]).faults] == [
+    assert [finding.what for finding in verify([str(corpus / "valid")]).findings] == [
         "label sentiment is 2, not a class 0..1"
     ]
 
@@ -130,20 +130,20 @@ def test_a_card(packed: Path, corpus: Path) -> None:
         "text has the dtype float32, the card says float16",
         "text has the dim 32, the card says 300",
         "only the manifest describes features of vision",
-        "task sentiment is not as the card describes it",
-        "task humor is not as the card describes it",
+        "task sentiment differs from the card",
+        "task humor differs from the card",
     ]
-    found = verify([str(corpus)], wrong).faults
-    assert sorted((fault.kind, fault.what) for fault in found) == sorted(
+    found = verify([str(corpus)], wrong).findings
+    assert sorted((finding.kind, finding.what) for finding in found) == sorted(
         [("card", what) for what in 2 * shared]
         + [
             ("count", "split train has 42 samples, the card expects 43"),
             ("card", "the card has no split test"),
-            ("card", "the card's split valid is not there"),
-            ("card", "the card's split dev is not there"),
+            ("card", "the card's split valid is missing"),
+            ("card", "the card's split dev is missing"),
         ]
     )
-    # One split alone is not asked for the others.
+    # A single split may lack the other splits of the card.
     assert verify([str(packed / "features/test")], CARD).ok
 
 
@@ -153,7 +153,7 @@ def test_one_split_named_in_several_ways_is_read_once(packed: Path, monkeypatch:
     assert found.ok and len(found.splits) == 3
 
 
-def test_what_corpora_share_is_worth_a_notice(packed: Path) -> None:
+def test_groups_and_ids_that_corpora_share_are_a_notice(packed: Path) -> None:
     found = verify([str(packed / "features"), str(packed / "tokens")])
     assert found.ok
     videos, ids = found.notices
@@ -193,7 +193,7 @@ def test_tars_made_elsewhere(packed: Path, tmp_path: Path) -> None:
     renamed = Path(shutil.copytree(packed / "features/train", tmp_path / "renamed" / "train"))
     index_tars(str(renamed), corpus="mine", split="train")
     assert [notice.what for notice in verify([str(renamed)]).notices] == [
-        "42 samples of mine train say that their corpus is synth"
+        "42 samples of mine train name the corpus synth"
     ]
 
 
@@ -203,7 +203,7 @@ def test_any_fsspec_url_and_http(packed: Path, tmp_path: Path) -> None:
         storage.write_bytes(storage.join(url, str(file.relative_to(packed / "features"))), file.read_bytes())
     assert verify([url], CARD).ok
     storage.write_bytes(storage.join(url, "train/old.tar"), b"")
-    assert [fault.kind for fault in verify([url]).faults] == ["leftover"]
+    assert [finding.kind for finding in verify([url]).findings] == ["leftover"]
 
     class Quiet(SimpleHTTPRequestHandler):
         def __init__(self, *arguments: Any) -> None:
@@ -229,7 +229,7 @@ def test_any_fsspec_url_and_http(packed: Path, tmp_path: Path) -> None:
         (lambda at: ((at / "train").mkdir(), (at / "train/a.tar").touch()), "tars without a manifest.json"),
     ],
 )
-def test_a_wrong_place(tmp_path: Path, make: Callable[[Path], Any], message: str) -> None:
+def test_a_folder_without_packed_data(tmp_path: Path, make: Callable[[Path], Any], message: str) -> None:
     make(tmp_path)
     with pytest.raises(DataError, match=message):
         verify([str(tmp_path)])
@@ -254,19 +254,19 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 
 def test_the_command(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, str(corpus))
-    assert code == 0 and "sound: 60 samples in 3 splits" in out and "fault (" not in out
+    assert code == 0 and "ok: 60 samples in 3 splits" in out and "problem (" not in out
     for sample in range(12):
         change_json(corpus / "train", sample, labels={"sentiment": 4})
     change_json(corpus / "test", 0, transcript=1)
     code, out, _ = run(capsys, str(corpus))
-    lines = [line for line in out.splitlines() if line.startswith("fault (")]
+    lines = [line for line in out.splitlines() if line.startswith("problem (")]
     assert code == 1
-    assert [line.split(":")[0] for line in lines] == 9 * ["fault (label)"] + ["fault (sample)"]
-    assert lines[8] == "fault (label): 4 more, all of them with --json"
-    assert out.splitlines()[-1].startswith("NOT sound: 13 faults in 3 splits")
+    assert [line.split(":")[0] for line in lines] == 9 * ["problem (label)"] + ["problem (sample)"]
+    assert lines[8] == "problem (label): 4 more; --json lists all"
+    assert out.splitlines()[-1].startswith("NOT ok: 13 problems in 3 splits")
     code, out, err = run(capsys, str(corpus), "--json")
     found = json.loads(out)
-    assert code == 1 and "fault (label)" in err
+    assert code == 1 and "problem (label)" in err
     assert len(found["faults"]) == 13 and not found["ok"]
     assert found["faults"][0].keys() == {"kind", "what", "where"}
     assert [split["faults"] for split in found["splits"]] == [12, 0, 1]

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from ivr_dist.corpora.synthetic import SynthSource
-from ivr_dist.display.data_tables import FAULTS_SHOWN, print_verification
+from ivr_dist.display.data_tables import MAX_SHOWN, print_verification
 from ivr_dist.inspection.checks.findings import Kind
 from ivr_dist.inspection.verify import Verification, verify
 from ivr_dist.packing.pack import PackOptions, pack
@@ -27,7 +27,7 @@ from tests.packed import Members, change_array, change_json, change_members, mem
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sound data of three splits, train in three shards; not to be changed."""
+    """Valid data of three splits, train in three shards; not to be changed."""
     place = tmp_path_factory.mktemp("packed")
     pack(SynthSource(60, missing=0), str(place), PackOptions(shard_samples=15))
     return place
@@ -145,7 +145,7 @@ def edit_manifest(place: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 
 Damage = Callable[[Path], Any]
 
-# What is done to the folder of splits, and the faults that it must cause: no more and no fewer.
+# What is done to the folder of splits, and the findings that it must cause: no more and no fewer.
 DAMAGES: dict[str, tuple[Damage, list[tuple[Kind, str]]]] = {
     "manifest changed by hand": (
         lambda at: edit_manifest(at / "train", lambda content: content.update(seed=7)),
@@ -171,7 +171,7 @@ DAMAGES: dict[str, tuple[Damage, list[tuple[Kind, str]]]] = {
     ),
     "leftover": (
         lambda at: ((at / "train/old.tar").touch(), (at / "valid/notes").mkdir(), (at / "valid/notes/1").touch()),
-        [("leftover", r"train/old\.tar: the manifest does not name"), ("leftover", r"valid/notes: the manifest")],
+        [("leftover", r"train/old\.tar: the manifest does not list"), ("leftover", r"valid/notes: the manifest")],
     ),
     "longer": (
         lambda at: rewrite(shard(at / "train"), lambda content: content.extend(bytes(512))),
@@ -199,7 +199,7 @@ DAMAGES: dict[str, tuple[Damage, list[tuple[Kind, str]]]] = {
         [
             ("size", r"has 20000 bytes"),
             ("sha256", r"000000\.tar"),
-            ("xxh3", r"the file ends before, at 20000"),
+            ("xxh3", r"the file ends at 20000"),
             ("tar", r"the tar is cut off"),
         ],
     ),
@@ -227,20 +227,20 @@ DAMAGES: dict[str, tuple[Damage, list[tuple[Kind, str]]]] = {
     ),
     "key in index": (
         lambda at: with_index(at / "valid", keys=["other", *load(str(index_of(at / "valid"))).keys[1:]]),
-        [("index", r"the index does not have the sample"), ("index", r"sample other: .* that is not in the tar")],
+        [("index", r"the index lacks the sample"), ("index", r"sample other: .* that is not in the tar")],
     ),
     "sample not in index": (
         lambda at: lose_index_sample(at / "valid"),
         [
             ("xxh3", r"do not match"),
-            ("index", r"the index does not have the sample"),
+            ("index", r"the index lacks the sample"),
             ("count", r"the shard has 9 samples, the manifest says 8"),
         ],
     ),
     "sample not in tar": (
         lambda at: lose_tar_sample(at / "valid"),
         [
-            ("xxh3", r"the file ends before"),
+            ("xxh3", r"the file ends at"),
             ("index", r"the index has a sample that is not in the tar"),
             ("count", r"the shard has 8 samples, the manifest says 9"),
         ],
@@ -250,11 +250,11 @@ DAMAGES: dict[str, tuple[Damage, list[tuple[Kind, str]]]] = {
         [
             ("xxh3", r"do not match"),
             ("count", r"the shard has 10 samples, the manifest says 9"),
-            ("tar", r"sample synth_\d+: the sample is in the tar twice, or its members are not one after the other"),
+            ("tar", r"sample synth_\d+: the sample is in the tar twice, or its members are not adjacent"),
             *3 * [("index", r"the index has bytes")],
             ("index", r"the index has \[\d+, -1, \d+\] steps|the index has \[\d+, \d+, \d+\] steps"),
             ("sample", r"there is no synth_\d+\.json"),
-            ("duplicate", r"there 2 times, in split valid"),
+            ("duplicate", r"occurs 2 times, in split valid"),
         ],
     ),
     "no json": (
@@ -279,10 +279,10 @@ DAMAGES: dict[str, tuple[Damage, list[tuple[Kind, str]]]] = {
         ),
         [
             ("sample", r"id is \[1\], not a text"),
-            ("sample", r"corpus is 2, not a text"),
+            ("sample", r"corpus is 2, not a string"),
             ("sample", r"provenance is 'x', not an object"),
-            ("sample", r"the sample says it is of split train, not test"),
-            ("sample", r"transcript is 7, neither a text nor a list of words"),
+            ("sample", r"the sample names the split train, not test"),
+            ("sample", r"transcript is 7, neither a string nor a list of words"),
             ("sample", r"label other belongs to no task of the manifest"),
         ],
     ),
@@ -295,7 +295,7 @@ DAMAGES: dict[str, tuple[Damage, list[tuple[Kind, str]]]] = {
     ),
     "type": (
         lambda at: change_array(at / "train", "audio", lambda array: array.astype(np.float64)),
-        [("sample", r"audio is of float64, not float32")],
+        [("sample", r"audio has the type float64, not float32")],
     ),
     "width": (
         lambda at: change_array(at / "test", "vision", lambda array: array[:, 1:]),
@@ -316,7 +316,7 @@ DAMAGES: dict[str, tuple[Damage, list[tuple[Kind, str]]]] = {
             at / "test", features={k: v for k, v in Manifest.load(str(at / "test")).features.items() if k != "vision"}
         ),
         [
-            *9 * [("sample", r"vision is there, for which the manifest describes no features")],
+            *9 * [("sample", r"vision is present, but the manifest describes no such features")],
             ("manifest", r"features differs"),
         ],
     ),
@@ -374,12 +374,12 @@ DAMAGES: dict[str, tuple[Damage, list[tuple[Kind, str]]]] = {
     ),
     "an id twice": (
         lambda at: change_json(at / "train", 0, id=load(str(index_of(at / "train", 2))).keys[1]),
-        [("duplicate", r"000000\.tar, .*000002\.tar: sample id synth_\d+ is there 2 times, in split train")],
+        [("duplicate", r"000000\.tar, .*000002\.tar: sample id synth_\d+ occurs 2 times, in split train")],
     ),
     "a sample in two splits": (
         lambda at: copy_sample(at / "test", at / "train"),
         [
-            ("duplicate", r"sample id synth_\d+ is there 2 times, in the splits train and test"),
+            ("duplicate", r"sample id synth_\d+ occurs 2 times, in the splits train and test"),
             ("group", r"corpus: group train_\d+ is in the splits train and test"),
         ],
     ),
@@ -399,25 +399,25 @@ def test_a_damage_is_reported_and_nothing_else(corpus: Path, name: str) -> None:
     damage, expected = DAMAGES[name]
     damage(corpus)
     found = verify([str(corpus)])
-    check_faults(found, expected)
+    check_findings(found, expected)
     printed = io.StringIO()
     print_verification(found, printed)
     lines = printed.getvalue().splitlines()
-    for kind in {fault.kind for fault in found.faults}:
-        some = [fault for fault in found.faults if fault.kind == kind][:FAULTS_SHOWN]
-        assert all(f"fault ({kind}): {fault}" in lines for fault in some)
+    for kind in {finding.kind for finding in found.findings}:
+        some = [finding for finding in found.findings if finding.kind == kind][:MAX_SHOWN]
+        assert all(f"problem ({kind}): {finding}" in lines for finding in some)
 
 
-def check_faults(found: Verification, expected: list[tuple[Kind, str]]) -> None:
-    faults = list(found.faults)
+def check_findings(found: Verification, expected: list[tuple[Kind, str]]) -> None:
+    findings = list(found.findings)
     for kind, pattern in expected:
-        matching = [fault for fault in faults if fault.kind == kind and re.search(pattern, str(fault))]
-        assert matching, f"no {kind} {pattern} among:\n" + "\n".join(f"{f.kind}: {f}" for f in faults)
-        faults.remove(matching[0])
-    assert faults == []
+        matching = [finding for finding in findings if finding.kind == kind and re.search(pattern, str(finding))]
+        assert matching, f"no {kind} {pattern} among:\n" + "\n".join(f"{f.kind}: {f}" for f in findings)
+        findings.remove(matching[0])
+    assert findings == []
     assert not found.ok
 
 
-def test_every_kind_of_fault_has_a_damage() -> None:
+def test_every_kind_of_finding_has_a_damage() -> None:
     kinds = {kind for _, expected in DAMAGES.values() for kind, _ in expected}
     assert kinds | {"card"} == set(get_args(Kind))  # cards have a test of their own

@@ -309,7 +309,7 @@ def test_verify_compares_the_ids_of_the_index(tmp_path: Path) -> None:
     manifest = index(place)
     found = load(str(place / manifest.shards[0].index.name))
     refit(place, index=replace(found, ids=["other", *found.names[1:]]))
-    (fault,) = verify([str(place)]).faults
+    (fault,) = verify([str(place)]).findings
     assert fault.kind == "index" and "the index has the id other, the tar clip 0" in fault.what
 
 

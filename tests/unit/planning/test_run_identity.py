@@ -18,7 +18,7 @@ from ivr_dist.config.loading import Loaded, from_dict, load_config, to_dict
 from ivr_dist.config.types import value_of
 from ivr_dist.corpora.synthetic import SynthSource
 from ivr_dist.errors import CheckpointMismatchError, CorruptDataError, FaultsError, UserError
-from ivr_dist.inspection.existing_run import RECORD, RESULT, finished_result, read_result, record
+from ivr_dist.inspection.existing_run import finished_result, read_result, record
 from ivr_dist.inspection.status import status
 from ivr_dist.orchestration.multi_seed import _check as check_seeds
 from ivr_dist.orchestration.preflight import absolute, preflight
@@ -26,6 +26,7 @@ from ivr_dist.packing.pack import pack
 from ivr_dist.planning.plan import total_steps
 from ivr_dist.planning.run_identity import ROLES, Asked, compare, ids, table, unclassified
 from ivr_dist.run import attempts
+from ivr_dist.run.paths import RECORD, RESULT
 from ivr_dist.shards.manifest import Manifest
 from tests.repository import ROOT
 
@@ -186,7 +187,7 @@ def test_a_finished_run_answers_for_its_own_config_alone(key: str, shared: tuple
     said = refusal(lambda: ask(other, manifests))
     if role in ("identity", "recipe"):
         assert "is a finished run of another config" in said and f"{key} is " in said
-        assert "choose another run.dir, or run.resume=never to train it anew" in said
+        assert "choose another run.dir, or start over with run.resume=never" in said
     else:
         assert said == ""
         shown = ask(other, manifests)
@@ -324,7 +325,9 @@ def test_a_run_from_the_checkpoint_of_another_has_losses_of_its_own(shared: tupl
 def test_a_run_is_not_ended_before_where_it_is(shared: tuple[Config, dict[str, Manifest]]) -> None:
     config, manifests = shared
     shorter = replace(config, train=replace(config.train, max_steps=4))
-    with pytest.raises(CheckpointMismatchError, match=r"has been trained for 6 steps, and is to end after 4"):
+    with pytest.raises(
+        CheckpointMismatchError, match=r"has been trained for 6 steps already, more than the 4 of this config"
+    ):
         ask(shorter, manifests)
 
 
@@ -385,7 +388,7 @@ def test_so_are_fields_of_another_kind(
     sound = json.loads((tmp_path / "run" / name).read_text())
     for value in values:
         (tmp_path / "run" / name).write_text(json.dumps(sound | {field: value}))
-        with pytest.raises(CorruptDataError, match=rf"its {field} cannot be read|more steps.*{name}"):
+        with pytest.raises(CorruptDataError, match=rf"its {field} is invalid|more steps.*{name}"):
             status(str(tmp_path / "run"))
 
 

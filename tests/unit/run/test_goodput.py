@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from ivr_dist import storage
 from ivr_dist.errors import UserError
-from ivr_dist.inspection.status import rows as status_rows
 from ivr_dist.inspection.status import status
 from ivr_dist.run.attempts import allocate
 from ivr_dist.run.goodput import PARTS, AttemptTimes, Stopwatch, account, rows
@@ -114,21 +113,21 @@ def test_status_follows_a_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run here"):
         status(str(tmp_path))
     allocate(str(tmp_path), parent=None, step=0, stage=1, steps_per_epoch=5, workers=["h:7", "h:8"])
-    assert status(str(tmp_path))["state"] == "silent"
+    assert status(str(tmp_path)).state == "silent"
     sign = pulse(tmp_path, 1)
     deadline = time.monotonic() + 10
     while not read_heartbeats(str(tmp_path)):
         assert time.monotonic() < deadline
     found = status(str(tmp_path))
-    assert (found["state"], found["step"], found["world"], found["checkpoint"]) == ("training", 3, 2, None)
-    assert ("step", "3 of 10, epoch 0.30") in status_rows(found)
+    assert (found.state, found.step, found.world, found.checkpoint) == ("training", 3, 2, None)
+    assert ("step", "3 of 10, epoch 0.30") in found.rows()
     silent = status(str(tmp_path), now=time.time() + 100)
-    assert silent["state"] == "silent"
-    assert "no sign of life" in dict(status_rows(silent))["state"]
+    assert silent.state == "silent"
+    assert "no heartbeat" in dict(silent.rows())["state"]
     sign.close("finished")
     ended = status(str(tmp_path), now=time.time() + 100)
-    assert ended["state"] == "finished"
-    assert sum(ended["goodput"].values()) == pytest.approx(2.0, abs=1.0)
+    assert ended.state == "finished"
+    assert sum(ended.goodput.values()) == pytest.approx(2.0, abs=1.0)
     assert attempt_times(read_heartbeats(str(tmp_path)), first=2) == {}
     assert storage.list_dir(str(tmp_path / "pulse")) == ["0001.json"]
 
@@ -167,7 +166,7 @@ def test_signs_that_are_not_ours_or_torn_are_left_alone(name: str, content: str,
     storage.write_text(f"{tmp_path}/pulse/0001.json", json.dumps(PULSE))
     (tmp_path / "pulse" / name).write_text(content)
     assert read_heartbeats(str(tmp_path)) == {1: PULSE}
-    assert dict(status_rows(status(str(tmp_path))))["step"] == "1 of None"
+    assert dict(status(str(tmp_path)).rows())["step"] == "1 of None"
 
 
 def test_a_last_sign_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:

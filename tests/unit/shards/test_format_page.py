@@ -45,7 +45,7 @@ def test_the_code_of_the_page_runs(
         said.append(capsys.readouterr().out)
     reading, looking = said[1].splitlines(), said[3]
     assert len(reading) == 14 and all("'sentiment'" in line for line in reading)
-    assert "hand/train: 40 samples in 1 shards" in looking and "sound: 50 samples in 2 splits" in looking
+    assert "hand/train: 40 samples in 1 shards" in looking and "ok: 50 samples in 2 splits" in looking
     assert re.search(r"train audio +audio74 +74 +float16 +30 ", looking)
     assert re.search(r"id +valid0003\n", looking)
 

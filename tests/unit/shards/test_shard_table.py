@@ -107,7 +107,7 @@ def test_packing_reading_and_verifying_with_a_table(tmp_path: Path) -> None:
     manifest = Manifest.load(str(place))
     assert (len(manifest.shards), manifest.samples) == (14, 70)
     assert manifest.shard_samples.tolist() == [5] * 14
-    assert not verify([str(place)]).faults
+    assert not verify([str(place)]).findings
     manifest.check_shards(str(place))
     reader = ShardReader(str(place), manifest, 0)
     assert len({sample.id for sample in reader.read(np.arange(70))}) == 70
@@ -119,7 +119,7 @@ def test_packing_reading_and_verifying_with_a_table(tmp_path: Path) -> None:
     # Fewer shards are listed again, and nothing is left of the table.
     pack(SynthSource(100), str(tmp_path), PackOptions(shard_samples=20, overwrite=True))
     assert not (place / TABLE_NAME).exists()
-    assert not verify([str(place)]).faults
+    assert not verify([str(place)]).findings
 
 
 @pytest.mark.usefixtures("short")

@@ -1,0 +1,184 @@
+"""Commands that train and score: train, plan, evaluate, submit."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ivr_dist.cli.options import (
+    AsJson,
+    Checkpoint,
+    ConfigFile,
+    Debug,
+    NumWorkers,
+    Overrides,
+    Section,
+    print_json,
+)
+from ivr_dist.errors import UserError
+
+if TYPE_CHECKING:
+    from ivr_dist.config.loading import Loaded
+
+SECTION = Section("Training")
+
+
+@SECTION.command(
+    "ivr-dist train configs/quickstart.yaml",
+    "ivr-dist train configs/quickstart.yaml run.dir=runs/wide model.hidden=256 --num-workers 4",
+    "ivr-dist train configs/mosi_words.yaml --seeds 0,1,2",
+)
+def train(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    num_workers: NumWorkers = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print the plan and exit.")] = False,
+    seeds: Annotated[
+        str,
+        typer.Option(
+            metavar="LIST", help="Train once per seed, as in 0,1,2, below run.dir; then print mean and deviation."
+        ),
+    ] = "",
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|never|PATH",
+            help="Continue from the newest complete checkpoint (auto), from none (never), or from this one.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> int:
+    """Train and evaluate a model, or resume a run.
+
+    Workers run on the Ray cluster at RAY_ADDRESS, or on this machine. Ctrl-C and SIGTERM end the run after a
+    checkpoint; the same command resumes it.
+    """
+    from ivr_dist.cli import training_output
+    from ivr_dist.config.loading import load
+    from ivr_dist.orchestration.preflight import further_faults
+
+    settings = _all_overrides(overrides, num_workers, resume)
+    loaded = load(config, settings, further_faults)
+    if dry_run:
+        return _print_plans(loaded, loaded.config.run.world_sizes, as_json)
+    if seeds:
+        from ivr_dist.orchestration.multi_seed import parse_seeds, train_seeds
+
+        return train_seeds(config, settings, parse_seeds(seeds), loaded, json_output=as_json, debug=debug)
+    return training_output.train(loaded, as_json=as_json, debug=debug)
+
+
+@SECTION.command("ivr-dist plan configs/quickstart.yaml --world-sizes 1,2,8,64")
+def plan(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    world_sizes: Annotated[str, typer.Option(metavar="LIST", help="Numbers of workers to compare, as in 1,2,8.")] = "",
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> int:
+    """Show batches, memory and reads of a run per worker.
+
+    Checks the config and the manifests of its data, and starts nothing.
+    """
+    from ivr_dist.config.loading import load
+    from ivr_dist.orchestration.preflight import further_faults
+
+    loaded = load(config, overrides or (), further_faults)
+    worlds = _parse_worlds(world_sizes) if world_sizes else loaded.config.run.world_sizes
+    return _print_plans(loaded, worlds, as_json)
+
+
+@SECTION.command(
+    "ivr-dist evaluate runs/quickstart/checkpoints/step-00000310.a01",
+    "ivr-dist evaluate CHECKPOINT --shards s3://bucket/sims/test --json",
+)
+def evaluate(
+    checkpoint: Checkpoint,
+    shards: Annotated[
+        str | None, typer.Option(metavar="URL", help="Packed split to score; default: a split of the run.")
+    ] = None,
+    split: Annotated[str, typer.Option(metavar="train|valid|test", help="Which split of the run to score.")] = "test",
+    num_workers: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="Number of processes of this machine; default: 1.")
+    ] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> int:
+    """Score a checkpoint on a split.
+
+    Every sample counts exactly once, whatever the number of workers.
+    """
+    from ivr_dist.cli import training_output
+
+    return training_output.evaluate(checkpoint, shards, split, num_workers, as_json=as_json)
+
+
+@SECTION.command("ivr-dist submit configs/quickstart.yaml --address http://head:8265 run.dir=s3://bucket/runs/1")
+def submit(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    address: Annotated[
+        str, typer.Option(metavar="URL", envvar="RAY_API_SERVER_ADDRESS", help="URL of the cluster's Jobs API.")
+    ] = "http://127.0.0.1:8265",
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Return once the job is accepted.")] = False,
+    debug: Debug = False,
+) -> int:
+    """Train as a job on a Ray cluster.
+
+    Prints the job's output and returns its exit code; Ctrl-C stops the job.
+    """
+    from ivr_dist.orchestration.submit import submit as submit_job
+
+    return submit_job(config, overrides or (), address=address, wait=not no_wait)
+
+
+def _all_overrides(overrides: Sequence[str] | None, num_workers: int | None, resume: str | None) -> list[str]:
+    from ivr_dist.config.loading import override
+
+    workers = [] if num_workers is None else [f"run.num_workers={num_workers}"]
+    return [*(overrides or ()), *workers, *([] if resume is None else [override("run.resume", resume)])]
+
+
+def _parse_worlds(text: str) -> list[int]:
+    try:
+        worlds = [int(part) for part in text.split(",")]
+    except ValueError:
+        worlds = [0]
+    if min(worlds) < 1:
+        raise UserError(f"--world-sizes {text} is not a list of numbers of workers", remedy="write it as in 1,2,8")
+    return worlds
+
+
+def _print_plans(loaded: Loaded, worlds: Sequence[int], as_json: bool) -> int:
+    """Print one column per world size."""
+    from dataclasses import asdict
+
+    from ivr_dist.data.read_forecast import forecasts
+    from ivr_dist.display.tables import print_rows, print_table
+    from ivr_dist.orchestration.preflight import count_parameters, preflight
+    from ivr_dist.planning.model_inputs import reading
+    from ivr_dist.planning.plan import describe, make_plan
+
+    config = loaded.config
+    first, manifests = preflight(config, worlds[0], loaded)
+    train_manifest = manifests["train"]
+    inputs = reading(config, train_manifest)
+    others = [make_plan(config, train_manifest.samples, world, train_manifest.total_bytes) for world in worlds[1:]]
+    plans = [first, *others]
+    parameters = count_parameters(config, train_manifest)
+    pairs = list(zip(plans, forecasts(config, train_manifest, plans), strict=True))
+    if as_json:
+        shared = {"parameters": parameters, "modalities": list(inputs.used), "not_used": dict(inputs.unused)}
+        print_json([{**asdict(made), **shared, "reading": asdict(forecast)} for made, forecast in pairs])
+        return 0
+    columns = [describe(made, config, parameters, inputs) + forecast.rows() for made, forecast in pairs]
+    if len(plans) == 1:
+        print_rows(columns[0], sys.stdout)
+    else:
+        lines = [(rows[0][0], *(value for _, value in rows)) for rows in zip(*columns, strict=True)]
+        print_table(lines[0], lines[1:], sys.stdout)
+    return 0
