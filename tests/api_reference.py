@@ -22,7 +22,7 @@ _HEAD = """\
 `import ivr_dist as ivr` gives these names; nothing else of the package is part of its public interface. Importing takes
 milliseconds: torch is imported when a model or a batch is asked for, DeepSpeed by `train`, Ray by `train` with workers
 (`run.num_workers` above 0). `load`, `predict` and `evaluate` need neither Ray nor DeepSpeed. Nothing is printed unless
-asked for.
+asked for. Paths (`StrPath`) are local paths or URLs such as `s3://bucket/mosi/train`, as `str` or `os.PathLike`.
 
 ```python
 import ivr_dist as ivr

@@ -66,9 +66,7 @@ def train(
     if dry_run:
         return _print_plans(loaded, loaded.config.run.world_sizes, as_json)
     if seeds:
-        from ivr_dist.orchestration.multi_seed import parse_seeds, train_seeds
-
-        return train_seeds(config, settings, parse_seeds(seeds), loaded, json_output=as_json, debug=debug)
+        return training_output.train_seeds(config, settings, seeds, loaded, as_json=as_json, debug=debug)
     return training_output.train(loaded, as_json=as_json, debug=debug)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ivr_dist import storage
+from ivr_dist.cli.options import print_json
 from ivr_dist.sanitize import say
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def train(loaded: Loaded, *, as_json: bool = False, debug: bool = False) -> int:
         by = storage.display(RunPaths(outcome.run_url).stop_file)
         say(f"ended by {by}; the same command continues this run", stream)
         if as_json:
-            print(json.dumps(_json(driver.stopped_result(outcome.run_url))))
+            print_json(_json(driver.stopped_result(outcome.run_url)))
         return outcome.exit_code
     if outcome.result is None:
         say(f"stopped; the same command continues this run: {run}", stream)
@@ -60,8 +61,47 @@ def train(loaded: Loaded, *, as_json: bool = False, debug: bool = False) -> int:
         say(f"this run is complete already ({outcome.result.steps} steps); {remedy}", stream)
     print_result(outcome.result.to_record(), stream)
     if as_json and not outcome.exit_code:
-        print(json.dumps(_json(outcome.result)))
+        print_json(_json(outcome.result))
     return outcome.exit_code
+
+
+def train_seeds(
+    path: str, overrides: Sequence[str], seeds: str, loaded: Loaded, *, as_json: bool = False, debug: bool = False
+) -> int:
+    """Train once per seed, and print mean and standard deviation of the metrics.
+
+    Args:
+        path: The config file.
+        overrides: Overrides of the file.
+        seeds: The seeds, such as `0,1,2`.
+        loaded: The config of file and overrides.
+        as_json: End with one JSON object on stdout; everything else goes to stderr.
+        debug: Print what Ray and the workers print.
+
+    Returns:
+        The exit code: 0, or that of the first seed that did not finish.
+
+    Raises:
+        UserError: As `orchestration.multi_seed.train_seeds`.
+    """
+    from ivr_dist.display.tables import print_rows, print_table
+    from ivr_dist.orchestration import multi_seed
+    from ivr_dist.run.paths import RunPaths
+
+    stream = sys.stderr if as_json else sys.stdout
+    code, summary = multi_seed.train_seeds(path, overrides, multi_seed.parse_seeds(seeds), loaded, stream, debug=debug)
+    if summary is None:
+        return code
+    rows = [
+        (f"{split} {name}", f"{cell['mean']:.4f}", f"{cell['std']:.4f}", *(f"{value:.4f}" for value in cell["values"]))
+        for split, metrics in summary["metrics"].items()
+        for name, cell in metrics.items()
+    ]
+    print_table(("metric", "mean", "std", *(f"seed {seed}" for seed in summary["seeds"])), rows, stream)
+    print_rows([("summary", storage.display(RunPaths(loaded.config.run.dir).seeds_summary))], stream)
+    if as_json:
+        print_json(summary)
+    return code
 
 
 def evaluate(checkpoint: str, shards: str | None, split: str, num_workers: int | None, *, as_json: bool = False) -> int:
@@ -86,7 +126,7 @@ def evaluate(checkpoint: str, shards: str | None, split: str, num_workers: int |
     metrics = score_checkpoint(url, split_url, num_workers or 1)
     if as_json:
         shown = {"checkpoint": storage.display(url), "shards": storage.display(split_url), "metrics": metrics}
-        print(json.dumps(shown))
+        print_json(shown)
     else:
         print_metrics({split: metrics}, sys.stdout)
     return 0

@@ -184,18 +184,18 @@ def _checked(array: npt.NDArray[Any], kind: str, dim: int, what: str) -> npt.NDA
     return array.astype(np.int64 if tokens else np.float32)
 
 
-def _table(found: evaluate.Predictions, tasks: Mapping[str, TaskSpec]) -> PredictionTable:
+def _table(scored: evaluate.Predictions, tasks: Mapping[str, TaskSpec]) -> PredictionTable:
     predictions: dict[str, npt.NDArray[Any]] = {}
     probabilities: dict[str, npt.NDArray[np.float64]] = {}
-    for task, values in found.predictions.items():
+    for task, values in scored.predictions.items():
         if tasks[task].type == "classification":
             shifted = np.exp(values - values.max(axis=1, keepdims=True))
             probabilities[task] = shifted / shifted.sum(axis=1, keepdims=True)
             predictions[task] = values.argmax(axis=1)
         else:
             predictions[task] = values
-    labels = {task: np.where(found.labelled[task], values, np.nan) for task, values in found.labels.items()}
-    return PredictionTable(found.keys, predictions, labels, probabilities)
+    labels = {task: np.where(scored.labelled[task], values, np.nan) for task, values in scored.labels.items()}
+    return PredictionTable(scored.keys, predictions, labels, probabilities)
 
 
 @contextmanager

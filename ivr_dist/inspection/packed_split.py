@@ -32,7 +32,7 @@ _CHUNK = 256
 """Samples of one request while a whole split is read."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sample:
     """One utterance of a split."""
 

@@ -20,6 +20,7 @@ from ivr_dist.run.events import Event, to_json
 _PERIOD_S = 0.5
 
 
+# decision 002
 class _Channel:
     """State of the actor; there is one for each run, and it reserves no CPU."""
 

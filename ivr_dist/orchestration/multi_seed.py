@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import statistics
 import subprocess
@@ -15,7 +14,6 @@ from typing import Any, TextIO
 
 from ivr_dist import storage
 from ivr_dist.config.loading import Loaded, override
-from ivr_dist.display.tables import print_rows, print_table
 from ivr_dist.errors import ConfigError, UserError, raise_together
 from ivr_dist.inspection.existing_run import finished_result, read_result
 from ivr_dist.orchestration.preflight import absolute, preflight
@@ -45,10 +43,10 @@ def train_seeds(
     overrides: Sequence[str],
     seeds: Sequence[int],
     loaded: Loaded,
+    stream: TextIO,
     *,
-    json_output: bool = False,
     debug: bool = False,
-) -> int:
+) -> tuple[int, dict[str, Any] | None]:
     """Train each seed in `run.dir/seed-N`, and summarise the metrics.
 
     Each seed is trained in a separate process and is a run like any other: a complete one is not trained again, an
@@ -59,18 +57,18 @@ def train_seeds(
         overrides: Overrides of the file; a `run.seed` among them is replaced.
         seeds: Values of `run.seed`.
         loaded: The config of file and overrides.
-        json_output: End with one JSON object on stdout; everything else goes to stderr.
+        stream: Destination of the output of each seed.
         debug: Print what Ray and the workers print.
 
     Returns:
-        The exit code: 0, or that of the first seed that did not finish.
+        The exit code (0, or that of the first seed that did not finish), and the content of `seeds.json`: the seeds,
+        and their metrics as `summarise` makes them; None if a seed did not finish.
 
     Raises:
         UserError: The config or the data cannot work, or directories hold runs of another config, which are all named.
     """
     run_dir = loaded.config.run.dir
     _check(loaded, {seed: RunPaths(run_dir).seed_run(seed) for seed in seeds})
-    stream = sys.stderr if json_output else sys.stdout
     results = []
     for number, seed in enumerate(seeds, start=1):
         seed_dir = RunPaths(run_dir).seed_run(seed)
@@ -80,14 +78,11 @@ def train_seeds(
         result = None if code else read_result(storage.absolute(seed_dir))
         if result is None:
             # With exit code 0 its stop file ended it.
-            return code
+            return code, None
         results.append(result["metrics"])
     summary = {"seeds": list(seeds), "metrics": summarise(results)}
     storage.write_json(RunPaths(run_dir).seeds_summary, summary)
-    _print_summary(summary, RunPaths(run_dir).seeds_summary, stream)
-    if json_output:
-        print(json.dumps(summary))
-    return 0
+    return 0, summary
 
 
 def _check(loaded: Loaded, seed_dirs: Mapping[int, str]) -> None:
@@ -141,13 +136,3 @@ def _signals_forwarded_to(process: subprocess.Popen[bytes]) -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def _print_summary(summary: Mapping[str, Any], url: str, stream: TextIO) -> None:
-    rows = [
-        (f"{split} {name}", f"{cell['mean']:.4f}", f"{cell['std']:.4f}", *(f"{value:.4f}" for value in cell["values"]))
-        for split, metrics in summary["metrics"].items()
-        for name, cell in metrics.items()
-    ]
-    print_table(("metric", "mean", "std", *(f"seed {seed}" for seed in summary["seeds"])), rows, stream)
-    print_rows([("summary", storage.display(url))], stream)

@@ -43,7 +43,7 @@ from ivr_dist.runtime import scratch_folders
 
 logger = logging.getLogger(__name__)
 
-MARK = "IVR_DIST_SESSION"
+MARK = "IVR_DIST_RAY_PROCESS"
 """Environment variable that marks the Ray process and all its descendants on this machine."""
 
 _BOOT = """\

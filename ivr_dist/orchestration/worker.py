@@ -38,6 +38,7 @@ def ray_entry(payload: dict[str, Any]) -> None:
     from ivr_dist.orchestration.preemption import RayCluster
 
     log_level.log_to_stderr()
+    # Workers never call `ray.train.report`: checkpoints are the run's own. decision 001
     console = ChannelConsole(payload["channel"])
     try:
         train(

@@ -14,9 +14,15 @@ import pytest
 
 import ivr_dist as ivr
 from ivr_dist.config.loading import load_config, with_overrides
+from ivr_dist.corpora.synthetic import SynthSource
+from ivr_dist.evaluation.evaluate import Predictions
 from ivr_dist.evaluation.score_checkpoint import score_checkpoint
+from ivr_dist.inference.predict import _table
+from ivr_dist.packing.pack import pack
 from ivr_dist.run.events import Event
-from ivr_dist.run.ledger import AUDIT, read_lineage
+from ivr_dist.run.ledger import read_lineage
+from ivr_dist.run.paths import AUDIT
+from ivr_dist.shards.specs import TaskSpec
 from tests.repository import ROOT
 
 
@@ -195,3 +201,26 @@ def test_overrides_of_a_config_made_in_python_are_checked() -> None:
     wrong = replace(config, train=replace(config.train, lr=-1.0))
     with pytest.raises(ivr.ConfigError, match=r"train\.lr"):
         with_overrides(wrong, [])
+
+
+def test_token_ids_are_predicted_as_those_of_a_split(tmp_path: Path) -> None:
+    pack(SynthSource(samples=40, seed=2, text="tokens"), str(tmp_path / "synth"))
+    config = ["run.num_workers=0", f"run.dir={tmp_path}/run", f"data.train={tmp_path}/synth/train", "model.hidden=16"]
+    config += ["train.global_batch=16", "train.max_steps=1", "train.select=last", "loss.consistency.group=8"]
+    model = ivr.load(ivr.train(ivr.load_config(None, config)).run)
+    split = ivr.open_split(tmp_path / "synth" / "test")
+    expected = ivr.predict(model, split).predictions["sentiment"]
+    np.testing.assert_allclose(ivr.predict(model, list(split)).predictions["sentiment"], expected, atol=1e-5)
+    with pytest.raises(ivr.DataError, match="the model reads whole numbers"):
+        ivr.predict(model, [{"text": np.zeros(3)}])
+
+
+def test_classes_have_probabilities() -> None:
+    none = np.zeros(2, bool)
+    logits = np.array([[0.0, np.log(3.0)], [np.log(4.0), 0.0]])
+    scored = Predictions(["a", "b"], {"mood": logits}, {"mood": np.array([1.0, 0.0])}, {"mood": none})
+    table = _table(scored, {"mood": TaskSpec(type="classification", classes=2)})
+    assert table.predictions["mood"].tolist() == [1, 0]
+    np.testing.assert_allclose(table.probabilities["mood"], [[0.25, 0.75], [0.8, 0.2]])
+    assert list(table.to_dict()) == ["id", "mood", "mood_label", "mood_p0", "mood_p1"]
+    assert np.isnan(table.labels["mood"]).all()
