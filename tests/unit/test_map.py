@@ -57,7 +57,8 @@ def paths_in(text: str) -> Iterator[str]:
     """Paths of the repository that a text names: below one of its folders, or a Python file in backticks."""
     text = re.sub(r"\]\([^)]*\)", "]", re.sub(r"\w+://\S+", "", text))
     yield from re.findall(rf"(?<![\w./-])(?:{'|'.join(FOLDERS)})/[\w./-]*\w(?![\w*]*[*{{<])", text)
-    yield from re.findall(r"`([a-z_]+(?:/[a-z_0-9]+)*\.py)`", text)
+    # `mine/` is the reader's own folder, in examples.
+    yield from re.findall(r"`(?!mine/)([a-z_]+(?:/[a-z_0-9]+)*\.py)`", text)
 
 
 def rows_of(text: str, first: str) -> list[list[str]]:
