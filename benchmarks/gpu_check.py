@@ -57,7 +57,7 @@ def main() -> int:
     if options.device == "cuda" and not device.available():
         print("no GPU here: nothing is measured (--device cpu tries the script)", file=sys.stderr)
         return 0
-    rows = []
+    rows: list[dict[str, Any]] = []
     stream = sys.stderr if options.json else sys.stdout
     print(f"{device.describe()}, torch {torch.__version__}", file=stream)
     device.tune_memory()
@@ -107,7 +107,7 @@ def measured(size: int, batch: int, dtype: str, options: argparse.Namespace) -> 
     return {**row, **on_device(step, seconds)} if device.available() else row
 
 
-def prepared(size: int, batch: int, dtype: str, options: argparse.Namespace) -> tuple[Callable[[], None], float]:
+def prepared(size: int, batch: int, dtype: str, options: argparse.Namespace) -> tuple[Callable[[], object], float]:
     """A function that takes one training step, and the floating-point operations of the step's matrix products."""
     torch.manual_seed(0)
     group = settings("ivr", batch).loss.consistency.group
@@ -146,7 +146,7 @@ def prepared(size: int, batch: int, dtype: str, options: argparse.Namespace) -> 
     counted = local_counts([made], training.layout, MODALITIES, tasks)
     counts = StepCounts.from_vector(counted, training.layout, MODALITIES, tasks)
     numbers = iter(range(10**6))
-    return lambda: training.run(next(numbers), [made], counts) and None, 3.0 * counter.get_total_flops() * batch
+    return lambda: training.run(next(numbers), [made], counts), 3.0 * counter.get_total_flops() * batch
 
 
 def _wait() -> None:
@@ -154,7 +154,7 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def _timed(step: Callable[[], None], most_s: float) -> float:
+def _timed(step: Callable[[], object], most_s: float) -> float:
     """Median seconds of a step, over at least three."""
     times: list[float] = []
     until = time.monotonic() + most_s
@@ -171,10 +171,10 @@ def matmul_rate(dtype: torch.dtype) -> float:
     """Operations a second of a large matrix product."""
     size = 8192 if device.available() else 512
     left, right = (torch.randn(size, size, device=device.training_device(0)).to(dtype) for _ in range(2))
-    return 2 * size**3 / _timed(lambda: torch.mm(left, right) is None or None, 0.5)
+    return 2 * size**3 / _timed(lambda: torch.mm(left, right), 0.5)
 
 
-def on_device(step: Callable[[], None], seconds: float) -> dict[str, Any]:
+def on_device(step: Callable[[], object], seconds: float) -> dict[str, Any]:
     """Kernels, idle share and waits of a step on the GPU, and the most memory so far."""
     from torch.profiler import ProfilerActivity, profile
 

@@ -13,7 +13,7 @@ of the rounds. The files have been read before, so the disk plays no part.
 
 `--through slow` reads through a server on this machine that answers after 25 ms and gives each connection 80 MB/s, and
 `--through slow-s3` by the clients of S3 from the same server; `--through s3` through SeaweedFS with signed requests.
-webdataset then reads files of fsspec, which s3fs opens for S3; its workers, processes that start anew, have curl fetch
+webdataset then reads files of fsspec, which s3fs opens for S3; its workers, processes that are spawned, have curl fetch
 each shard, as webdataset does by itself.
 
 samples/s   of one epoch, from an imported library to the last batch; what it reaches a server by is imported too

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ivr_dist.run.results import Result
     from ivr_dist.training.callbacks.base import Callback, StepReport
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _ERRORS = (
     "CheckpointError",

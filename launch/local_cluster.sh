@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A Ray cluster of one machine for `ray job submit` and `ivr-dist submit`; its Jobs API listens on loopback.
 #
-#   launch/local_cluster.sh up [--token]   start it; --token: whoever talks to it needs a token
+#   launch/local_cluster.sh up [--token]   start it; --token: clients then need a token
 #   launch/local_cluster.sh status         is it up, and where
 #   launch/local_cluster.sh down           end it, and nothing else
 #
@@ -98,7 +98,7 @@ announce() {
         echo "Before submitting, in this shell:"
         echo "  export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$state/token"
     else
-        echo "Ray's own ports ($ray_port and others) listen on every interface, and whoever reaches them can run code:"
+        echo "Ray's own ports ($ray_port and others) listen on every interface, and anybody who can reach them can run code:"
         echo "on an untrusted network use: $0 up --token"
     fi
     echo "Submit: ray job submit --address $url -- python -m ivr_dist train configs/quickstart.yaml"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import ivr_dist
 from tests.repository import ROOT
 from tests.unit.test_layout import MODULES, ORDER
 
@@ -56,7 +57,8 @@ def paths_in(text: str) -> Iterator[str]:
     """Paths of the repository that a text names: below one of its folders, or a Python file in backticks."""
     text = re.sub(r"\]\([^)]*\)", "]", re.sub(r"\w+://\S+", "", text))
     yield from re.findall(rf"(?<![\w./-])(?:{'|'.join(FOLDERS)})/[\w./-]*\w(?![\w*]*[*{{<])", text)
-    yield from re.findall(r"`([a-z_]+(?:/[a-z_0-9]+)*\.py)`", text)
+    # `mine/` is the reader's own folder, in examples.
+    yield from re.findall(r"`(?!mine/)([a-z_]+(?:/[a-z_0-9]+)*\.py)`", text)
 
 
 def rows_of(text: str, first: str) -> list[list[str]]:
@@ -153,3 +155,12 @@ def test_pointers_to_decisions_lead_to_a_page() -> None:
     for module, path in MODULES.items():
         for number in re.findall(r"\bdecisions? (\d{3})\b", path.read_text()):
             assert number in known, f"{module} points to decision {number}"
+
+
+def test_version_changelog_and_citation_agree() -> None:
+    sections = re.findall(r"^## (\d+\.\d+\.\d+) - (\d{4}-\d{2}-\d{2})$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    release, date = sections[0]
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert ivr_dist.__version__ == release
+    assert f"\nversion: {release}\n" in citation
+    assert f"\ndate-released: {date}\n" in citation
