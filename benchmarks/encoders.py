@@ -39,8 +39,9 @@ from ivr_dist.data.batches.collate import BatchSpec
 from ivr_dist.display.tables import print_table
 from ivr_dist.model.build import build_model
 from ivr_dist.model.spec import ModelSpec
-from ivr_dist.orchestration import driver, worker
+from ivr_dist.orchestration import worker
 from ivr_dist.orchestration.multi_seed import parse_seeds, summarise
+from ivr_dist.orchestration.preflight import preflight
 from ivr_dist.run.events import Event
 from ivr_dist.shards import index
 from ivr_dist.shards.manifest import Manifest
@@ -132,7 +133,7 @@ def main() -> int:
 def compare(options: argparse.Namespace, seeds: Sequence[int], scratch: Path) -> list[Result]:
     """Every choice with every seed; the choices take turns, so that whatever else the machine does hits them alike."""
     base = settings(options)
-    _, manifests = driver.preflight(base, 1)
+    _, manifests = preflight(base, 1)
     lengths = mean_lengths(base.data.train, manifests["train"])
     configs = {name: with_encoders(base, CHOICES[name]) for name in options.choices.split(",")}
     results = {name: measured(name, config, manifests["train"], lengths) for name, config in configs.items()}

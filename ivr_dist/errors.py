@@ -1,7 +1,23 @@
-"""The one hierarchy of errors that a user meets.
+"""The exception hierarchy. Every error that a user is meant to see is an `IvrError`; indentation means inheritance.
 
-Every error says what is wrong, where, and what to do about it, on one line. The command line prints that line and exits
-with `exit_code`: 2 when the user can mend it by typing something else, 1 when something failed.
+    Exception
+      IvrError                      something failed; exit code 1
+        UserError                   the command, config or input cannot work as given, nothing was started; exit code 2
+          ConfigError               a key or value of the config is wrong, or two keys contradict each other
+            FaultsError             several errors that can be corrected at once, one line each
+          DataError                 the data set is missing or empty, or does not fit the config or the model
+          CheckpointMismatchError   an intact checkpoint of another model, data set or layout; a run of another config
+        CorruptDataError            bytes that were read do not match their index, checksum or declared layout
+        StorageError                storage is full or unreachable, or refused the operation, after all retries
+          NotFoundError and others  see `ivr_dist.storage`
+        CheckpointError             a checkpoint cannot be written or read, or is not complete
+        SupersededError             a newer attempt or another driver has taken over the run
+        DivergedError               the loss or gradient is not a finite number, or loss spikes repeat
+        WorkerError                 a worker process failed: out of memory, a bug, a lost machine
+
+Each message says what is wrong, where, and what to do about it: `what (where); remedy`. The command line prints that
+line and exits with `exit_code`. `WorkerError` is the only one that a retry may cure: the driver restarts the workers
+for it, and ends the run for all others.
 """
 
 from __future__ import annotations
@@ -13,10 +29,10 @@ from ivr_dist.sanitize import hide_secrets, plain
 
 
 class IvrError(Exception):
-    """A failure that is explained to the user instead of shown as a traceback.
+    """An error that is explained to the user in one line instead of shown as a traceback.
 
     Args:
-        what: The fault, as a sentence without its full stop.
+        what: The problem, as a sentence without its full stop.
         where: The file, key, shard or checkpoint it is about; empty when `what` names it.
         remedy: What the user can do now, as an imperative without its full stop.
     """
@@ -45,7 +61,7 @@ def _rebuild(kind: type[IvrError], what: str, where: str, remedy: str) -> IvrErr
 
 
 class UserError(IvrError):
-    """The command, the config or the input cannot work as given; nothing was started."""
+    """The command, the config or the input cannot work as given; raised before anything is started."""
 
     exit_code = 2
 
@@ -55,11 +71,11 @@ class ConfigError(UserError):
 
 
 class FaultsError(ConfigError):
-    """Several faults that the user can mend at once; the only error of more than one line: a head, then a line each.
+    """Several errors that the user can correct at once; the only error of more than one line: a head, then one each.
 
     Args:
-        faults: At least two.
-        where: The file that they are about; in their own places only its lines are told.
+        faults: The single errors, at least two.
+        where: The file that they are about; it is left out of their own `where`, which then names a line of it.
     """
 
     def __init__(self, faults: Sequence[UserError], where: str = "") -> None:
@@ -67,24 +83,24 @@ class FaultsError(ConfigError):
         self.faults = tuple(faults)
 
     def __str__(self) -> str:
-        """Render all of them."""
+        """Render the head and one line for each error."""
         lines = [super().__str__()]
         for fault in self.faults:
-            place = fault.where.replace(f"{self.where}:", "line ") if self.where else fault.where
-            lines.append(f"  {_rebuild(type(fault), fault.what, place, fault.remedy)}")
+            where = fault.where.replace(f"{self.where}:", "line ") if self.where else fault.where
+            lines.append(f"  {_rebuild(type(fault), fault.what, where, fault.remedy)}")
         return "\n".join(lines)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Keep the single faults through pickle."""
+        """Keep the single errors through pickle."""
         return (FaultsError, (self.faults, self.where))
 
 
 def raise_together(faults: Sequence[UserError], where: str = "") -> None:
-    """Raise what was found: nothing, the only fault as it is, or all of them as one `FaultsError`.
+    """Raise the errors that were collected: one as it is, several as a `FaultsError`; without any, return.
 
     Args:
-        faults: Those that are themselves several are taken apart, and what is said twice is said once.
-        where: The file that several of them are about; empty if there is none.
+        faults: The errors; a `FaultsError` among them is flattened, and of equal ones only the first is kept.
+        where: The file that they are about; empty if there is none.
     """
     single = [each for fault in faults for each in (fault.faults if isinstance(fault, FaultsError) else (fault,))]
     different = list({str(fault): fault for fault in single}.values())
@@ -95,7 +111,7 @@ def raise_together(faults: Sequence[UserError], where: str = "") -> None:
 
 
 class DataError(UserError):
-    """The data a run was pointed at is missing, empty or does not fit the config."""
+    """The data set is missing or empty, or does not fit the config or the model."""
 
 
 class CorruptDataError(IvrError):
@@ -103,24 +119,24 @@ class CorruptDataError(IvrError):
 
 
 class StorageError(IvrError):
-    """Storage failed: full, unreachable, or refused the operation."""
+    """Storage is full or unreachable, or refused the operation; raised after all retries."""
 
 
 class CheckpointError(IvrError):
-    """A checkpoint cannot be written or read."""
+    """A checkpoint cannot be written or read, or is not complete."""
 
 
 class SupersededError(IvrError):
-    """Another attempt of the same run has begun: this one must not write any more."""
+    """A newer attempt or another driver has taken over the run; this one must not write any more."""
 
 
 class CheckpointMismatchError(UserError):
-    """A checkpoint is sound but belongs to another model, data set or layout."""
+    """A checkpoint is intact but belongs to another model, data set or layout; or a run to another config."""
 
 
 class DivergedError(IvrError):
-    """Loss or gradient is no longer a finite number."""
+    """The loss or gradient is no longer a finite number, or loss spikes repeat."""
 
 
 class WorkerError(IvrError):
-    """A worker failed for a reason of its own (out of memory, a bug, a lost machine)."""
+    """A worker process failed: out of memory, a bug, a lost machine. A retry may succeed."""

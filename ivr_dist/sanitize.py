@@ -1,7 +1,7 @@
-r"""Text that is safe to print: what a name of somebody else's data holds can neither drive a terminal nor mislead.
+r"""Sanitizes text for terminals: escapes control characters in names from untrusted data, and hides secrets in URLs.
 
-Characters that cannot be seen (controls, overrides of the writing direction, zero widths, halves of surrogate pairs)
-are printed as Python writes them, such as `\x1b` or `\u202e`: a name that holds one is seen to hold one.
+Invisible characters (controls, bidirectional overrides, zero-width characters, lone surrogates) are printed as Python
+escapes them, such as `\x1b` or `\u202e`, so that a name can neither send commands to a terminal nor look like another.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SENTENCE_END = re.compile(r"[.!?;](?=\s)")
 
 
 def plain(text: str, most: int | None = None) -> str:
-    """A text on one line, of characters that can be seen.
+    """Return a text on one line, with invisible characters escaped.
 
     Args:
         text: Any text.
@@ -29,51 +29,51 @@ def plain(text: str, most: int | None = None) -> str:
 
 
 def plain_lines(text: str) -> str:
-    """A text of several lines, of characters that can be seen; colours are left out, tabs and line ends stay."""
+    """Return a text of several lines with invisible characters escaped; colours are removed, tabs and newlines kept."""
     text = without_colours(text)
     return "".join(letter if letter in "\n\t" else plain(letter) for letter in text.replace("\r\n", "\n"))
 
 
 def without_colours(text: str) -> str:
-    """A text without the sequences that colour a terminal."""
+    """Return a text without ANSI colour sequences."""
     return _COLOUR.sub("", text)
 
 
 def shorten(text: str, most: int) -> str:
-    """A text of at most `most` characters: cut after a sentence, else between two words, else anywhere.
+    """Shorten a text to at most `most` characters: cut after a sentence, else between two words, else anywhere.
 
-    What is cut within a sentence ends with `...`.
+    A text that is cut within a sentence ends with `...`.
     """
     if len(text) <= most:
         return text
-    ends = [found.end() for found in _SENTENCE_END.finditer(text, 0, most + 1) if found.end() <= most]
+    ends = [match.end() for match in _SENTENCE_END.finditer(text, 0, most + 1) if match.end() <= most]
     if ends and ends[-1] >= most // 3:
         return text[: ends[-1]].rstrip(";")
     head = text[: most - 3]
     space = head.rfind(" ")
-    # A last word of half the text is a path or a number: a part of it tells more than none.
+    # A last word of half the text is a path or a number: part of it is more useful than nothing.
     return f"{head[:space].rstrip(' ,;:')} ..." if space >= most // 2 else f"{head}..."
 
 
 def say(text: str, stream: TextIO | None = None, *, flush: bool = False) -> None:
-    """Print one line for people.
+    """Print one sanitized line.
 
     Args:
         text: The line.
-        stream: Where to; None for stdout.
-        flush: Whether it must be seen at once.
+        stream: Destination; None: stdout.
+        flush: Whether to flush the stream.
     """
     stream = sys.stdout if stream is None else stream
     print(writable(plain(text), stream), file=stream, flush=flush)
 
 
 def say_lines(text: str, stream: TextIO) -> None:
-    """Print a text of several lines for people."""
+    """Print a sanitized text of several lines, and flush the stream."""
     print(writable(plain_lines(text), stream), file=stream, flush=True)
 
 
 def writable(text: str, stream: TextIO) -> str:
-    """A text in which characters that the stream's encoding lacks are written by their numbers."""
+    """Escape the characters of a text that the stream's encoding cannot represent."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     try:
         return text.encode(encoding, "backslashreplace").decode(encoding)
@@ -84,7 +84,7 @@ def writable(text: str, stream: TextIO) -> str:
 def _visible(letter: str) -> str:
     if letter.isprintable():
         return letter
-    # Spaces of other widths are spaces.
+    # Spaces of other widths become plain spaces.
     return " " if letter in "\xa0\u1680\u202f\u205f\u3000" or "\u2000" <= letter <= "\u200a" else _escaped(letter)
 
 
@@ -93,18 +93,18 @@ def _escaped(letter: str) -> str:
 
 
 def hide_secrets(text: str) -> str:
-    """Text in which URLs have neither a password nor the query that signs a request; nothing else is changed."""
+    """Remove passwords and query strings (which sign requests) from the URLs in a text."""
     return _URL.sub(_without_secrets, text) if "://" in text else text
 
 
 def _without_secrets(match: re.Match[str]) -> str:
-    found = match[0].rstrip(_CLOSING)
-    closing = match[0][len(found) :]
-    scheme, _, rest = found.partition("://")
+    url = match[0].rstrip(_CLOSING)
+    closing = match[0][len(url) :]
+    scheme, _, rest = url.partition("://")
     if scheme.lower() in ("file", "local"):
         return match[0]
     host = re.split("[/?#]", rest, maxsplit=1)[0]
-    # A password may hold a slash that should have been written as %2F.
+    # A password may contain a slash that should have been written as %2F.
     if "@" in host or ("@" in rest and not _PORT.fullmatch(host)):
         rest = "***@" + (rest[len(host.rpartition("@")[0]) + 1 :] if "@" in host else rest.rpartition("@")[2])
     rest = rest.partition("?")[0]

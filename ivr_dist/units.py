@@ -1,6 +1,6 @@
-"""Intervals, byte sizes and durations: how they are written in configs and printed to people.
+"""Units: parse and format intervals of training, byte sizes, counts and durations.
 
-Parsers raise ValueError with a sentence that says what was expected, ready to stand after a key's name.
+Parsers raise ValueError with a sentence that says what was expected, to be printed after the name of a config key.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _SI = ("", "k", "M", "G", "T", "P")
 
 @dataclass(frozen=True)
 class Interval:
-    """A span of training: a whole number of steps, or a number of epochs that need not be whole."""
+    """An interval of training: a whole number of steps, or a number of epochs, which may be a fraction."""
 
     count: Fraction
     unit: Literal["steps", "epochs"]
 
     def steps(self, steps_per_epoch: int) -> int:
-        """Optimizer steps of this interval, rounded up, so at least 1."""
+        """Return the interval in optimizer steps, rounded up, so at least 1."""
         return math.ceil(self.count if self.unit == "steps" else self.count * steps_per_epoch)
 
 
@@ -37,7 +37,7 @@ def parse_interval(text: str) -> Interval:
     """Parse `200steps`, `1epoch` or `0.5epochs`.
 
     Raises:
-        ValueError: Anything else, a span of 0, or a fraction of a step.
+        ValueError: The text has another form, is an interval of 0, or a fraction of a step.
     """
     match = _INTERVAL.fullmatch(text)
     if match is None:
@@ -56,7 +56,7 @@ def parse_bytes(text: str) -> int:
     """Parse `256MiB` (powers of 1024), `1GB` (powers of 1000) or `512B`, in any case; fractions are rounded down.
 
     Raises:
-        ValueError: Anything else, also a number without a unit.
+        ValueError: The text has another form, such as a number without a unit.
     """
     match = _BYTES.fullmatch(text)
     factor = _BYTE_UNITS.get(match[2].lower()) if match else None
@@ -66,16 +66,16 @@ def parse_bytes(text: str) -> int:
 
 
 def format_bytes(count: float) -> str:
-    """Print a size in SI units with three digits: `512 B`, `1.50 kB`, `12.3 MB`, `456 GB`."""
+    """Format a size in bytes in SI units with three digits: `512 B`, `1.50 kB`, `12.3 MB`, `456 GB`."""
     return f"{format_count(count)}B" if count >= 1000 else f"{count:.0f} B"
 
 
 def format_count(count: float) -> str:
-    """Print a count with three digits and an SI prefix, ready for a unit: `512`, `1.50 k`, `12.3 M`."""
+    """Format a count with three digits and an SI prefix, to be followed by a unit: `512`, `1.50 k`, `12.3 M`."""
     if count < 1000:
         return f"{count:.0f}"
     power = 0
-    # 999.5 and above would print as four digits, so the next prefix takes over there.
+    # From 999.5 on it would be rounded to four digits, so the next prefix is used.
     while count >= 999.5 and power < len(_SI) - 1:
         count /= 1000
         power += 1
@@ -84,10 +84,10 @@ def format_count(count: float) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Print a duration: `3.2 s`, `45 s`, `1 min 23 s`, `1:02:03` from an hour on, `?` when it is not known.
+    """Format a duration: `3.2 s`, `45 s`, `1 min 23 s`, from an hour on `1:02:03`, and `?` if it is unknown.
 
     Args:
-        seconds: Not negative; a value that is not finite prints as `?`.
+        seconds: The duration, not negative; a value that is not finite is unknown.
     """
     if not math.isfinite(seconds):
         return "?"

@@ -4,9 +4,3 @@ from __future__ import annotations
 
 MODALITIES = ("text", "audio", "vision")
 """All modalities in the order of their discriminator labels (0, 1, 2)."""
-
-
-MODALITIES = ("text", "audio", "vision")
-
-
-MODALITIES = ("text", "audio", "vision")

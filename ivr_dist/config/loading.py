@@ -17,9 +17,10 @@ from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
+from ivr_dist.common.decoder import DecodeError
 from ivr_dist.config.presets import preset_values
 from ivr_dist.config.schema import Config
-from ivr_dist.config.types import Key, Word, convert, keys, section_fields, section_paths, show
+from ivr_dist.config.types import Key, Word, convert, keys, section_fields, section_paths, show, value_of
 from ivr_dist.config.validation import faults, with_defaults, wrong_keys
 from ivr_dist.config.yaml_source import Located, parse_value, read_yaml
 from ivr_dist.errors import ConfigError, UserError, raise_together
@@ -81,7 +82,36 @@ def load(path: str | None, overrides: Sequence[str] = (), look: Look | None = No
             unread.append(error)
     for override in overrides:
         values.override(override)
-    loaded = Loaded(values.build(), values.origins, path or "")
+    return _checked(values, path or "", look, unread)
+
+
+def with_overrides(config: Config, overrides: Sequence[str] = (), look: Look | None = None) -> Loaded:
+    """Apply overrides to a config that was made in Python, and check the result as `load` does.
+
+    Args:
+        config: The config.
+        overrides: As for `load`.
+        look: As for `load`.
+
+    Raises:
+        ConfigError: As for `load`.
+    """
+    values = _Values()
+    # Only what is not the default, so that a preset given by an override still fills in the rest.
+    given = {path: value_of(config, path) for path in keys()}
+    values.values = {path: value for path, value in given.items() if value != keys()[path].default}
+    for override in overrides:
+        values.override(override)
+    return _checked(values, "", look)
+
+
+def _checked(values: _Values, place: str, look: Look | None, unread: Sequence[ConfigError] = ()) -> Loaded:
+    """Build the config of these values.
+
+    Raises:
+        ConfigError: It is wrong, or a part of it could not be read.
+    """
+    loaded = Loaded(values.build(), values.origins, place)
     found: list[UserError] = [*unread, *values.faults]
     if not unread:
         found += faults(loaded.config, loaded.origins, values.suspects)
@@ -195,8 +225,8 @@ class _Values:
     def _set(self, key: Key, value: Any, place: str, merged: bool = False) -> None:
         try:
             converted = convert(value, key.annotation)
-        except ValueError as error:
-            self._fault(f"{key.path}: {error}", place, _value_remedy(key, value))
+        except DecodeError as error:
+            self._fault(str(error.below(key.path)), place, _value_remedy(key, value))
             self.suspects.add(key.path)
             return
         if merged:

@@ -9,15 +9,13 @@ from __future__ import annotations
 import functools
 import math
 import re
-import sys
-import types
 import typing
-from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from typing import Any, Literal, Union
+from typing import Any, Literal
 
+from ivr_dist.common import decoder
+from ivr_dist.common.decoder import Decoder
 from ivr_dist.config.schema import Config
-from ivr_dist.sanitize import shorten
 
 _INT = re.compile(r"[-+]?[0-9]+(_[0-9]+)*")
 _FLOAT = re.compile(r"[-+]?([0-9]+(_[0-9]+)*\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
@@ -25,8 +23,6 @@ _SPECIAL = {".inf": math.inf, "-.inf": -math.inf, "+.inf": math.inf, ".nan": mat
 _BOOLS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _MAX_DIGITS = 4000
 """Of a whole number; Python refuses a little more."""
-_LONGEST = 200
-"""Characters of a value in an error."""
 _NULLS = ("", "~", "null")
 
 
@@ -69,7 +65,7 @@ class Key:
     @property
     def type_name(self) -> str:
         """Its type for people: `number`, `true or false`, `one of a, b` ..."""
-        return describe_type(self.annotation)
+        return decoder.describe_type(self.annotation)
 
 
 @functools.cache
@@ -112,127 +108,47 @@ def section_paths() -> frozenset[str]:
     return frozenset(path.rsplit(".", i)[0] for path in keys() for i in range(1, path.count(".") + 1))
 
 
-def describe_type(annotation: Any) -> str:
-    """A type in words, with the allowed values of a choice."""
-    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is Literal:
-        return f"one of {', '.join(str(arg) for arg in args)}"
-    if origin in (Union, types.UnionType):
-        named = " or ".join(describe_type(arg) for arg in args if arg is not type(None))
-        return f"{named}, or null" if type(None) in args else named
-    if origin is list:
-        inner = describe_type(args[0])
-        return f"a list of any {inner[4:]}" if inner.startswith("one of") else f"a list of {inner[2:]}s"
-    if origin is dict:
-        return "a mapping" if args[1] is Any else f"a mapping of names to {describe_type(args[1])[2:]}s"
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}[annotation]
-
-
 def convert(value: Any, annotation: Any) -> Any:
     """Check a value against a type, strictly, and return it as that type.
 
     An int is accepted for a float, never a bool for a number; a plain `Word` is read as the type asks.
 
     Raises:
-        ValueError: The value does not fit; its text says what was expected, without the key's name.
+        DecodeError: The value does not fit; its text says what was expected, without the key's name.
     """
-    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
-    if annotation is Any:
-        return _untyped(value)
-    if origin in (Union, types.UnionType):
-        return _one_of(value, annotation)
-    if origin is Literal:
-        return _choice(value, annotation)
-    if origin is list:
-        if not isinstance(value, list):
-            raise _mismatch(value, annotation)
-        return [convert(item, args[0]) for item in value]
-    if origin is dict:
-        if not isinstance(value, Mapping):
-            raise _mismatch(value, annotation)
-        return {str(name): convert(item, args[1]) for name, item in value.items()}
-    return _scalar(value, annotation)
+    return DECODER.decode(annotation, value)
 
 
-def _one_of(value: Any, annotation: Any) -> Any:
-    """A value of a union: null, a list, or the one other type there is."""
-    args = typing.get_args(annotation)
-    if type(None) in args and _resolved(value) is None:
-        return None
-    lists = [arg for arg in args if typing.get_origin(arg) is list]
-    others = [arg for arg in args if arg not in lists and arg is not type(None)]
-    if isinstance(value, list) and lists:
-        return convert(value, lists[0])
-    if lists and type(_resolved(value)) is not others[0]:
-        raise _mismatch(value, annotation)
-    return convert(value, others[0])
+def _read(value: Any, annotation: Any) -> Any:
+    """A `Word` as what its declared type asks for; any other value as it is.
 
-
-def _scalar(value: Any, annotation: type) -> Any:
-    if annotation is str:
-        if isinstance(value, Word):
-            if value.written:
-                raise ValueError(f"{value.written!r} would be read as {str(value)!r}")
-            # Words that YAML 1.1 takes for booleans are text here; an empty value is the empty string.
-            plain = value == "" or value.lower() in _BOOLS.keys() - {"true", "false"}
-            if not plain and not isinstance(value.resolve(), str):
-                raise _mismatch(value, annotation)
-            value = str(value)
-        if not isinstance(value, str):
-            raise _mismatch(value, annotation)
+    Raises:
+        ValueError: It was not written as what it would be read as.
+    """
+    if not isinstance(value, Word):
         return value
-    resolved = _resolved(value)
-    if annotation is float and type(resolved) in (int, float):
-        # Whole numbers may have any number of digits.
-        if not abs(resolved) <= sys.float_info.max:
-            raise ValueError(f"{value:.40} is not a finite number" if isinstance(value, str) else "not a finite number")
-        return float(resolved)
-    if annotation in (int, bool) and type(resolved) is annotation:
-        return resolved
-    raise _mismatch(value, annotation)
-
-
-def _choice(value: Any, annotation: Any) -> Any:
-    allowed = typing.get_args(annotation)
-    textual = all(isinstance(choice, str) for choice in allowed)
-    found = str(value) if textual and isinstance(value, str) else _resolved(value)
-    for choice in allowed:
-        # Compared with their types, since True == 1.
-        if type(found) is type(choice) and found == choice:
-            return choice
-    raise _mismatch(value, annotation)
-
-
-def _untyped(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(name): _untyped(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_untyped(item) for item in value]
-    return _resolved(value)
-
-
-def _resolved(value: Any) -> Any:
-    return value.resolve() if isinstance(value, Word) else value
-
-
-def _mismatch(value: Any, annotation: Any) -> ValueError:
-    return ValueError(f"{show(value)} is not {describe_type(annotation)}")
+    if annotation is str:
+        if value.written:
+            raise ValueError(f"{value.written!r} would be read as {str(value)!r}")
+        # Words that YAML 1.1 takes for booleans are text here; an empty value is the empty string.
+        is_text = value == "" or value.lower() in _BOOLS.keys() - {"true", "false"}
+        return str(value) if is_text else value.resolve()
+    choices = typing.get_args(annotation) if typing.get_origin(annotation) is Literal else ()
+    if choices and all(isinstance(choice, str) for choice in choices):
+        return str(value)
+    return value.resolve()
 
 
 def show(value: Any) -> str:
     """A value as the user may have typed it, for an error's text; a long one is shortened."""
-    return shorten(_typed(value), _LONGEST)
+    return decoder.show(value, _typed)
 
 
 def _typed(value: Any) -> str:
-    if isinstance(value, Word):
-        return "empty" if value == "" else repr(str(value)) if isinstance(value.resolve(), str) else str(value)
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        return f"[{', '.join(_typed(item) for item in value)}]"
-    if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{name}: {_typed(item)}' for name, item in value.items())}}}"
-    return repr(value)
+    if not isinstance(value, Word):
+        return repr(value)
+    return "empty" if value == "" else repr(str(value)) if isinstance(value.resolve(), str) else str(value)
+
+
+DECODER = Decoder(read=_read, show=show, floats=True)
+"""Decodes what `yaml_source` has read, and plain values."""

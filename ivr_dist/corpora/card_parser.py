@@ -1,34 +1,34 @@
-"""Nested dataclasses from a user's YAML, refusing everything that is not understood."""
+"""Strict parser of corpus cards: nested dataclasses from a user's YAML, with the line of whatever is not understood."""
 
 from __future__ import annotations
 
 import difflib
-import types
-import typing
 from collections.abc import Iterable
-from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from ivr_dist.config.types import convert, show
+from ivr_dist.common.decoder import DecodeError
+from ivr_dist.config.types import DECODER
 from ivr_dist.config.yaml_source import Located
 from ivr_dist.errors import ConfigError
 
 T = TypeVar("T")
 
 
-def build(kind: type[T], section: Located, place: str) -> T:
-    """Turn a YAML mapping into a dataclass whose fields are values, dataclasses, or dictionaries of dataclasses.
+def build(kind: type[T], section: Located, file: str) -> T:
+    """Turn a YAML mapping into a dataclass.
 
     Args:
         kind: The dataclass.
-        section: The mapping, as `config_yaml` reads it.
-        place: The file, for errors.
+        section: The mapping, as `yaml_source` reads it.
+        file: The file, for errors.
 
     Raises:
         ConfigError: A key is unknown or missing, or a value has the wrong type; names the line and the key.
     """
-    result: T = _dataclass(kind, section, place, "")
-    return result
+    try:
+        return DECODER.decode(kind, section)
+    except DecodeError as error:
+        raise ConfigError(str(error), where=_line_of(error, section, file), remedy=_remedy(error)) from None
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -38,44 +38,23 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
 
 
-def _dataclass(kind: Any, value: Any, place: str, path: str) -> Any:
-    section = _mapping(value, place, path)
-    hints = typing.get_type_hints(kind)
-    given: dict[str, Any] = {}
-    for name, item in section.items():
-        if name not in hints:
-            unknown = f"unknown key {_below(path, name)}"
-            raise ConfigError(unknown, where=section.places[name], remedy=suggest(name, hints))
-        given[name] = _value(hints[name], item, section.places[name], _below(path, name))
-    for field in fields(kind):
-        if field.name not in given and field.default is MISSING and field.default_factory is MISSING:
-            raise ConfigError(f"key {_below(path, field.name)} is missing", where=place, remedy="add it")
-    return kind(**given)
+def _line_of(error: DecodeError, section: Located, file: str) -> str:
+    """The line of the key that an error is about; of a missing one, that of the section which lacks it."""
+    value, place = section, file
+    for key in error.keys:
+        if isinstance(value, Located):
+            if key not in value.places:
+                break
+            place = value.places[str(key)]
+        value = value[key]
+    return place
 
 
-def _value(kind: Any, value: Any, place: str, path: str) -> Any:
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType) and any(is_dataclass(option) for option in arguments):
-        (kind,) = (option for option in arguments if option is not type(None))
-    if is_dataclass(kind):
-        return _dataclass(kind, value, place, path)
-    if origin is dict and is_dataclass(arguments[1]):
-        section = _mapping(value, place, path)
-        return {
-            name: _dataclass(arguments[1], item, section.places[name], _below(path, name))
-            for name, item in section.items()
-        }
-    try:
-        return convert(value, kind)
-    except ValueError as error:
-        raise ConfigError(f"{path}: {error}", where=place, remedy="correct it; text in quotes is always text") from None
-
-
-def _mapping(value: Any, place: str, path: str) -> Located:
-    if not isinstance(value, Located):
-        raise ConfigError(f"{path}: {show(value)} is not a mapping", where=place, remedy="write its keys below it")
-    return value
-
-
-def _below(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
+def _remedy(error: DecodeError) -> str:
+    if error.reason == "unknown":
+        return suggest(str(error.keys[-1]), error.choices)
+    if error.reason == "missing":
+        return "add it"
+    if error.what.endswith("is not a mapping"):
+        return "write its keys below it"
+    return "correct it; text in quotes is always text"

@@ -7,9 +7,10 @@ how far a loader has read ahead does not matter.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ivr_dist.common.decoder import DecodeError, decode
 from ivr_dist.errors import CheckpointError, CheckpointMismatchError
 
 _REMEDIES = {
@@ -66,11 +67,9 @@ class DataCursor:
         Raises:
             CheckpointError: A field is missing, unknown or of the wrong type.
         """
-        types = {item.name: str if item.name == "manifest_id" else int for item in fields(cls)}
-        wrong = sorted(set(types) ^ set(value))
-        wrong += [name for name in types if name in value and type(value[name]) is not types[name]]
-        if wrong:
+        try:
+            return decode(cls, value, complete=True)
+        except DecodeError as error:
             raise CheckpointError(
-                f"the checkpoint's data cursor is damaged: {', '.join(wrong)}", remedy="resume from another checkpoint"
-            )
-        return cls(**value)
+                f"the checkpoint's data cursor is damaged: {error}", remedy="resume from another checkpoint"
+            ) from None

@@ -1,8 +1,8 @@
-"""The line between a run's Ray workers and its driver.
+"""Event channel between the Ray workers of a run and its driver: an actor that holds events and the stop request.
 
-Ray's own log forwarding prefixes, de-duplicates and delays lines, and has no way back. A small actor carries events
-to the driver in order, tells the workers that the user wants to stop, and keeps the first error that must end the
-run, which Ray would otherwise retry or bury in a traceback.
+Ray's log forwarding prefixes, de-duplicates and delays lines, and works in one direction only. The actor carries events
+to the driver in order, passes a stop request to the workers, and keeps the first error that must end the run, which Ray
+would otherwise retry or bury in a traceback (decision 002).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PERIOD_S = 0.5
 
 
 class _Channel:
-    """The actor's state; one a run, without a CPU of its own."""
+    """State of the actor; there is one for each run, and it reserves no CPU."""
 
     def __init__(self) -> None:
         self._events: deque[Event] = deque()
@@ -29,16 +29,16 @@ class _Channel:
         self._fatal: IvrError | None = None
 
     def push(self, events: list[Event]) -> bool:
-        """Worker side: hand over events, learn whether to stop."""
+        """Worker side: append events; returns whether to stop."""
         self._events.extend(events)
         return self._stop
 
     def fail(self, error: IvrError) -> None:
-        """Worker side: this run cannot go on, whatever is retried."""
+        """Worker side: record the error that ends the run without a retry."""
         self._fatal = self._fatal or error
 
     def pull(self, stop: bool) -> tuple[list[Event], IvrError | None]:
-        """Driver side: fetch events and the fatal error, pass on the wish to stop."""
+        """Driver side: fetch new events and the fatal error, and pass a stop request on."""
         self._stop = self._stop or stop
         events = list(self._events)
         self._events.clear()
@@ -46,13 +46,13 @@ class _Channel:
 
 
 def create() -> Any:
-    """Start a channel beside the driver, with which it lives and dies; the handle can be sent to workers."""
+    """Start a channel on the node of the Ray process, with which it ends; returns a handle that can go to workers."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(_Channel).options(num_cpus=0, max_restarts=0, scheduling_strategy=here).remote()
 
 
 class ChannelConsole:
-    """The worker's end: a `Console` whose thread exchanges events for the stop flag a few times a second."""
+    """The worker's end of a channel: a `Console` whose thread sends events and fetches the stop flag twice a second."""
 
     def __init__(self, handle: Any) -> None:
         self._handle = handle
@@ -69,16 +69,16 @@ class ChannelConsole:
             self._events.append(event)
 
     def stop_requested(self) -> bool:
-        """Whether the driver was asked to stop, as of the last exchange."""
+        """Whether the driver asks to stop, as of the last exchange."""
         return self._stop
 
     def fail(self, error: IvrError) -> None:
-        """Tell the driver that the run must end with this error; returns when it knows."""
+        """Tell the driver that the run must end with this error; returns when the channel has it."""
         self._exchange()
         ray.get(self._handle.fail.remote(error))
 
     def close(self) -> None:
-        """Deliver what is left and stop the thread."""
+        """Send the remaining events and stop the thread."""
         self._closed.set()
         self._thread.join()
         self._exchange()
@@ -88,7 +88,7 @@ class ChannelConsole:
             try:
                 self._exchange()
             except ray.exceptions.RayError:
-                # The driver is gone, and Ray is about to end this process too.
+                # The Ray process has died, and Ray is about to end this worker too.
                 return
 
     def _exchange(self) -> None:

@@ -1,4 +1,4 @@
-"""Is everything here that training needs: tools, devices, network, collectives, storage, a cluster."""
+"""Environment diagnostics: tools, devices, network, collectives, storage, and the Ray cluster that training needs."""
 
 from __future__ import annotations
 
@@ -27,19 +27,21 @@ _TIMEOUT_S = 120.0
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     verdict: Literal["ok", "note", "BAD"]
     what: str
+    """Subject of the check."""
     found: str
+    """What was found."""
     remedy: str = ""
 
 
 def examine(url: str | None) -> list[Finding]:
-    """Look at everything.
+    """Run all checks.
 
     Args:
-        url: A directory or URL below which a file is written, read and deleted; None leaves storage out.
+        url: A directory or URL below which a file is written, read and deleted; None: storage is not checked.
     """
     findings = [*_machine(), _network(), _collectives()]
     if url is not None:
@@ -71,32 +73,32 @@ def _machine() -> Iterator[Finding]:
 
 
 def _network() -> Finding:
-    """The interfaces, and which of them gloo takes."""
+    """Check which network interface gloo uses."""
     address = network_interface.gloo_address()
     others = {name: own for name, own in network_interface.interfaces().items() if own != address}
     shown = ", ".join(f"{name} {own}" for name, own in others.items()) or "none"
     if not address:
         text = f"GLOO_SOCKET_IFNAME={os.environ['GLOO_SOCKET_IFNAME']} is no interface with an address; others: {shown}"
-        return Finding("BAD", "network", text, "set GLOO_SOCKET_IFNAME to one of these, or unset it")
+        return Finding("BAD", "network", text, "set GLOO_SOCKET_IFNAME to one of the others, or unset it")
     text = f"gloo uses {address}; others: {shown}"
     if network_interface.is_loopback(address):
-        return Finding("note", "network", text, _reach(socket.gethostname()))
+        return Finding("note", "network", text, _reachable_remedy(socket.gethostname()))
     return Finding("ok", "network", text)
 
 
-def _reach(host: str) -> str:
-    return f"for workers on several machines, have the name {host} stand for its address, or set GLOO_SOCKET_IFNAME"
+def _reachable_remedy(host: str) -> str:
+    return f"for workers on several nodes, make the name {host} resolve to its address, or set GLOO_SOCKET_IFNAME"
 
 
 def _collectives() -> Finding:
-    """Two processes that sum a tensor."""
+    """Check collectives: two processes sum a tensor."""
     import torch.multiprocessing as mp
 
     started = time.monotonic()
     try:
         with tempfile.TemporaryDirectory(prefix="ivr-doctor-") as scratch:
             mp.spawn(_sum, (_RANKS, str(Path(scratch) / "store")), nprocs=_RANKS)  # type: ignore
-    except Exception as error:  # whatever it is, this is the place where it is told
+    except Exception as error:  # any failure is the result of this check
         return Finding("BAD", "collectives", describe(error), remedy_for(error) or "see GLOO_SOCKET_IFNAME")
     carried = device.describe_collectives()
     return Finding("ok", "collectives", f"{carried}, {_RANKS} processes, {time.monotonic() - started:.1f} s")
@@ -112,7 +114,7 @@ def _sum(rank: int, world: int, store: str) -> None:
 
 
 def _storage(url: str) -> Finding:
-    """A file written, found, read, refused a second time, and deleted."""
+    """Check storage: write a file, list it, read it, fail to create it again, and delete it."""
     target = storage.join(url, f".ivr-doctor-{uuid.uuid4().hex}")
     data = os.urandom(1 << 20)
     started = time.monotonic()
@@ -122,7 +124,7 @@ def _storage(url: str) -> Finding:
         listed = target.rsplit("/", 1)[-1] in storage.list_dir(url)
         storage.delete_tree(target)
     except IvrError as error:
-        return Finding("BAD", "storage", str(error), "see credentials and AWS_ENDPOINT_URL")
+        return Finding("BAD", "storage", str(error), "check the credentials and AWS_ENDPOINT_URL")
     seconds = time.monotonic() - started
     if not first or second or read != data or not listed:
         return Finding("BAD", "storage", f"{storage.display(url)} does not keep what is written", "use another store")
@@ -141,28 +143,28 @@ def _cluster() -> Iterator[Finding]:
             counted = ", ".join(f"{resources.get(kind, 0):.0f} {kind}s" for kind in ("CPU", "GPU"))
             yield Finding("ok", "cluster", f"{nodes} nodes, {counted}, Ray {ray.__version__}")
             settings: Callable[[], dict[str, str]] = _head_settings
-            found = on_head(settings)
+            head = on_head(settings)
             yield from _reachable(_addresses())
     except IvrError as error:
         yield Finding("BAD", "cluster", str(error))
         return
-    slow = [name for name, value in FAST_FAILURE_DETECTION.items() if float(found.get(name, "inf")) > float(value)]
+    slow = [name for name, value in FAST_FAILURE_DETECTION.items() if float(head.get(name, "inf")) > float(value)]
     if slow:
-        wanted = " ".join(f"{name}={FAST_FAILURE_DETECTION[name]}" for name in slow)
-        text = "Ray's own: a dead host is noticed after 13 s, a cut cable after 60 s"
-        yield Finding("note", "failure detection", text, f"start the head with {wanted}")
+        variables = " ".join(f"{name}={FAST_FAILURE_DETECTION[name]}" for name in slow)
+        text = "Ray's defaults: a dead node is detected after 13 s, a network partition after 60 s"
+        yield Finding("note", "failure detection", text, f"start the head node with {variables}")
     else:
-        yield Finding("ok", "failure detection", "a dead host is noticed within seconds")
+        yield Finding("ok", "failure detection", "a dead node is detected within seconds")
 
 
 def _addresses() -> dict[str, str]:
-    """By host name of each machine of the connected cluster: gloo's address there."""
+    """Gloo's address on each node of the connected cluster, by host name."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    look = ray.remote(network_interface.gloo_address)
+    task = ray.remote(network_interface.gloo_address)
     answers = {
-        node["NodeManagerHostname"]: look.options(
+        node["NodeManagerHostname"]: task.options(
             num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         ).remote()
         for node in ray.nodes()  # type: ignore[no-untyped-call]
@@ -172,15 +174,15 @@ def _addresses() -> dict[str, str]:
 
 
 def _reachable(addresses: Mapping[str, str]) -> Iterator[Finding]:
-    """Whether workers on several machines can reach each other."""
-    lost = [host for host, address in addresses.items() if not address or network_interface.is_loopback(address)]
-    if lost and len(addresses) > 1:
-        text = f"gloo has no address that others can reach on {', '.join(sorted(lost))}"
-        yield Finding("BAD", "network of the cluster", text, _reach(lost[0]))
+    """Check that workers on several nodes can reach each other."""
+    unreachable = [host for host, address in addresses.items() if not address or network_interface.is_loopback(address)]
+    if unreachable and len(addresses) > 1:
+        text = f"gloo has no address that other nodes can reach on {', '.join(sorted(unreachable))}"
+        yield Finding("BAD", "network of the cluster", text, _reachable_remedy(unreachable[0]))
 
 
 def _head_settings() -> dict[str, str]:
-    """What the head's control process was started with."""
+    """Ray's settings in the environment of the head node's control service."""
     for folder in Path("/proc").iterdir():
         try:
             if folder.name.isdigit() and b"gcs_server" in (folder / "cmdline").read_bytes().split(b"\0")[0]:

@@ -1,112 +1,121 @@
-"""The driver of a run: checks what can be checked before workers start, starts them, and tells what they do.
+"""The driver of a run: checks the config against the data, starts the workers, and returns the result.
 
-Ray Train restarts the worker group after a failure; everything else (which checkpoint counts, what was trained on,
-when to stop) is decided in storage and by the workers, so a driver that dies loses nothing either.
+`train` goes through these steps:
+
+1. Preflight: read the manifests, and refuse whatever a worker could not work with. Nothing has been started yet.
+2. If the run directory holds a finished run of this config, return its result.
+3. Take the driver lease (`run/lease`), so that a run has one driver at a time, and install handlers for SIGINT,
+   SIGTERM and SIGHUP: the first signal ends training after a checkpoint, the second at once.
+4. Run the workers: in this process if `run.num_workers` is 0, else on Ray (`supervisor`).
+5. Read the result that the workers have written.
+
+Ray Train restarts the worker group after a failure. Everything else (which checkpoint counts, what was trained on, when
+to stop) is decided in storage and by the workers, so a driver that dies loses nothing.
 """
 
 from __future__ import annotations
 
-import json
-import sys
+import logging
 import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, TextIO
+from dataclasses import dataclass
 
 from ivr_dist import storage
 from ivr_dist.config import Config
 from ivr_dist.config.loading import Loaded
 from ivr_dist.display.console import LocalConsole
-from ivr_dist.display.tables import print_metrics, print_result, print_rows
-from ivr_dist.errors import DataError, IvrError, StorageError, UserError
+from ivr_dist.errors import IvrError, StorageError, UserError
 from ivr_dist.inspection.existing_run import finished_result, read_result
 from ivr_dist.inspection.status import status
 from ivr_dist.orchestration.preflight import absolute, preflight
 from ivr_dist.orchestration.stop_signals import StopNow, stop_signals
 from ivr_dist.planning.model_inputs import reading
 from ivr_dist.planning.plan import describe
-from ivr_dist.run import goodput
-from ivr_dist.run.lease import STOP_FILE, StoppedWaiting, hold
-from ivr_dist.run.ledger import HISTORY, read_lineage
-from ivr_dist.sanitize import say
-from ivr_dist.shards.manifest import Manifest
+from ivr_dist.run.lease import StoppedWaiting, hold
+from ivr_dist.run.results import Result
+
+logger = logging.getLogger(__name__)
+
+Rows = Sequence[tuple[str, str]]
 
 
-def train(config: Config, *, loaded: Loaded | None = None, json_output: bool = False, debug: bool = False) -> int:
-    """Train, evaluate, and tell how it went.
+@dataclass(frozen=True)
+class Outcome:
+    """How a call of `train` ended."""
+
+    run_url: str
+    """The run directory, an absolute path or URL."""
+    result: Result | None
+    """None if the run was stopped before its end."""
+    exit_code: int
+    """That of the command: 0, or 128 plus the number of the signal that was received."""
+    by_stop_file: bool = False
+    """Whether the run's stop file ended it."""
+    time_spent: Mapping[str, float] | None = None
+    """Seconds by part, over all attempts; None if nothing was trained."""
+
+
+def train(
+    config: Config,
+    console: LocalConsole,
+    *,
+    loaded: Loaded | None = None,
+    debug: bool = False,
+    on_plan: Callable[[Rows], None] = lambda rows: None,
+) -> Outcome:
+    """Train and evaluate a run; continue one that has begun. See the module for the steps.
 
     Args:
         config: The run's config.
-        loaded: Where the config came from, which errors then tell.
-        json_output: End with one JSON object on stdout; everything else goes to stderr.
-        debug: Show tracebacks of workers.
-
-    Returns:
-        The exit code: 0 done, 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
+        console: Receives the events of the workers; its `stop` ends the run after a checkpoint.
+        loaded: Where the config came from, for errors.
+        debug: Print what Ray and the workers print.
+        on_plan: Called with the rows of the plan once it is known that there is something to train.
 
     Raises:
-        UserError: The config, the data or what the run directory holds cannot work; nothing was started.
+        UserError: The config, the data or the content of the run directory cannot work; nothing was started.
         IvrError: The run failed.
     """
     config = absolute(config)
-    stream = sys.stderr if json_output else sys.stdout
-    started = time.time()
+    run_url, started = config.run.dir, time.time()
     worlds = config.run.world_sizes
     plan, manifests = preflight(config, worlds[-1], loaded, worlds[:-1])
-    run_url = config.run.dir
     _check_run_dir(run_url)
-    result = finished_result(config, plan.total_steps, manifests)
-    trained = result is None
-    if result is None:
-        print_rows(describe(plan, config, None, reading(config, manifests["train"])), stream)
-        code, console = _execute(config, stream, debug, started)
-        print_rows(goodput.rows(console.time_spent), stream)
-        if console.how == "stop file":
-            by = storage.display(storage.join(run_url, STOP_FILE))
-            say(f"ended by {by}; the same command continues this run", stream)
-            if json_output:
-                print(json.dumps(_stopped(run_url)))
-            return 0
-        if code and console.how not in ("finished", "early"):
-            say(f"stopped; the same command continues this run: {storage.display(config.run.dir)}", stream)
-            return code
-        result = read_result(run_url)
-        if result is None:
-            raise IvrError("the workers ended without a result", where=run_url, remedy="run again with --debug")
-        if code:
-            # The signal came when there was nothing left to stop, such as while the test split was scored.
-            print_result(result, stream)
-            return code
-    else:
-        say(
-            f"this run is complete already ({result['steps']} steps); "
-            "choose another run.dir, or run.resume=never to train it anew",
-            stream,
-        )
-    print_result(result, stream)
-    if json_output:
-        print(json.dumps({**result, "trained": trained, "loss": loss_curve(run_url)}))
-    return 0
+    record = finished_result(config, plan.total_steps, manifests)
+    if record is not None:
+        logger.info("%s is complete already", storage.display(run_url))
+        return Outcome(run_url, Result.from_record(record, trained=False), 0)
+    on_plan(describe(plan, config, None, reading(config, manifests["train"])))
+    code = _run_workers(config, console, debug, started)
+    by_stop_file = console.how == "stop file"
+    # A signal, or the console; a supervisor that is stopped while it waits for a cluster reports no ending at all.
+    if by_stop_file or (console.stop.is_set() and console.how not in ("finished", "early")):
+        return Outcome(run_url, None, 0 if by_stop_file else code, by_stop_file, console.time_spent)
+    record = read_result(run_url)
+    if record is None:
+        raise IvrError("the workers ended without a result", where=run_url, remedy="run again with --debug")
+    # A signal can arrive when nothing is left to stop, such as while the test split is scored: a result and a code.
+    return Outcome(run_url, Result.from_record(record), code, time_spent=console.time_spent)
 
 
-def _stopped(run_url: str) -> dict[str, Any]:
-    """What `train --json` says of a run that its stop file has ended."""
-    found = status(run_url)
-    return {
-        "run": storage.display(run_url),
-        "status": "stopped",
-        "checkpoint": found.checkpoint,
-        "steps": found.step,
-        "total_steps": found.total_steps,
-        "attempts": found.attempts,
-        "modalities": found.modalities,
-        "metrics": {},
-        "trained": True,
-        "loss": loss_curve(run_url),
-    }
+def stopped_result(run_url: str) -> Result:
+    """The state of a run that was stopped before its end: how far it came, and its newest complete checkpoint."""
+    state = status(run_url)
+    return Result(
+        run=storage.display(run_url),
+        status="stopped",
+        metrics={},
+        checkpoint=state.checkpoint,
+        steps=state.step,
+        total_steps=state.total_steps,
+        attempts=state.attempts,
+        modalities=tuple(state.modalities),
+    )
 
 
 def _check_run_dir(run_url: str) -> None:
-    """Find out before the workers start that a run directory cannot be made."""
+    """Create the run directory, so that the user learns before the workers start if that is impossible."""
     try:
         storage.make_dirs(run_url)
     except StorageError as error:
@@ -115,63 +124,10 @@ def _check_run_dir(run_url: str) -> None:
         ) from error
 
 
-def evaluate(
-    checkpoint: str,
-    *,
-    shards: str | None = None,
-    split: str = "test",
-    num_workers: int | None = None,
-    json_output: bool = False,
-) -> int:
-    """Score a checkpoint and print its metrics.
-
-    Args:
-        checkpoint: Its directory or URL.
-        shards: The packed split to score; None for the run's own.
-        split: Which of the run's own splits.
-        num_workers: Processes of this machine that share the work; None for one.
-        json_output: Print one JSON object instead of a table.
-    """
-    from ivr_dist.checkpoint.store import read_state
-    from ivr_dist.checkpoint.weights import stored_config
-    from ivr_dist.evaluation.score_checkpoint import score_checkpoint
-
-    url = storage.absolute(checkpoint)
-    if shards is None:
-        state = read_state(url)
-        data = stored_config(state, url).data
-        shards = {"train": data.train, "valid": data.valid, "test": data.test}.get(split, "")
-        if not shards:
-            raise DataError(
-                f"the run had no {split} split", where=url, remedy="give one with --shards, or another --split"
-            )
-        # Older checkpoints have none; and one from elsewhere may hold anything.
-        known = state.get("manifests")
-        if isinstance(known, dict) and known.get(split, "") not in ("", Manifest.load(shards).id):
-            raise DataError(
-                f"the {split} split is not the one that the run had: its manifest is another one",
-                where=storage.display(shards),
-                remedy=f"give it with --shards if it is what is to be scored: --shards {shards}",
-            )
-    found = score_checkpoint(url, storage.absolute(shards), num_workers or 1)
-    if json_output:
-        print(json.dumps({"checkpoint": storage.display(url), "shards": storage.display(shards), "metrics": found}))
-    else:
-        print_metrics({split: found}, sys.stdout)
-    return 0
-
-
-def loss_curve(run_url: str) -> list[tuple[int, float]]:
-    """[step, loss] of every step that counts, over all attempts."""
-    records = (record for _, _, record in read_lineage(run_url, HISTORY))
-    return sorted((record["step"], record["loss"]) for record in records if "loss" in record)
-
-
-def _execute(config: Config, stream: TextIO, debug: bool, started: float) -> tuple[int, LocalConsole]:
-    """Run the workers; returns the exit code that a signal asked for, and what was told."""
-    console = LocalConsole(stream)
+def _run_workers(config: Config, console: LocalConsole, debug: bool, started: float) -> int:
+    """Hold the lease and run the workers to their end; returns the exit code of a signal, 0 without one."""
     with stop_signals(console.stop) as received, suppress(StopNow, StoppedWaiting):
-        with hold(config.run.dir, console, console.stop) as held:
+        with hold(config.run.dir, console, console.stop) as lease:
             if config.run.most_workers == 0:
                 from ivr_dist.orchestration.worker import run_in_process
 
@@ -180,6 +136,6 @@ def _execute(config: Config, stream: TextIO, debug: bool, started: float) -> tup
                 from ivr_dist.orchestration.supervisor import run_on_ray
 
                 run_on_ray(config, console, debug, started)
-        if held.error is not None:
-            raise held.error
-    return received.code, console
+        if lease.error is not None:
+            raise lease.error
+    return received.code

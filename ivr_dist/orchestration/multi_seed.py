@@ -1,4 +1,4 @@
-"""One config trained with several seeds: a run of its own for each, then mean and standard deviation over them."""
+"""Multi-seed training: one run for each seed of one config, then mean and standard deviation of the metrics."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ SUMMARY = "seeds.json"
 
 
 def parse_seeds(text: str) -> list[int]:
-    """The seeds of `0,1,2`, in this order.
+    """Parse a list of seeds such as `0,1,2`; the order is kept.
 
     Raises:
-        ConfigError: It is not a list of different whole numbers from 0 on.
+        ConfigError: It is not a list of distinct integers, 0 or above.
     """
     try:
         seeds = [int(part) for part in text.split(",")]
@@ -49,39 +49,37 @@ def train_seeds(
     json_output: bool = False,
     debug: bool = False,
 ) -> int:
-    """Train every seed in `run.dir/seed-N` and summarise.
+    """Train each seed in `run.dir/seed-N`, and summarise the metrics.
 
-    Each seed is a process of its own, so that none sees what another one left behind, and a run like any other: one
-    that is complete is not trained again, one that was interrupted is continued. All directories are looked at before
-    the first seed is trained.
+    Each seed is trained in a separate process and is a run like any other: a complete one is not trained again, an
+    interrupted one is continued. All run directories are checked before the first seed is trained.
 
     Args:
         path: The config file.
-        overrides: Keys set over it; `run.seed` among them is not used.
+        overrides: Overrides of the file; a `run.seed` among them is replaced.
         seeds: Values of `run.seed`.
-        loaded: The config that file and overrides make.
+        loaded: The config of file and overrides.
         json_output: End with one JSON object on stdout; everything else goes to stderr.
-        debug: Show tracebacks of workers.
+        debug: Print what Ray and the workers print.
 
     Returns:
         The exit code: 0, or that of the first seed that did not finish.
 
     Raises:
-        UserError: The config or the data cannot work, or a directory holds a run of another config; the text names
-            all of them.
+        UserError: The config or the data cannot work, or directories hold runs of another config, which are all named.
     """
     run_dir = loaded.config.run.dir
-    _check(loaded, {seed: _place(run_dir, seed) for seed in seeds})
+    _check(loaded, {seed: _seed_dir(run_dir, seed) for seed in seeds})
     stream = sys.stderr if json_output else sys.stdout
     results = []
     for number, seed in enumerate(seeds, start=1):
-        place = _place(run_dir, seed)
+        seed_dir = _seed_dir(run_dir, seed)
         say(f"seed {seed} ({number} of {len(seeds)})", stream, flush=True)
-        options = [*overrides, f"run.seed={seed}", override("run.dir", place), *(["--debug"] if debug else [])]
+        options = [*overrides, f"run.seed={seed}", override("run.dir", seed_dir), *(["--debug"] if debug else [])]
         code = _train_one([path, *options], stream)
-        result = None if code else read_result(storage.absolute(place))
+        result = None if code else read_result(storage.absolute(seed_dir))
         if result is None:
-            # Ended by its stop file, if the code is 0.
+            # With exit code 0 its stop file ended it.
             return code
         results.append(result["metrics"])
     summary = {"seeds": list(seeds), "metrics": summarise(results)}
@@ -92,27 +90,27 @@ def train_seeds(
     return 0
 
 
-def _place(run_dir: str, seed: int) -> str:
+def _seed_dir(run_dir: str, seed: int) -> str:
     return storage.join(run_dir, f"seed-{seed}")
 
 
-def _check(loaded: Loaded, places: Mapping[int, str]) -> None:
-    """Refuse directories that hold something else, all of them at once."""
+def _check(loaded: Loaded, seed_dirs: Mapping[int, str]) -> None:
+    """Refuse run directories that hold runs of another config, all of them at once."""
     config = absolute(loaded.config)
     worlds = config.run.world_sizes
     plan, manifests = preflight(config, worlds[-1], loaded, worlds[:-1])
-    found: list[UserError] = []
-    for seed, place in places.items():
-        run = replace(config.run, seed=seed, dir=storage.absolute(place))
+    errors: list[UserError] = []
+    for seed, seed_dir in seed_dirs.items():
+        run = replace(config.run, seed=seed, dir=storage.absolute(seed_dir))
         try:
             finished_result(replace(config, run=run), plan.total_steps, manifests)
         except UserError as error:
-            found.append(error)
-    raise_together(found)
+            errors.append(error)
+    raise_together(errors)
 
 
 def summarise(runs: Sequence[Metrics]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Mean and sample standard deviation over the runs, by split and metric; a metric must have a value in each."""
+    """Mean and sample standard deviation over runs, by split and metric, for metrics with a value in every run."""
     summary: dict[str, dict[str, dict[str, Any]]] = {}
     for split, metrics in runs[0].items():
         summary[split] = {}
@@ -126,17 +124,17 @@ def summarise(runs: Sequence[Metrics]) -> dict[str, dict[str, dict[str, Any]]]:
 
 def _train_one(arguments: Sequence[str], stream: TextIO) -> int:
     command = [sys.executable, "-m", "ivr_dist", "train", *arguments]
-    # In a group of its own, so that a terminal's Ctrl-C reaches it once: through here, like any other signal.
+    # In its own process group, so that Ctrl-C reaches it once: forwarded from here, like any other signal.
     process = subprocess.Popen(command, stdout=stream, process_group=0)
-    with _signals_passed_to(process):
+    with _signals_forwarded_to(process):
         code = process.wait()
-    # A process that a signal ended has its negative number here; a shell says 128 plus the number.
+    # For a process that a signal ended, subprocess returns the negative number, a shell 128 plus the number.
     return code if code >= 0 else 128 - code
 
 
 @contextmanager
-def _signals_passed_to(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Leave it to the seed in training to stop well, or at once when asked twice."""
+def _signals_forwarded_to(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Forward stop signals: the process ends after a checkpoint, or at once on the second one."""
 
     def forward(number: int, _frame: FrameType | None) -> None:
         process.send_signal(number)
@@ -149,11 +147,11 @@ def _signals_passed_to(process: subprocess.Popen[bytes]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _print_summary(summary: Mapping[str, Any], place: str, stream: TextIO) -> None:
+def _print_summary(summary: Mapping[str, Any], url: str, stream: TextIO) -> None:
     rows = [
         (f"{split} {name}", f"{cell['mean']:.4f}", f"{cell['std']:.4f}", *(f"{value:.4f}" for value in cell["values"]))
         for split, metrics in summary["metrics"].items()
         for name, cell in metrics.items()
     ]
     print_table(("metric", "mean", "std", *(f"seed {seed}" for seed in summary["seeds"])), rows, stream)
-    print_rows([("summary", storage.display(place))], stream)
+    print_rows([("summary", storage.display(url))], stream)

@@ -1,4 +1,4 @@
-"""Packing and indexing as commands: on this machine's processes or as tasks of a Ray cluster, with progress bars."""
+"""Packing and indexing jobs: on a process pool of this machine or as Ray tasks, with progress bars."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Where:
-    """Where the work is done."""
+    """Where jobs run: on processes of this machine, or on a Ray cluster."""
 
     jobs: int | None = None
-    """Most processes at a time; None: as many as there are processors."""
+    """Number of processes; None: one for each CPU."""
     ray: bool = False
-    """On the cluster that `RAY_ADDRESS` names instead."""
+    """Whether to use the Ray cluster that `RAY_ADDRESS` names."""
     debug: bool = False
     """Let Ray print what its workers print."""
 
     @contextmanager
-    def crew(self) -> Iterator[WorkerPool]:
-        """Those who do it.
+    def worker_pool(self) -> Iterator[WorkerPool]:
+        """Open the worker pool.
 
         Raises:
-            UserError: There is no such cluster.
+            UserError: No cluster is named or reached, or the options contradict each other.
         """
         if not self.ray:
             yield ProcessPool(self.jobs or len(os.sched_getaffinity(0)))
@@ -60,41 +60,41 @@ class Where:
 
 
 def pack_card(root: str, card: Card, url: str, options: PackOptions, where: Where) -> PackSummary:
-    """Pack the files below `root` as `card` describes them; see `data.pack.pack`."""
+    """Pack the files below `root` as `card` describes them; see `packing.pack.pack`."""
     source = registry.open_source(root, card)
     opener = registry.opener(root, card, source)
-    with where.crew() as crew, bars() as progress:
-        return pack(source, url, options, progress, opener=opener, crew=crew)
+    with where.worker_pool() as pool, bars() as progress:
+        return pack(source, url, options, progress, opener=opener, crew=pool)
 
 
 def pack_synth(samples: int, seed: int, text: TextKind, url: str, options: PackOptions, where: Where) -> PackSummary:
-    """Make and pack a synthetic corpus; see `registry.synth` and `data.pack.pack`."""
+    """Make and pack a synthetic corpus; see `corpora.synthetic` and `packing.pack.pack`."""
     opener = Opener(partial(SynthSource, samples, seed, text=text), f"synth {samples} {seed} {text}")
-    with where.crew() as crew, bars() as progress:
-        return pack(opener(), url, options, progress, opener=opener, crew=crew)
+    with where.worker_pool() as pool, bars() as progress:
+        return pack(opener(), url, options, progress, opener=opener, crew=pool)
 
 
 def index_splits(urls: Sequence[str], corpus: str, scale: Scale, where: Where) -> tuple[dict[str, Manifest], list[str]]:
-    """Index the tars of some splits, each of which is named by the last part of its URL; see `data.foreign`.
+    """Index the tars of splits, each named by the last part of its URL; see `packing.index_tars`.
 
     Returns:
-        The manifests by URL, and what the user should know, a sentence each.
+        The manifests by URL, and notes for the user, a sentence each.
     """
-    found, notes = {}, list[str]()
-    with where.crew() as crew, bars() as progress:
+    manifests, notes = {}, list[str]()
+    with where.worker_pool() as pool, bars() as progress:
         for url in urls:
             split = url.rstrip("/").rpartition("/")[2]
             report = partial(progress, split)
-            found[url] = index_tars(
-                url, corpus=corpus, split=split, scale=scale, progress=report, crew=crew, tell=notes.append
+            manifests[url] = index_tars(
+                url, corpus=corpus, split=split, scale=scale, progress=report, crew=pool, tell=notes.append
             )
-    return found, notes
+    return manifests, notes
 
 
 class RayTasks:
-    """Runs jobs as tasks of the Ray cluster that this process is connected to, as many as it has processors.
+    """A `WorkerPool` of tasks on the Ray cluster that this process is connected to, one for each CPU.
 
-    Ray repeats the tasks of a machine that is lost. Progress is heard of when a job ends.
+    Ray repeats the tasks of a node that is lost. Progress is reported when a job ends.
     """
 
     start_s = 0.0
@@ -111,16 +111,16 @@ class RayTasks:
 
         call = ray.remote(_call)
         shared = ray.put(function)
-        waiting = enumerate(jobs)
+        pending = enumerate(jobs)
         numbers: dict[Any, int] = {}
-        # One task runs on a processor and one waits there for it.
-        most = 2 * int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
+        # For each CPU one task runs and one is queued.
+        limit = 2 * int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
         while True:
-            numbers |= {call.remote(shared, job): number for number, job in islice(waiting, most - len(numbers))}
+            numbers |= {call.remote(shared, job): number for number, job in islice(pending, limit - len(numbers))}
             if not numbers:
                 return
-            (ended, *_), _ = ray.wait(list(numbers))
-            take(numbers.pop(ended), _result(ended))
+            (done, *_), _ = ray.wait(list(numbers))
+            take(numbers.pop(done), _result(done))
 
 
 def _call(function: Callable[[Any, OnProgress], Any], job: Any) -> Any:
@@ -133,10 +133,10 @@ def _result(task: Any) -> Any:
     try:
         return ray.get(task)
     except ray.exceptions.RayTaskError as error:
-        # What the job raised, instead of the remote traceback as a message.
+        # The exception of the job, instead of an error whose message is the remote traceback.
         raise error.cause from None
     except ray.exceptions.RayError as error:
         raise WorkerError(
-            f"a task failed for good: {describe(error)}",
-            remedy="the same command goes on from here",
+            f"a Ray task failed after its retries: {describe(error)}",
+            remedy="the same command continues from here",
         ) from error

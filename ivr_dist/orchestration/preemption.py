@@ -1,4 +1,4 @@
-"""What Ray knows of the machines of a run, for its workers and for Ray Train's controller."""
+"""Cluster events from Ray: preemption notices, free capacity for more workers, lost workers and nodes."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import ray
 import ray.train
 from ray.train.v2.api.callback import UserCallback
 
-_LOOK_S = 5.0
-_FOUND_DEAD_S = 4.0
-_ANSWER_S = 5.0
+_CAPACITY_PERIOD_S = 5.0
+_NODE_DEATH_TIMEOUT_S = 4.0
+_COORDINATOR_TIMEOUT_S = 5.0
 
 
 class RayCluster:
-    """One worker's view; made in a Ray Train worker.
+    """`ClusterEvents` of a Ray Train worker.
 
     Args:
-        most_workers: Workers that the run asks for.
+        most_workers: Largest number of workers of the run.
         use_gpu: Whether each of them has a GPU.
     """
 
@@ -29,19 +29,19 @@ class RayCluster:
         self._grow = False
         context = ray.train.get_context()
         if context.get_world_rank() == 0 and context.get_world_size() < most_workers:
-            threading.Thread(target=self._look, name="ivr-cluster", daemon=True).start()
+            threading.Thread(target=self._poll_capacity, name="ivr-cluster", daemon=True).start()
 
     def preempted(self) -> bool:
-        """Whether a machine of the run has been told to go; all ranks must call it equally often."""
+        """Whether a node of the run has a preemption notice; all ranks must call it equally often."""
         return ray.train.get_preemption_info() is not None
 
     def may_grow(self) -> bool:
-        """Whether there is room for another worker, as of the last look."""
+        """Whether the cluster has free resources for another worker, as of the last poll."""
         return self._grow
 
-    def _look(self) -> None:
+    def _poll_capacity(self) -> None:
         wait = threading.Event()
-        while not wait.wait(_LOOK_S):
+        while not wait.wait(_CAPACITY_PERIOD_S):
             try:
                 free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
             except ray.exceptions.RayError:
@@ -50,12 +50,12 @@ class RayCluster:
 
 
 class FailureReporter(UserCallback):
-    """Tells the driver that workers were lost and that Ray starts them again; runs in Ray Train's controller.
+    """Reports lost workers to the driver; a callback in Ray Train's controller, which then restarts the group.
 
     Args:
-        handle: The channel to the driver.
-        max_failures: How many failures the run survives; -1 for any number.
-        failures: Those it has survived before this controller.
+        handle: The event channel.
+        max_failures: Failures that the run survives (`run.max_failures`); -1 for any number.
+        failures: Failures that it has survived before this controller.
     """
 
     def __init__(self, handle: Any, max_failures: int, failures: int) -> None:
@@ -64,44 +64,45 @@ class FailureReporter(UserCallback):
         self._failures = failures
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """One line for one failure; what all lost workers say is mostly that one of them is gone."""
+        """Report a failure in one line; the other workers' errors are mostly consequences of the first."""
         self._failures += 1
         lost = ", ".join(str(rank) for rank in sorted(worker_exceptions))
         allowed = "" if self._max_failures < 0 else f" of {self._max_failures}"
         again = self._max_failures < 0 or self._failures <= self._max_failures
-        then = "all workers are started again" if again else "this is too many"
+        then = "all workers are restarted" if again else "this is one too many"
         text = f"lost worker {lost} (failure {self._failures}{allowed}); {then}"
         self._handle.push.remote([{"kind": "phase", "text": text, "failure": 1}])
 
 
 class NodeListRefresh(UserCallback):
-    """Has Ray's elastic policy go by the machines that are there now; runs in Ray Train's controller.
+    """Refreshes the node list of Ray's elastic scaling policy after a failure; a callback in Ray Train's controller.
 
-    The policy's list of machines is up to 20 s old. After a loss it would ask for workers on a machine that is gone,
-    and wait for them in vain before it asks for fewer.
+    The policy's list is up to 20 s old. After the loss of a node it would request workers there, and wait for a timeout
+    before it requests fewer.
     """
 
     def __init__(self) -> None:
-        self._machines = _alive()
+        self._nodes = _alive_nodes()
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Wait until Ray has found out whether a machine is gone, and have the list made anew."""
-        until = time.monotonic() + _FOUND_DEAD_S
+        """Wait until Ray has noticed whether a node died, and recompute the list."""
+        deadline = time.monotonic() + _NODE_DEATH_TIMEOUT_S
         with suppress(ray.exceptions.RayError):
-            while self._machines <= _alive() and time.monotonic() < until:
+            while self._nodes <= _alive_nodes() and time.monotonic() < deadline:
                 time.sleep(0.2)
-            self._machines = _alive()
+            self._nodes = _alive_nodes()
             coordinator = start_coordinator()
             if coordinator is not None:
-                ray.get(coordinator.get_reserved_resources.remote("ivr_dist", recompute=True), timeout=_ANSWER_S)
+                resources = coordinator.get_reserved_resources.remote("ivr_dist", recompute=True)
+                ray.get(resources, timeout=_COORDINATOR_TIMEOUT_S)
 
 
 def start_coordinator() -> Any:
-    """The actor that knows which machines there are, started if there is none yet; None if Ray has it no more.
+    """Get or start Ray's autoscaling coordinator, the actor that holds the node list; None if Ray has none any more.
 
-    Ray Train asks it before it starts workers. Begun early, it starts beside the controller instead of after it.
+    Ray Train asks it before it starts workers. Started early, it starts beside the controller instead of after it.
     """
-    # A private part of Ray: where it has moved, all goes well without, only later.
+    # A private part of Ray: if it has moved, training works without it, but recovers more slowly.
     with suppress(ImportError):
         from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
             get_or_create_autoscaling_coordinator,
@@ -111,6 +112,6 @@ def start_coordinator() -> Any:
     return None
 
 
-def _alive() -> set[str]:
-    """Ids of the machines of the cluster."""
+def _alive_nodes() -> set[str]:
+    """Ids of the nodes of the cluster that are alive."""
     return {node["NodeID"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]

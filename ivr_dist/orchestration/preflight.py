@@ -1,4 +1,4 @@
-"""What can be checked before workers start: the data sets, their shards, and how the config fits them."""
+"""Preflight checks: the data sets, their shards, and how the config fits them, before any worker starts."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ from ivr_dist.shards.manifest import Manifest
 def preflight(
     config: Config, world: int, loaded: Loaded | None = None, others: Sequence[int] = ()
 ) -> tuple[Plan, dict[str, Manifest]]:
-    """Everything that can be wrong without a worker: data sets, their shards, and how they fit the plan.
+    """Check all that can be checked without a worker: the data sets, their shards, and how they fit the plan.
 
     Args:
         config: The run's config.
         world: Its number of workers.
-        loaded: Where the config came from, which errors then tell.
-        others: Other numbers of workers that it must fit as well.
+        loaded: Where the config came from, for errors.
+        others: Further numbers of workers that it must fit.
 
     Returns:
         The plan at this world size, and the manifests by split.
 
     Raises:
-        UserError: Something cannot work as given; of several faults all are told.
+        UserError: Something cannot work as given; several errors are raised together.
     """
-    manifests, found = _manifests(config)
+    manifests, errors = _manifests(config)
     if not config.data.train:
-        found.append(ConfigError("data.train is empty", where="data.train", remedy="set it to a packed split"))
+        errors.append(ConfigError("data.train is empty", where="data.train", remedy="set it to a packed split"))
     if "train" in manifests:
-        found += _faults(config, manifests, [world, *others], loaded)
-    raise_together(found, loaded.place if loaded else "")
+        errors += _faults(config, manifests, [world, *others], loaded)
+    raise_together(errors, loaded.place if loaded else "")
     train = manifests["train"]
     return make_plan(config, train.samples, world, train.total_bytes), manifests
 
 
 def further_faults(loaded: Loaded) -> list[UserError]:
-    """What the data say against a config that has faults of its own; nothing where it names none."""
+    """Return what the data contradicts in a config that has errors already, so that all are reported at once."""
     config = loaded.config
     if not config.data.train:
         return []
     if config.train.global_batch % (config.group * (config.train.accumulation or 1)):
-        # Told already.
+        # Reported already.
         consistency = replace(config.loss.consistency, group=None)
         config = replace(
             config,
@@ -59,34 +59,34 @@ def further_faults(loaded: Loaded) -> list[UserError]:
             train=replace(config.train, accumulation=None),
         )
     worlds = config.run.world_sizes
-    found = _caught(preflight, config, worlds[-1], loaded, worlds[:-1])
-    return [each for fault in found for each in (fault.faults if isinstance(fault, FaultsError) else (fault,))]
+    errors = _caught(preflight, config, worlds[-1], loaded, worlds[:-1])
+    return [each for error in errors for each in (error.faults if isinstance(error, FaultsError) else (error,))]
 
 
 def absolute(config: Config) -> Config:
-    """The config with every place written so that it means the same in a worker's working directory."""
+    """Make every path of a config absolute: workers have another working directory."""
 
-    def place(url: str) -> str:
+    def to_absolute(url: str) -> str:
         return storage.absolute(url) if url else ""
 
     data, run, text = config.data, config.run, config.model.text
     if folder := local_folder(text.pretrained):
         text = replace(text, pretrained=str(folder.resolve()))
-    resume = run.resume if run.resume in ("auto", "never") else place(run.resume)
+    resume = run.resume if run.resume in ("auto", "never") else to_absolute(run.resume)
     return replace(
         config,
-        data=replace(data, train=place(data.train), valid=place(data.valid), test=place(data.test)),
-        run=replace(run, dir=place(run.dir), resume=resume),
+        data=replace(data, train=to_absolute(data.train), valid=to_absolute(data.valid), test=to_absolute(data.test)),
+        run=replace(run, dir=to_absolute(run.dir), resume=resume),
         model=replace(config.model, text=text),
     )
 
 
 def count_parameters(config: Config, train: Manifest) -> int:
-    """Trainable parameters of the model for a training split; no memory is taken for them.
+    """Count the trainable parameters of the model for a training split, without allocating them.
 
     Raises:
-        DataError: The split does not hold what the config asks for.
-        ConfigError: The pretrained text encoder cannot be described.
+        DataError: The split does not have what the config requires.
+        ConfigError: The config of the pretrained text encoder cannot be read.
     """
     import torch
 
@@ -103,50 +103,50 @@ def count_parameters(config: Config, train: Manifest) -> int:
 
 
 def _manifests(config: Config) -> tuple[dict[str, Manifest], list[UserError]]:
-    """By split, as far as they can be read, and what is wrong with the others."""
+    """Load the manifests by split, as far as they can be read; and the errors of the others."""
     manifests: dict[str, Manifest] = {}
-    found: list[UserError] = []
+    errors: list[UserError] = []
     for split, url in (("train", config.data.train), ("valid", config.data.valid), ("test", config.data.test)):
         if not url:
             continue
 
-        def look(split: str = split, url: str = url) -> None:
+        def check(split: str = split, url: str = url) -> None:
             manifest = Manifest.load(url)
-            # What a command gives need not be beside the manifest.
+            # With data.pipe a command provides the shards, which need not be beside the manifest.
             manifest.check_shards(url, tars=not config.data.pipe)
             manifests[split] = manifest
 
-        found += _caught(look)
-    return manifests, found
+        errors += _caught(check)
+    return manifests, errors
 
 
 def _faults(
     config: Config, manifests: Mapping[str, Manifest], worlds: Sequence[int], loaded: Loaded | None
 ) -> list[UserError]:
-    """How a config does not fit data that can be read."""
+    """Collect the errors of a config against data that can be read."""
     train = manifests["train"]
-    found: list[UserError] = []
+    errors: list[UserError] = []
     for world in worlds:
-        found += _caught(make_plan, config, train.samples, world, train.total_bytes)
-        if found:
-            # The others have little else to say.
+        errors += _caught(make_plan, config, train.samples, world, train.total_bytes)
+        if errors:
+            # Other world sizes would mostly repeat them.
             break
     for split, manifest in manifests.items():
-        found += _caught(_check_like_train, config, split, manifest, train)
-    if not found:
-        # Of splits that have other tasks than train nothing can be said.
-        found += _caught(check_labels, manifests, config.loss.tasks, config.train.select == "best")
-    found += _caught(_check_monitor, config, manifests.get("valid"))
-    found += _modality_faults(config, train, loaded)
+        errors += _caught(_check_like_train, config, split, manifest, train)
+    if not errors:
+        # Labels can be compared only between splits with the same tasks.
+        errors += _caught(check_labels, manifests, config.loss.tasks, config.train.select == "best")
+    errors += _caught(_check_monitor, config, manifests.get("valid"))
+    errors += _modality_faults(config, train, loaded)
     if config.model.text.pretrained:
-        found += _caught(check_source, config.model.text.pretrained)
+        errors += _caught(check_source, config.model.text.pretrained)
         for manifest in manifests.values():
-            found += _caught(manifest.check_transcripts)
-    return [_placed(fault, loaded) for fault in found]
+            errors += _caught(manifest.check_transcripts)
+    return [_located(error, loaded) for error in errors]
 
 
 def _caught(check: Callable[..., object], *arguments: Any) -> list[UserError]:
-    """What a check raises for the user, as a list, so that the next one is made too."""
+    """Run a check, and return the `UserError` that it raises as a list, so that further checks can run."""
     try:
         check(*arguments)
     except UserError as error:
@@ -154,10 +154,10 @@ def _caught(check: Callable[..., object], *arguments: Any) -> list[UserError]:
     return []
 
 
-def _placed(fault: UserError, loaded: Loaded | None) -> UserError:
-    """A fault with the place where the key was set that it begins with; other faults as they are."""
-    origin = loaded.origins.get(fault.what.partition(" ")[0]) if loaded else None
-    return type(fault)(fault.what, where=origin, remedy=fault.remedy) if origin else fault
+def _located(error: UserError, loaded: Loaded | None) -> UserError:
+    """Add to an error that begins with a config key where that key was set; return any other as it is."""
+    origin = loaded.origins.get(error.what.partition(" ")[0]) if loaded else None
+    return type(error)(error.what, where=origin, remedy=error.remedy) if origin else error
 
 
 def _check_like_train(config: Config, split: str, manifest: Manifest, train: Manifest) -> None:
@@ -174,8 +174,8 @@ def _check_monitor(config: Config, valid: Manifest | None) -> None:
     if valid is None or not config.train.monitor:
         return
     known = [f"valid/{name}" for name in metrics.names(valid.corpus, valid.tasks)]
-    asked = f"valid/{config.train.monitor.removeprefix('valid/')}"
-    if asked not in known:
+    monitor = f"valid/{config.train.monitor.removeprefix('valid/')}"
+    if monitor not in known:
         raise ConfigError(
             f"train.monitor = {config.train.monitor} is not a metric of the validation split",
             where=config.data.valid,
@@ -184,7 +184,7 @@ def _check_monitor(config: Config, valid: Manifest | None) -> None:
 
 
 def _modality_faults(config: Config, train: Manifest, loaded: Loaded | None) -> list[UserError]:
-    """Nothing to read; or something that was asked for on the command line and is not read."""
+    """Return errors if no modality can be read, or one that was given on the command line is not read."""
     read = reading(config, train)
     missing = {name: why for name, why in read.unused.items() if name in config.data.modalities}
     if not read.used:

@@ -1,4 +1,4 @@
-"""Ray clusters: connect to a named one or start one here, wait until it has room, and tell when it is gone."""
+"""Ray clusters: connect to a named one or start a local one, wait for resources, and detect dead services."""
 
 from __future__ import annotations
 
@@ -21,50 +21,50 @@ from ivr_dist.runtime.environment import run_variables
 
 T = TypeVar("T")
 
-# Ray reads these when its processes start. A dead worker or host is noticed in about a second instead of many.
+# Ray reads these when its processes start. A dead worker or node is detected in about a second instead of many.
 FAST_FAILURE_DETECTION: Mapping[str, str] = {
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "500",
     "RAY_health_check_timeout_ms": "1500",
     "RAY_health_check_failure_threshold": "3",
 }
-_PATIENCE_S = 8.0
-_SAY_S = 30.0
+_HEAD_TIMEOUT_S = 8.0
+_REPORT_PERIOD_S = 30.0
 _SERVICES = {"gcs_server": "control service (gcs_server)", "raylet": "raylet"}
 
 
 def worker_resources(kind: str) -> dict[str, float]:
-    """What one worker takes of a cluster: a processor, and a GPU where `kind` is GPU."""
+    """Resources that one worker reserves: a CPU, and a GPU if `kind` is GPU."""
     return {"CPU": 1, "GPU": 1} if kind == "GPU" else {"CPU": 1}
 
 
 def cluster_kind() -> str:
-    """GPU or CPU: what the connected cluster gives each worker."""
+    """Resource that each worker of the connected cluster computes on: GPU or CPU."""
     import ray
 
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return "GPU" if device.cluster_has_gpus(resources) else "CPU"
 
 
-def wait_for_room(
-    workers: int, kind: str, wait_s: float, say: Callable[[str], None], stopped: Callable[[], bool]
+def wait_for_resources(
+    workers: int, kind: str, wait_s: float, report: Callable[[str], None], stopped: Callable[[], bool]
 ) -> bool:
-    """Wait until the connected cluster has room for so many workers.
+    """Wait until the connected cluster has the resources for so many workers.
 
-    A placement group asks for it, which is what an autoscaler goes by.
+    They are requested by a placement group, to which an autoscaler responds.
 
     Args:
         workers: Workers that a run needs to start.
-        kind: GPU or CPU, what each of them takes.
+        kind: GPU or CPU, the resource that each of them needs.
         wait_s: Seconds to wait; 0 for a cluster that does not grow.
-        say: Told what is waited for, at once and every 30 s.
-        stopped: Whether the user wants to stop.
+        report: Called with what is waited for, at once and every 30 s.
+        stopped: Whether a stop is requested.
 
     Returns:
-        False if the user wants to stop.
+        False if a stop is requested.
 
     Raises:
-        UserError: It has no room in time.
+        UserError: The cluster does not have the resources in time.
     """
     import ray
 
@@ -75,25 +75,25 @@ def wait_for_room(
     if have() >= workers:
         return True
     if wait_s <= 0:
-        raise _no_room(workers, kind, have(), wait_s)
+        raise _too_small(workers, kind, have(), wait_s)
     group = ray.util.placement_group([worker_resources(kind)] * workers, strategy="PACK")
-    deadline, said = time.monotonic() + wait_s, -_SAY_S
+    deadline, reported = time.monotonic() + wait_s, -_REPORT_PERIOD_S
     try:
         while not group.wait(0.5):
             if stopped():
                 return False
             if time.monotonic() > deadline:
-                raise _no_room(workers, kind, have(), wait_s)
-            if time.monotonic() - said >= _SAY_S:
-                said = time.monotonic()
-                has = f"the cluster has {have()}, {deadline - said:.0f} s are left"
-                say(f"waiting for machines: {workers} {kind}s are needed, {has}")
+                raise _too_small(workers, kind, have(), wait_s)
+            if time.monotonic() - reported >= _REPORT_PERIOD_S:
+                reported = time.monotonic()
+                remaining = f"{deadline - reported:.0f} s remaining"
+                report(f"waiting for {workers} {kind}s; the cluster has {have()}, {remaining}")
     finally:
         ray.util.remove_placement_group(group)
     return True
 
 
-def _no_room(workers: int, kind: str, have: int, wait_s: float) -> UserError:
+def _too_small(workers: int, kind: str, have: int, wait_s: float) -> UserError:
     waited = f" after {wait_s:.0f} s" if wait_s > 0 else ""
     return UserError(
         f"run.num_workers={workers} needs as many {kind}s, and the Ray cluster has {have}{waited}",
@@ -103,7 +103,7 @@ def _no_room(workers: int, kind: str, have: int, wait_s: float) -> UserError:
 
 
 def dead_service() -> str:
-    """Which service of a cluster that this process started has ended; empty if none has, or it started none."""
+    """Return which service of the local cluster of this process has died; empty if none has, or there is none."""
     import ray
 
     node: Any = ray._private.worker._global_node
@@ -114,7 +114,7 @@ def dead_service() -> str:
 
 
 def on_head(work: Callable[[], T]) -> T:
-    """What `work` returns on the head node of the connected cluster."""
+    """Run `work` on the head node of the connected cluster, and return its result."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -124,20 +124,22 @@ def on_head(work: Callable[[], T]) -> T:
         if node["Alive"] and "node:__internal_head__" in node["Resources"]
     ]
     strategy = NodeAffinitySchedulingStrategy(heads[0], soft=False)
-    found: T = ray.get(ray.remote(work).options(num_cpus=0, scheduling_strategy=strategy).remote())
-    return found
+    result: T = ray.get(ray.remote(work).options(num_cpus=0, scheduling_strategy=strategy).remote())
+    return result
 
 
 @contextmanager
-def connected(workers: int, debug: bool, *, folder: str = "", patience_s: float = _PATIENCE_S) -> Iterator[None]:
-    """Connect to the cluster that `RAY_ADDRESS` names, or to one started here that ends with the context.
+def connected(
+    workers: int, debug: bool, *, folder: str = "", head_timeout_s: float = _HEAD_TIMEOUT_S
+) -> Iterator[None]:
+    """Connect to the cluster that `RAY_ADDRESS` names, or to a local one that is started here.
 
     Args:
-        workers: How many processors a cluster of our own has at least.
-        debug: Let Ray print worker logs.
-        folder: For the sockets and logs of a cluster of our own, whose processes the caller ends; empty: one that ends
-            with the context.
-        patience_s: Seconds in which the head of a named cluster must take a connection.
+        workers: Least number of CPUs of a local cluster.
+        debug: Let Ray print the logs of workers.
+        folder: Folder for sockets and logs of a local cluster, whose processes the caller ends; empty: a temporary one,
+            and the cluster ends with the context.
+        head_timeout_s: Seconds in which the head node of a named cluster must accept a connection.
 
     Raises:
         UserError: No cluster could be reached or started.
@@ -146,13 +148,13 @@ def connected(workers: int, debug: bool, *, folder: str = "", patience_s: float 
     own_folder = ""
     options: dict[str, Any] = {"log_to_driver": debug, "logging_level": "INFO" if debug else "ERROR"}
     if address:
-        _await_head(address, patience_s)
+        _await_head(address, head_timeout_s)
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
             options["runtime_env"] = {"env_vars": run_variables(os.environ)}
     else:
-        # A cluster of our own: its sockets in a folder of its own, and a token only this run knows. Ray gives everybody
-        # every right to the folder it is told; so it is told one inside of a folder that only we may enter.
+        # A local cluster has a folder of its own for its sockets, and a random token. Ray makes the folder that it is
+        # given accessible to everybody, so it is given one inside a folder that only this user may enter.
         folder = folder or (own_folder := scratch_folders.ray_folder())
         os.environ.update(FAST_FAILURE_DETECTION)
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(16), RAY_USAGE_STATS_ENABLED="0")
@@ -181,7 +183,7 @@ def connected(workers: int, debug: bool, *, folder: str = "", patience_s: float 
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Give SIGTERM back to whom it belonged: `ray.init` takes it, and its handler aborts the process after 3 s."""
+    """Restore the SIGTERM handler: `ray.init` installs one that aborts the process after 3 s."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -189,21 +191,21 @@ def _own_signals() -> Iterator[None]:
     try:
         yield
     finally:
-        # None, whatever the stubs say, where something else than Python has set it.
+        # None, despite the stubs, if it was not set from Python.
         if before:
             signal.signal(signal.SIGTERM, before)
 
 
-def _await_head(address: str, patience_s: float) -> None:
-    """Find out in seconds that nobody listens there; Ray itself would try for a quarter of an hour.
+def _await_head(address: str, timeout_s: float) -> None:
+    """Wait until the head node accepts a connection; Ray itself would try for a quarter of an hour.
 
     Raises:
-        UserError: Nobody does.
+        UserError: It does not in time.
     """
     host, _, port = address.rpartition(":")
     if "//" in address or not host or not port.isdigit():
         return
-    deadline = time.monotonic() + patience_s
+    deadline = time.monotonic() + timeout_s
     while True:
         try:
             with socket.create_connection((host.strip("[]"), int(port)), timeout=2.0):

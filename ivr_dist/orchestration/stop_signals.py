@@ -1,4 +1,4 @@
-"""Signals that end a run: the first one after a checkpoint, the second one at once."""
+"""Signal handling: the first SIGINT, SIGTERM or SIGHUP ends training after a checkpoint, a second one at once."""
 
 from __future__ import annotations
 
@@ -10,24 +10,34 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Each ends the run after a checkpoint, with exit code 128 and its number."""
+"""Each ends training after a checkpoint; the exit code is then 128 plus its number."""
 
 
 class ReceivedSignal:
-    """The exit code that a signal asked for; 0 if none came."""
+    """The first signal that was received, if any."""
 
     code = 0
+    """128 plus its number; 0 without a signal."""
     ending = False
-    """Whether a second one has ended everything at once."""
+    """Whether a second one has arrived."""
 
 
 class StopNow(BaseException):
-    """A second signal: end at once."""
+    """Raised in the main thread by a second signal: end at once."""
 
 
 @contextmanager
 def stop_signals(stop: threading.Event) -> Iterator[ReceivedSignal]:
-    """Turn the first Ctrl-C, SIGTERM or SIGHUP into a wish to stop, and the second one into an immediate end."""
+    """Handle stop signals inside the context; the handlers before it are restored afterwards.
+
+    Outside the main thread, where Python allows no handlers, nothing is installed.
+
+    Args:
+        stop: Set by the first signal.
+
+    Raises:
+        StopNow: A second signal arrived.
+    """
     received = ReceivedSignal()
 
     def handle(number: int, _frame: FrameType | None) -> None:
@@ -38,14 +48,14 @@ def stop_signals(stop: threading.Event) -> Iterator[ReceivedSignal]:
             raise StopNow
         received.code = 128 + number
         stop.set()
-        # Not through the stream, which this may interrupt; after SIGHUP the terminal is gone.
+        # Written to the descriptor: the handler may interrupt a write to the stream. After SIGHUP the terminal is gone.
         with suppress(OSError):
-            os.write(2, b"stopping after a checkpoint; signal again to stop without one\n")
+            os.write(2, b"stopping after a checkpoint; press Ctrl-C (or signal) again to stop without one\n")
 
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    # nohup has it ignored, and that is meant.
+    # nohup ignores SIGHUP on purpose.
     ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set()
     previous = {number: signal.signal(number, handle) for number in _STOPPING if number not in ignored}
     try:

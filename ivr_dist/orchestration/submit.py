@@ -1,4 +1,4 @@
-"""Submit a training run to a Ray cluster: check what would be uploaded, follow the job, return its exit code."""
+"""Submit a training run as a Ray job: check the upload, follow the job's output, return its exit code."""
 
 from __future__ import annotations
 
@@ -51,19 +51,19 @@ def submit(
     wait: bool = True,
     stream: TextIO | None = None,
 ) -> int:
-    """Run `ivr-dist train` as a job on a cluster.
+    """Run `ivr-dist train` as a Ray job on a cluster.
 
-    The checkout that the current directory lies in is uploaded, less what .gitignore and .rayignore name.
+    The checkout around the current directory is uploaded, without what .gitignore and .rayignore match.
 
     Args:
-        config_path: The config, a file below the checkout.
+        config_path: The config, a file inside the checkout.
         overrides: Dotted overrides, `key=value`.
-        address: The cluster's Jobs API, such as http://head:8265.
+        address: Address of the cluster's Jobs API, such as http://head:8265.
         wait: Follow the job to its end; otherwise return once it is accepted.
-        stream: Where the job's output goes; stdout by default.
+        stream: Destination of the job's output; stdout by default.
 
     Returns:
-        The job's own exit code; 130 after Ctrl-C (which stops the job), 143 if someone else stopped it.
+        The job's exit code; 130 after Ctrl-C (which stops the job), 143 if it was stopped in another way.
 
     Raises:
         UserError: The config, paths, package or address cannot work; nothing was submitted.
@@ -72,10 +72,10 @@ def submit(
     stream = stream or sys.stdout
     config = load_config(config_path, list(overrides))
     root = project_root(Path.cwd())
-    placed = [*overrides, *absolute_paths(config, address)]
-    _refuse_secrets(placed)
+    all_overrides = [*overrides, *absolute_paths(config, address)]
+    _refuse_secrets(all_overrides)
     check_package(root, Path(config_path).resolve())
-    entrypoint = ["python", "-m", "ivr_dist", "train", os.path.relpath(config_path, root), *placed]
+    entrypoint = ["python", "-m", "ivr_dist", "train", os.path.relpath(config_path, root), *all_overrides]
     with _cluster_errors(address):
         client = _connect(address)
         job = client.submit_job(
@@ -90,22 +90,22 @@ def submit(
 
 
 def _refuse_secrets(overrides: Sequence[str]) -> None:
-    """Keep passwords out of the job's command, which the cluster shows to everyone who sees its dashboard.
+    """Keep passwords out of the job's command, which the dashboard of the cluster shows to everybody.
 
     Raises:
-        UserError: An override has one in a URL.
+        UserError: An override contains a password or signature in a URL.
     """
     for override in overrides:
         if hide_secrets(override) != override:
             raise UserError(
                 "the cluster shows a job's command, and this override has a password or signature in its URL",
                 where=override,
-                remedy="write the URL into the config, or give access by environment variables (AWS_*, FSSPEC_*)",
+                remedy="write the URL into the config, or pass credentials in environment variables (AWS_*, FSSPEC_*)",
             )
 
 
 def project_root(directory: Path) -> Path:
-    """The checkout around a directory: the nearest folder above that holds the package.
+    """Find the checkout around a directory: the directory, or the nearest one above, that contains the package.
 
     Raises:
         UserError: There is none.
@@ -121,15 +121,15 @@ def project_root(directory: Path) -> Path:
 
 
 def job_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Variables of the job's processes: what the run needs, and time to write a checkpoint when it is stopped."""
+    """Environment variables of the job: those that the run needs, and a grace period for a checkpoint when stopped."""
     return {"RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_GRACE_S), **RECORDER, **run_variables(environment)}
 
 
 def absolute_paths(config: Config, address: str) -> list[str]:
-    """Overrides that make the config's local paths mean on the cluster what they mean here.
+    """Make overrides that replace the relative paths of a config by absolute ones.
 
-    A job runs in a copy of the checkout, where `data/x` is not what it is here. If the cluster is this machine, the
-    absolute path is; on another machine no relative path can be.
+    A job runs in a copy of the checkout, where `data/x` is another directory. If the cluster is this machine, the
+    absolute path is valid there; on another machine no relative path can be resolved.
 
     Returns:
         One override for each relative path; none if all are absolute or URLs.
@@ -144,11 +144,11 @@ def absolute_paths(config: Config, address: str) -> list[str]:
         "data.valid": config.data.valid,
         "data.test": config.data.test,
     }
-    # A name on the hub is no path.
+    # The name of a model on the hub is not a path.
     if local_folder(config.model.text.pretrained):
         paths["model.text.pretrained"] = config.model.text.pretrained
     relative = {key: path for key, path in paths.items() if path and _is_relative(path)}
-    if relative and (where := elsewhere(address)):
+    if relative and (where := why_remote(address)):
         key, path = next(iter(relative.items()))
         raise ConfigError(
             f"{key}={path} is a path relative to this machine's current directory, and {where}",
@@ -162,10 +162,10 @@ def _is_relative(path: str) -> bool:
     return storage.is_local(path) and not os.path.isabs(storage.local_path(path)) and "://" not in path
 
 
-def elsewhere(address: str) -> str:
-    """Why the cluster of a Jobs address is not known to be this machine, in words; empty if it is.
+def why_remote(address: str) -> str:
+    """Explain why the cluster at a Jobs API address may not be this machine; empty if it is.
 
-    Loopback alone does not say so: ssh and kubectl forward ports of other machines to it.
+    A loopback address alone proves nothing: ssh and kubectl forward ports of other machines to it.
 
     Raises:
         UserError: It is not an HTTP address.
@@ -181,7 +181,7 @@ def elsewhere(address: str) -> str:
     if not owners or any("ray" in line and "dashboard" in line for line in lines.values()):
         return ""
     name = next((line.split()[0].rpartition("/")[2] for line in lines.values() if line), "a process of another user")
-    return f"port {port} here is not Ray's own but held by {name}, as where the port of another machine is forwarded"
+    return f"port {port} here belongs not to Ray but to {name}, as when the port of another machine is forwarded"
 
 
 def _command_line(pid: int | None) -> str:
@@ -207,32 +207,32 @@ def _is_loopback(address: str) -> bool:
 
 
 def upload_files(root: Path) -> list[tuple[Path, int]]:
-    """Files that Ray would upload from a folder and their sizes in bytes, by Ray's own reading of the ignore files."""
+    """List the files that Ray would upload from a folder, with sizes in bytes; Ray's code reads the ignore files."""
     from ray._private.ray_constants import RAY_RUNTIME_ENV_IGNORE_GITIGNORE
     from ray._private.runtime_env.packaging import _dir_travel
 
-    found: list[tuple[Path, int]] = []
+    files: list[tuple[Path, int]] = []
 
     def collect(path: Path) -> None:
         if path.is_file():
-            found.append((path, path.stat().st_size))
+            files.append((path, path.stat().st_size))
 
-    quiet = logging.getLogger(f"{__name__}.upload")
-    quiet.setLevel(logging.ERROR)
+    quiet_logger = logging.getLogger(f"{__name__}.upload")
+    quiet_logger.setLevel(logging.ERROR)
     use_gitignore = os.environ.get(RAY_RUNTIME_ENV_IGNORE_GITIGNORE, "0") != "1"
-    _dir_travel(root, [], collect, include_gitignore=use_gitignore, logger=quiet)
-    return sorted(found)
+    _dir_travel(root, [], collect, include_gitignore=use_gitignore, logger=quiet_logger)
+    return sorted(files)
 
 
 def check_package(root: Path, config_file: Path) -> None:
-    """Refuse an upload that is too large or would not run.
+    """Check that the upload is small enough and would run.
 
     Args:
         root: The checkout.
         config_file: The run's config, an absolute path.
 
     Raises:
-        UserError: Too large, a part of the package or the config is missing, or the package does not import.
+        UserError: It is too large, lacks a part of the package or the config, or its package cannot be imported.
     """
     files = upload_files(root)
     total = sum(size for _, size in files)
@@ -242,7 +242,7 @@ def check_package(root: Path, config_file: Path) -> None:
         raise UserError(
             f"the upload has {format_bytes(total)}, more than {format_bytes(MAX_UPLOAD_BYTES)}; largest: {listing}",
             where=str(root),
-            remedy="name what a worker does not need in .rayignore",
+            remedy="list files that workers do not need in .rayignore",
         )
     uploaded = {path for path, _ in files}
     missing = [path for path in sorted((root / "ivr_dist").rglob("*.py")) if path not in uploaded]
@@ -250,13 +250,13 @@ def check_package(root: Path, config_file: Path) -> None:
         raise UserError(
             f"the upload would lack {len(missing)} files of the package, first {missing[0].relative_to(root)}",
             where=str(root),
-            remedy="a pattern in .gitignore or .rayignore matches too much; start it with / to anchor it",
+            remedy="a pattern in .gitignore or .rayignore matches too much; anchor it with a leading /",
         )
     if config_file not in uploaded:
         raise UserError(
             "the config would not be uploaded",
             where=str(config_file),
-            remedy="put it into a folder of the checkout that no ignore file names, such as configs/",
+            remedy="move it to a folder of the checkout that no ignore file matches, such as configs/",
         )
     _check_import([path for path in uploaded if path.is_relative_to(root / "ivr_dist")], root)
 
@@ -277,20 +277,20 @@ def _check_import(files: Sequence[Path], root: Path) -> None:
         )
     if outcome.returncode:
         raise UserError(
-            f"the package does not import from the upload: {last_words(outcome.stderr) or 'killed'}",
+            f"the package cannot be imported from the upload: {last_words(outcome.stderr) or 'killed'}",
             where=str(root),
-            remedy="mend the code, or the ignore files if it imports here",
+            remedy="fix the code, or the ignore files if it can be imported here",
         )
 
 
 def _connect(address: str) -> JobSubmissionClient:
     _is_loopback(address)
-    # Ray lets these override the address that it is given.
+    # These variables would override the address.
     os.environ.pop("RAY_ADDRESS", None)
     os.environ.pop("RAY_API_SERVER_ADDRESS", None)
     from ray.job_submission import JobSubmissionClient
 
-    # They report uploads and closed connections by internal names.
+    # These loggers report uploads and closed connections in Ray's internal terms.
     for module in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
         logging.getLogger(f"ray.{module}").setLevel(logging.WARNING)
     return JobSubmissionClient(address)
@@ -298,7 +298,7 @@ def _connect(address: str) -> JobSubmissionClient:
 
 @contextmanager
 def _cluster_errors(address: str) -> Iterator[None]:
-    """Say in one line what Ray's client raises."""
+    """Turn errors of Ray's job client into one line each."""
     from ray.exceptions import AuthenticationError
     from requests.exceptions import RequestException
 
@@ -315,28 +315,26 @@ def _cluster_errors(address: str) -> Iterator[None]:
             "no Ray cluster answers", where=address, remedy="check --address, or start one: launch/local_cluster.sh up"
         ) from error
     except (RuntimeError, RequestException) as error:
-        raise IvrError(
-            f"the cluster failed: {describe(error)}", where=address, remedy="look at its dashboard"
-        ) from error
+        raise IvrError(f"the cluster failed: {describe(error)}", where=address, remedy="check its dashboard") from error
 
 
 def _follow(client: JobSubmissionClient, job: str, stream: TextIO) -> int:
-    """Copy the job's output until it ends; Ctrl-C stops the job, a second one leaves it to itself."""
+    """Copy the job's output until it ends; Ctrl-C stops the job, a second one detaches from it."""
     output = _Output(client, job, stream)
     try:
         return exit_code(output.copy_to_end())
     except KeyboardInterrupt:
-        say(f"stopping {job}; once more to leave it", sys.stderr, flush=True)
+        say(f"stopping {job}; press Ctrl-C again to detach", sys.stderr, flush=True)
         try:
             client.stop_job(job)
             output.copy_to_end()
         except KeyboardInterrupt:
-            say(f"left {job} to itself", sys.stderr, flush=True)
+            say(f"detached from {job}", sys.stderr, flush=True)
         return EXIT_INTERRUPTED
 
 
 class _Output:
-    """A job's output, copied once however often the connection breaks."""
+    """A job's output, copied exactly once however often the connection breaks."""
 
     def __init__(self, client: JobSubmissionClient, job: str, stream: TextIO) -> None:
         self._client = client
@@ -345,13 +343,13 @@ class _Output:
         self._copied = 0
 
     def copy_to_end(self) -> JobDetails:
-        """Copy until the job has ended, and return how."""
+        """Copy until the job has ended; returns its details."""
         import asyncio
 
         from aiohttp import ClientError
 
         while True:
-            # A broken connection says nothing about the job: ask, and go on where the output broke off.
+            # A broken connection says nothing about the job: query its state, and resume the output where it stopped.
             with suppress(RuntimeError, ClientError):
                 asyncio.run(self._copy())
             info = self._client.get_job_info(self._job)
@@ -362,15 +360,15 @@ class _Output:
     async def _copy(self) -> None:
         skip = self._copied
         async for text in self._client.tail_job_logs(self._job):
-            fresh = text[skip:]
-            skip -= len(text) - len(fresh)
-            self._copied += len(fresh)
-            self._stream.write(writable(plain_lines(fresh), self._stream))
+            new = text[skip:]
+            skip -= len(text) - len(new)
+            self._copied += len(new)
+            self._stream.write(writable(plain_lines(new), self._stream))
             self._stream.flush()
 
 
 def exit_code(info: JobDetails) -> int:
-    """A finished job's exit code: its process's own, 128 + n if signal n ended it, 143 if the job was stopped."""
+    """Return a finished job's exit code: that of its process, 128 + n if signal n ended it, 143 if it was stopped."""
     status = info.status.value
     if status == "SUCCEEDED":
         return 0

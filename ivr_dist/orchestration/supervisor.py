@@ -1,14 +1,22 @@
-"""The command's end of a run on Ray: it starts a session in a process of its own, and another one if Ray is lost.
+"""Supervises a run on Ray: starts the Ray process, relays its events, and starts another one if Ray is lost.
 
 Ray takes over the process that calls `ray.init`: it replaces signal handlers, aborts three seconds after SIGTERM, and
-ends the process when its control service is gone. So the command never imports it. A session (`ray_session`) connects
-to Ray in a child process with signals blocked; the command keeps signals, lease and terminal to itself, passes a wish
-to stop on, and ends whatever the session leaves behind.
+exits when its control service is gone. The driver therefore never imports it (decision 003). It keeps signals, lease
+and terminal to itself, and a child process, the Ray process (`ray_process`), connects to Ray with signals blocked.
+
+`run_on_ray` repeats these steps until the run has ended:
+
+1. Start the Ray process with a pipe to it and a mark in its environment, and send it the `Job`.
+2. Relay: print the events that arrive, pass a stop request on, and look for the run's stop file until workers run.
+3. Kill every process on this machine that carries the mark, so that nothing of a broken cluster stays behind.
+4. Decide by the outcome: return if training has ended or was stopped, raise an error that would occur again, and
+   otherwise count a failure (`run.max_failures`) and start again from the newest complete checkpoint.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -32,94 +40,97 @@ from ivr_dist.run.attempts import read_attempts
 from ivr_dist.run.lease import STOP_FILE
 from ivr_dist.runtime import scratch_folders
 
+logger = logging.getLogger(__name__)
+
 MARK = "IVR_DIST_SESSION"
-"""Variable of the environment by which the processes of a session on this machine are known."""
+"""Environment variable that marks the Ray process and all its descendants on this machine."""
 
 _BOOT = """\
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
-from ivr_dist.ray_session import main
+from ivr_dist.orchestration.ray_process import main
 main(int(sys.argv[2]))
 """
 _POLL_S = 0.25
-_CONNECT_S = {True: 60.0, False: 180.0}
-"""Seconds to connect to a named cluster whose head answers, and to start one here. Ray's own limit is 15 minutes."""
-_HEAD_S = 8.0
-"""Seconds in which the head of a named cluster must answer, unless it has answered this run before."""
-_LEAVE_S = 10.0
-_MOST_UNSTARTED = 3
-"""Times in a row that a cluster of our own may fail to start."""
-_STOP_FILE_S = 1.0
+_CONNECT_TIMEOUT_S = {True: 60.0, False: 180.0}
+"""Limit for connecting to a named cluster whose head node answers, and for starting a local one; Ray's is 15 min."""
+_HEAD_TIMEOUT_S = 8.0
+"""Limit for the head node of a named cluster to accept a connection, unless it has accepted one of this run before."""
+_EXIT_TIMEOUT_S = 10.0
+_MAX_START_FAILURES = 3
+"""Consecutive failures to start a local cluster before the run fails."""
+_STOP_FILE_PERIOD_S = 1.0
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a session runs; sent to its process."""
+    """The work of the Ray process; sent to it through the pipe."""
 
     config: dict[str, Any]
     debug: bool
     started: float
-    """Unix time when the command was given."""
+    """Unix time when the driver was started."""
     attempts_before: int
-    """Attempts of the run when the command was given."""
+    """Attempts of the run when the driver was started."""
     failures: int
     """Failures that the run has survived so far."""
     address: str
-    """Of the Ray cluster; empty for one that the session starts."""
+    """Address of the Ray cluster; empty for a local one, which the Ray process starts."""
     scratch: str
-    """Folder for such a cluster."""
-    patience_s: float
-    """Seconds in which the head of a named cluster must take a connection."""
+    """Folder for sockets and logs of a local cluster."""
+    head_timeout_s: float
+    """Seconds in which the head node of a named cluster must accept a connection."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a session ended."""
+    """How a Ray process ended."""
 
     kind: Literal["done", "failed", "unstarted", "lost", "stopped"]
-    """unstarted: there was no cluster; lost: Ray, or the session's process, is gone; stopped: by the stop file or a
-    signal, before any worker ran."""
+    """unstarted: no cluster was reached or started; lost: a part of Ray, or the Ray process, has died; stopped: by the
+    stop file or a signal, before any worker ran."""
     error: IvrError | None = None
     what: str = ""
-    """What was lost."""
+    """Description of what was lost."""
     failures: int = 0
-    """Failures of workers that were survived in it."""
+    """Worker failures that Ray Train has survived meanwhile."""
 
 
 def run_on_ray(config: Config, console: LocalConsole, debug: bool, started: float) -> None:
-    """Run the workers to their end, on the cluster that `RAY_ADDRESS` names or on one started here.
+    """Run the workers to their end, on the cluster that `RAY_ADDRESS` names or on a local one.
 
     Args:
         config: The run's config.
-        console: Prints the workers' events; its `stop` asks them to end after a checkpoint.
-        debug: Show what Ray and the workers print.
-        started: Unix time when the command was given.
+        console: Receives the workers' events; its `stop` ends training after a checkpoint.
+        debug: Print what Ray and the workers print.
+        started: Unix time when the driver was started.
 
     Raises:
         IvrError: The error that ended the run.
     """
     address = os.environ.get("RAY_ADDRESS", "")
     attempts_before = len(read_attempts(storage.absolute(config.run.dir)))
-    job = Job(to_dict(config), debug, started, attempts_before, 0, address, "", _HEAD_S)
-    unstarted = 0
+    job = Job(to_dict(config), debug, started, attempts_before, 0, address, "", _HEAD_TIMEOUT_S)
+    start_failures = 0
     while True:
-        with _scratch(address) as folder:
+        with _scratch_folder(address) as folder:
             job = replace(job, scratch=folder)
-            outcome = _run_session(job, console, storage.join(storage.absolute(config.run.dir), STOP_FILE))
+            outcome = _run_once(job, console, storage.join(storage.absolute(config.run.dir), STOP_FILE))
+        logger.info("the Ray process ended: %s %s", outcome.kind, outcome.what)
         if outcome.kind in ("done", "stopped"):
             return
-        unstarted = unstarted + 1 if outcome.kind == "unstarted" else 0
-        # That a cluster of our own does not start may pass: one of its processes was killed, the machine was busy.
-        passing = not address and 0 < unstarted < _MOST_UNSTARTED
-        if outcome.error is not None and not passing:
-            # After a session that was lost it is no mistake of the user's that there is no cluster any more.
-            raise _cluster_lost(outcome.error) if unstarted and job.failures else outcome.error
+        start_failures = start_failures + 1 if outcome.kind == "unstarted" else 0
+        # A local cluster may fail to start for a transient reason: a process was killed, the machine was busy.
+        retry_start = not address and 0 < start_failures < _MAX_START_FAILURES
+        if outcome.error is not None and not retry_start:
+            # A cluster that was there before and is gone now is not the user's mistake.
+            raise _cluster_lost(outcome.error) if start_failures and job.failures else outcome.error
         what = outcome.what if outcome.error is None else outcome.error.what
         if console.stop.is_set():
-            _say(console, f"{what}; the newest complete checkpoint stands")
+            _report(console, f"{what}; the newest complete checkpoint is kept")
             return
-        if passing:
-            _say(console, f"{what}; trying again")
+        if retry_start:
+            _report(console, f"{what}; trying again")
             continue
         failures = job.failures + outcome.failures + 1
         if 0 <= config.run.max_failures < failures:
@@ -129,22 +140,22 @@ def run_on_ray(config: Config, console: LocalConsole, debug: bool, started: floa
                 remedy="the same command continues from the last checkpoint; --debug shows what Ray printed",
             )
         allowed = "" if config.run.max_failures < 0 else f" of {config.run.max_failures}"
-        _say(console, f"{outcome.what} (failure {failures}{allowed}); all workers are started again")
-        # The head of a cluster that was there a moment ago may be starting again.
-        job = replace(job, failures=failures, patience_s=max(_HEAD_S, config.run.wait_s))
+        _report(console, f"{outcome.what} (failure {failures}{allowed}); all workers are restarted")
+        # The head node of a cluster that was there a moment ago may be restarting.
+        job = replace(job, failures=failures, head_timeout_s=max(_HEAD_TIMEOUT_S, config.run.wait_s))
 
 
 def _cluster_lost(error: IvrError) -> WorkerError:
     return WorkerError(error.what, where=error.where, remedy=f"{error.remedy}; the same command continues this run")
 
 
-def _say(console: LocalConsole, text: str) -> None:
+def _report(console: LocalConsole, text: str) -> None:
     console.emit({"kind": "phase", "text": text})
 
 
 @contextmanager
-def _scratch(address: str) -> Iterator[str]:
-    """A folder for a cluster of our own; none for a named one."""
+def _scratch_folder(address: str) -> Iterator[str]:
+    """Create a temporary folder for a local cluster; a named one needs none."""
     folder = "" if address else scratch_folders.ray_folder()
     try:
         yield folder
@@ -153,38 +164,39 @@ def _scratch(address: str) -> Iterator[str]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _run_session(job: Job, console: LocalConsole, stop_file: str) -> Outcome:
-    session = _Session(job)
-    leaves = False
+def _run_once(job: Job, console: LocalConsole, stop_file: str) -> Outcome:
+    """Run one Ray process from its start to its end."""
+    process = _RayProcess(job)
+    exits_itself = False
     try:
-        outcome = _follow(session, job, console, stop_file)
-        leaves = outcome.kind in ("done", "failed", "unstarted")
+        outcome = _relay(process, job, console, stop_file)
+        exits_itself = outcome.kind in ("done", "failed", "unstarted")
         return outcome
     finally:
-        session.end(leaves)
+        process.end(exits_itself)
 
 
-def _follow(session: _Session, job: Job, console: LocalConsole, stop_file: str) -> Outcome:
-    """Print what the session says until it ends, and pass on the wish to stop."""
+def _relay(process: _RayProcess, job: Job, console: LocalConsole, stop_file: str) -> Outcome:
+    """Relay events of the Ray process to the console until it ends, and a stop request to it."""
     connected = workers = stopping = False
     failures = 0
-    deadline = time.monotonic() + _CONNECT_S[bool(job.address)] + (job.patience_s if job.address else 0.0)
-    looked = time.monotonic()
+    deadline = time.monotonic() + _CONNECT_TIMEOUT_S[bool(job.address)] + (job.head_timeout_s if job.address else 0.0)
+    checked = time.monotonic()
     while True:
         if console.stop.is_set() and not stopping:
             stopping = True
-            session.stop()
+            process.stop()
         if not workers:
             if not connected and stopping:
                 return Outcome("stopped")
             if not connected and time.monotonic() > deadline:
                 return Outcome("unstarted", error=no_cluster(job.address, "it does not answer"))
-            if time.monotonic() - looked >= _STOP_FILE_S:
-                looked = time.monotonic()
+            if time.monotonic() - checked >= _STOP_FILE_PERIOD_S:
+                checked = time.monotonic()
                 if _exists(stop_file):
                     console.how = "stop file"
                     return Outcome("stopped")
-        message = session.receive(_POLL_S)
+        message = process.receive(_POLL_S)
         if message is None:
             continue
         kind, value = message
@@ -208,7 +220,7 @@ def _exists(url: str) -> bool:
 
 
 def no_cluster(address: str, why: str) -> UserError:
-    """The error of a cluster that could not be reached or started."""
+    """Make the error for a cluster that could not be reached or started."""
     if address:
         return UserError(
             f"no Ray cluster could be reached: {why}",
@@ -221,15 +233,19 @@ def no_cluster(address: str, why: str) -> UserError:
     )
 
 
-class _Session:
-    """The process of a session, seen from the command."""
+class _RayProcess:
+    """The Ray process as the driver sees it: a child process and a pipe.
+
+    Args:
+        job: Sent to it at once.
+    """
 
     def __init__(self, job: Job) -> None:
         self._mark = uuid.uuid4().hex
         self._connection: Connection[Any, Any]
         self._connection, there = Pipe()
-        # What Ray prints is for those who ask for it: it is pages long where one line says what happened.
-        sink: IO[Any] | int = sys.stderr.fileno() if job.debug else subprocess.DEVNULL
+        # Ray prints pages where one line says what happened: they are shown with --debug only.
+        sink = _stderr() if job.debug else subprocess.DEVNULL
         self._process = subprocess.Popen(
             [sys.executable, "-c", _BOOT, json.dumps(sys.path), str(there.fileno())],
             env={**os.environ, MARK: self._mark},
@@ -237,7 +253,7 @@ class _Session:
             stdout=sink,
             stderr=sink,
             pass_fds=[there.fileno()],
-            # A terminal's Ctrl-C and a scheduler's signal to the command's process group are for the command alone.
+            # A terminal's Ctrl-C and a scheduler's signal to the process group must reach the driver alone.
             start_new_session=True,
         )
         there.close()
@@ -245,51 +261,59 @@ class _Session:
             self._connection.send(job)
 
     def receive(self, timeout_s: float) -> tuple[Any, Any] | None:
-        """The next message, see `ray_session`; None if there is none for so long; `lost` once the process is gone."""
+        """Return the next message (see `ray_process`), None after the timeout, or `lost` once the process is gone."""
         try:
             if self._connection.poll(timeout_s):
                 message: tuple[Any, Any] = self._connection.recv()
                 return message
         except (EOFError, OSError):
-            return "lost", f"the process that drives Ray has ended ({_ending(self._process.wait())})"
+            return "lost", f"the Ray process has ended ({_exit_status(self._process.wait())})"
         return None
 
     def stop(self) -> None:
-        """Tell it to end after a checkpoint."""
+        """Ask it to end training after a checkpoint."""
         with suppress(OSError):
             self._connection.send("stop")
 
-    def end(self, leaves: bool) -> None:
-        """End it and all that it leaves on this machine; if it `leaves` by itself, give it time for that."""
-        if leaves:
+    def end(self, exits_itself: bool) -> None:
+        """Kill it and its descendants on this machine; if it `exits_itself`, wait a few seconds for that first."""
+        if exits_itself:
             with suppress(subprocess.TimeoutExpired):
-                self._process.wait(_LEAVE_S)
+                self._process.wait(_EXIT_TIMEOUT_S)
         self._process.kill()
         self._connection.close()
         self._process.wait()
-        end_marked(self._mark)
+        kill_marked(self._mark)
 
 
-def _ending(code: int) -> str:
+def _stderr() -> IO[Any] | int:
+    """The stream for what a child process prints: stderr, also where a notebook has replaced `sys.stderr`."""
+    try:
+        return sys.stderr.fileno()
+    except (OSError, ValueError, AttributeError):
+        return 2
+
+
+def _exit_status(code: int) -> str:
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
-def end_marked(mark: str) -> None:
-    """End the processes of this machine that carry a session's mark, and those that they start meanwhile."""
-    deadline = time.monotonic() + _LEAVE_S
-    while (left := marked(mark)) and time.monotonic() < deadline:
-        for pid in left:
+def kill_marked(mark: str) -> None:
+    """Kill the processes of this machine that carry a mark, and those that they start meanwhile."""
+    deadline = time.monotonic() + _EXIT_TIMEOUT_S
+    while (pids := find_marked(mark)) and time.monotonic() < deadline:
+        for pid in pids:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)
 
 
-def marked(mark: str) -> list[int]:
-    """Processes of this machine that carry a session's mark, without this one."""
-    wanted = f"{MARK}={mark}".encode()
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/environ"):
+def find_marked(mark: str) -> list[int]:
+    """Return the ids of the processes of this machine that carry a mark, without this one."""
+    entry = f"{MARK}={mark}".encode()
+    pids = []
+    for environ in Path("/proc").glob("[0-9]*/environ"):
         with suppress(OSError):
-            if wanted in entry.read_bytes().split(b"\0"):
-                found.append(int(entry.parent.name))
-    return [pid for pid in found if pid != os.getpid()]
+            if entry in environ.read_bytes().split(b"\0"):
+                pids.append(int(environ.parent.name))
+    return [pid for pid in pids if pid != os.getpid()]

@@ -1,9 +1,12 @@
-"""What one worker runs: attempt after attempt, until the run has ended."""
+"""One worker: trains attempt after attempt until the run has ended, under Ray Train or in this process alone."""
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,7 +14,7 @@ import torch
 from ivr_dist import storage
 from ivr_dist.config import Config
 from ivr_dist.config.loading import from_dict
-from ivr_dist.errors import IvrError
+from ivr_dist.errors import IvrError, UserError
 from ivr_dist.run import attempts
 from ivr_dist.run.events import Console
 from ivr_dist.runtime import collectives, device, log_level, threads
@@ -19,15 +22,15 @@ from ivr_dist.training.attempt import AttemptRun, SkippedSteps
 from ivr_dist.training.rank_agreement import ClusterEvents
 from ivr_dist.training.trainer import Ending
 
-# How long a worker that has reported a fatal error waits for the driver to end the run before Ray is told.
+# How long a worker that has reported a fatal error waits for the driver to end the run before it raises to Ray.
 _FATAL_GRACE_S = 30.0
 
 
 def ray_entry(payload: dict[str, Any]) -> None:
-    """The function Ray Train runs in each worker.
+    """Entry point of a Ray Train worker.
 
-    An explained error goes to the driver, which ends the run: it would be the same on every retry. Any other error is
-    Ray's to see, so that it restarts the group.
+    An `IvrError` that a retry would repeat goes to the driver, which ends the run. Any other error is raised to Ray
+    Train, which restarts the worker group.
     """
     import ray.train
 
@@ -56,16 +59,50 @@ def ray_entry(payload: dict[str, Any]) -> None:
 
 
 def run_in_process(config: Config, console: Console) -> None:
-    """Train in this process alone, without Ray."""
-    if not device.available():
-        chosen = threads.choose(config.run.threads)
-        torch.set_num_threads(chosen.threads)
-        console.emit({"kind": "phase", "text": f"computing with {chosen.threads} thread(s): {chosen.why}"})
+    """Train in this process alone, without Ray; may be called any number of times in one process.
+
+    Threads, random state and determinism of PyTorch are as before afterwards: the caller may be a notebook.
+
+    Raises:
+        UserError: This process has a default process group of its own.
+        IvrError: The run cannot go on.
+    """
+    if collectives.is_distributed():
+        raise UserError(
+            "this process has a torch.distributed process group already, and training in it needs its own",
+            where="run.num_workers=0",
+            remedy="call torch.distributed.destroy_process_group() first, or train on workers (run.num_workers=1)",
+        )
     with (
+        _library_settings_kept(),
         tempfile.TemporaryDirectory(prefix="ivr-group-") as scratch,
         collectives.group(f"{scratch}/store", 0, 1, config.run.hang_after_s),
     ):
+        if not device.available():
+            choice = threads.choose(config.run.threads)
+            torch.set_num_threads(choice.threads)
+            console.emit({"kind": "phase", "text": f"computing with {choice.threads} thread(s): {choice.why}"})
         train(config, console, 0, len(attempts.read_attempts(storage.absolute(config.run.dir))))
+
+
+@contextmanager
+def _library_settings_kept() -> Iterator[None]:
+    """Restore the settings of PyTorch that training changes for the whole process; keep DeepSpeed from printing."""
+    count, random_state = torch.get_num_threads(), torch.get_rng_state()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    # DeepSpeed's logger writes to stdout by a handler of its own.
+    deepspeed_logger = logging.getLogger("DeepSpeed")
+    level = deepspeed_logger.level
+    deepspeed_logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        deepspeed_logger.setLevel(level)
+        torch.set_num_threads(count)
+        torch.set_rng_state(random_state)
+        # Only where it changed: on a CPU the call would import PyTorch's compiler.
+        if torch.are_deterministic_algorithms_enabled() != deterministic:
+            torch.use_deterministic_algorithms(deterministic)
 
 
 def train(
@@ -77,19 +114,19 @@ def train(
     cluster_events: ClusterEvents | None = None,
     started: float | None = None,
 ) -> Ending:
-    """Train a run to its end, from wherever it stands; every rank of an existing process group calls it.
+    """Train a run to its end from its newest checkpoint; every rank of an existing process group calls it.
 
     Args:
         config: The run's config.
-        console: Where rank 0 tells what happens.
-        local_rank: This worker's number on its node.
-        attempts_before: Attempts of the run when its driver started: a later one is a retry, which continues whatever
-            `run.resume` says.
-        cluster_events: What is known of the machines; None: they never change.
-        started: Unix time when the driver started, from which the time of its first attempt counts; None for now.
+        console: Receives events; most come from rank 0.
+        local_rank: Rank of this worker on its node.
+        attempts_before: Attempts of the run when its driver was started. A later one is a retry, which continues
+            whatever `run.resume` is.
+        cluster_events: Preemption notices and free capacity; None: the cluster does not change.
+        started: Unix time when the driver was started, from which the time of its first attempt counts; None: now.
 
     Returns:
-        How it ended.
+        How training ended.
 
     Raises:
         IvrError: The run cannot go on.
@@ -97,7 +134,7 @@ def train(
     device.tune_memory()
     device.deterministic()
     began = time.time()
-    # Only the driver's first attempt has waited for the driver.
+    # The time before the workers started counts towards the driver's first attempt only.
     if started is not None and len(attempts.read_attempts(storage.absolute(config.run.dir))) <= attempts_before:
         began = started
     left_out: SkippedSteps | None = None

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ivr_dist import storage
+from ivr_dist.common.decoder import decode
 from ivr_dist.errors import CorruptDataError, SupersededError
 from ivr_dist.sanitize import shorten
 from ivr_dist.storage.numbered_names import Numbered
@@ -118,35 +119,18 @@ def _parse(record: Any, number: int) -> Attempt:
     Raises:
         ValueError: It is not what a worker group writes; the text says why.
     """
-    if not isinstance(record, dict):
-        raise ValueError("it is not an object")
+    attempt = decode(Attempt, record)
     least = {"number": number, "step": 0, "world": 1, "stage": 0, "steps_per_epoch": 1}
     for name, low in least.items():
-        value = record.get(name)
-        if type(value) is not int or value < low or (name == "number" and value != number):
+        value = getattr(attempt, name)
+        if value < low or (name == "number" and value != number):
             raise ValueError(f"its {name} is {shorten(str(value), 20)}")
-    parent, started = record.get("parent"), record.get("started", 0.0)
-    if parent is not None and (type(parent) is not int or not 0 < parent < number):
-        raise ValueError(f"its parent is {shorten(str(parent), 20)}")
-    if type(started) not in (int, float):
-        raise ValueError("its started is not a time")
-    workers, changed = record.get("workers", []), record.get("changed", {})
-    if not _texts(workers):
-        raise ValueError("its workers are not a list of texts")
-    if not isinstance(changed, dict) or not all(_texts(pair) and len(pair) == 2 for pair in changed.values()):
-        raise ValueError("its changed does not tell values")
-    return Attempt(
-        number,
-        parent,
-        **{name: record[name] for name in least if name != "number"},
-        started=started,
-        workers=tuple(workers),
-        changed=changed,
-    )
-
-
-def _texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    if attempt.parent is not None and not 0 < attempt.parent < number:
+        raise ValueError(f"its parent is {shorten(str(attempt.parent), 20)}")
+    for key, values in attempt.changed.items():
+        if len(values) != 2:
+            raise ValueError(f"its changed has {len(values)} values of {shorten(key, 40)} instead of two")
+    return attempt
 
 
 def _damaged(url: str, why: str) -> CorruptDataError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -51,7 +52,15 @@ def group(store: str, rank: int, world: int, hang_after_s: float = 0.0) -> Itera
     try:
         yield
     finally:
-        dist.destroy_process_group()
+        _destroy()
+
+
+def _destroy() -> None:
+    """Destroy the default process group and every group made from it, those of DeepSpeed included."""
+    # DeepSpeed caches its groups for the life of the process. Its own function also drops these; with PyTorch's alone
+    # the next engine in this process would be given groups that no longer exist.
+    comm = sys.modules.get("deepspeed.comm")
+    (dist if comm is None or not comm.is_initialized() else comm).destroy_process_group()
 
 
 def is_distributed() -> bool:

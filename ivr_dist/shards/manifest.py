@@ -8,18 +8,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
-from functools import cache, cached_property
-from types import UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ivr_dist import storage
 from ivr_dist.common import strict_json
+from ivr_dist.common.decoder import decode
 from ivr_dist.common.file_signatures import HEAD, decode_text, other_kind
 from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.errors import CorruptDataError, DataError
@@ -33,8 +32,6 @@ FORMAT = "ivr-shards"
 VERSION = 1
 MANIFEST_NAME = "manifest.json"
 TABLE_NAME = "manifest.shards"
-
-T = TypeVar("T")
 
 _REMEDY = "pack the split again"
 _COUNTED = ("vocabulary", "transcripts", "labels")
@@ -235,7 +232,7 @@ def _parse(text: bytes, split_url: str, where: str) -> Manifest:
     identity = content.pop("id", None)
     try:
         table = _table(content, split_url) if isinstance(content.get("shards"), dict) else None
-        manifest = _record(Manifest, content, "")
+        manifest = decode(Manifest, content)
         manifest = manifest if table is None else replace(manifest, shards=table)
         _check(manifest)
     except ValueError as error:
@@ -342,49 +339,5 @@ def _holds_numbers(feature: FeatureSpec) -> bool:
     return str(dtype) == feature.dtype and dtype.kind in ("iu" if feature.kind == "tokens" else "fiu")
 
 
-def _record(kind: type[T], value: Any, path: str) -> T:
-    """A JSON object as a dataclass; every key must be known, there, and of its type."""
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} is not an object")
-    hints = _hints(kind)  # type: ignore[arg-type]
-    if unknown := sorted(value.keys() - hints.keys()):
-        raise ValueError(f"unknown key {_below(path, unknown[0])}")
-    for item in fields(kind):  # type: ignore[arg-type]
-        if item.name not in value and item.default is MISSING and item.default_factory is MISSING:
-            raise ValueError(f"key {_below(path, item.name)} is missing")
-    return kind(**{name: _value(hints[name], given, _below(path, name)) for name, given in value.items()})
-
-
-def _value(hint: Any, value: Any, path: str) -> Any:
-    """A JSON value as what a field is declared to be; numbers stay as written, because the id is made of them."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if is_dataclass(hint):
-        return _record(hint, value, path)  # type: ignore[arg-type]
-    if origin is dict and isinstance(value, dict):
-        return {name: _value(arguments[1], item, _below(path, name)) for name, item in value.items()}
-    if origin in (list, Sequence) and isinstance(value, list):
-        return [_value(arguments[0], item, f"{path}[{number}]") for number, item in enumerate(value)]
-    if origin is UnionType:
-        return None if value is None else _value(arguments[0], value, path)
-    if origin is Literal and value in arguments:
-        return value
-    # bool is an int, NaN and infinity are floats, to Python but not to a manifest.
-    if hint is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
-        return value
-    if hint in (int, str) and type(value) is hint:
-        return value
-    wanted = f"one of {', '.join(arguments)}" if origin is Literal else getattr(origin or hint, "__name__", str(hint))
-    raise ValueError(f"{path} is {_shown(value)}, not {wanted}")
-
-
-@cache
-def _hints(kind: type[Any]) -> dict[str, Any]:
-    return get_type_hints(kind)
-
-
 def _shown(value: Any) -> str:
     return shorten(json.dumps(value), 60)
-
-
-def _below(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name

@@ -8,7 +8,7 @@ import pytest
 
 from ivr_dist.checkpoint.store import CheckpointName
 from ivr_dist.config import Config
-from ivr_dist.orchestration.driver import loss_curve
+from ivr_dist.run.results import loss_curve
 from tests.distributed.test_training import config, train
 from tests.ranks import run_ranks
 

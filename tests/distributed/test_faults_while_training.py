@@ -18,8 +18,8 @@ from ivr_dist.config import Config
 from ivr_dist.engine.deepspeed_engine import Engine
 from ivr_dist.errors import CheckpointError, DivergedError, IvrError, StorageError, SupersededError
 from ivr_dist.inspection.audit import audit
-from ivr_dist.orchestration.driver import loss_curve
 from ivr_dist.run.attempts import allocate, read_attempts
+from ivr_dist.run.results import loss_curve
 from ivr_dist.training.trainer import Trainer
 from tests.distributed.test_training import Recorder, config
 from tests.ranks import run_ranks

@@ -14,7 +14,7 @@ from ivr_dist.checkpoint.weights import read_weights
 from ivr_dist.config import Config
 from ivr_dist.config.loading import load_config
 from ivr_dist.inspection.audit import audit
-from ivr_dist.orchestration.driver import loss_curve
+from ivr_dist.run.results import loss_curve
 from tests.distributed.test_training import config, train
 from tests.ranks import run_ranks
 

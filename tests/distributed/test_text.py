@@ -18,9 +18,9 @@ from ivr_dist.data.batches.collate import BatchSpec
 from ivr_dist.errors import ConfigError, DataError, FaultsError
 from ivr_dist.evaluation.score_checkpoint import score_checkpoint
 from ivr_dist.model.text_encoder import TextEncoder
-from ivr_dist.orchestration.driver import loss_curve
 from ivr_dist.orchestration.preflight import preflight
 from ivr_dist.packing.pack import pack
+from ivr_dist.run.results import loss_curve
 from ivr_dist.shards.manifest import Manifest
 from tests.distributed.test_training import config, train
 from tests.encoders import tiny_bert

@@ -20,10 +20,10 @@ from ivr_dist.corpora.synthetic import SynthSource
 from ivr_dist.data.batches.batch import Batch
 from ivr_dist.errors import CheckpointMismatchError, CorruptDataError, FaultsError
 from ivr_dist.inspection.audit import audit
-from ivr_dist.orchestration.driver import loss_curve
 from ivr_dist.orchestration.preflight import preflight
 from ivr_dist.packing.pack import PackOptions, pack
 from ivr_dist.run.events import Event
+from ivr_dist.run.results import loss_curve
 from ivr_dist.shards.manifest import Manifest
 from ivr_dist.shards.sample_columns import Samples
 from tests.ranks import run_ranks

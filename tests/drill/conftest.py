@@ -13,8 +13,8 @@ import pytest
 from ivr_dist.config.loading import load_config
 from ivr_dist.corpora.synthetic import SynthSource
 from ivr_dist.display.console import LocalConsole
-from ivr_dist.orchestration.driver import loss_curve
 from ivr_dist.packing.pack import pack
+from ivr_dist.run.results import loss_curve
 from tests.drill.cluster import Cluster
 from tests.drill.hosts import Hosts, available
 from tests.drill.runs import clean, overrides, train_words

@@ -14,7 +14,7 @@ KINDS = {
     "channel": "ray::_Channel",
     "raylet": "/raylet/raylet",
     "gcs": "/gcs/gcs_server",
-    "session": "ivr_dist.orchestration.ray_session",
+    "session": "ivr_dist.orchestration.ray_process",
 }
 """Words of each kind's command line; the driver is the command itself."""
 

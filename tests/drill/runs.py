@@ -17,8 +17,8 @@ import pytest
 from ivr_dist.checkpoint import store
 from ivr_dist.errors import IvrError
 from ivr_dist.inspection.audit import audit
-from ivr_dist.orchestration.driver import loss_curve
 from ivr_dist.run.attempts import read_attempts
+from ivr_dist.run.results import loss_curve
 
 LIMIT_S = 240.0
 RESULTS = Path(os.environ.get("IVR_DIST_DRILL_RESULTS", "/tmp/ivr-drill.jsonl"))

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from ivr_dist.inspection.audit import audit
-from ivr_dist.orchestration.driver import loss_curve
 from ivr_dist.run.attempts import read_attempts
 from ivr_dist.run.heartbeat import read_heartbeats
+from ivr_dist.run.results import loss_curve
 from tests.drill.cluster import Cluster
 from tests.drill.runs import clean, conclude, note, overrides, saved, start, train_words
 

@@ -113,7 +113,7 @@ def test_damage_that_shows_before_the_start(corpus: Path, damage: Callable[[Path
 
 
 def test_a_corrupt_tar(corpus: Path) -> None:
-    """One flipped byte, which no size gives away."""
+    """One flipped bit, which does not change any size."""
     shard = corpus / "train" / Manifest.load(str(corpus / "train")).shards[0].name
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
@@ -128,7 +128,7 @@ def test_a_checkpoint_of_another_model(corpus: Path) -> None:
 
 
 def test_a_full_disk(corpus: Path) -> None:
-    """A run directory of 200 KiB, in a mount namespace that ends with the command."""
+    """A run directory of 200 KiB, in a mount namespace that exists as long as the command."""
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("mounting a small file system needs root and unshare")
     run = corpus.parent / "run"

@@ -10,7 +10,7 @@ from tests.small_runs import train_command
 
 
 def test_a_full_disk_ends_the_run_after_some_checkpoints(tmp_path: Path) -> None:
-    """One line says what, where and what to do; the checkpoint before stays, and counts."""
+    """One line says what, where and what to do; the previous checkpoint stays complete."""
     settings = ["model.hidden=32", "train.max_steps=500"]
     settings += ["checkpoint.every=2steps", "checkpoint.keep_last=9", "checkpoint.max_failed=1"]
     with small_disk("2m", tmp_path / "disk") as place:
@@ -23,8 +23,8 @@ def test_a_full_disk_ends_the_run_after_some_checkpoints(tmp_path: Path) -> None
     assert "Traceback" not in done.stderr
 
 
-def test_what_is_not_worth_a_run_does_not_end_it(tmp_path: Path) -> None:
-    """Curves on a full disk and signs of life that cannot be written: a note, and the run is trained to its end."""
+def test_failures_of_curves_and_heartbeats_do_not_end_the_run(tmp_path: Path) -> None:
+    """TensorBoard on a full disk and heartbeats that cannot be written: a note, and training goes on to the end."""
     run = tmp_path / "run"
     command = train_command(tmp_path, run, "model.hidden=32", "train.max_steps=12", "log.every=1")
     run.mkdir()

@@ -1,4 +1,4 @@
-"""`train --seeds`: a run for each seed, what is finished is kept, a signal stops the one in training."""
+"""`train --seeds`: one run for each seed, finished ones are kept, a signal stops the one that trains."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_every_seed_is_a_run_and_the_summary_is_of_all(command: list[str], tmp_p
     assert [
         json.loads((tmp_path / "run" / f"seed-{s}" / "run.json").read_text())["config"]["run"]["seed"] for s in (5, 7)
     ] == [5, 7]
-    # Other losses: both directories are refused before anything is trained, and so is a third one left alone.
+    # With other losses both directories are refused before anything is trained; a third seed is not started.
     refused = subprocess.run([*command, "5,7,9", "loss.svr.weight=0"], capture_output=True, text=True, check=False)
     assert refused.returncode == 2
     for seed in (5, 7):

@@ -1,4 +1,4 @@
-"""Signals end a run after a checkpoint, with the exit code that schedulers expect."""
+"""Signals and the stop file end a run after a checkpoint, with the exit code that schedulers expect."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DEADLINE_S = 120.0
 
 
 def start_long_run(tmp_path: Path) -> tuple[Path, list[str]]:
-    """The run's directory, and the command that trains it in one process."""
+    """Return the run directory, and the command that trains it in one process."""
     run = tmp_path / "run"
     settings = ("model.hidden=8", "train.max_steps=100000", "checkpoint.every=5steps")
     return run, train_command(tmp_path, run, *settings)
@@ -49,10 +49,10 @@ def test_the_stop_file_ends_the_run_with_code_0_and_the_same_command_continues(t
     run, command = start_long_run(tmp_path)
     process = subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for_checkpoint(run, process)
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "ivr_dist", "stop", str(run)], capture_output=True, text=True, check=True
     )
-    assert told.stdout.startswith(f"asked {run} to stop")
+    assert done.stdout.startswith(f"asked {run} to stop")
     output, errors = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 0, errors
     assert "the same command continues this run" in errors
@@ -65,14 +65,14 @@ def test_the_stop_file_ends_the_run_with_code_0_and_the_same_command_continues(t
     )
     assert "stopped by the stop file" in shown.stdout
     again = [sys.executable, "-m", "ivr_dist", "stop", str(run)]
-    told = subprocess.run(again, capture_output=True, text=True, check=True)
-    assert told.stdout == f"nothing to stop: no command is training {run}\n"
+    done = subprocess.run(again, capture_output=True, text=True, check=True)
+    assert done.stdout == f"nothing to stop: no command is training {run}\n"
 
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + DEADLINE_S
     while store.names(str(run))[0].step <= result["steps"] and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not (run / "stop").exists(), "the wish is of the run before"
+    assert not (run / "stop").exists(), "the stop file belonged to the previous run"
     process.terminate()
     output, errors = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 143, errors

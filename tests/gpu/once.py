@@ -20,9 +20,9 @@ from torch.multiprocessing.spawn import spawn
 from ivr_dist import storage
 from ivr_dist.config.loading import load_config
 from ivr_dist.orchestration import worker
-from ivr_dist.orchestration.driver import loss_curve
 from ivr_dist.run import attempts
 from ivr_dist.run.events import Event
+from ivr_dist.run.results import loss_curve
 from ivr_dist.runtime import collectives, device
 
 Run = tuple[str, list[str]]

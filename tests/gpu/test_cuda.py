@@ -10,8 +10,8 @@ import torch
 from ivr_dist.cli.main import main
 from ivr_dist.corpora.synthetic import SynthSource
 from ivr_dist.inspection.audit import audit
-from ivr_dist.orchestration.driver import loss_curve
 from ivr_dist.packing.pack import pack
+from ivr_dist.run.results import loss_curve
 
 pytestmark = [
     pytest.mark.gpu,

@@ -1,4 +1,4 @@
-"""Clusters that launch/local_cluster.sh starts and ends, each in a folder and on ports of its own."""
+"""Clusters that launch/local_cluster.sh starts and stops, each with its own folder and ports."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Cluster:
 
     @property
     def address(self) -> str:
-        """Where Ray itself listens."""
+        """Address of Ray itself."""
         return f"127.0.0.1:{self.environment['RAY_PORT']}"
 
     def script(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -35,15 +35,15 @@ class Cluster:
 
 
 def free_ports() -> tuple[int, int]:
-    """A port for Ray whose next one is free too, and one for the dashboard."""
+    """Find a port for Ray such that the next one is free too, and one for the dashboard."""
     while True:
         ray_port, dashboard_port = random.sample(range(21000, 29000), 2)
-        wanted = {ray_port, ray_port + 1, dashboard_port}
+        ports = {ray_port, ray_port + 1, dashboard_port}
         with suppress(OSError):
-            for port in wanted:
+            for port in ports:
                 with closing(socket.socket()) as probe:
                     probe.bind(("0.0.0.0", port))
-            if len(wanted) == 3:
+            if len(ports) == 3:
                 return ray_port, dashboard_port
 
 
@@ -73,11 +73,11 @@ def local_cluster(*options: str) -> Iterator[Cluster]:
 
 
 def processes_of(state: Path) -> list[str]:
-    """Command lines of processes that belong to a cluster's folder."""
-    found = []
+    """Command lines of the processes of a cluster, by its folder."""
+    commands = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
             command = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
             if str(state) in command:
-                found.append(command)
-    return found
+                commands.append(command)
+    return commands

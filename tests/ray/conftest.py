@@ -1,4 +1,4 @@
-"""One cluster and one corpus for all tests of Ray, but for those of how clusters are started."""
+"""One cluster and one corpus for all tests of Ray, except those of how clusters are started."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
-    place = str(tmp_path_factory.mktemp("corpus"))
-    pack(SynthSource(samples=334, seed=2), place)
-    return place
+    url = str(tmp_path_factory.mktemp("corpus"))
+    pack(SynthSource(samples=334, seed=2), url)
+    return url

@@ -1,4 +1,4 @@
-"""That Ray Train takes the backend that workers with GPUs are to have; needs neither GPUs nor a cluster."""
+"""Ray Train recognises the backend of workers with GPUs; needs neither GPUs nor a cluster."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from ivr_dist.runtime import device
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
 
 
-def test_ray_sees_nccl_in_it() -> None:
-    """By which it has failed collectives of NCCL end their worker."""
+def test_ray_train_recognises_nccl_in_the_backend() -> None:
+    """Only then do failed NCCL collectives end their worker."""
     from ray.train.torch.config import _is_backend_nccl
 
     assert _is_backend_nccl(device.backend_with(gpus=True))

@@ -1,4 +1,4 @@
-"""Clusters that are gone, not whole yet, or cannot be started: told in one line, in seconds, and Ctrl-C is heard."""
+"""Clusters that cannot be reached, are too small, or cannot be started: one line within seconds, and Ctrl-C works."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from ivr_dist.corpora.synthetic import SynthSource
 from ivr_dist.errors import UserError
-from ivr_dist.orchestration.ray_cluster import connected, wait_for_room
+from ivr_dist.orchestration.ray_cluster import connected, wait_for_resources
 from ivr_dist.packing.pack import pack
 from ivr_dist.runtime import scratch_folders
 from tests.ray.clusters import Cluster
@@ -31,7 +31,7 @@ def command(tmp_path: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "ivr_dist", "train", str(config), *given, *more]
 
 
-def test_an_address_where_nobody_listens(tmp_path: Path) -> None:
+def test_an_address_without_a_listener(tmp_path: Path) -> None:
     began = time.monotonic()
     done = subprocess.run(
         command(tmp_path), env={**os.environ, "RAY_ADDRESS": "127.0.0.1:9"}, capture_output=True, text=True, check=False
@@ -42,7 +42,7 @@ def test_an_address_where_nobody_listens(tmp_path: Path) -> None:
     assert time.monotonic() - began < 30.0
 
 
-def test_ctrl_c_while_a_port_that_is_no_ray_does_not_answer(tmp_path: Path) -> None:
+def test_ctrl_c_while_a_port_that_does_not_belong_to_ray_stays_silent(tmp_path: Path) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
         process = subprocess.Popen(
             command(tmp_path),
@@ -62,10 +62,10 @@ def test_ctrl_c_while_a_port_that_is_no_ray_does_not_answer(tmp_path: Path) -> N
         assert time.monotonic() - sent < 5.0
 
 
-def test_room_is_waited_for_and_asked_for(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The demand stands in the cluster's state, where an autoscaler reads it."""
+def test_resources_are_requested_and_waited_for(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demand is part of the cluster's state, where an autoscaler reads it."""
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
-    said: list[str] = []
+    reports: list[str] = []
     pending: list[int] = []
     with connected(1, debug=False):
         import ray
@@ -75,29 +75,29 @@ def test_room_is_waited_for_and_asked_for(cluster: Cluster, monkeypatch: pytest.
             pending.append(sum(group["state"] == "PENDING" for group in table.values()))
             return len(pending) > 2
 
-        assert not wait_for_room(1000, "CPU", 60.0, said.append, stopped)
+        assert not wait_for_resources(1000, "CPU", 60.0, reports.append, stopped)
         assert max(pending) >= 1
-        assert said and said[0].startswith("waiting for machines: 1000 CPUs are needed, the cluster has ")
+        assert reports and reports[0].startswith("waiting for 1000 CPUs; the cluster has ")
         with pytest.raises(UserError, match=r"needs as many CPUs, and the Ray cluster has \d+ after 1 s"):
-            wait_for_room(1000, "CPU", 1.0, said.append, lambda: False)
+            wait_for_resources(1000, "CPU", 1.0, reports.append, lambda: False)
         with pytest.raises(UserError, match="needs as many GPUs"):
-            wait_for_room(1, "GPU", 0.0, said.append, lambda: False)
-        assert wait_for_room(1, "CPU", 0.0, said.append, lambda: False)
+            wait_for_resources(1, "GPU", 0.0, reports.append, lambda: False)
+        assert wait_for_resources(1, "CPU", 0.0, reports.append, lambda: False)
 
 
-def test_a_long_folder_for_temporary_files_is_left_for_a_short_one(
+def test_a_short_folder_replaces_a_temporary_folder_with_a_long_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / ("a-long-name" * 9)
     folder.mkdir()
     monkeypatch.setattr(scratch_folders.tempfile, "tempdir", str(folder))
-    place = scratch_folders.ray_folder()
+    short = scratch_folders.ray_folder()
     try:
-        assert not place.startswith(str(tmp_path))
-        assert os.stat(place).st_mode & 0o077 == 0
+        assert not short.startswith(str(tmp_path))
+        assert os.stat(short).st_mode & 0o077 == 0
     finally:
-        os.rmdir(place)
-    monkeypatch.setattr(scratch_folders.os, "access", lambda place, mode: False)
+        os.rmdir(short)
+    monkeypatch.setattr(scratch_folders.os, "access", lambda path, mode: False)
     with pytest.raises(UserError, match="too long") as refused:
         scratch_folders.ray_folder()
     assert "TMPDIR" in str(refused.value)

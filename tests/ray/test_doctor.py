@@ -1,4 +1,4 @@
-"""`ivr-dist doctor` on this machine, a store and a cluster."""
+"""`ivr-dist doctor` checks this machine, storage and a cluster."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.ray.clusters import Cluster
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
 
 
-def test_all_is_well(
+def test_a_sound_environment_passes(
     cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
@@ -31,16 +31,16 @@ def test_all_is_well(
         "cluster",
         "failure detection",
     } <= set(found)
-    # The host name of a machine of one's own mostly stands for loopback.
+    # The host name of a single machine mostly resolves to loopback.
     assert all(finding["verdict"] == "ok" for what, finding in found.items() if what != "network")
     assert found["network"]["verdict"] in ("ok", "note")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_wrong_is_told_with_a_remedy(
+def test_each_problem_is_reported_with_a_remedy(
     cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Storage that cannot be written, no compiler, and a cluster that is said to be slower than it should be."""
+    """Storage that cannot be written, no compiler, and a cluster with slow failure detection."""
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setattr(doctor.shutil, "which", lambda name: None)

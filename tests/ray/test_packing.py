@@ -1,4 +1,4 @@
-"""Packing and indexing as tasks of a Ray cluster: the same bytes, and a task's error as it was."""
+"""Packing and indexing as Ray tasks write the same bytes, and raise the error of a task unchanged."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ def tree(place: Path) -> dict[str, bytes]:
     return {str(path.relative_to(place)): path.read_bytes() for path in sorted(place.rglob("*")) if path.is_file()}
 
 
-def test_tasks_write_what_this_process_writes(
+def test_ray_tasks_write_the_same_bytes_as_this_process(
     tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
     pack(OPENER(), str(tmp_path / "here"), OPTIONS)
     with connected(2, debug=False):
-        crew = RayTasks()
-        pack(OPENER(), str(tmp_path / "ray"), OPTIONS, opener=OPENER, crew=crew)
+        pool = RayTasks()
+        pack(OPENER(), str(tmp_path / "ray"), OPTIONS, opener=OPENER, crew=pool)
         assert tree(tmp_path / "ray") == tree(tmp_path / "here")
         for name in ("here", "ray"):
             for path in (tmp_path / name / "train").glob("*.idx"):
                 path.unlink()
         here = index_tars(str(tmp_path / "here" / "train"), corpus="c", split="train")
-        assert index_tars(str(tmp_path / "ray" / "train"), corpus="c", split="train", crew=crew) == here
+        assert index_tars(str(tmp_path / "ray" / "train"), corpus="c", split="train", crew=pool) == here
         assert tree(tmp_path / "ray") == tree(tmp_path / "here")
         damaged = tmp_path / "ray" / "train" / "synth-train-000002.tar"
         damaged.write_bytes(damaged.read_bytes()[:-2000])
         with pytest.raises(CorruptDataError, match=r"synth-train-000002\.tar") as caught:
-            index_tars(str(tmp_path / "ray" / "train"), corpus="c", split="train", crew=crew)
+            index_tars(str(tmp_path / "ray" / "train"), corpus="c", split="train", crew=pool)
         assert caught.value.remedy

@@ -1,4 +1,4 @@
-"""Signals to a run on Ray: a checkpoint, the exit code that schedulers expect, and nothing left running."""
+"""Signals to a run on Ray: a checkpoint is written, the exit code is that of the signal, no process stays behind."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from ivr_dist.inspection.status import status
 from tests.drill.processes import left_over, of_command
 from tests.ray.clusters import ROOT, Cluster
 
-# One after the other, however many processes run the suite: clusters are heavy, and they share one.
+# In one worker of pytest-xdist: clusters are heavy, and these tests share one.
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
 
 DEADLINE_S = 180.0
 
 
 class Run:
-    """A long run on two workers, and what its command prints."""
+    """A long run on two workers, and the output of its command."""
 
     def __init__(self, corpus: str, place: Path, *more: str) -> None:
         self.dir = place / "run"
@@ -75,7 +75,7 @@ class Run:
         self.wait_for(lambda: bool(store.names(str(self.dir))))
 
     def check_end(self, code: int) -> None:
-        """With this exit code, nothing left running, and without a word of Ray's or Python's own."""
+        """Check that the command ends with this exit code, leaves no process, and shows no traceback."""
         self.process.wait(DEADLINE_S)
         assert self.process.returncode == code, self.said()
         assert left_over(self.dir) == []
@@ -83,7 +83,7 @@ class Run:
             assert word not in self.said()
 
     def check_checkpoint(self) -> int:
-        """The newest one is complete; returns its step."""
+        """Check that the newest checkpoint is complete; returns its step."""
         newest = store.names(str(self.dir))[0]
         assert store.verify(newest.url(str(self.dir)))["step"] == newest.step
         return newest.step
@@ -98,7 +98,7 @@ def run(corpus: str, tmp_path: Path) -> Iterator[Run]:
         made.process.wait()
 
 
-def test_sigterm_while_training_on_a_cluster_of_its_own(run: Run) -> None:
+def test_sigterm_while_training_on_a_local_cluster(run: Run) -> None:
     run.start()
     run.wait_for_training()
     run.process.send_signal(signal.SIGTERM)
@@ -111,7 +111,7 @@ def test_sigterm_while_training_on_a_cluster_of_its_own(run: Run) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_scheduler_that_signals_every_process_of_a_job(run: Run, number: signal.Signals) -> None:
-    """As `scancel` does: Ray's processes and the workers get the signal too, and stay until the checkpoint is there."""
+    """As `scancel` does: Ray's processes and the workers get the signal too, and run on until the checkpoint exists."""
     run.start()
     run.wait_for_training()
     before = store.names(str(run.dir))[0].step
@@ -160,7 +160,7 @@ def test_a_second_signal_ends_at_once(run: Run, number: signal.Signals, code: in
 
 @pytest.mark.long
 def test_sigterm_while_evaluating(corpus: str, tmp_path: Path, cluster: Cluster) -> None:
-    """A step evaluates nearly all the time, so that the signal comes in the midst of it."""
+    """Nearly all the time of a step is evaluation, so the signal arrives during one."""
     run = Run(corpus, tmp_path, "train.eval_every=1step", "log.svr_every=0")
     run.start(cluster.address)
     run.wait_for_text("evaluated valid at step 3:")
@@ -174,8 +174,8 @@ def test_ivr_dist_stop_while_a_run_starts_and_while_it_trains(run: Run, cluster:
     stop = [sys.executable, "-m", "ivr_dist", "stop", str(run.dir)]
     run.start()
     run.wait_for_text("starting a Ray cluster")
-    told = subprocess.run(stop, capture_output=True, text=True, check=False)
-    assert told.returncode == 0, told.stderr
+    done = subprocess.run(stop, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     run.check_end(0)
     assert "the same command continues this run" in run.said()
 
@@ -189,7 +189,7 @@ def test_ivr_dist_stop_while_a_run_starts_and_while_it_trains(run: Run, cluster:
 
 @pytest.mark.long
 def test_ray_job_stop_lets_a_run_write_its_checkpoint(run: Run, cluster: Cluster) -> None:
-    """As `ray job submit` is typed, with the cluster's own time between SIGTERM and SIGKILL."""
+    """Submitted by `ray job submit`, with the cluster's grace period between SIGTERM and SIGKILL."""
     ray, job = f"{sys.prefix}/bin/ray", "the-job"
     words = [ray, "job", "submit", "--address", cluster.url, "--submission-id", job, "--", *run.command]
     with run.output.open("wb") as output:

@@ -1,4 +1,4 @@
-"""`ivr-dist submit` and `ray job submit` against a real cluster, started and ended by launch/local_cluster.sh."""
+"""`ivr-dist submit` and `ray job submit` against a real cluster, started and stopped by launch/local_cluster.sh."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def read_until(process: subprocess.Popen[str], text: str) -> str:
     raise AssertionError(f"{text!r} never came: {read}")
 
 
-def test_the_jobs_own_exit_code_and_output_come_back(cluster: Cluster, checkout: Path) -> None:
+def test_exit_code_and_output_are_those_of_the_job(cluster: Cluster, checkout: Path) -> None:
     process = start_submit(cluster, checkout, "run.seed=0")
     out, err = process.communicate(timeout=120)
     assert process.returncode == 7, err
@@ -92,7 +92,7 @@ def test_ctrl_c_stops_the_job_and_lets_it_end(cluster: Cluster, checkout: Path) 
     assert "Traceback" not in err
 
 
-def test_a_job_stopped_by_someone_else_is_no_success(cluster: Cluster, checkout: Path) -> None:
+def test_a_job_that_ray_job_stop_ends_is_no_success(cluster: Cluster, checkout: Path) -> None:
     process = start_submit(cluster, checkout, "run.seed=2")
     job = read_until(process, "waiting").split()[1]
     stop = [f"{sys.prefix}/bin/ray", "job", "stop", "--no-wait", "--address", cluster.url, job]

@@ -1,4 +1,4 @@
-"""`ivr-dist train` on Ray under faults: a killed worker, an interrupted driver. The run is the one without faults."""
+"""`ivr-dist train` on Ray under faults (a killed worker, an interrupted driver) gives the losses of a run without."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from ivr_dist.config.loading import load_config
 from ivr_dist.display.console import LocalConsole
 from ivr_dist.inspection.audit import audit
 from ivr_dist.orchestration import worker
-from ivr_dist.orchestration.driver import loss_curve
 from ivr_dist.run.attempts import read_attempts
+from ivr_dist.run.results import loss_curve
 from tests.ranks import run_ranks
 from tests.ray.clusters import Cluster
 
-# One after the other, however many processes run the suite: clusters are heavy, and they share one.
+# In one worker of pytest-xdist: clusters are heavy, and these tests share one.
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
 
 STEPS = 60
@@ -61,7 +61,7 @@ def reference(corpus: str, tmp_path_factory: pytest.TempPathFactory) -> list[tup
 
 
 def start(overrides: list[str], *options: str, address: str = "") -> subprocess.Popen[str]:
-    """On the cluster at `address`, or on one that the command starts and ends."""
+    """Train on the cluster at `address`, or on a local one of the command."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {"RAY_ADDRESS": address} if address else {}
     command = [sys.executable, "-m", "ivr_dist", "train", str(write_config(overrides)), *options]
@@ -71,7 +71,7 @@ def start(overrides: list[str], *options: str, address: str = "") -> subprocess.
 
 
 def write_config(overrides: list[str]) -> Path:
-    """The overrides as the file of a user would hold them."""
+    """Write the overrides as a config file of a user."""
     from ivr_dist.config.loading import to_yaml
 
     run = next(text.partition("=")[2] for text in overrides if text.startswith("run.dir="))
@@ -102,7 +102,7 @@ def saved(run: Path, step: int) -> Callable[[], bool]:
 
 
 def test_killed_worker(corpus: str, reference: list[tuple[int, float]], tmp_path: Path, cluster: Cluster) -> None:
-    """The run recovers by itself, and neither the losses nor the samples show it."""
+    """The run recovers by itself, with the same losses and the same samples."""
     run = tmp_path / "run"
     process = start(settings(corpus, run), "--json", address=cluster.address)
     wait_for(saved(run, 10), process)
@@ -123,7 +123,7 @@ def test_killed_worker(corpus: str, reference: list[tuple[int, float]], tmp_path
 def test_ctrl_c_and_the_same_command_again(
     corpus: str, reference: list[tuple[int, float]], tmp_path: Path, cluster: Cluster
 ) -> None:
-    """First on a cluster that the command starts, then on another."""
+    """First on a local cluster, then on a named one."""
     run = tmp_path / "run"
     process = start(settings(corpus, run))
     wait_for(saved(run, 10), process)

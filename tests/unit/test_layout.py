@@ -20,9 +20,11 @@ MAX_LINES = 450
 ORDER = (
     "__main__",
     "cli",
+    "api",
     "orchestration",
     "display",
     "training",
+    "inference",
     "inspection",
     "parity",
     "evaluation",
@@ -61,6 +63,7 @@ OWNERS = {
 # Modules that must be importable without torch, ray and deepspeed: what runs before a cluster does, and quick commands.
 LIGHT = (
     "ivr_dist",
+    "ivr_dist.api",
     "ivr_dist.cli.main",
     "ivr_dist.config.loading",
     "ivr_dist.corpora.card",
@@ -73,7 +76,9 @@ LIGHT = (
     "ivr_dist.inspection.audit",
     "ivr_dist.inspection.existing_run",
     "ivr_dist.inspection.find_sample",
+    "ivr_dist.inspection.packed_split",
     "ivr_dist.inspection.profile",
+    "ivr_dist.inspection.run_view",
     "ivr_dist.inspection.status",
     "ivr_dist.inspection.verify",
     "ivr_dist.model.text_encoder",

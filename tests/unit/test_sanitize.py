@@ -1,4 +1,4 @@
-"""Text that is printed: on one line, of characters that can be seen, whatever stands in data."""
+"""Printed text is one line of visible characters, whatever the data contains."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ TEXT = st.text(
 
 
 def harmless(text: str) -> bool:
-    """No control, no format character, no surrogate, no line end but the last."""
+    """Whether there is no control or format character, no surrogate, and no newline but the last."""
     return all(unicodedata.category(letter)[0] != "C" and letter not in "\u2028\u2029" for letter in text)
 
 
 @given(TEXT)
-def test_any_text_becomes_one_line_that_can_be_seen(text: str) -> None:
+def test_any_text_becomes_one_visible_line(text: str) -> None:
     assert harmless(plain(text)) and plain(text).isprintable()
     assert plain(plain(text)) == plain(text)
     assert harmless(plain_lines(text).replace("\n", "").replace("\t", ""))
 
 
-def test_what_cannot_be_seen_is_written_out() -> None:
+def test_invisible_characters_are_escaped() -> None:
     assert plain("a\x1b[31m\u202eb\u200b\n\ud800") == r"a\x1b[31m\u202eb\u200b\n\ud800"
     assert plain("\u3042\u3000\u6587 \u00e9\xa0x") == "\u3042 \u6587 \u00e9 x"
     assert plain_lines("\x1b[36mblue\x1b[0m\r\nnext\t\x1b[2J") == "blue\nnext\t\\x1b[2J"
 
 
 @given(st.text("ab .,", max_size=80), st.integers(4, 60))
-def test_nothing_is_cut_within_a_word_where_that_can_be_helped(text: str, most: int) -> None:
+def test_a_text_is_cut_between_words_if_possible(text: str, most: int) -> None:
     short = shorten(text, most)
     assert len(short) <= most
     if len(text) <= most:
@@ -52,7 +52,7 @@ def test_nothing_is_cut_within_a_word_where_that_can_be_helped(text: str, most: 
         assert text.startswith(short.removesuffix(" ...")) and (not rest or text[: -len(rest) or None][-1:] in " ,;:.")
 
 
-def test_a_cut_ends_a_sentence_or_says_so() -> None:
+def test_a_cut_ends_a_sentence_or_ends_with_dots() -> None:
     assert shorten("One thing. Another thing that is long", 20) == "One thing."
     assert shorten("one thing that goes on and on", 20) == "one thing that ..."
     assert shorten("x" * 30, 10) == "xxxxxxx..."
@@ -60,7 +60,7 @@ def test_a_cut_ends_a_sentence_or_says_so() -> None:
 
 @given(TEXT, TEXT, TEXT)
 @settings(max_examples=40, deadline=None)
-def test_errors_events_rows_and_tables_are_plain(first: str, second: str, third: str) -> None:
+def test_errors_events_rows_and_tables_are_sanitized(first: str, second: str, third: str) -> None:
     assert harmless(str(DataError(first, where=second, remedy=third)))
     for encoding in ("utf-8", "ascii", "latin-1", "gbk"):
         stream = io.TextIOWrapper(io.BytesIO(), encoding)
@@ -83,7 +83,7 @@ def test_errors_events_rows_and_tables_are_plain(first: str, second: str, third:
         assert len(lines) - 1 == events + 2 + 4 + len({second, third})
 
 
-def test_columns_of_wide_letters_are_aligned() -> None:
+def test_columns_of_wide_characters_are_aligned() -> None:
     stream = io.StringIO()
     rows = [("\u60c5\u611f", "1", "x"), ("mood", "22", "y"), ("e\u0301t\u00e9", "3", "z")]
     print_table(("\u4efb\u52a1 task", "count", "end"), rows, stream)
@@ -100,7 +100,7 @@ def test_a_wide_table_is_not_cut() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
-def test_no_encoding_is_too_small(encoding: str) -> None:
+def test_characters_outside_the_encoding_are_escaped(encoding: str) -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding)
     say("\u6587 \u00e9 \ud800", stream, flush=True)
     written = stream.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
@@ -108,13 +108,13 @@ def test_no_encoding_is_too_small(encoding: str) -> None:
     assert (r"\u6587" in written) == (encoding != "utf-8")
 
 
-def test_a_part_of_the_work_may_have_any_name(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_progress_bar_may_have_any_name(capsys: pytest.CaptureFixture[str]) -> None:
     with bars() as progress:
         progress("[/bold]\x1b[2J", 1, 1)
     assert r"[/bold]\x1b[2J" in capsys.readouterr().err
 
 
-def test_an_error_that_went_through_a_worker_is_the_same() -> None:
+def test_an_error_is_the_same_after_pickling() -> None:
     import pickle
 
     error = pickle.loads(pickle.dumps(DataError(EVIL, where="x", remedy="y")))

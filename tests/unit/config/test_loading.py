@@ -138,7 +138,7 @@ def test_urls_need_no_quotes() -> None:
         ("zero.stage=true", ["true is not one of 0, 1, 2, 3"]),
         ("data.modalities=text", ["'text' is not a list", "write [text]"]),
         ("data.modalities=[text, autio]", ["'autio' is not one of text, audio, vision", "did you mean audio?"]),
-        ("loss.tasks.happy=much", ["loss.tasks: 'much' is not a number"]),
+        ("loss.tasks.happy=much", ["loss.tasks.happy: 'much' is not a number"]),
         ("loss.tasks=[a]", ["['a'] is not a mapping of names to numbers"]),
         ("deepspeed=3", ["3 is not a mapping"]),
         ("run.dir=!!python/name:os.system x", ["the tag !!python/name:os.system is not allowed"]),

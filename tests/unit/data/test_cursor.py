@@ -30,18 +30,23 @@ def test_json_round_trip() -> None:
 
 
 @pytest.mark.parametrize(
-    "damage",
-    [{"rank": 0}, {"step": "1"}, {"lanes": None}, {"manifest_id": 5}],
+    ("damage", "text"),
+    [
+        ({"rank": 0}, "unknown key rank"),
+        ({"step": "1"}, "step: '1' is not a whole number"),
+        ({"lanes": None}, "lanes: null is not a whole number"),
+        ({"manifest_id": 5}, "manifest_id: 5 is not a string"),
+    ],
 )
-def test_unknown_fields_and_wrong_types_are_refused(damage: dict) -> None:
-    with pytest.raises(CheckpointError, match=f"cursor is damaged: {next(iter(damage))}; resume from another"):
+def test_unknown_fields_and_wrong_types_are_refused(damage: dict, text: str) -> None:
+    with pytest.raises(CheckpointError, match=f"cursor is damaged: {text}; resume from another"):
         DataCursor.from_json({**CURSOR.to_json(), **damage})
 
 
 def test_missing_fields_are_refused() -> None:
     value = CURSOR.to_json()
     del value["epoch"]
-    with pytest.raises(CheckpointError, match="cursor is damaged: epoch"):
+    with pytest.raises(CheckpointError, match="cursor is damaged: key epoch is missing"):
         DataCursor.from_json(value)
 
 

@@ -1,4 +1,4 @@
-"""Several seeds of one config: which ones, and what is said of them."""
+"""Seeds are parsed, and metrics summarised over them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def test_seeds_keep_their_order() -> None:
 
 
 @pytest.mark.parametrize("text", ["a", "1,,2", "-1,2", "1,1", "1;2", "1.5"])
-def test_what_is_no_list_of_seeds_is_refused(text: str) -> None:
+def test_other_texts_are_refused_as_seeds(text: str) -> None:
     with pytest.raises(ConfigError, match="--seeds"):
         parse_seeds(text)
 

@@ -1,4 +1,4 @@
-"""What `submit` checks before anything is uploaded."""
+"""What `submit` checks before an upload."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_an_ignore_pattern_that_drops_code_is_refused(checkout: Path) -> None:
 
 def test_a_package_that_does_not_import_is_refused(checkout: Path) -> None:
     (checkout / "ivr_dist" / "units.py").write_text("def broken(:\n")
-    with pytest.raises(UserError, match="does not import from the upload: SyntaxError"):
+    with pytest.raises(UserError, match="cannot be imported from the upload: SyntaxError"):
         submit.check_package(checkout, checkout / "configs" / "run.yaml")
 
 
@@ -126,17 +126,17 @@ def test_relative_paths_are_refused_for_a_cluster_elsewhere(checkout: Path) -> N
     ],
 )
 def test_loopback_addresses(address: str, local: bool) -> None:
-    """Nobody listens at those that are ours: the connection will say so."""
-    assert (submit.elsewhere(address) == "") is local
+    """Where no process listens on a loopback address, connecting will report that."""
+    assert (submit.why_remote(address) == "") is local
 
 
 def test_a_port_on_loopback_that_is_not_rays_is_another_machine() -> None:
-    """What `ssh -L` and `kubectl port-forward` look like from here; a real dashboard is in tests/ray."""
+    """As `ssh -L` and `kubectl port-forward` make it; tests/ray has a real dashboard."""
     config = replace(Config(), data=replace(Config().data, train="data/train"))
     with closing(socket.create_server(("127.0.0.1", 0))) as forwarded:
         port = forwarded.getsockname()[1]
         address = f"http://127.0.0.1:{port}"
-        assert submit.elsewhere(address).startswith(f"port {port} here is not Ray's own but held by python")
+        assert submit.why_remote(address).startswith(f"port {port} here belongs not to Ray but to python")
         with pytest.raises(ConfigError, match="is forwarded") as refused:
             submit.absolute_paths(config, address)
         assert "s3://" in refused.value.remedy
@@ -145,7 +145,7 @@ def test_a_port_on_loopback_that_is_not_rays_is_another_machine() -> None:
 @pytest.mark.parametrize("address", ["127.0.0.1:8265", "ray://127.0.0.1:10001", "auto", ""])
 def test_other_kinds_of_address_are_refused(address: str) -> None:
     with pytest.raises(UserError, match="http://HOST:8265"):
-        submit.elsewhere(address)
+        submit.why_remote(address)
 
 
 def test_a_job_has_what_the_run_needs() -> None:
@@ -156,4 +156,6 @@ def test_a_job_has_what_the_run_needs() -> None:
         "RAY_JOB_STOP_WAIT_TIME_S",
         "TORCH_FR_BUFFER_SIZE",
     }
-    assert submit.job_environment({"TORCH_FR_BUFFER_SIZE": "0"})["TORCH_FR_BUFFER_SIZE"] == "0", "the user's own goes"
+    assert submit.job_environment({"TORCH_FR_BUFFER_SIZE": "0"})["TORCH_FR_BUFFER_SIZE"] == "0", (
+        "the user's value is kept"
+    )

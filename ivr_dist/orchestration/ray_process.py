@@ -1,8 +1,8 @@
-"""One session with Ray, in a process of its own: connect, wait for machines, run Ray Train, pass on what workers say.
+"""The Ray process: the child process of a driver that connects to Ray, runs Ray Train and relays the workers' events.
 
-`supervisor` starts it and hears of it through a pipe: ("event", event), ("connected", None), ("workers", None) once
-Ray Train runs, and last one of ("done", None), ("unstarted", error) where there is no cluster, ("failed", error) for
-what would be the same again, and ("lost", what) when Ray or a part of it is gone.
+`supervisor` starts it and receives messages from it through a pipe: ("event", event); ("connected", None) once there is
+a cluster; ("workers", None) once Ray Train runs; and last one of ("done", None), ("unstarted", error) without a
+cluster, ("failed", error) for an error that a retry would repeat, and ("lost", what) when a part of Ray has died.
 """
 
 from __future__ import annotations
@@ -23,15 +23,22 @@ from ivr_dist.common.library_errors import describe, remedy_for, root_cause
 from ivr_dist.config import Config
 from ivr_dist.config.loading import from_dict
 from ivr_dist.errors import IvrError, WorkerError
-from ivr_dist.orchestration.ray_cluster import cluster_kind, connected, dead_service, wait_for_room, worker_resources
-from ivr_dist.orchestration.supervisor import MARK, Job, end_marked, no_cluster
+from ivr_dist.orchestration.ray_cluster import (
+    cluster_kind,
+    connected,
+    dead_service,
+    wait_for_resources,
+    worker_resources,
+)
+from ivr_dist.orchestration.supervisor import MARK, Job, kill_marked, no_cluster
 from ivr_dist.run.events import Event
 from ivr_dist.runtime import collectives, device
 from ivr_dist.runtime.environment import RECORDER
 
 _POLL_S = 0.25
-_ANSWER_S = 5.0
+_PULL_TIMEOUT_S = 5.0
 _SILENCE_S = 30.0
+"""Seconds without an event, before training begins, after which the user is told what is waited for."""
 
 _TRAIN_SETTINGS = {
     "RAY_TRAIN_V2_ENABLED": "1",
@@ -40,40 +47,40 @@ _TRAIN_SETTINGS = {
     **RECORDER,
 }
 
-# After a loss the elastic policy may ask for machines that are gone: it soon finds out, and asks for fewer.
+# After a failure the elastic policy may request workers on nodes that are gone; a short timeout makes it request fewer.
 _ELASTIC_SETTINGS = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15"}
-_MOST_STARTS = 10
-"""Times in a row that a group may fail to start for want of machines, 60 s each if its size is fixed."""
+_MAX_START_FAILURES = 10
+"""Consecutive failures to start the worker group for lack of resources, after 60 s each if its size is fixed."""
 
 
 def main(descriptor: int) -> None:
-    """The process: all that it does, from the pipe that it is given to its end."""
-    # The command alone hears signals. A blocked signal stays blocked in the processes that this one starts: a scheduler
-    # that sends SIGTERM to all processes of a job would otherwise end Ray before the workers have written a checkpoint.
+    """Run the process: receive the job from the pipe with this file descriptor, train, report the outcome, exit."""
+    # Only the driver handles signals. A blocked signal stays blocked in child processes: a scheduler that sends SIGTERM
+    # to all processes of a job would otherwise end Ray before the workers have written a checkpoint.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     connection: Connection[Any, Any] = Connection(descriptor)
     job: Job = connection.recv()
-    command = _Command(connection, job.scratch)
+    driver = _DriverPipe(connection, job.scratch)
     config = from_dict(job.config)
     try:
-        with _cluster(job, config, command):
-            command.tell(*_ending(job, config, command))
+        with _cluster(job, config, driver):
+            driver.send(*_train_to_outcome(job, config, driver))
     except IvrError as error:
-        command.tell("unstarted", error)
+        driver.send("unstarted", error)
     except Exception as error:
         traceback.print_exc()
-        command.tell("unstarted", no_cluster(job.address, describe(error)))
+        driver.send("unstarted", no_cluster(job.address, describe(error)))
     finally:
-        # Ray's own threads and exit handlers have nothing to save.
+        # Ray's threads and exit handlers have nothing to save.
         os._exit(0)
 
 
-class _Command:
-    """The command, at the other end of the pipe.
+class _DriverPipe:
+    """This process's end of the pipe to the driver; ends the process and its cluster when the driver has died.
 
     Args:
         connection: The pipe.
-        folder: Of a cluster of our own; removed when the command is gone.
+        folder: Folder of a local cluster, which is removed then; empty for a named cluster.
     """
 
     def __init__(self, connection: Connection[Any, Any], folder: str) -> None:
@@ -81,16 +88,16 @@ class _Command:
         self._folder = folder
         self._lock = threading.Lock()
         self.stop = threading.Event()
-        threading.Thread(target=self._listen, name="ivr-command", daemon=True).start()
+        threading.Thread(target=self._listen, name="ivr-driver-pipe", daemon=True).start()
 
-    def tell(self, kind: str, value: Any) -> None:
-        """Say one thing to the command."""
+    def send(self, kind: str, value: Any) -> None:
+        """Send one message to the driver."""
         with self._lock:
             self._connection.send((kind, value))
 
-    def say(self, text: str) -> None:
-        """One line for the user."""
-        self.tell("event", {"kind": "phase", "text": text})
+    def report(self, text: str) -> None:
+        """Send one line for the user."""
+        self.send("event", {"kind": "phase", "text": text})
 
     def _listen(self) -> None:
         try:
@@ -98,57 +105,57 @@ class _Command:
                 self._connection.recv()
                 self.stop.set()
         except (EOFError, OSError):
-            # The command was killed: nothing of it stays behind.
-            end_marked(os.environ[MARK])
+            # The driver was killed: nothing of its cluster must stay behind.
+            kill_marked(os.environ[MARK])
             if self._folder:
                 shutil.rmtree(self._folder, ignore_errors=True)
             os._exit(1)
 
 
-def _lost(error: BaseException) -> str:
-    """What was lost, for the user: which part of Ray, as far as that is known."""
+def _describe_loss(error: BaseException) -> str:
+    """Describe for the user which part of Ray has died, as far as that is known."""
     from ray.exceptions import ActorDiedError, RayError
 
     if service := dead_service():
         return f"the Ray cluster on this machine was lost: its {service} has ended"
     if isinstance(error, ActorDiedError):
-        return "an actor that the run needs was lost: Ray Train's controller or the one beside the driver"
+        return "an actor of the run has died: Ray Train's controller or the event channel"
     if isinstance(error, RayError):
         return f"Ray failed: {describe(error)}"
-    return f"the session with Ray failed: {describe(error)}"
+    return f"the Ray process failed: {describe(error)}"
 
 
 @contextmanager
-def _cluster(job: Job, config: Config, command: _Command) -> Iterator[None]:
-    """The cluster that the job names, or one of its own."""
+def _cluster(job: Job, config: Config, driver: _DriverPipe) -> Iterator[None]:
+    """Connect to the cluster that the job names, or start a local one."""
     settings = _TRAIN_SETTINGS if isinstance(config.run.num_workers, int) else _TRAIN_SETTINGS | _ELASTIC_SETTINGS
     os.environ.update({name: os.environ.get(name, value) for name, value in settings.items()})
-    command.say(
+    driver.report(
         f"connecting to the Ray cluster at {job.address}" if job.address else "starting a Ray cluster on this machine"
     )
-    with connected(config.run.most_workers, job.debug, folder=job.scratch, patience_s=job.patience_s):
-        command.tell("connected", None)
+    with connected(config.run.most_workers, job.debug, folder=job.scratch, head_timeout_s=job.head_timeout_s):
+        driver.send("connected", None)
         yield
 
 
-def _ending(job: Job, config: Config, command: _Command) -> tuple[str, Any]:
-    """Train, and say how that ended."""
+def _train_to_outcome(job: Job, config: Config, driver: _DriverPipe) -> tuple[str, Any]:
+    """Train, and return the last message for the driver."""
     try:
-        _train(job, config, command)
+        _train(job, config, driver)
     except IvrError as error:
         return "failed", error
     except Exception as error:
         traceback.print_exc()
-        return "lost", _lost(error)
+        return "lost", _describe_loss(error)
     return "done", None
 
 
-def _train(job: Job, config: Config, command: _Command) -> None:
-    """Start the workers and pass on what they say; returns when training has ended.
+def _train(job: Job, config: Config, driver: _DriverPipe) -> None:
+    """Run Ray Train on a thread, and relay the workers' events until training has ended.
 
     Raises:
-        IvrError: It would be the same again.
-        Exception: Ray, or a part of it, is gone.
+        IvrError: An error that a retry would repeat.
+        Exception: A part of Ray has died.
     """
     import ray
 
@@ -156,15 +163,15 @@ def _train(job: Job, config: Config, command: _Command) -> None:
 
     kind = cluster_kind()
     wait_s = config.run.wait_s if job.address else 0.0
-    if not wait_for_room(config.run.fewest_workers, kind, wait_s, command.say, command.stop.is_set):
+    if not wait_for_resources(config.run.fewest_workers, kind, wait_s, driver.report, driver.stop.is_set):
         return
-    command.tell("workers", None)
-    command.say(f"starting workers, a {kind} each")
+    driver.send("workers", None)
+    driver.report(f"starting workers, one {kind} each")
     handle = channel.create()
-    outcome = _Outcome()
-    thread = threading.Thread(target=_fit, args=(job, config, handle, kind, outcome), name="ivr-fit", daemon=True)
+    fit = _Fit()
+    thread = threading.Thread(target=_run_fit, args=(job, config, handle, kind, fit), name="ivr-fit", daemon=True)
     thread.start()
-    silence = _Silence(command.say, kind, config.run.fewest_workers)
+    startup = _StartupReporter(driver.report, kind, config.run.fewest_workers)
     fatal: IvrError | None = None
     running = True
     while running and fatal is None:
@@ -173,28 +180,28 @@ def _train(job: Job, config: Config, command: _Command) -> None:
         if service := dead_service():
             raise ConnectionError(service)
         try:
-            events, fatal = ray.get(handle.pull.remote(command.stop.is_set()), timeout=_ANSWER_S)
+            events, fatal = ray.get(handle.pull.remote(driver.stop.is_set()), timeout=_PULL_TIMEOUT_S)
         except ray.exceptions.GetTimeoutError:
             continue
         for event in events:
-            command.tell("event", event)
-        silence.heard(events)
+            driver.send("event", event)
+        startup.update(events)
     if fatal is not None:
         raise fatal
-    if outcome.error is not None:
-        raise _judged(outcome.error)
+    if fit.error is not None:
+        raise _classify(fit.error)
 
 
-class _Silence:
-    """Tells the user what is waited for while no worker says anything and none is training."""
+class _StartupReporter:
+    """Tells the user what is waited for while workers start without sending events."""
 
-    def __init__(self, say: Callable[[str], None], kind: str, fewest: int) -> None:
-        self._say, self._kind, self._fewest = say, kind, fewest
+    def __init__(self, report: Callable[[str], None], kind: str, fewest: int) -> None:
+        self._report, self._kind, self._fewest = report, kind, fewest
         self._training = False
         self._last = time.monotonic()
 
-    def heard(self, events: Sequence[Event]) -> None:
-        """Take note of what came, and speak if nothing did for long."""
+    def update(self, events: Sequence[Event]) -> None:
+        """Take the events of one poll; report if there have been none for long."""
         for event in events:
             self._training = event["kind"] != "phase"
         if events or self._training:
@@ -204,22 +211,24 @@ class _Silence:
 
             have = ray.cluster_resources().get(self._kind, 0)  # type: ignore[no-untyped-call]
             if have < self._fewest:
-                self._say(f"waiting for workers: {self._fewest} {self._kind}s are needed, the cluster has {have:.0f}")
+                self._report(f"waiting for {self._fewest} {self._kind}s for the workers; the cluster has {have:.0f}")
             else:
-                self._say(
+                self._report(
                     "the workers are still starting: each imports PyTorch and DeepSpeed, and reads the data's index"
                 )
             self._last = time.monotonic()
 
 
-class _Outcome:
+class _Fit:
+    """The result of `_run_fit`."""
+
     error: BaseException | None = None
 
 
-def _fit(job: Job, config: Config, handle: Any, kind: str, outcome: _Outcome) -> None:
-    """Run Ray Train; on a thread of its own, beside the exchange with the command."""
+def _run_fit(job: Job, config: Config, handle: Any, kind: str, fit: _Fit) -> None:
+    """Run Ray Train to its end; on its own thread, beside the exchange with the driver."""
     try:
-        # The V2 classes by their own names: ray.train exports them or V1's, as the environment says.
+        # The V2 classes from their own modules: what ray.train exports depends on the environment.
         from ray.train.torch import TorchConfig
         from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
         from ray.train.v2.torch.torch_trainer import TorchTrainer
@@ -252,7 +261,7 @@ def _fit(job: Job, config: Config, handle: Any, kind: str, outcome: _Outcome) ->
             run_config=RunConfig(
                 name=f"ray-{time.time_ns()}",
                 storage_path=storage.join(storage.absolute(run.dir), "ray"),
-                failure_config=FailureConfig(max_failures=left, controller_failure_limit=_MOST_STARTS),
+                failure_config=FailureConfig(max_failures=left, controller_failure_limit=_MAX_START_FAILURES),
                 logging_config=LoggingConfig(log_level="INFO" if job.debug else "ERROR"),
                 callbacks=[
                     FailureReporter(handle, run.max_failures, job.failures),
@@ -261,11 +270,11 @@ def _fit(job: Job, config: Config, handle: Any, kind: str, outcome: _Outcome) ->
             ),
         ).fit()
     except BaseException as error:  # the main thread raises it
-        outcome.error = error
+        fit.error = error
 
 
-def _judged(error: BaseException) -> BaseException:
-    """What ended Ray Train: for good, as one line, or a part of Ray that is gone, as it is."""
+def _classify(error: BaseException) -> BaseException:
+    """Turn what ended Ray Train into an error for the user; return it as it is if a part of Ray has died."""
     from ray.exceptions import RayError
 
     if isinstance(error, RayError) or dead_service():
@@ -275,7 +284,7 @@ def _judged(error: BaseException) -> BaseException:
         return cause
     more = remedy_for(cause)
     return WorkerError(
-        f"the workers failed for good: {describe(cause)}",
+        f"the workers failed too often: {describe(cause)}",
         remedy=f"{more + '; ' if more else ''}the same command continues from the last checkpoint; --debug shows the "
         "workers' logs",
     )

@@ -1,0 +1,1 @@
+"""Trained models outside training: load, predict, evaluate. Needs neither Ray nor DeepSpeed."""

@@ -1,0 +1,116 @@
+"""Load a trained model from a run, a checkpoint or an export."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ivr_dist import storage
+from ivr_dist.checkpoint import store, weights
+from ivr_dist.checkpoint.part_manifest import part_name
+from ivr_dist.config import Config
+from ivr_dist.data.batches.batch import Batch
+from ivr_dist.data.batches.collate import BatchSpec
+from ivr_dist.errors import UserError
+from ivr_dist.inspection.existing_run import read_result
+from ivr_dist.model.spec import IVROutput
+from ivr_dist.run.attempts import lineage, read_attempts
+from ivr_dist.runtime import device as device_module
+from ivr_dist.shards.specs import TaskSpec
+
+_EXPORT_FILES = ("model.safetensors", "model.safetensors.index.json", "model.onnx")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model in evaluation mode, with all that is needed to feed it; made by `load`."""
+
+    checkpoint: str
+    """Absolute path or URL of the checkpoint."""
+    config: Config
+    """The config that it was trained with."""
+    module: nn.Module
+    """The PyTorch module."""
+    spec: BatchSpec
+    """Layout of batches, and the statistics by which features are standardised."""
+    device: torch.device
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Modalities that the model reads."""
+        return tuple(self.spec.modalities)
+
+    @property
+    def tasks(self) -> Mapping[str, TaskSpec]:
+        """By task: what the model predicts."""
+        return self.spec.tasks
+
+    def __call__(self, batch: Batch) -> IVROutput:
+        """Run the model on one batch, without gradients."""
+        with torch.no_grad():
+            output: IVROutput = self.module(batch.to(self.device))
+        return output
+
+    def __repr__(self) -> str:
+        name = storage.display(self.checkpoint)
+        return f"<model {name}: {', '.join(self.modalities)} -> {', '.join(self.tasks)}, on {self.device}>"
+
+
+def load(path: str, *, device: str | torch.device | None = None) -> Model:
+    """Build the model of a run or checkpoint, and put its weights in. Every byte is checked first.
+
+    Args:
+        path: Directory or URL of a checkpoint or a run; see `resolve_checkpoint`.
+        device: Where the model goes; None: the GPU if there is one.
+
+    Raises:
+        UserError: There is no model at `path`.
+        CheckpointError: The checkpoint is not complete, or damaged.
+    """
+    url = resolve_checkpoint(path)
+    state: dict[str, Any] = store.verify(url)
+    with weights.stored_text(url, state) as text:
+        spec = weights.batch_spec(state, text, url=url)
+    if device is None:
+        device = "cuda" if device_module.available() else "cpu"
+    target = torch.device(device)
+    module = weights.load_model(url, verified=True).to(target).eval()
+    return Model(url, weights.stored_config(state, url), module, spec, target)
+
+
+def resolve_checkpoint(path: str) -> str:
+    """Return the checkpoint that a path stands for.
+
+    Of a run that is the checkpoint that its result names, the best one by validation if there is validation; of a run
+    without a result, the newest complete one.
+
+    Raises:
+        UserError: It is neither a checkpoint nor a run, the run has no complete checkpoint, or it is an export, which
+            this version cannot load.
+    """
+    url = storage.absolute(path)
+    if storage.exists(storage.join(url, part_name(0))):
+        return url
+    # Before the export's files: a checkpoint or run may lie in a folder of any content.
+    if result := read_result(url):
+        return str(result["checkpoint"])
+    attempts = read_attempts(url)
+    for name in store.in_lineage(store.names(url), lineage(attempts)):
+        if store.is_complete(name.url(url)):
+            return name.url(url)
+    where = storage.display(url)
+    if attempts:
+        raise UserError("the run has no complete checkpoint yet", where=where, remedy="wait for its first one")
+    if any(storage.exists(storage.join(url, name)) for name in _EXPORT_FILES) or url.endswith(".onnx"):
+        raise UserError(
+            "exported models cannot be loaded yet", where=where, remedy="give the run or checkpoint it was made from"
+        )
+    raise UserError(
+        "no model here: neither a run nor a checkpoint",
+        where=where,
+        remedy="give a run.dir, or a directory such as RUN/checkpoints/step-00000176.a01",
+    )

@@ -1,0 +1,212 @@
+"""Predictions of a loaded model: for a packed split, or for arrays in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ivr_dist.data.batches.batch import Batch
+from ivr_dist.data.batches.collate import WORDS, collate
+from ivr_dist.data.loader import Loader
+from ivr_dist.data.reading.shard_reader import ShardReader
+from ivr_dist.errors import DataError
+from ivr_dist.evaluation import evaluate
+from ivr_dist.inference.load import Model
+from ivr_dist.inspection.packed_split import PackedSplit, Sample
+from ivr_dist.runtime import device
+from ivr_dist.shards.decode import RawSample
+from ivr_dist.shards.manifest import Manifest
+from ivr_dist.shards.member_layout import Layout
+from ivr_dist.shards.sample_columns import Samples
+from ivr_dist.shards.specs import FeatureSpec, TaskSpec
+from ivr_dist.units import parse_bytes
+
+if TYPE_CHECKING:
+    import pandas
+
+Arrays = Mapping[str, Any]
+"""One sample: an array for each modality, and optionally `id` and `transcript`."""
+
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class PredictionTable:
+    """Predictions, one row a sample, in the order of the input."""
+
+    keys: list[str]
+    """[N] sample ids."""
+    predictions: Mapping[str, npt.NDArray[Any]]
+    """By task: [N] values of a regression (float64), or [N] classes of a classification (int64)."""
+    labels: Mapping[str, npt.NDArray[np.float64]]
+    """By task: [N] labels, NaN where there is none."""
+    probabilities: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    """By task of a classification: [N, C] probabilities of the classes."""
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def to_dict(self) -> dict[str, list[Any]]:
+        """Columns by name: `id`, and for each task `TASK`, `TASK_label`, and `TASK_p0`... of a classification."""
+        columns: dict[str, list[Any]] = {"id": list(self.keys)}
+        for task, values in self.predictions.items():
+            columns[task] = values.tolist()
+            columns[f"{task}_label"] = self.labels[task].tolist()
+            for number, column in enumerate(self.probabilities.get(task, np.zeros((0, 0))).T):
+                columns[f"{task}_p{number}"] = column.tolist()
+        return columns
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The columns of `to_dict` as a DataFrame.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        import pandas
+
+        return pandas.DataFrame(self.to_dict())
+
+
+def predict(model: Model, data: PackedSplit | str | Iterable[Sample | Arrays]) -> PredictionTable:
+    """Predict every sample once.
+
+    Args:
+        model: The model.
+        data: A packed split or its path, or samples with the features that the model was trained on.
+
+    Raises:
+        DataError: The data does not have the features of the model.
+        CorruptDataError, StorageError: The split cannot be read.
+    """
+    if isinstance(data, str | PackedSplit):
+        return _table(predict_split(model, data), model.tasks)
+    return _table(_predict_samples(model, list(data)), model.tasks)
+
+
+def predict_split(model: Model, split: PackedSplit | str) -> evaluate.Predictions:
+    """Run a model over a packed split, each sample once.
+
+    Raises:
+        DataError: There is no such split, or it has other features or tasks than the model.
+        CorruptDataError, StorageError: It cannot be read.
+    """
+    if isinstance(split, PackedSplit):
+        url, manifest = split.url, split.manifest
+    else:
+        url, manifest = split, Manifest.load(split)
+    model.spec.check_split(manifest)
+    # Not by the checkpoint's `data`, whose disk cache and commands belong to the machine that trained it.
+    reader = ShardReader(url, manifest, parse_bytes(model.config.data.cache_bytes))
+    batch = model.config.train.global_batch
+    with Loader(reader, model.spec, global_batch=batch, lanes=1, delay=0, seed=0) as loader, _deterministic(model):
+        return evaluate.predict(model, loader.eval_batches(), manifest.samples, model.device)
+
+
+def score_split(model: Model, split: PackedSplit | str) -> evaluate.Metrics:
+    """All metrics of a model on a packed split, equal to those of `ivr-dist evaluate`; errors as `predict_split`."""
+    manifest = split.manifest if isinstance(split, PackedSplit) else Manifest.load(split)
+    return evaluate.score(predict_split(model, split), manifest.corpus, manifest.tasks)
+
+
+def _predict_samples(model: Model, samples: Sequence[Sample | Arrays]) -> evaluate.Predictions:
+    if not samples:
+        raise DataError("no samples to predict", remedy="give at least one")
+    raw = [_raw_sample(model, number, sample) for number, sample in enumerate(samples)]
+    with _deterministic(model):
+        return evaluate.predict(model, _batches(model, raw), len(raw), model.device)
+
+
+def _batches(model: Model, samples: Sequence[RawSample]) -> Iterator[Batch]:
+    layout = Layout.of(
+        {
+            name: FeatureSpec(set="", dim=dim, dtype="float32", kind="features")
+            if kind == "features"
+            else FeatureSpec(set="", dim=1, dtype="int64", kind="tokens")
+            for name, (kind, dim) in model.spec.modalities.items()
+            if kind != WORDS
+        }
+    )
+    for first in range(0, len(samples), _BATCH):
+        part = samples[first : first + _BATCH]
+        slots = np.arange(len(part))
+        steps = None
+        if model.spec.common_length:
+            steps = max((len(array) for sample in part for array in sample.arrays.values()), default=1)
+        yield collate(Samples.of(part, layout), slots, first + slots, model.spec, steps)
+
+
+def _raw_sample(model: Model, number: int, sample: Sample | Arrays) -> RawSample:
+    """Check one sample against what the model reads."""
+    if isinstance(sample, Sample):
+        given: Arrays = {**sample.arrays, "id": sample.id, "transcript": sample.transcript}
+        labels = sample.labels
+    else:
+        given, labels = sample, {}
+    name = str(given.get("id", number))
+    arrays = {}
+    for modality, (kind, dim) in model.spec.modalities.items():
+        value = given.get(modality)
+        if kind == WORDS or value is None:
+            continue
+        arrays[modality] = _checked(np.asarray(value), kind, dim, f"{modality} of sample {name}")
+    transcript = given.get("transcript", "")
+    reads_words = any(kind == WORDS for kind, _ in model.spec.modalities.values())
+    if not arrays and not (reads_words and transcript):
+        needed = ", ".join("transcript" if kind == WORDS else name for name, (kind, _) in model.spec.modalities.items())
+        raise DataError(
+            f"sample {name} has nothing that the model reads", remedy=f"give at least one of: {needed}, by that key"
+        )
+    known = {task: labels.get(task) for task in model.tasks}
+    return RawSample(
+        name, name, known, arrays, transcript=transcript if isinstance(transcript, str) else (*transcript,)
+    )
+
+
+def _checked(array: npt.NDArray[Any], kind: str, dim: int, what: str) -> npt.NDArray[Any]:
+    """The array as the model's batches hold it: float32 [T, D], or int64 [T] of token ids."""
+    tokens = kind == "tokens"
+    expected = "whole numbers [steps], from 0" if tokens else f"finite numbers [steps, {dim}]"
+    fits = array.ndim == 1 and array.dtype.kind in "iu" if tokens else array.ndim == 2 and array.shape[1] == dim
+    if fits and not tokens:
+        fits = array.dtype.kind in "fiu" and bool(np.isfinite(array.astype(np.float32)).all())
+    if not fits or (tokens and bool((array < 0).any())):
+        shape = ", ".join(map(str, array.shape))
+        raise DataError(
+            f"{what} is {array.dtype} [{shape}], the model reads {expected}",
+            remedy="give the features that the model was trained on; it standardises them itself",
+        )
+    return array.astype(np.int64 if tokens else np.float32)
+
+
+def _table(found: evaluate.Predictions, tasks: Mapping[str, TaskSpec]) -> PredictionTable:
+    predictions: dict[str, npt.NDArray[Any]] = {}
+    probabilities: dict[str, npt.NDArray[np.float64]] = {}
+    for task, values in found.predictions.items():
+        if tasks[task].type == "classification":
+            shifted = np.exp(values - values.max(axis=1, keepdims=True))
+            probabilities[task] = shifted / shifted.sum(axis=1, keepdims=True)
+            predictions[task] = values.argmax(axis=1)
+        else:
+            predictions[task] = values
+    labels = {task: np.where(found.labelled[task], values, np.nan) for task, values in found.labels.items()}
+    return PredictionTable(found.keys, predictions, labels, probabilities)
+
+
+@contextmanager
+def _deterministic(model: Model) -> Iterator[None]:
+    """Deterministic algorithms on a GPU, as in training; the caller's own setting afterwards."""
+    if model.device.type != "cuda":
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled()
+    device.deterministic()
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)

@@ -1,0 +1,72 @@
+"""What a run achieved: its result for Python callers, and its loss curve from the history ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ivr_dist.run.ledger import HISTORY, read_lineage
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a training run achieved.
+
+    `loss_curve` is read from the run's history ledger when it is first asked for.
+    """
+
+    run: str
+    """Path or URL of the run directory."""
+    status: str
+    """`finished`; `early`: validation stopped improving; `stopped`: the stop file ended it, and training continues with
+    the next call."""
+    metrics: Mapping[str, Mapping[str, float | None]]
+    """By split (`valid`, `test`) and metric (`mosi/mae`); None where a metric is not defined. Empty if `stopped`."""
+    checkpoint: str | None
+    """Path or URL of the checkpoint that was scored; of the newest complete one if `stopped`, None without one."""
+    steps: int | None
+    """Optimizer steps completed."""
+    total_steps: int | None
+    """Optimizer steps of the whole run."""
+    attempts: int
+    """Times that workers were started for the run."""
+    modalities: tuple[str, ...] = ()
+    """Modalities that the model reads."""
+    trained: bool = field(default=True, compare=False)
+    """False if the run was complete already, so that nothing was trained."""
+
+    @property
+    def loss_curve(self) -> list[tuple[int, float]]:
+        """`(step, loss)` of every step that counts, over all attempts, in the order of steps."""
+        return loss_curve(self.run)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any], *, trained: bool = True) -> Result:
+        """The result that a `result.json` holds, as `inspection.existing_run.read_result` returns it."""
+        return cls(
+            run=record["run"],
+            status=record["status"],
+            metrics=record["metrics"],
+            checkpoint=record["checkpoint"],
+            steps=record["steps"],
+            total_steps=record["total_steps"],
+            attempts=record["attempts"],
+            modalities=tuple(record.get("modalities", ())),
+            trained=trained,
+        )
+
+    def to_record(self) -> dict[str, Any]:
+        """The fields of `result.json`."""
+        names = ("run", "status", "checkpoint", "steps", "total_steps", "attempts", "modalities", "metrics")
+        return {name: getattr(self, name) for name in names} | {"modalities": list(self.modalities)}
+
+
+def loss_curve(run_url: str) -> list[tuple[int, float]]:
+    """`(step, loss)` of every step that counts, over all attempts.
+
+    Raises:
+        CorruptDataError: A line of the history ledger is damaged.
+    """
+    records = (record for _, _, record in read_lineage(run_url, HISTORY))
+    return sorted((record["step"], record["loss"]) for record in records if "loss" in record)

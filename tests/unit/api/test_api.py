@@ -1,0 +1,197 @@
+"""The public API: what it returns is what the commands compute, and it neither prints nor needs more than it says."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ivr_dist as ivr
+from ivr_dist.config.loading import load_config, with_overrides
+from ivr_dist.evaluation.score_checkpoint import score_checkpoint
+from ivr_dist.run.events import Event
+from ivr_dist.run.ledger import AUDIT, read_lineage
+from tests.repository import ROOT
+
+
+class Recorder:
+    """A console that keeps the events, and asks to stop when `stop` is set."""
+
+    def __init__(self, stop: bool = False) -> None:
+        self.events: list[Event] = []
+        self.stop = stop
+
+    def emit(self, event: Event) -> None:
+        self.events.append(event)
+
+    def stop_requested(self) -> bool:
+        return self.stop
+
+
+def test_a_split_is_a_sequence(workspace: Path) -> None:
+    with ivr.open_split("data/synth/train") as split:
+        assert len(split) == 56
+        assert split[-1].id == split.ids[-1] == list(split)[-1].id
+        assert [sample.id for sample in split[2:9:3]] == split.ids[2:9:3]
+        sample = split[0]
+        assert sample.text is not None and sample.text.shape[1] == split.features["text"].dim
+        assert sample.labels["sentiment"] == split.labels["sentiment"][0]
+        assert sample.words == tuple(str(sample.transcript).split())
+        assert split.profile().samples == 56
+        with pytest.raises(IndexError):
+            split[56]
+
+
+def test_a_split_that_is_not_there_is_refused(workspace: Path) -> None:
+    with pytest.raises(ivr.DataError, match=r"no manifest\.json"):
+        ivr.open_split("data/synth")
+
+
+def test_batches_come_in_the_order_of_training(workspace: Path) -> None:
+    """The audit ledger holds what the run has trained on."""
+    trained: dict[int, list[str]] = {
+        record["step"]: record["ids"] for _, _, record in read_lineage("runs/synth", AUDIT)
+    }
+    batches = list(ivr.open_split("data/synth/train").batches(global_batch=16, seed=0, epoch=0))
+    assert [list(batch.keys) for batch in batches] == [trained[step] for step in (1, 2, 3, 4)]
+    (again,) = list(ivr.open_split("data/synth/train").batches(global_batch=56, seed=3, epoch=2))
+    assert sorted(again.keys) == sorted(ivr.open_split("data/synth/train").ids)
+
+
+def test_batches_of_another_split_are_scaled_by_the_statistics_of_train(workspace: Path) -> None:
+    train, valid = ivr.open_split("data/synth/train"), ivr.open_split("data/synth/valid")
+    raw = next(valid.batches(global_batch=12))
+    scaled = next(valid.batches(global_batch=12, statistics=train))
+    mean, deviation = train.manifest.statistics["audio"].mean, train.manifest.statistics["audio"].std
+    part, other = raw.modalities["audio"], scaled.modalities["audio"]
+    expected = (part.features[part.mask].numpy() - np.float32(mean)) / np.float32(deviation)
+    np.testing.assert_allclose(other.features[other.mask].numpy(), expected, rtol=1e-6)
+
+
+def test_evaluate_and_predict_agree_with_the_command(workspace: Path) -> None:
+    model = ivr.load("runs/synth")
+    scores = ivr.evaluate(model, "data/synth/test")
+    assert scores == score_checkpoint(model.checkpoint, "data/synth/test", 1)
+    assert scores == ivr.open_run("runs/synth").status().metrics["test"]
+    table = ivr.predict(model, ivr.open_split("data/synth/test"))
+    errors = np.abs(table.predictions["sentiment"] - table.labels["sentiment"])
+    assert errors.mean() == pytest.approx(scores["synth/mae"])
+    assert table.keys == ivr.open_split("data/synth/test").ids
+    assert set(table.to_dict()) == {"id", "sentiment", "sentiment_label"}
+
+
+def test_samples_in_memory_are_predicted_as_those_of_a_split(workspace: Path) -> None:
+    split = ivr.open_split("data/synth/test")
+    expected = ivr.predict("runs/synth", split)
+    for samples in (list(split), [{**sample.arrays, "id": sample.id} for sample in split]):
+        table = ivr.predict("runs/synth", samples)
+        assert table.keys == expected.keys
+        np.testing.assert_allclose(table.predictions["sentiment"], expected.predictions["sentiment"], atol=1e-5)
+    assert np.isnan(table.labels["sentiment"]).all()
+
+
+@pytest.mark.parametrize(
+    ("sample", "said"),
+    [
+        ({"audio": np.zeros((4, 5))}, r"audio of sample 0 is float64 \[4, 5\], the model reads finite numbers"),
+        ({"audio": np.full((4, 12), np.nan)}, "the model reads finite numbers"),
+        ({"speech": np.zeros((4, 12))}, "sample 0 has nothing that the model reads; give at least one of: text, audio"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(workspace: Path, sample: dict[str, Any], said: str) -> None:
+    with pytest.raises(ivr.DataError, match=said):
+        ivr.predict("runs/synth", [sample])
+
+
+def test_what_is_no_model_is_refused(workspace: Path, tmp_path: Path) -> None:
+    with pytest.raises(ivr.UserError, match="no model here"):
+        ivr.load(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ivr.UserError, match="exported models cannot be loaded yet"):
+        ivr.load(tmp_path)
+    with pytest.raises(ivr.UserError, match="no run here"):
+        ivr.open_run(tmp_path)
+
+
+def test_a_checkpoint_loads_like_its_run(workspace: Path) -> None:
+    run = ivr.open_run("runs/synth")
+    (checkpoint,) = run.checkpoints()
+    assert ivr.load(checkpoint.url).checkpoint == ivr.load(run.url).checkpoint == checkpoint.url
+    assert run.config.train.global_batch == 16
+    result = run.result()
+    assert result is not None and result.checkpoint == checkpoint.url
+    assert [record["step"] for record in run.history() if "loss" in record] == [1, 2, 3, 4]
+    assert run.loss_curve() == result.loss_curve
+
+
+def test_training_repeats_itself_in_one_process_and_prints_nothing(
+    workspace: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    first = ivr.open_run("runs/synth").loss_curve()
+    for stage in (0, 3):
+        result = ivr.train("configs/synth.yaml", [f"run.dir={tmp_path}/{stage}", f"zero.stage={stage}"])
+        assert result.trained
+        np.testing.assert_allclose([loss for _, loss in result.loss_curve], [loss for _, loss in first], rtol=1e-5)
+    config = replace(load_config("configs/synth.yaml"), run=load_config("configs/synth.yaml").run)
+    recorder = Recorder()
+    result = ivr.train(config, [f"run.dir={tmp_path}/again"], console=recorder)
+    assert result.loss_curve == first
+    assert recorder.events
+    assert not ivr.train(config, [f"run.dir={tmp_path}/again"]).trained
+    assert capfd.readouterr() == ("", "")
+    ivr.train(config, [f"run.dir={tmp_path}/told", "train.max_steps=1"], progress=True)
+    assert "step 1/1" in capfd.readouterr().out
+
+
+def test_a_console_stops_a_run_and_the_next_call_continues_it(workspace: Path, tmp_path: Path) -> None:
+    with pytest.raises(ivr.UserError, match=r"train\.lr"):
+        ivr.train("configs/synth.yaml", ["train.lr=-1"])
+    run = [f"run.dir={tmp_path}/run"]
+    stopped = ivr.train("configs/synth.yaml", run, console=Recorder(stop=True))
+    assert (stopped.status, stopped.metrics) == ("stopped", {})
+    assert ivr.train("configs/synth.yaml", run).steps == 4
+    assert ivr.open_run(f"{tmp_path}/run").loss_curve() == ivr.open_run("runs/synth").loss_curve()
+
+
+def test_the_callers_settings_are_as_they_were(workspace: Path, tmp_path: Path) -> None:
+    import torch
+
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    torch.manual_seed(7)
+    before = torch.get_rng_state(), torch.get_num_threads()
+    ivr.train("configs/synth.yaml", [f"run.dir={tmp_path}/run", "train.max_steps=1"])
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert torch.get_num_threads() == before[1]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == handlers
+
+
+def test_loading_and_predicting_need_neither_ray_nor_deepspeed(workspace: Path) -> None:
+    code = (
+        "import sys; sys.modules['ray'] = sys.modules['deepspeed'] = None\n"
+        "import ivr_dist as ivr\n"
+        "print(len(ivr.predict('runs/synth', 'data/synth/test')), len(ivr.evaluate('runs/synth', 'data/synth/test')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=_environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[0] == "12"
+
+
+def _environment() -> dict[str, str]:
+    import os
+
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def test_overrides_of_a_config_made_in_python_are_checked() -> None:
+    given = ["data.train=x", "train.select=last"]
+    config = with_overrides(load_config(None, given), ["train.lr=0.5", "loss.tasks.mood=2"]).config
+    assert (config.train.lr, config.loss.tasks) == (0.5, {"mood": 2.0})
+    wrong = replace(config, train=replace(config.train, lr=-1.0))
+    with pytest.raises(ivr.ConfigError, match=r"train\.lr"):
+        with_overrides(wrong, [])
