@@ -2,6 +2,7 @@
 # make test    install what the tests need and run all of them
 # make test-long  the tests that are slow by nature: signals and faults on Ray clusters; under an hour
 # make drill   faults on hosts in namespaces, any process killed or stopped, full disks, every pair of stages and sizes; an hour
+# make gpu-check  on a GPU: the tests in tests/gpu, then time, kernels and waits of a step; says so where there is none
 # make check   ruff and mypy
 # make install the environment only, in .venv
 # make clean   remove the environment, caches and the synthetic corpus; runs/ stays
@@ -15,7 +16,7 @@ QUICKSTART_DATA := data/quickstart
 QUICKSTART_RUN := runs/quickstart
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev train test test-long drill check format clean
+.PHONY: help install dev train test test-long drill gpu-check check format clean
 
 help:
 	@sed -n '1,/^$$/s/^# //p' Makefile
@@ -52,7 +53,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 $(QUICKSTART_DATA)/test/manifest.json: | $(VENV)/.installed
 	@$(BIN)/ivr-dist synth --out $(QUICKSTART_DATA) --samples 2000 --seed 0 --overwrite
 
-# An interrupted run is continued; a finished one is kept under its date and trained anew.
+# An interrupted run is continued; a finished one is kept under its date and a new one started.
 train: install $(QUICKSTART_DATA)/test/manifest.json
 	@if [ -e $(QUICKSTART_RUN)/result.json ]; then \
 	  mv $(QUICKSTART_RUN) "$(QUICKSTART_RUN)-$$(date +%Y%m%d-%H%M%S)"; fi
@@ -66,6 +67,11 @@ test-long: dev
 
 drill: dev
 	@$(BIN)/python -m pytest -m drill -s
+
+gpu-check: dev
+	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
+	  $(BIN)/python -m pytest tests/gpu -m gpu && $(BIN)/python benchmarks/gpu_check.py; \
+	else echo "no GPU here: nothing to check"; fi
 
 check: dev
 	@$(BIN)/ruff check .

@@ -42,7 +42,7 @@ from ivr_dist.model.spec import ModelSpec
 from ivr_dist.orchestration import worker
 from ivr_dist.orchestration.multi_seed import parse_seeds, summarise
 from ivr_dist.orchestration.preflight import preflight
-from ivr_dist.run.events import Event
+from ivr_dist.run.events import Event, StepProgress
 from ivr_dist.shards import index
 from ivr_dist.shards.manifest import Manifest
 
@@ -93,8 +93,8 @@ class Recorder:
 
     def emit(self, event: Event) -> None:
         """Keep the pace."""
-        if event["kind"] == "progress":
-            self.rates.append(event["samples_per_s"])
+        if isinstance(event, StepProgress):
+            self.rates.append(event.samples_per_s)
 
     def stop_requested(self) -> bool:
         """Never."""

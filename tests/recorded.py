@@ -26,7 +26,7 @@ from ivr_dist.packing.index_tars import index_tars
 from ivr_dist.packing.pack import PackOptions, pack
 from ivr_dist.planning.plan import make_plan
 from ivr_dist.run.attempts import allocate
-from ivr_dist.run.ledger import AUDIT
+from ivr_dist.run.paths import AUDIT
 from ivr_dist.shards.index import load
 from ivr_dist.shards.manifest import Manifest
 from ivr_dist.shards.specs import FeatureSpec, TaskSpec

@@ -46,8 +46,8 @@ from ivr_dist.checkpoint.part_manifest import (
 from ivr_dist.checkpoint.safetensors_header import read_shapes
 from ivr_dist.errors import CheckpointError
 from ivr_dist.run.attempts import Span
+from ivr_dist.run.paths import CHECKPOINT_NAME, RunPaths
 from ivr_dist.sanitize import shorten
-from ivr_dist.storage.numbered_names import Numbered
 
 __all__ = [
     "FORMAT",
@@ -68,10 +68,8 @@ __all__ = [
     "write_part",
 ]
 
-_FOLDER = "checkpoints"
 _CHUNK = 1 << 23
 """Bytes hashed at a time."""
-_NAME = Numbered("step-{:08d}.a{:02d}")
 
 
 @dataclass(frozen=True, order=True)
@@ -82,17 +80,17 @@ class CheckpointName:
     attempt: int
 
     def __str__(self) -> str:
-        return _NAME.name(self.step, self.attempt)
+        return CHECKPOINT_NAME.name(self.step, self.attempt)
 
     @classmethod
     def parse(cls, text: str) -> CheckpointName | None:
         """The name's numbers, or None for a directory that is not a checkpoint."""
-        numbers = _NAME.parse(text)
+        numbers = CHECKPOINT_NAME.parse(text)
         return cls(*numbers) if numbers else None
 
     def url(self, run_url: str) -> str:
         """Where this checkpoint of a run lies."""
-        return storage.join(run_url, _FOLDER, str(self))
+        return RunPaths(run_url).checkpoint(str(self))
 
 
 def write_part(
@@ -284,7 +282,7 @@ def _check_tensors(target: str, entry: FileEntry, part: PartManifest) -> None:
 
 def names(run_url: str) -> list[CheckpointName]:
     """All checkpoint directories of a run, complete or not, newest first."""
-    found = (CheckpointName.parse(name) for name in storage.list_dir(storage.join(run_url, _FOLDER)))
+    found = (CheckpointName.parse(name) for name in storage.list_dir(RunPaths(run_url).checkpoints))
     return sorted((name for name in found if name is not None), reverse=True)
 
 

@@ -42,7 +42,8 @@ def stop(run: Run, debug: Debug = False) -> int:
     from ivr_dist import storage
     from ivr_dist.inspection.status import no_run
     from ivr_dist.run.attempts import read_attempts
-    from ivr_dist.run.lease import STOP_FILE, holder
+    from ivr_dist.run.lease import holder
+    from ivr_dist.run.paths import RunPaths
 
     url = storage.absolute(run)
     # A driver holds the lease before the first worker records an attempt.
@@ -51,7 +52,7 @@ def stop(run: Run, debug: Debug = False) -> int:
             raise no_run(url)
         say(f"nothing to stop: no command is training {storage.display(url)}")
         return 0
-    storage.write_text(storage.join(url, STOP_FILE), "stop after a checkpoint\n")
+    storage.write_text(RunPaths(url).stop_file, "stop after a checkpoint\n")
     say(f"requested a stop of {storage.display(url)}; watch it with: ivr-dist status {storage.display(run)}")
     return 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,11 +19,9 @@ from ivr_dist.cli.options import (
     print_json,
 )
 from ivr_dist.errors import UserError
-from ivr_dist.sanitize import say
 
 if TYPE_CHECKING:
     from ivr_dist.config.loading import Loaded
-    from ivr_dist.run.results import Result
 
 SECTION = Section("Training")
 
@@ -59,6 +57,7 @@ def train(
     Workers run on the Ray cluster at RAY_ADDRESS, or on this machine. Ctrl-C and SIGTERM end the run after a
     checkpoint; the same command continues it.
     """
+    from ivr_dist.cli import training_output
     from ivr_dist.config.loading import load
     from ivr_dist.orchestration.preflight import further_faults
 
@@ -70,7 +69,7 @@ def train(
         from ivr_dist.orchestration.multi_seed import parse_seeds, train_seeds
 
         return train_seeds(config, settings, parse_seeds(seeds), loaded, json_output=as_json, debug=debug)
-    return _train(loaded, as_json, debug)
+    return training_output.train(loaded, as_json=as_json, debug=debug)
 
 
 @SECTION.command("ivr-dist plan configs/quickstart.yaml --world-sizes 1,2,8,64")
@@ -113,19 +112,9 @@ def evaluate(
 
     Every sample counts exactly once, whatever the number of workers.
     """
-    from ivr_dist import storage
-    from ivr_dist.display.tables import print_metrics
-    from ivr_dist.evaluation.own_split import own_split
-    from ivr_dist.evaluation.score_checkpoint import score_checkpoint
+    from ivr_dist.cli import training_output
 
-    url = storage.absolute(checkpoint)
-    split_url = storage.absolute(own_split(url, split) if shards is None else shards)
-    metrics = score_checkpoint(url, split_url, num_workers or 1)
-    if as_json:
-        print_json({"checkpoint": storage.display(url), "shards": storage.display(split_url), "metrics": metrics})
-    else:
-        print_metrics({split: metrics}, sys.stdout)
-    return 0
+    return training_output.evaluate(checkpoint, shards, split, num_workers, as_json=as_json)
 
 
 @SECTION.command("ivr-dist submit configs/quickstart.yaml --address http://head:8265 run.dir=s3://bucket/runs/1")
@@ -145,48 +134,6 @@ def submit(
     from ivr_dist.orchestration.submit import submit as submit_job
 
     return submit_job(config, overrides or (), address=address, wait=not no_wait)
-
-
-def _train(loaded: Loaded, as_json: bool, debug: bool) -> int:
-    """Train one run, and print its plan, its events and how it ended."""
-    from ivr_dist import storage
-    from ivr_dist.display.console import LocalConsole
-    from ivr_dist.display.tables import print_result, print_rows
-    from ivr_dist.orchestration import driver
-    from ivr_dist.run import goodput
-    from ivr_dist.run.lease import STOP_FILE
-
-    stream = sys.stderr if as_json else sys.stdout
-    outcome = driver.train(
-        loaded.config,
-        LocalConsole(stream),
-        loaded=loaded,
-        debug=debug,
-        on_plan=lambda rows: print_rows(rows, stream),
-    )
-    run = storage.display(outcome.run_url)
-    if outcome.time_spent is not None:
-        print_rows(goodput.rows(outcome.time_spent), stream)
-    if outcome.by_stop_file:
-        stop_file = storage.display(storage.join(outcome.run_url, STOP_FILE))
-        say(f"stopped by {stop_file}; the same command continues this run", stream)
-        if as_json:
-            print_json(_result_json(driver.stopped_result(outcome.run_url)))
-        return outcome.exit_code
-    if outcome.result is None:
-        say(f"stopped; the same command continues this run: {run}", stream)
-        return outcome.exit_code
-    if not outcome.result.trained:
-        remedy = "choose another run.dir, or start over with run.resume=never"
-        say(f"this run is complete already ({outcome.result.steps} steps); {remedy}", stream)
-    print_result(outcome.result.to_record(), stream)
-    if as_json and not outcome.exit_code:
-        print_json(_result_json(outcome.result))
-    return outcome.exit_code
-
-
-def _result_json(result: Result) -> dict[str, Any]:
-    return {**result.to_record(), "trained": result.trained, "loss": result.loss_curve}
 
 
 def _all_overrides(overrides: Sequence[str] | None, num_workers: int | None, resume: str | None) -> list[str]:

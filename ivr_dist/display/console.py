@@ -1,15 +1,27 @@
 """What a run says while it goes, and the wish to stop it.
 
-The loop emits events, small JSON-able dicts with a `kind`; here they become lines. In this process they are printed at
-once; from a Ray worker they travel through `channel` to the driver, which prints them with the same function.
+The training loop emits the events of `run.events`; here they become lines. In this process they are printed at once;
+from a Ray worker they travel through `orchestration.channel` to the driver, which prints them with the same function.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import TextIO
 
-from ivr_dist.run.events import Event
+from ivr_dist.run.events import (
+    AttemptStarted,
+    CheckpointSaved,
+    Evaluation,
+    Event,
+    Note,
+    Phase,
+    RunEnded,
+    StepProgress,
+    TimeSpent,
+    log_event,
+)
 from ivr_dist.sanitize import hide_secrets, say
 from ivr_dist.units import format_duration
 
@@ -28,15 +40,17 @@ class LocalConsole:
 
     def emit(self, event: Event) -> None:
         """Print the event's line, if it has one."""
-        if event["kind"] == "ended":
-            self.how = event["how"]
-        if event["kind"] == "time":
-            self.time_spent = event["parts"]
+        if isinstance(event, RunEnded):
+            self.how = event.how
+        if isinstance(event, TimeSpent):
+            self.time_spent = dict(event.parts)
         line = render(event)
         # Every worker notes what it meets; what they all meet is said once.
-        if event["kind"] == "note":
-            line = None if line in self._noted else line
-            self._noted.add(str(event["text"]))
+        if isinstance(event, Note):
+            if event.text in self._noted:
+                return
+            self._noted.add(event.text)
+        log_event(event)
         if line is not None:
             say(line, self._stream, flush=True)
 
@@ -47,40 +61,42 @@ class LocalConsole:
 
 def render(event: Event) -> str | None:
     """The line of one event; None for events that only machines read."""
-    kind = event["kind"]
-    if kind == "progress":
-        return _progress(event)
-    if kind == "evaluation":
-        metrics = "  ".join(f"{name} {_number(value)}" for name, value in _shortened(event["metrics"]).items())
-        return (
-            f"evaluated {event['split']} at step {event['step']}: {metrics}{'  (best so far)' if event['best'] else ''}"
-        )
-    if kind == "checkpoint":
-        return f"saved checkpoint {event['name']} in {event['seconds']:.1f} s, training waited {event['stall_s']:.2f} s"
-    if kind == "start":
-        where = f"from step {event['step']}" if event["step"] else "from scratch"
-        return (
-            f"attempt {event['attempt']}: {event['world']} workers, ZeRO {event['stage']}, "
-            f"{event['parameters']:,} parameters, training {where} to step {event['total_steps']}"
-        )
-    return hide_secrets(str(event["text"])) if kind in ("note", "phase") else None
+    match event:
+        case Note() | Phase():
+            return hide_secrets(event.text)
+        case StepProgress():
+            return _progress(event)
+        case Evaluation():
+            metrics = "  ".join(f"{name} {_number(value)}" for name, value in _shortened(event.metrics).items())
+            return f"evaluated {event.split} at step {event.step}: {metrics}{'  (best so far)' if event.best else ''}"
+        case CheckpointSaved():
+            return f"saved checkpoint {event.name} in {event.seconds:.1f} s, training waited {event.stall_s:.2f} s"
+        case AttemptStarted():
+            where = f"from step {event.step}" if event.step else "from scratch"
+            return (
+                f"attempt {event.attempt}: {event.world} workers, ZeRO {event.stage}, "
+                f"{event.parameters:,} parameters, training {where} to step {event.total_steps}"
+            )
+        case TimeSpent() | RunEnded():
+            return None
 
 
-def _shortened(metrics: dict[str, float | None]) -> dict[str, float | None]:
+def _shortened(metrics: Mapping[str, float | None]) -> dict[str, float | None]:
     """Without the corpus in each name, where there is one corpus only."""
     corpora = {name.partition("/")[0] for name in metrics}
     return {name.partition("/")[2] if len(corpora) == 1 else name: value for name, value in metrics.items()}
 
 
-def _progress(event: Event) -> str:
-    width = len(str(event["total_steps"]))
-    slowest = event.get("slowest")
+def _progress(event: StepProgress) -> str:
+    width = len(str(event.total_steps))
     # A worker whose own work takes a tenth longer than the others' holds them up.
-    lagging = f"  worker {slowest[0]} is slowest (+{slowest[1]:.0%})" if slowest and slowest[1] > 0.1 else ""
+    lagging = ""
+    if event.slowest and event.slowest[1] > 0.1:
+        lagging = f"  worker {event.slowest[0]} is slowest (+{event.slowest[1]:.0%})"
     return (
-        f"step {event['step']:>{width}}/{event['total_steps']}  epoch {event['epoch']:.2f}  loss {event['loss']:.4f}  "
-        f"lr {event['lr']:.2e}  {event['samples_per_s']:,.0f} samples/s  data wait {event['wait_share']:.0%}  "
-        f"{format_duration(event['left_s'])} left{lagging}"
+        f"step {event.step:>{width}}/{event.total_steps}  epoch {event.epoch:.2f}  loss {event.loss:.4f}  "
+        f"lr {event.lr:.2e}  {event.samples_per_s:,.0f} samples/s  data wait {event.wait_share:.0%}  "
+        f"{format_duration(event.left_s)} left{lagging}"
     )
 
 

@@ -14,7 +14,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
-from ivr_dist import storage
+from ivr_dist.run.paths import RunPaths
 from ivr_dist.sanitize import plain, writable
 from ivr_dist.storage import shown
 
@@ -62,7 +62,7 @@ def print_result(result: dict[str, Any], stream: TextIO) -> None:
         *([("modalities", ", ".join(result["modalities"]))] if result.get("modalities") else []),
         ("attempts", str(result["attempts"])),
         ("checkpoint", checkpoint),
-        ("curves", f"{_command('tensorboard')} --logdir {shlex.quote(storage.join(run, 'tensorboard'))}"),
+        ("curves", f"{_command('tensorboard')} --logdir {shlex.quote(RunPaths(run).tensorboard)}"),
         ("audit", f"{_command('ivr-dist')} audit {shlex.quote(run)}"),
     ]
     if "test" in result["metrics"]:

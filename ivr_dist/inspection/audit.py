@@ -19,7 +19,8 @@ from ivr_dist.inspection.recorded_ids import SampleNames
 from ivr_dist.inspection.status import no_run
 from ivr_dist.planning.plan import make_plan
 from ivr_dist.run.attempts import Attempt, lineage, read_attempts
-from ivr_dist.run.ledger import AUDIT, recorded_attempts
+from ivr_dist.run.ledger import recorded_attempts
+from ivr_dist.run.paths import AUDIT
 from ivr_dist.shards.manifest import Manifest
 
 

@@ -14,7 +14,8 @@ from ivr_dist.data.sample_order import EMPTY, EpochOrder, Int64Array
 from ivr_dist.inspection.audit_report import SHOWN, AuditReport, EpochAudit
 from ivr_dist.inspection.recorded_ids import SampleNames
 from ivr_dist.run.attempts import Span
-from ivr_dist.run.ledger import AUDIT, read_lines
+from ivr_dist.run.ledger import read_lines
+from ivr_dist.run.paths import AUDIT
 from ivr_dist.shards.manifest import Manifest
 
 

@@ -17,11 +17,10 @@ from ivr_dist.errors import CheckpointError, CheckpointMismatchError, CorruptDat
 from ivr_dist.planning.model_inputs import reading
 from ivr_dist.planning.run_identity import Asked, compare, ids
 from ivr_dist.run.attempts import lineage, read_attempts
+from ivr_dist.run.paths import RunPaths
 from ivr_dist.shards.manifest import Manifest
 from ivr_dist.storage import shown
 
-RECORD = "run.json"
-RESULT = "result.json"
 _REMEDY = "choose another run.dir, or start over with run.resume=never"
 _MAX_STEPS = 10**15
 
@@ -86,7 +85,7 @@ def read_record(run_url: str) -> dict[str, Any]:
     Raises:
         CorruptDataError: The file is damaged.
     """
-    return _read(storage.join(run_url, RECORD), _RECORD_FIELDS) or {}
+    return _read(RunPaths(run_url).record, _RECORD_FIELDS) or {}
 
 
 def recorded_config(run_url: str, found: Mapping[str, Any]) -> Config:
@@ -96,7 +95,7 @@ def recorded_config(run_url: str, found: Mapping[str, Any]) -> Config:
         CorruptDataError: There is no `run.json`.
         ConfigError: This version does not know a key of the config.
     """
-    url = storage.join(run_url, RECORD)
+    url = RunPaths(run_url).record
     if not found:
         raise _damaged(url, "it is missing, so the config of the run is unknown")
     return from_dict(found["config"], where=storage.display(url))
@@ -108,7 +107,7 @@ def read_result(run_url: str) -> dict[str, Any] | None:
     Raises:
         CorruptDataError: The file is damaged.
     """
-    url = storage.join(run_url, RESULT)
+    url = RunPaths(run_url).result
     found = _read(url, _RESULT_FIELDS)
     if found is None:
         return None

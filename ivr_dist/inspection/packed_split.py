@@ -16,8 +16,7 @@ from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.config import Config
 from ivr_dist.data.reading.shard_reader import ShardReader
 from ivr_dist.errors import UserError
-from ivr_dist.inspection.profile import SplitProfile
-from ivr_dist.inspection.profile import profile as profile_splits
+from ivr_dist.inspection import profile
 from ivr_dist.planning.plan import data_order
 from ivr_dist.shards.decode import RawSample, Transcript, words_of
 from ivr_dist.shards.manifest import Manifest
@@ -152,7 +151,7 @@ class PackedSplit(Sequence[Sample]):
                 column += [np.nan if label is None else label for label in found]
         return ids, {task: np.array(column, np.float64) for task, column in values.items()}
 
-    def profile(self, *, full: bool = False) -> SplitProfile:
+    def profile(self, *, full: bool = False) -> profile.SplitProfile:
         """Counts, lengths, labels and value ranges of the split, as `ivr-dist inspect` shows them.
 
         Args:
@@ -161,7 +160,7 @@ class PackedSplit(Sequence[Sample]):
         Raises:
             DataError, CorruptDataError, StorageError: The split cannot be read.
         """
-        return profile_splits([self.url], full)[0]
+        return profile.profile([self.url], full)[0]
 
     def batches(
         self,

@@ -10,13 +10,13 @@ from ivr_dist import storage
 from ivr_dist.checkpoint import store
 from ivr_dist.config import Config
 from ivr_dist.errors import UserError
-from ivr_dist.inspection.audit import audit
+from ivr_dist.inspection import audit, status
 from ivr_dist.inspection.audit_report import AuditReport
 from ivr_dist.inspection.existing_run import read_record, read_result, recorded_config
 from ivr_dist.inspection.status import RunStatus
-from ivr_dist.inspection.status import status as read_status
 from ivr_dist.run.attempts import lineage, read_attempts
-from ivr_dist.run.ledger import HISTORY, read_lineage
+from ivr_dist.run.ledger import read_lineage
+from ivr_dist.run.paths import HISTORY
 from ivr_dist.run.results import Result, loss_curve
 
 
@@ -69,7 +69,7 @@ class Run:
         Raises:
             UserError: There is no run any more.
         """
-        return read_status(self.url)
+        return status.status(self.url)
 
     def history(self) -> list[dict[str, Any]]:
         """Records of the history ledger in the order of steps, over all attempts; superseded steps are left out.
@@ -114,4 +114,4 @@ class Run:
         """
         if not read_attempts(self.url):
             raise UserError("no attempt of the run has begun", where=storage.display(self.url))
-        return audit(self.url)
+        return audit.audit(self.url)

@@ -15,7 +15,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ivr_dist.errors import IvrError
-from ivr_dist.run.events import Event
+from ivr_dist.run.events import Event, to_json
 
 _PERIOD_S = 0.5
 
@@ -24,12 +24,12 @@ class _Channel:
     """State of the actor; there is one for each run, and it reserves no CPU."""
 
     def __init__(self) -> None:
-        self._events: deque[Event] = deque()
+        self._events: deque[dict[str, Any]] = deque()
         self._stop = False
         self._fatal: IvrError | None = None
 
-    def push(self, events: list[Event]) -> bool:
-        """Worker side: append events; returns whether to stop."""
+    def push(self, events: list[dict[str, Any]]) -> bool:
+        """Worker side: append events as JSON values; returns whether to stop."""
         self._events.extend(events)
         return self._stop
 
@@ -37,7 +37,7 @@ class _Channel:
         """Worker side: record the error that ends the run without a retry."""
         self._fatal = self._fatal or error
 
-    def pull(self, stop: bool) -> tuple[list[Event], IvrError | None]:
+    def pull(self, stop: bool) -> tuple[list[dict[str, Any]], IvrError | None]:
         """Driver side: fetch new events and the fatal error, and pass a stop request on."""
         self._stop = self._stop or stop
         events = list(self._events)
@@ -94,4 +94,4 @@ class ChannelConsole:
     def _exchange(self) -> None:
         with self._lock:
             events, self._events = self._events, []
-        self._stop = bool(ray.get(self._handle.push.remote(events)))
+        self._stop = bool(ray.get(self._handle.push.remote([to_json(event) for event in events])))

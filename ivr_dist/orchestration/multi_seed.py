@@ -19,10 +19,10 @@ from ivr_dist.display.tables import print_rows, print_table
 from ivr_dist.errors import ConfigError, UserError, raise_together
 from ivr_dist.inspection.existing_run import finished_result, read_result
 from ivr_dist.orchestration.preflight import absolute, preflight
+from ivr_dist.run.paths import RunPaths
 from ivr_dist.sanitize import say
 
 Metrics = Mapping[str, Mapping[str, float | None]]
-SUMMARY = "seeds.json"
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -69,11 +69,11 @@ def train_seeds(
         UserError: The config or the data cannot work, or directories hold runs of another config, which are all named.
     """
     run_dir = loaded.config.run.dir
-    _check(loaded, {seed: _seed_dir(run_dir, seed) for seed in seeds})
+    _check(loaded, {seed: RunPaths(run_dir).seed_run(seed) for seed in seeds})
     stream = sys.stderr if json_output else sys.stdout
     results = []
     for number, seed in enumerate(seeds, start=1):
-        seed_dir = _seed_dir(run_dir, seed)
+        seed_dir = RunPaths(run_dir).seed_run(seed)
         say(f"seed {seed} ({number} of {len(seeds)})", stream, flush=True)
         options = [*overrides, f"run.seed={seed}", override("run.dir", seed_dir), *(["--debug"] if debug else [])]
         code = _train_one([path, *options], stream)
@@ -83,15 +83,11 @@ def train_seeds(
             return code
         results.append(result["metrics"])
     summary = {"seeds": list(seeds), "metrics": summarise(results)}
-    storage.write_json(storage.join(run_dir, SUMMARY), summary)
-    _print_summary(summary, storage.join(run_dir, SUMMARY), stream)
+    storage.write_json(RunPaths(run_dir).seeds_summary, summary)
+    _print_summary(summary, RunPaths(run_dir).seeds_summary, stream)
     if json_output:
         print(json.dumps(summary))
     return 0
-
-
-def _seed_dir(run_dir: str, seed: int) -> str:
-    return storage.join(run_dir, f"seed-{seed}")
 
 
 def _check(loaded: Loaded, seed_dirs: Mapping[int, str]) -> None:

@@ -11,6 +11,8 @@ import ray
 import ray.train
 from ray.train.v2.api.callback import UserCallback
 
+from ivr_dist.run.events import Phase, to_json
+
 _CAPACITY_PERIOD_S = 5.0
 _NODE_DEATH_TIMEOUT_S = 4.0
 _COORDINATOR_TIMEOUT_S = 5.0
@@ -71,7 +73,7 @@ class FailureReporter(UserCallback):
         again = self._max_failures < 0 or self._failures <= self._max_failures
         then = "all workers are restarted" if again else "this is one too many"
         text = f"lost worker {lost} (failure {self._failures}{allowed}); {then}"
-        self._handle.push.remote([{"kind": "phase", "text": text, "failure": 1}])
+        self._handle.push.remote([to_json(Phase(text, failures=1))])
 
 
 class NodeListRefresh(UserCallback):

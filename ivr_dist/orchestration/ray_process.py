@@ -31,7 +31,8 @@ from ivr_dist.orchestration.ray_cluster import (
     worker_resources,
 )
 from ivr_dist.orchestration.supervisor import MARK, Job, kill_marked, no_cluster
-from ivr_dist.run.events import Event
+from ivr_dist.run.events import Event, Phase, from_json
+from ivr_dist.run.paths import RunPaths
 from ivr_dist.runtime import collectives, device
 from ivr_dist.runtime.environment import RECORDER
 
@@ -97,7 +98,7 @@ class _DriverPipe:
 
     def report(self, text: str) -> None:
         """Send one line for the user."""
-        self.send("event", {"kind": "phase", "text": text})
+        self.send("event", Phase(text))
 
     def _listen(self) -> None:
         try:
@@ -180,9 +181,10 @@ def _train(job: Job, config: Config, driver: _DriverPipe) -> None:
         if service := dead_service():
             raise ConnectionError(service)
         try:
-            events, fatal = ray.get(handle.pull.remote(driver.stop.is_set()), timeout=_PULL_TIMEOUT_S)
+            messages, fatal = ray.get(handle.pull.remote(driver.stop.is_set()), timeout=_PULL_TIMEOUT_S)
         except ray.exceptions.GetTimeoutError:
             continue
+        events = [from_json(message) for message in messages]
         for event in events:
             driver.send("event", event)
         startup.update(events)
@@ -203,7 +205,7 @@ class _StartupReporter:
     def update(self, events: Sequence[Event]) -> None:
         """Take the events of one poll; report if there have been none for long."""
         for event in events:
-            self._training = event["kind"] != "phase"
+            self._training = not isinstance(event, Phase)
         if events or self._training:
             self._last = time.monotonic()
         elif time.monotonic() - self._last > _SILENCE_S:
@@ -260,7 +262,7 @@ def _run_fit(job: Job, config: Config, handle: Any, kind: str, fit: _Fit) -> Non
             ),
             run_config=RunConfig(
                 name=f"ray-{time.time_ns()}",
-                storage_path=storage.join(storage.absolute(run.dir), "ray"),
+                storage_path=RunPaths(storage.absolute(run.dir)).ray,
                 failure_config=FailureConfig(max_failures=left, controller_failure_limit=_MAX_START_FAILURES),
                 logging_config=LoggingConfig(log_level="INFO" if job.debug else "ERROR"),
                 callbacks=[

@@ -37,7 +37,8 @@ from ivr_dist.config.loading import to_dict
 from ivr_dist.display.console import LocalConsole
 from ivr_dist.errors import IvrError, UserError, WorkerError
 from ivr_dist.run.attempts import read_attempts
-from ivr_dist.run.lease import STOP_FILE
+from ivr_dist.run.events import Phase
+from ivr_dist.run.paths import RunPaths
 from ivr_dist.runtime import scratch_folders
 
 logger = logging.getLogger(__name__)
@@ -115,7 +116,7 @@ def run_on_ray(config: Config, console: LocalConsole, debug: bool, started: floa
     while True:
         with _scratch_folder(address) as folder:
             job = replace(job, scratch=folder)
-            outcome = _run_once(job, console, storage.join(storage.absolute(config.run.dir), STOP_FILE))
+            outcome = _run_once(job, console, RunPaths(storage.absolute(config.run.dir)).stop_file)
         logger.info("the Ray process ended: %s %s", outcome.kind, outcome.what)
         if outcome.kind in ("done", "stopped"):
             return
@@ -150,7 +151,7 @@ def _cluster_lost(error: IvrError) -> WorkerError:
 
 
 def _report(console: LocalConsole, text: str) -> None:
-    console.emit({"kind": "phase", "text": text})
+    console.emit(Phase(text))
 
 
 @contextmanager
@@ -201,7 +202,7 @@ def _relay(process: _RayProcess, job: Job, console: LocalConsole, stop_file: str
             continue
         kind, value = message
         if kind == "event":
-            failures += int(value.get("failure", 0))
+            failures += value.failures if isinstance(value, Phase) else 0
             console.emit(value)
         elif kind == "connected":
             connected = True

@@ -16,7 +16,7 @@ from ivr_dist.config import Config
 from ivr_dist.config.loading import from_dict
 from ivr_dist.errors import IvrError, UserError
 from ivr_dist.run import attempts
-from ivr_dist.run.events import Console
+from ivr_dist.run.events import Console, Phase, RunEnded
 from ivr_dist.runtime import collectives, device, log_level, threads
 from ivr_dist.training.attempt import AttemptRun, SkippedSteps
 from ivr_dist.training.rank_agreement import ClusterEvents
@@ -81,7 +81,7 @@ def run_in_process(config: Config, console: Console) -> None:
         if not device.available():
             choice = threads.choose(config.run.threads)
             torch.set_num_threads(choice.threads)
-            console.emit({"kind": "phase", "text": f"computing with {choice.threads} thread(s): {choice.why}"})
+            console.emit(Phase(f"computing with {choice.threads} thread(s): {choice.why}"))
         train(config, console, 0, len(attempts.read_attempts(storage.absolute(config.run.dir))))
 
 
@@ -148,6 +148,6 @@ def train(
                 raise
             raise refusal from error
         if ending != "rollback":
-            console.emit({"kind": "ended", "how": ending})
+            console.emit(RunEnded(ending))
             return ending
         left_out, began = attempt.left_out, time.time()

@@ -16,11 +16,8 @@ from typing import Any
 from ivr_dist import storage
 from ivr_dist.common.decoder import decode
 from ivr_dist.errors import CorruptDataError, SupersededError
+from ivr_dist.run.paths import ATTEMPT_NAME, RunPaths
 from ivr_dist.sanitize import shorten
-from ivr_dist.storage.numbered_names import Numbered
-
-_FOLDER = "attempts"
-_RECORD = Numbered("{:04d}.json")
 
 
 @dataclass(frozen=True)
@@ -89,7 +86,7 @@ def allocate(
     while True:
         world, now = len(workers), time.time()
         attempt = Attempt(number, parent, step, world, stage, steps_per_epoch, now, tuple(workers), dict(changed or {}))
-        if storage.create_exclusive(_url(run_url, number), json.dumps(asdict(attempt)).encode()):
+        if storage.create_exclusive(RunPaths(run_url).attempt(number), json.dumps(asdict(attempt)).encode()):
             return attempt
         number += 1
 
@@ -101,15 +98,18 @@ def read_attempts(run_url: str) -> list[Attempt]:
         CorruptDataError: A record is damaged, or one that another continues is missing.
     """
     found: dict[int, Attempt] = {}
+    paths = RunPaths(run_url)
     for number in numbers(run_url):
-        url = _url(run_url, number)
+        url = paths.attempt(number)
         try:
             found[number] = attempt = _parse(storage.read_json(url), number)
         except (CorruptDataError, ValueError) as error:
             raise _damaged(url, error.what if isinstance(error, CorruptDataError) else str(error)) from error
         # A parent is older, so that lineages end.
         if attempt.parent is not None and attempt.parent not in found:
-            raise _damaged(_url(run_url, attempt.parent), f"it is missing, and attempt {number} continues it")
+            raise _damaged(
+                RunPaths(run_url).attempt(attempt.parent), f"it is missing, and attempt {number} continues it"
+            )
     return list(found.values())
 
 
@@ -143,12 +143,12 @@ def _damaged(url: str, why: str) -> CorruptDataError:
 
 def numbers(run_url: str) -> list[int]:
     """The numbers of all attempts of a run, ascending."""
-    return [number for (number,) in _RECORD.found(storage.join(run_url, _FOLDER))]
+    return [number for (number,) in ATTEMPT_NAME.found(RunPaths(run_url).attempts)]
 
 
 def exists(run_url: str, number: int) -> bool:
     """Whether this process sees the record of an attempt: if not, it looks at another file system than its writer."""
-    return storage.exists(_url(run_url, number))
+    return storage.exists(RunPaths(run_url).attempt(number))
 
 
 def check_newest(run_url: str, number: int) -> None:
@@ -164,7 +164,3 @@ def check_newest(run_url: str, number: int) -> None:
             where=run_url,
             remedy="look at that one with `ivr-dist status`",
         )
-
-
-def _url(run_url: str, number: int) -> str:
-    return storage.join(run_url, _FOLDER, _RECORD.name(number))

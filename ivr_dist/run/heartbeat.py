@@ -15,10 +15,8 @@ from typing import Any
 from ivr_dist import storage
 from ivr_dist.errors import CorruptDataError, IvrError
 from ivr_dist.run.goodput import AttemptTimes
-from ivr_dist.storage.numbered_names import Numbered
+from ivr_dist.run.paths import HEARTBEAT_NAME, RunPaths
 
-FOLDER = "pulse"
-_SIGN = Numbered("{:04d}.json")
 _LOCAL_PERIOD_S = 1.0
 _REMOTE_PERIOD_S = 5.0
 _CLOSE_S = 30.0
@@ -39,7 +37,7 @@ class Heartbeat:
     def __init__(
         self, run_url: str, attempt: int, fixed: Mapping[str, Any], sample: Callable[[], Mapping[str, Any]]
     ) -> None:
-        self._url = _url(run_url, attempt)
+        self._url = RunPaths(run_url).heartbeat(attempt)
         self._fixed = dict(fixed)
         self._sample = sample
         self._closed = threading.Event()
@@ -74,7 +72,8 @@ class Heartbeat:
 
 def read_heartbeats(run_url: str) -> dict[int, dict[str, Any]]:
     """The last sign of each attempt, by number, as far as it can be read."""
-    signs = {number: _read(_url(run_url, number)) for (number,) in _SIGN.found(storage.join(run_url, FOLDER))}
+    paths = RunPaths(run_url)
+    signs = {number: _read(paths.heartbeat(number)) for (number,) in HEARTBEAT_NAME.found(paths.heartbeats)}
     return {number: sign for number, sign in sorted(signs.items()) if sign is not None}
 
 
@@ -99,7 +98,3 @@ def _read(url: str) -> dict[str, Any] | None:
 def attempt_times(pulses: Mapping[int, Mapping[str, Any]], first: int = 1) -> dict[int, AttemptTimes]:
     """What is known of the time of the attempts from number `first` on."""
     return {number: AttemptTimes.from_pulse(pulse) for number, pulse in pulses.items() if number >= first}
-
-
-def _url(run_url: str, attempt: int) -> str:
-    return storage.join(run_url, FOLDER, _SIGN.name(attempt))

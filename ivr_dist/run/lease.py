@@ -21,13 +21,9 @@ from typing import Any
 
 from ivr_dist import storage
 from ivr_dist.errors import CorruptDataError, IvrError, SupersededError, UserError
-from ivr_dist.run.events import Console
-from ivr_dist.storage.numbered_names import Numbered
+from ivr_dist.run.events import Console, Note
+from ivr_dist.run.paths import DRIVER_NAME, RunPaths
 
-FOLDER = "driver"
-STOP_FILE = "stop"
-"""Below the run's directory: its presence ends the run after a checkpoint."""
-_RECORD = Numbered("{:06d}.json")
 _FIELDS = {"host": str, "pid": int, "process": str, "beat": int}
 BEAT_S = 2.0
 SILENT_S = 4 * BEAT_S
@@ -63,7 +59,7 @@ def hold(run_url: str, console: Console, stop: threading.Event, silent_s: float 
     if last is not None and not last.get("released"):
         _await_silence(run_url, number, last, console, stop, silent_s)
     # A wish of earlier times; from the record on, a wish to stop is meant for this driver.
-    storage.delete_tree(storage.join(run_url, STOP_FILE))
+    storage.delete_tree(RunPaths(run_url).stop_file)
     record = {
         "host": socket.gethostname(),
         "space": _process_space(),
@@ -73,7 +69,7 @@ def hold(run_url: str, console: Console, stop: threading.Event, silent_s: float 
         "beat": 0,
     }
     mine = number + 1
-    if not storage.create_exclusive(_url(run_url, mine), json.dumps(record).encode()):
+    if not storage.create_exclusive(RunPaths(run_url).driver(mine), json.dumps(record).encode()):
         raise _busy(run_url, _newest(run_url)[1] or {})
     held, closed = Lease(), threading.Event()
     thread = threading.Thread(
@@ -88,9 +84,9 @@ def hold(run_url: str, console: Console, stop: threading.Event, silent_s: float 
         if held.error is None:
             # Storage may be full by now: what the run has done counts all the same, and silence is a release as well.
             with suppress(IvrError):
-                storage.write_text(_url(run_url, mine), json.dumps({**record, "released": True}))
+                storage.write_text(RunPaths(run_url).driver(mine), json.dumps({**record, "released": True}))
                 for old in range(max(mine - 3, 1), mine):
-                    storage.delete_tree(_url(run_url, old))
+                    storage.delete_tree(RunPaths(run_url).driver(old))
 
 
 def holder(run_url: str) -> dict[str, Any] | None:
@@ -100,11 +96,11 @@ def holder(run_url: str) -> dict[str, Any] | None:
 
 
 def _newest(run_url: str) -> tuple[int, dict[str, Any] | None]:
-    numbers = _RECORD.found(storage.join(run_url, FOLDER))
+    numbers = DRIVER_NAME.found(RunPaths(run_url).drivers)
     if not numbers:
         return 0, None
     (newest,) = numbers[-1]
-    return newest, _record(_url(run_url, newest))
+    return newest, _record(RunPaths(run_url).driver(newest))
 
 
 def _record(url: str) -> dict[str, Any]:
@@ -127,7 +123,7 @@ def _await_silence(
             raise _busy(run_url, last)
         return
     who = f"{last['host']}:{last['pid']}"
-    console.emit({"kind": "note", "text": f"waiting up to {silent_s:.0f} s to see whether driver {who} still lives"})
+    console.emit(Note(f"waiting up to {silent_s:.0f} s to see whether driver {who} still lives"))
     deadline = time.monotonic() + silent_s
     while time.monotonic() < deadline:
         if stop.wait(min(0.5, silent_s / 4)):
@@ -154,7 +150,7 @@ def _beat(
                 stop.set()
                 return
             record["beat"] += 1
-            storage.write_text(_url(run_url, mine), json.dumps(record))
+            storage.write_text(RunPaths(run_url).driver(mine), json.dumps(record))
         except IvrError:
             # Storage fails: whoever takes over meanwhile is found at the next beat that succeeds.
             continue
@@ -184,7 +180,3 @@ def _busy(run_url: str, last: dict[str, Any]) -> UserError:
         where=run_url,
         remedy="wait for it, stop it with `ivr-dist stop RUN`, or choose another run.dir",
     )
-
-
-def _url(run_url: str, number: int) -> str:
-    return storage.join(run_url, FOLDER, _RECORD.name(number))

@@ -10,18 +10,13 @@ import json
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from ivr_dist import storage
 from ivr_dist.errors import CorruptDataError
 from ivr_dist.run.attempts import lineage, read_attempts
-from ivr_dist.storage.numbered_names import Numbered
-
-AUDIT = "audit"
-HISTORY = "history"
-
-_ATTEMPT = Numbered("attempt-{:04d}")
-_SEGMENT = Numbered("rank-{:05d}-{:06d}.jsonl")
+from ivr_dist.run.paths import LEDGER_FOLDER_NAME, LEDGER_SEGMENT_NAME, RunPaths
 
 
 class LedgerWriter:
@@ -33,8 +28,7 @@ class LedgerWriter:
     """
 
     def __init__(self, run_url: str, ledger: str, attempt: int, rank: int) -> None:
-        self._folder = _folder(run_url, ledger, attempt)
-        self._rank = rank
+        self._url_of = partial(RunPaths(run_url).ledger_segment, ledger, attempt, rank)
         self._cuts = 0
         self._lines: list[str] = []
         self._unwritten: deque[tuple[int, list[str]]] = deque()
@@ -72,14 +66,13 @@ class LedgerWriter:
             while self._unwritten and self._unwritten[0][0] <= last:
                 segment, lines = self._unwritten[0]
                 # Under the same name however often it is tried: a write that seemed to fail may have succeeded.
-                url = storage.join(self._folder, _SEGMENT.name(self._rank, segment))
-                storage.write_text(url, "\n".join(lines) + "\n")
+                storage.write_text(self._url_of(segment), "\n".join(lines) + "\n")
                 self._unwritten.popleft()
 
 
 def recorded_attempts(run_url: str, ledger: str) -> list[int]:
     """The attempts that a ledger has a folder of, ascending."""
-    return [attempt for (attempt,) in _ATTEMPT.found(storage.join(run_url, ledger))]
+    return [attempt for (attempt,) in LEDGER_FOLDER_NAME.found(RunPaths(run_url).ledger(ledger))]
 
 
 def read_lines(run_url: str, ledger: str, attempt: int) -> dict[int, Iterator[list[Any]]]:
@@ -89,10 +82,10 @@ def read_lines(run_url: str, ledger: str, attempt: int) -> dict[int, Iterator[li
         By rank: the lines of each segment, in the order in which they were written; a line that is not JSON is None.
         Segments are read as they are asked for.
     """
-    folder = _folder(run_url, ledger, attempt)
+    paths = RunPaths(run_url)
     urls: dict[int, list[str]] = {}
-    for rank, segment in _SEGMENT.found(folder):
-        urls.setdefault(rank, []).append(storage.join(folder, _SEGMENT.name(rank, segment)))
+    for rank, segment in LEDGER_SEGMENT_NAME.found(paths.ledger_folder(ledger, attempt)):
+        urls.setdefault(rank, []).append(paths.ledger_segment(ledger, attempt, rank, segment))
     return {rank: map(_read_segment, own) for rank, own in urls.items()}
 
 
@@ -108,15 +101,11 @@ def read_lineage(run_url: str, ledger: str) -> Iterator[tuple[int, int, dict[str
                 if not isinstance(record, dict) or type(record.get("step")) is not int:
                     raise CorruptDataError(
                         f"a line that worker {rank} wrote is damaged",
-                        where=storage.display(_folder(run_url, ledger, span.attempt)),
+                        where=storage.display(RunPaths(run_url).ledger_folder(ledger, span.attempt)),
                         remedy="restore the file from a copy, or delete the line",
                     )
                 if span.covers(record["step"]):
                     yield span.attempt, rank, record
-
-
-def _folder(run_url: str, ledger: str, attempt: int) -> str:
-    return storage.join(run_url, ledger, _ATTEMPT.name(attempt))
 
 
 def _read_segment(url: str) -> list[Any]:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ivr_dist.run.ledger import HISTORY, read_lineage
+from ivr_dist.run.ledger import read_lineage
+from ivr_dist.run.paths import HISTORY
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from ivr_dist.data.reading.stream_reader import StreamReader
 from ivr_dist.engine.deepspeed_engine import Engine
 from ivr_dist.errors import CheckpointError, UserError
 from ivr_dist.evaluation import evaluate
-from ivr_dist.inspection.existing_run import RECORD, RESULT, check_length, record
+from ivr_dist.inspection.existing_run import check_length, record
 from ivr_dist.model.build import build_model, recompute_layers
 from ivr_dist.model.spec import ModelSpec
 from ivr_dist.model.text_encoder import TextEncoder
@@ -30,9 +30,10 @@ from ivr_dist.planning.model_inputs import reading
 from ivr_dist.planning.plan import Plan, make_plan
 from ivr_dist.planning.run_identity import Asked, Change, ids
 from ivr_dist.run import attempts
-from ivr_dist.run.events import Console
+from ivr_dist.run.events import AttemptStarted, Console, Note, Phase, TimeSpent
 from ivr_dist.run.goodput import Stopwatch
-from ivr_dist.run.ledger import AUDIT, HISTORY, LedgerWriter
+from ivr_dist.run.ledger import LedgerWriter
+from ivr_dist.run.paths import AUDIT, HISTORY, RunPaths
 from ivr_dist.runtime import collectives, device
 from ivr_dist.shards.manifest import Manifest
 from ivr_dist.training import resume
@@ -97,7 +98,7 @@ class AttemptRun:
 
     def note(self, said: str) -> None:
         """One line for the user."""
-        self.console.emit({"kind": "note", "text": said})
+        self.console.emit(Note(said))
 
     def run(self, attempts_before: int, began: float, left_out: SkippedSteps | None = None) -> Ending:
         """The attempt, from finding a checkpoint to the scores; a collective call.
@@ -227,7 +228,7 @@ class AttemptRun:
             control.close()
             if monitor is not None:
                 monitor.close(how[0] if how else "")
-                self.console.emit({"kind": "time", "parts": monitor.time_spent(), "how": how[0] if how else ""})
+                self.console.emit(TimeSpent(monitor.time_spent(), how[0] if how else ""))
 
     def _callbacks(self, attempt: attempts.Attempt, loader: Loader, monitor: RunMonitor | None) -> list[Callback]:
         config, number = self.config, attempt.number
@@ -253,7 +254,7 @@ class AttemptRun:
 
     def _say(self, said: str) -> None:
         if self.rank == 0:
-            self.console.emit({"kind": "phase", "text": said})
+            self.console.emit(Phase(said))
 
     def _announce(self, attempt: attempts.Attempt, engine: Engine, notes: Sequence[str]) -> None:
         if self.rank != 0:
@@ -261,15 +262,14 @@ class AttemptRun:
         for note in (*notes, *label_notes(self.manifests)):
             self.note(note)
         self.console.emit(
-            {
-                "kind": "start",
-                "attempt": attempt.number,
-                "step": attempt.step,
-                "total_steps": self.plan.total_steps,
-                "world": attempt.world,
-                "stage": attempt.stage,
-                "parameters": engine.num_parameters(),
-            }
+            AttemptStarted(
+                attempt=attempt.number,
+                step=attempt.step,
+                total_steps=self.plan.total_steps,
+                world=attempt.world,
+                stage=attempt.stage,
+                parameters=engine.num_parameters(),
+            )
         )
 
 
@@ -292,8 +292,8 @@ def _start_attempt(
 
     def allocate() -> attempts.Attempt:
         # A run that trains again has no result until it ends; and a result is of the config that run.json holds.
-        storage.delete_tree(storage.join(run_url, RESULT))
-        storage.write_json(storage.join(run_url, RECORD), dict(run))
+        storage.delete_tree(RunPaths(run_url).result)
+        storage.write_json(RunPaths(run_url).record, dict(run))
         return attempts.allocate(
             run_url,
             parent=parent,
@@ -376,7 +376,7 @@ def _conclude(
             "modalities": list(reading(config, splits["train"].manifest).used),
             "metrics": metrics,
         }
-        storage.write_json(storage.join(run_url, RESULT), result)
+        storage.write_json(RunPaths(run_url).result, result)
 
 
 def _selected(config: Config, run_url: str, trainer: Trainer) -> str:
@@ -386,16 +386,16 @@ def _selected(config: Config, run_url: str, trainer: Trainer) -> str:
     """
     best = trainer.counters.best_checkpoint if config.train.select == "best" else None
     assert trainer.saved is not None
-    last = storage.join(run_url, "checkpoints", trainer.saved)
+    last = RunPaths(run_url).checkpoint(trainer.saved)
     if best is not None and best != trainer.saved:
-        url = storage.join(run_url, "checkpoints", best)
+        url = RunPaths(run_url).checkpoint(best)
         damage = resume.damage(url)
         if not damage:
             return url
         # Forking from an older checkpoint can leave a best one behind that retention has deleted since.
         if collectives.on_rank_zero(lambda: storage.holds_files(url)) and collectives.rank() == 0:
             said = f"checkpoint {best}, the best one, is damaged; the last one is scored instead: {damage}"
-            trainer.console.emit({"kind": "note", "text": said})
+            trainer.console.emit(Note(said))
     damage = resume.damage(last)
     if damage:
         raise CheckpointError(

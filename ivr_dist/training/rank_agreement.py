@@ -18,7 +18,7 @@ from torch import Tensor
 from ivr_dist import storage
 from ivr_dist.errors import IvrError
 from ivr_dist.run.events import Console
-from ivr_dist.run.lease import STOP_FILE
+from ivr_dist.run.paths import RunPaths
 
 _LOOK_S = 1.0
 _TICK_S = 5.0
@@ -99,7 +99,7 @@ class RankAgreement:
         self._world = world
         self._console = console
         self._surroundings = cluster_events or NoClusterEvents()
-        self._stop_url = storage.join(run_url, STOP_FILE)
+        self._stop_url = RunPaths(run_url).stop_file
         self._stop_file = False
         self._ticked = time.monotonic()
         self._leaving = False

@@ -22,7 +22,7 @@ from ivr_dist.errors import CheckpointError, CorruptDataError, DivergedError, Iv
 from ivr_dist.evaluation import evaluate, metrics
 from ivr_dist.losses.step_counts import StepCounts, local_counts
 from ivr_dist.planning.plan import Plan
-from ivr_dist.run.events import Console
+from ivr_dist.run.events import Console, Note
 from ivr_dist.run.goodput import Stopwatch
 from ivr_dist.runtime import collectives
 from ivr_dist.runtime.garbage_collection import collected_by_step
@@ -173,7 +173,7 @@ class Trainer:
             try:
                 callback.on_close()
             except IvrError as error:
-                self.console.emit({"kind": "note", "text": f"not all could be recorded: {error}"})
+                self.console.emit(Note(f"not all could be recorded: {error}"))
 
     def _run(self, steps: Iterator[StepBatches], collect: Callable[[int], None]) -> Ending:
         self.engine.train()
@@ -239,7 +239,7 @@ class Trainer:
         # One line for all that one reason takes, which is mostly a segment.
         for why in dict.fromkeys(reason for _, reason in fetched.skipped):
             keys = ", ".join(key for key, reason in fetched.skipped if reason == why)
-            self.console.emit({"kind": "note", "text": f"step {self.counters.step + 1} goes without {keys}: {why}"})
+            self.console.emit(Note(f"step {self.counters.step + 1} goes without {keys}: {why}"))
         most = self.config.data.max_skipped
         if self.counters.skipped <= most:
             return
@@ -274,7 +274,7 @@ class Trainer:
                 remedy=f"lower train.lr, or raise train.max_faults = {train.max_faults}",
             )
         text = f"step {number} is left out: {result.fault}; worker {collectives.rank()} had {', '.join(keys)}"
-        self.console.emit({"kind": "note", "text": text})
+        self.console.emit(Note(text))
         return result
 
     def _report(self, fetched: StepBatches, counts: StepCounts, verdict: Decision, result: StepResult) -> None:
@@ -391,7 +391,7 @@ class Trainer:
             raise error
         if error is not None:
             self._unsaved_now = True
-            self.console.emit({"kind": "note", "text": f"a checkpoint could not be written: {error}"})
+            self.console.emit(Note(f"a checkpoint could not be written: {error}"))
 
     def _tell_saved(self) -> None:
         for saved in self.saver.take_saved():

@@ -19,12 +19,12 @@ from typing import TypeVar
 
 from ivr_dist import storage
 from ivr_dist.errors import IvrError
+from ivr_dist.run.paths import RunPaths
 from ivr_dist.runtime import collectives, device
 from ivr_dist.sanitize import say_lines
 
 T = TypeVar("T")
 
-FOLDER = "stacks"
 EXIT_HUNG = 75
 _STEPS = 50
 _WRITE_S = 10.0
@@ -54,7 +54,7 @@ class Watchdog:
         tell: Callable[[str], None],
         end: Callable[[int], None] = os._exit,
     ) -> None:
-        self._folder = storage.join(run_url, FOLDER)
+        self._folder = RunPaths(run_url).stacks
         self._url = storage.join(self._folder, f"{label}.txt")
         self._label = label
         self._least_s = least_s

@@ -19,6 +19,7 @@ from ivr_dist.engine.deepspeed_engine import Engine
 from ivr_dist.errors import CheckpointError, DivergedError, IvrError, StorageError, SupersededError
 from ivr_dist.inspection.audit import audit
 from ivr_dist.run.attempts import allocate, read_attempts
+from ivr_dist.run.events import CheckpointSaved, Event, Note, StepProgress
 from ivr_dist.run.results import loss_curve
 from ivr_dist.training.trainer import Trainer
 from tests.distributed.test_training import Recorder, config
@@ -52,7 +53,7 @@ def train_spoilt(rank: int, world: int, cases: list[tuple[Config, int]]) -> None
         console = Recorder()
         with spoilt_gradient(rank, (BAD,), micro_steps):
             assert worker.train(settings, console, rank, 0) == "finished"
-        notes = [event["text"] for event in console.events if event["kind"] == "note"]
+        notes = [event.text for event in console.events if isinstance(event, Note)]
         assert any(f"step {BAD} is left out: its gradient is not finite; worker {rank} had synth_" in n for n in notes)
 
 
@@ -118,7 +119,7 @@ def train_on_bad_storage(rank: int, world: int, tolerant: Config, strict: Config
     console = Recorder()
     with patch.object(store, "write_part", failing):
         assert worker.train(tolerant, console, rank, 0) == "finished"
-        notes = [event["text"] for event in console.events if event["kind"] == "note"]
+        notes = [event.text for event in console.events if isinstance(event, Note)]
         assert sum("could not be written: no space" in note for note in notes) == (2 if rank == 1 else 0)
         with pytest.raises(CheckpointError, match="2 checkpoints in a row could not be written"):
             worker.train(strict, Recorder(), rank, 0)
@@ -161,7 +162,7 @@ def conclude_damaged(rank: int, world: int, settings: Config, damaged: list[str]
                 worker.train(settings, console, rank, 0)
         else:
             assert worker.train(settings, console, rank, 0) == "finished"
-    notes = [event["text"] for event in console.events if event["kind"] == "note"]
+    notes = [event.text for event in console.events if isinstance(event, Note)]
     said = sum("the best one, is damaged; the last one is scored" in note for note in notes)
     assert said == ("best" in damaged and rank == 0)
 
@@ -181,9 +182,9 @@ def train_superseded(rank: int, world: int, settings: Config) -> None:
     from ivr_dist.orchestration import worker
 
     class Intruder(Recorder):
-        def emit(self, event: dict[str, object]) -> None:
+        def emit(self, event: Event) -> None:
             super().emit(event)
-            if event["kind"] == "checkpoint":
+            if isinstance(event, CheckpointSaved):
                 allocate(settings.run.dir, parent=1, step=5, stage=1, steps_per_epoch=8, workers=["other:1"])
 
     with pytest.raises(SupersededError, match=r"attempt 1 of this run was given up, attempt 2 goes on"):
@@ -204,9 +205,9 @@ def train_until_file(rank: int, world: int, settings: Config) -> None:
     from ivr_dist.training import rank_agreement
 
     class Writer(Recorder):
-        def emit(self, event: dict[str, object]) -> None:
+        def emit(self, event: Event) -> None:
             super().emit(event)
-            if event["kind"] == "progress" and event["step"] == 3:
+            if isinstance(event, StepProgress) and event.step == 3:
                 storage.write_text(f"{settings.run.dir}/stop", "")
 
     with patch.object(rank_agreement, "_LOOK_S", 0.01):

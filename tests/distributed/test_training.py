@@ -22,7 +22,7 @@ from ivr_dist.errors import CheckpointMismatchError, CorruptDataError, FaultsErr
 from ivr_dist.inspection.audit import audit
 from ivr_dist.orchestration.preflight import preflight
 from ivr_dist.packing.pack import PackOptions, pack
-from ivr_dist.run.events import Event
+from ivr_dist.run.events import Event, Note, StepProgress
 from ivr_dist.run.results import loss_curve
 from ivr_dist.shards.manifest import Manifest
 from ivr_dist.shards.sample_columns import Samples
@@ -44,7 +44,7 @@ class Recorder:
         self.events.append(event)
 
     def stop_requested(self) -> bool:
-        done = max((event["step"] for event in self.events if event["kind"] == "progress"), default=0)
+        done = max((event.step for event in self.events if isinstance(event, StepProgress)), default=0)
         return self._stop_after is not None and done >= self._stop_after
 
 
@@ -249,7 +249,7 @@ def train_on_damage(rank: int, world: int, skipping: Config, cut: Config, refusi
 
     console = Recorder()
     worker.train(skipping, console, rank, 0)
-    notes = [event["text"] for event in console.events if event["kind"] == "note"]
+    notes = [event.text for event in console.events if isinstance(event, Note)]
     assert all("goes without synth_" in note and "do not match their checksum" in note for note in notes)
     # Of twelve damaged samples, in two and a half epochs; each rank tells its own, in a line for each step.
     named = sum(note.partition(": samples")[0].count("synth_") for note in notes)

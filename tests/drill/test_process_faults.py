@@ -14,7 +14,8 @@ import pytest
 
 from ivr_dist.inspection.audit import audit
 from ivr_dist.run.attempts import read_attempts
-from ivr_dist.run.ledger import HISTORY, read_lineage
+from ivr_dist.run.ledger import read_lineage
+from ivr_dist.run.paths import HISTORY
 from ivr_dist.run.results import loss_curve
 from tests.drill import processes
 from tests.drill.runs import Watched, note, overrides, saved, start, train_words

@@ -14,6 +14,7 @@ from ivr_dist.display.console import LocalConsole, render
 from ivr_dist.display.progress import bars
 from ivr_dist.display.tables import print_metrics, print_rows, print_table
 from ivr_dist.errors import DataError, IvrError
+from ivr_dist.run.events import CheckpointSaved, Evaluation, Note, Phase
 from ivr_dist.sanitize import plain, plain_lines, say, shorten, writable
 
 EVIL = "\x1b]0;changed\x07\x1b[2J\x9b31m\u202eevil\u200b\r\nline\u2028\ud800"
@@ -66,10 +67,10 @@ def test_errors_events_rows_and_tables_are_sanitized(first: str, second: str, th
         stream = io.TextIOWrapper(io.BytesIO(), encoding)
         console = LocalConsole(stream)
         for event in (
-            {"kind": "note", "text": first},
-            {"kind": "phase", "text": second},
-            {"kind": "evaluation", "split": first, "step": 1, "metrics": {f"{second}/{third}": 1.0}, "best": True},
-            {"kind": "checkpoint", "name": first, "seconds": 1.0, "stall_s": 0.0},
+            Note(first),
+            Phase(second),
+            Evaluation(first, 1, {f"{second}/{third}": 1.0}, True),
+            CheckpointSaved(first, 1.0, 0.0),
         ):
             console.emit(event)
             assert render(event) is not None

@@ -25,9 +25,9 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from ivr_dist import storage
 from ivr_dist.common.library_errors import describe
 from ivr_dist.errors import IvrError
+from ivr_dist.run.paths import RunPaths
 from ivr_dist.sanitize import plain, plain_lines
 
-FOLDER = "tensorboard"
 _FLUSH_PERIOD_S = 5.0
 _MIRROR_PERIOD_S = 15.0
 _WAITING_BYTES = 16 << 20
@@ -47,7 +47,7 @@ class TensorBoard:
     """
 
     def __init__(self, run_url: str, first_step: int, note: Callable[[str], None]) -> None:
-        self._target = storage.join(run_url, FOLDER)
+        self._target = RunPaths(run_url).tensorboard
         self._remote = not storage.is_local(run_url)
         self._note = note
         self._noted = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from ivr_dist.run.events import Console
+from ivr_dist.run.events import CheckpointSaved, Console, Evaluation, StepProgress
 from ivr_dist.training.callbacks.base import Callback, StepReport
 
 
@@ -36,18 +36,17 @@ class ProgressLine(Callback):
         recent = (now - self._last_line) / self._steps
         self._step_s = recent if self._step_s is None else 0.7 * self._step_s + 0.3 * recent
         self._console.emit(
-            {
-                "kind": "progress",
-                "step": report.step,
-                "total_steps": self._total_steps,
-                "epoch": report.epoch_progress,
-                "loss": report.loss,
-                "lr": report.lr,
-                "samples_per_s": self._samples / max(self._seconds, 1e-9),
-                "wait_share": self._wait_s / max(self._seconds, 1e-9),
-                "left_s": (self._total_steps - report.step) * self._step_s,
-                "slowest": report.slowest,
-            }
+            StepProgress(
+                step=report.step,
+                total_steps=self._total_steps,
+                epoch=report.epoch_progress,
+                loss=report.loss,
+                lr=report.lr,
+                samples_per_s=self._samples / max(self._seconds, 1e-9),
+                wait_share=self._wait_s / max(self._seconds, 1e-9),
+                left_s=(self._total_steps - report.step) * self._step_s,
+                slowest=report.slowest,
+            )
         )
         self._last_line = now
         self._samples = self._steps = 0
@@ -55,8 +54,8 @@ class ProgressLine(Callback):
 
     def on_evaluation(self, split: str, step: int, metrics: Mapping[str, float | None], best: bool) -> None:
         """Print the metrics."""
-        self._console.emit({"kind": "evaluation", "split": split, "step": step, "metrics": dict(metrics), "best": best})
+        self._console.emit(Evaluation(split, step, dict(metrics), best))
 
     def on_checkpoint(self, name: str, seconds: float, stall_s: float) -> None:
         """Print the name."""
-        self._console.emit({"kind": "checkpoint", "name": name, "seconds": seconds, "stall_s": stall_s})
+        self._console.emit(CheckpointSaved(name, seconds, stall_s))

@@ -17,7 +17,7 @@ from ivr_dist.cli.main import main
 from ivr_dist.config.loading import to_dict
 from ivr_dist.errors import CheckpointMismatchError, CorruptDataError, UserError
 from ivr_dist.inspection.recorded_ids import SampleNames
-from ivr_dist.run.ledger import AUDIT
+from ivr_dist.run.paths import AUDIT
 from ivr_dist.shards.index import load
 from ivr_dist.shards.manifest import Manifest
 from tests.recorded import SAMPLES, STEPS, WORLD, Lines, Run, forget_ids, indexed, packed, sound
@@ -226,7 +226,7 @@ def test_how_far_a_ledger_must_reach(split: str) -> None:
     assert report.ok and (report.reach, report.epochs) == (0, []), "nothing counts yet"
     run.record(lines)
     report = run.audit()
-    assert report.ok and report.epochs[0].decide == "so far once"
+    assert report.ok and report.epochs[0].verdict == "so far once"
     assert report.rows()[0][4] == "(1 to come)"
     run.checkpoint(2)
     storage.write_text(f"{run.place}/checkpoints/step-00000004.a01/state.json", "{}")

@@ -18,7 +18,7 @@ from ivr_dist.config.loading import Loaded, from_dict, load_config, to_dict
 from ivr_dist.config.types import value_of
 from ivr_dist.corpora.synthetic import SynthSource
 from ivr_dist.errors import CheckpointMismatchError, CorruptDataError, FaultsError, UserError
-from ivr_dist.inspection.existing_run import RECORD, RESULT, finished_result, read_result, record
+from ivr_dist.inspection.existing_run import finished_result, read_result, record
 from ivr_dist.inspection.status import status
 from ivr_dist.orchestration.multi_seed import _check as check_seeds
 from ivr_dist.orchestration.preflight import absolute, preflight
@@ -26,6 +26,7 @@ from ivr_dist.packing.pack import pack
 from ivr_dist.planning.plan import total_steps
 from ivr_dist.planning.run_identity import ROLES, Asked, compare, ids, table, unclassified
 from ivr_dist.run import attempts
+from ivr_dist.run.paths import RECORD, RESULT
 from ivr_dist.shards.manifest import Manifest
 from tests.repository import ROOT
 

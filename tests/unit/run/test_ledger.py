@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from ivr_dist import storage
 from ivr_dist.errors import CorruptDataError, StorageError
 from ivr_dist.run.attempts import allocate
-from ivr_dist.run.ledger import AUDIT, HISTORY, LedgerWriter, read_lineage, read_lines, recorded_attempts
+from ivr_dist.run.ledger import LedgerWriter, read_lineage, read_lines, recorded_attempts
+from ivr_dist.run.paths import AUDIT, HISTORY
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from ivr_dist.display.console import render
 from ivr_dist.errors import ConfigError, DataError, IvrError, StorageError, UserError
 from ivr_dist.orchestration.submit import _refuse_secrets
 from ivr_dist.packing.index_tars import index_tars
+from ivr_dist.run.events import Note
 from ivr_dist.sanitize import hide_secrets
 from ivr_dist.shards.shard_table import IndexEntry, ShardColumns, ShardEntry
 from tests.http_servers import serve
@@ -349,7 +350,7 @@ def test_secrets_in_urls_are_not_in_texts(scheme: str, path: str, around: str, p
         hide_secrets(around.format(url)),
         storage.display(url),
         str(IvrError(around.format(url), where=url, remedy=around.format(url))),
-        render({"kind": "note", "text": around.format(url)}) or "",
+        render(Note(around.format(url))) or "",
     ):
         assert SECRET not in text
         assert "host" in text or place == "{}@host"

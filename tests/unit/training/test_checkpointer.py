@@ -18,7 +18,8 @@ from ivr_dist.checkpoint.weights import read_weights
 from ivr_dist.engine.deepspeed_engine import Engine
 from ivr_dist.errors import CheckpointError, IvrError, StorageError, SupersededError
 from ivr_dist.run.attempts import Span, allocate
-from ivr_dist.run.ledger import AUDIT, LedgerWriter, read_lineage
+from ivr_dist.run.ledger import LedgerWriter, read_lineage
+from ivr_dist.run.paths import AUDIT
 from ivr_dist.training.checkpointer import Checkpointer
 from tests.fault_proxy import Proxy
 from tests.s3_server import BUCKET

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ivr_dist.display.console import LocalConsole
-from ivr_dist.run.lease import STOP_FILE
+from ivr_dist.run.paths import STOP_FILE
 from ivr_dist.training import rank_agreement as control_module
 from ivr_dist.training.loss_spikes import LossSpikeDetector
 from ivr_dist.training.rank_agreement import Decision, NoClusterEvents, RankAgreement

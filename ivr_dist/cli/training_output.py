@@ -1,0 +1,96 @@
+"""Output of `ivr-dist train` and `ivr-dist evaluate`, as tables or JSON."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from ivr_dist import storage
+from ivr_dist.cli.options import print_json
+from ivr_dist.sanitize import say
+
+if TYPE_CHECKING:
+    from ivr_dist.config.loading import Loaded
+    from ivr_dist.run.results import Result
+
+
+def train(loaded: Loaded, *, as_json: bool = False, debug: bool = False) -> int:
+    """Train, evaluate, and print how it went.
+
+    Args:
+        loaded: The config and where it came from.
+        as_json: End with one JSON object on stdout; everything else goes to stderr.
+        debug: Print what Ray and the workers print.
+
+    Returns:
+        The exit code: 0 done, 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
+
+    Raises:
+        UserError: The config, the data or the content of the run directory cannot work; nothing was started.
+        IvrError: The run failed.
+    """
+    from ivr_dist.display.console import LocalConsole
+    from ivr_dist.display.tables import print_result, print_rows
+    from ivr_dist.orchestration import driver
+    from ivr_dist.run import goodput
+    from ivr_dist.run.paths import RunPaths
+
+    stream = sys.stderr if as_json else sys.stdout
+    outcome = driver.train(
+        loaded.config,
+        LocalConsole(stream),
+        loaded=loaded,
+        debug=debug,
+        on_plan=lambda rows: print_rows(rows, stream),
+    )
+    run = storage.display(outcome.run_url)
+    if outcome.time_spent is not None:
+        print_rows(goodput.rows(outcome.time_spent), stream)
+    if outcome.by_stop_file:
+        stop_file = storage.display(RunPaths(outcome.run_url).stop_file)
+        say(f"stopped by {stop_file}; the same command continues this run", stream)
+        if as_json:
+            print_json(_json(driver.stopped_result(outcome.run_url)))
+        return outcome.exit_code
+    if outcome.result is None:
+        say(f"stopped; the same command continues this run: {run}", stream)
+        return outcome.exit_code
+    if not outcome.result.trained:
+        remedy = "choose another run.dir, or start over with run.resume=never"
+        say(f"this run is complete already ({outcome.result.steps} steps); {remedy}", stream)
+    print_result(outcome.result.to_record(), stream)
+    if as_json and not outcome.exit_code:
+        print_json(_json(outcome.result))
+    return outcome.exit_code
+
+
+def evaluate(checkpoint: str, shards: str | None, split: str, num_workers: int | None, *, as_json: bool = False) -> int:
+    """Score a checkpoint on a packed split, and print its metrics.
+
+    Args:
+        checkpoint: Path or URL of the checkpoint.
+        shards: The packed split; None: the run's own.
+        split: Which of the run's own splits.
+        num_workers: Processes of this machine that share the work; None: one.
+        as_json: Print one JSON object instead of a table.
+
+    Returns:
+        The exit code.
+    """
+    from ivr_dist.display.tables import print_metrics
+    from ivr_dist.evaluation.own_split import own_split
+    from ivr_dist.evaluation.score_checkpoint import score_checkpoint
+
+    url = storage.absolute(checkpoint)
+    split_url = storage.absolute(own_split(url, split) if shards is None else shards)
+    metrics = score_checkpoint(url, split_url, num_workers or 1)
+    if as_json:
+        shown = {"checkpoint": storage.display(url), "shards": storage.display(split_url), "metrics": metrics}
+        print_json(shown)
+    else:
+        print_metrics({split: metrics}, sys.stdout)
+    return 0
+
+
+def _json(result: Result) -> dict[str, Any]:
+    return {**result.to_record(), "trained": result.trained, "loss": result.loss_curve}
