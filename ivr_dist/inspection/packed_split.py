@@ -43,7 +43,7 @@ class Sample:
     arrays: Mapping[str, Array]
     """By modality: [T, D] features or [T] token ids; a missing modality is absent."""
     transcript: Transcript = ()
-    """What was said: a text, or a sequence of words; empty if there is none."""
+    """Transcript: a text, or a sequence of words; empty if there is none."""
 
     @property
     def text(self) -> Array | None:
