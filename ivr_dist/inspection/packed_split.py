@@ -147,8 +147,8 @@ class PackedSplit(Sequence[Sample]):
             samples = result.all_or_raise()
             ids += samples.ids
             for task, column in values.items():
-                found = (labels.get(task) for labels in samples.labels)
-                column += [np.nan if label is None else label for label in found]
+                labels_of_task = (labels.get(task) for labels in samples.labels)
+                column += [np.nan if label is None else label for label in labels_of_task]
         return ids, {task: np.array(column, np.float64) for task, column in values.items()}
 
     def profile(self, *, full: bool = False) -> profile.SplitProfile:
@@ -199,8 +199,8 @@ class PackedSplit(Sequence[Sample]):
                 f"no batches of {global_batch} samples in epoch {epoch}",
                 remedy="global_batch is at least 1, epoch at least 0",
             )
-        known = self.manifest if statistics is None else statistics.manifest
-        spec = BatchSpec.from_manifest(known, modalities, [name for name in standardize if name in known.statistics])
+        source = self.manifest if statistics is None else statistics.manifest
+        spec = BatchSpec.from_manifest(source, modalities, [name for name in standardize if name in source.statistics])
         # Labels are those of this split: it may be unlabelled, or of another corpus than the statistics.
         spec = replace(spec, tasks=self.tasks)
         default = Config()

@@ -16,7 +16,8 @@ import ivr_dist as ivr
 from ivr_dist.config.loading import load_config, with_overrides
 from ivr_dist.evaluation.score_checkpoint import score_checkpoint
 from ivr_dist.run.events import Event
-from ivr_dist.run.ledger import AUDIT, read_lineage
+from ivr_dist.run.ledger import read_lineage
+from ivr_dist.run.paths import AUDIT
 from tests.repository import ROOT
 
 
