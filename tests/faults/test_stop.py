@@ -52,7 +52,7 @@ def test_the_stop_file_ends_the_run_with_code_0_and_the_same_command_continues(t
     done = subprocess.run(
         [sys.executable, "-m", "ivr_dist", "stop", str(run)], capture_output=True, text=True, check=True
     )
-    assert done.stdout.startswith(f"asked {run} to stop")
+    assert done.stdout.startswith(f"requested a stop of {run};")
     output, errors = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 0, errors
     assert "the same command continues this run" in errors
