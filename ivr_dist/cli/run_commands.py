@@ -37,7 +37,7 @@ def status(run: Run, as_json: AsJson = False, debug: Debug = False) -> int:
 def stop(run: Run, debug: Debug = False) -> int:
     """End a run after a checkpoint.
 
-    Works from any machine that can write to the run's storage. The same training command resumes the run.
+    Works from any machine that can write to the run's storage. The same training command continues the run.
     """
     from ivr_dist import storage
     from ivr_dist.inspection.status import no_run

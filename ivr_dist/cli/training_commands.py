@@ -52,10 +52,10 @@ def train(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> int:
-    """Train and evaluate a model, or resume a run.
+    """Train and evaluate a model, or continue a run.
 
     Workers run on the Ray cluster at RAY_ADDRESS, or on this machine. Ctrl-C and SIGTERM end the run after a
-    checkpoint; the same command resumes it.
+    checkpoint; the same command continues it.
     """
     from ivr_dist.cli import training_output
     from ivr_dist.config.loading import load

@@ -48,8 +48,8 @@ def train(loaded: Loaded, *, as_json: bool = False, debug: bool = False) -> int:
     if outcome.time_spent is not None:
         print_rows(goodput.rows(outcome.time_spent), stream)
     if outcome.by_stop_file:
-        by = storage.display(RunPaths(outcome.run_url).stop_file)
-        say(f"ended by {by}; the same command continues this run", stream)
+        stop_file = storage.display(RunPaths(outcome.run_url).stop_file)
+        say(f"stopped by {stop_file}; the same command continues this run", stream)
         if as_json:
             print_json(_json(driver.stopped_result(outcome.run_url)))
         return outcome.exit_code
@@ -57,7 +57,7 @@ def train(loaded: Loaded, *, as_json: bool = False, debug: bool = False) -> int:
         say(f"stopped; the same command continues this run: {run}", stream)
         return outcome.exit_code
     if not outcome.result.trained:
-        remedy = "choose another run.dir, or run.resume=never to train it again"
+        remedy = "choose another run.dir, or start over with run.resume=never"
         say(f"this run is complete already ({outcome.result.steps} steps); {remedy}", stream)
     print_result(outcome.result.to_record(), stream)
     if as_json and not outcome.exit_code:

@@ -1,7 +1,7 @@
-"""What a run says while it goes, and the wish to stop it.
+"""Console of a run: renders events as lines, logs them, and holds the stop request.
 
-The training loop emits the events of `run.events`; here they become lines. In this process they are printed at once;
-from a Ray worker they travel through `orchestration.channel` to the driver, which prints them with the same function.
+The training loop emits the events of `run.events`. In this process they are printed at once; from a Ray worker they
+travel through `orchestration.channel` to the driver, which prints and logs them here (decision 002).
 """
 
 from __future__ import annotations
@@ -27,40 +27,45 @@ from ivr_dist.units import format_duration
 
 
 class LocalConsole:
-    """Prints events in this process."""
+    """Prints and logs events in this process.
+
+    Args:
+        stream: Where to print; None: stdout.
+    """
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
         self.stop = threading.Event()
-        self._noted: set[str] = set()
+        """Set to end the run after a checkpoint."""
+        self._printed_notes: set[str] = set()
         self.how = ""
-        """How the run ended, once it has."""
+        """How the run ended; empty until then."""
         self.time_spent: dict[str, float] = {}
-        """Seconds by part, of all attempts so far; known when an attempt has ended."""
+        """Seconds by part over all attempts so far; set at the end of an attempt."""
 
     def emit(self, event: Event) -> None:
-        """Print the event's line, if it has one."""
+        """Print the line of an event, if it has one, and log the event."""
         if isinstance(event, RunEnded):
             self.how = event.how
         if isinstance(event, TimeSpent):
             self.time_spent = dict(event.parts)
         line = render(event)
-        # Every worker notes what it meets; what they all meet is said once.
+        # Workers report notes independently: a note of all of them is printed once.
         if isinstance(event, Note):
-            if event.text in self._noted:
+            if event.text in self._printed_notes:
                 return
-            self._noted.add(event.text)
+            self._printed_notes.add(event.text)
         log_event(event)
         if line is not None:
             say(line, self._stream, flush=True)
 
     def stop_requested(self) -> bool:
-        """Whether `stop` was set, by a signal handler or a test."""
+        """Return whether `stop` was set."""
         return self.stop.is_set()
 
 
 def render(event: Event) -> str | None:
-    """The line of one event; None for events that only machines read."""
+    """Return the line of an event; None for events that are only logged."""
     match event:
         case Note() | Phase():
             return hide_secrets(event.text)
@@ -74,7 +79,7 @@ def render(event: Event) -> str | None:
         case AttemptStarted():
             where = f"from step {event.step}" if event.step else "from scratch"
             return (
-                f"attempt {event.attempt}: {event.world} workers, ZeRO {event.stage}, "
+                f"attempt {event.attempt}: {event.world} worker{'' if event.world == 1 else 's'}, ZeRO {event.stage}, "
                 f"{event.parameters:,} parameters, training {where} to step {event.total_steps}"
             )
         case TimeSpent() | RunEnded():
@@ -82,14 +87,14 @@ def render(event: Event) -> str | None:
 
 
 def _shortened(metrics: Mapping[str, float | None]) -> dict[str, float | None]:
-    """Without the corpus in each name, where there is one corpus only."""
+    """Remove the corpus from the names of metrics if there is only one corpus."""
     corpora = {name.partition("/")[0] for name in metrics}
     return {name.partition("/")[2] if len(corpora) == 1 else name: value for name, value in metrics.items()}
 
 
 def _progress(event: StepProgress) -> str:
     width = len(str(event.total_steps))
-    # A worker whose own work takes a tenth longer than the others' holds them up.
+    # All workers wait for the slowest one; a tenth more compute time than the median is worth a remark.
     lagging = ""
     if event.slowest and event.slowest[1] > 0.1:
         lagging = f"  worker {event.slowest[0]} is slowest (+{event.slowest[1]:.0%})"

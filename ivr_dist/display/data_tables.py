@@ -196,20 +196,20 @@ def _print_texts(splits: Sequence[SplitProfile], names: Sequence[str], stream: T
         print_table(("provenance", "samples", "distinct", "examples"), fields, stream, text=("examples",))
 
 
-def print_sample(found: FoundSample, stream: TextIO) -> None:
+def print_sample(located: FoundSample, stream: TextIO) -> None:
     """Print one sample: its id, labels and provenance, then statistics and a sparkline of each modality."""
-    sample, about = found.sample, found.about
+    sample, about = located.sample, located.about
     rows = [
         ("id", sample.id),
-        ("file", f"{storage.display(found.url)}, {sample.shard}, members {sample.key}.*"),
-        ("number", f"{found.number} of {found.manifest.samples}"),
+        ("file", f"{storage.display(located.url)}, {sample.shard}, members {sample.key}.*"),
+        ("number", f"{located.number} of {located.manifest.samples}"),
         *((f"label {task}", "none" if value is None else f"{value:g}") for task, value in sample.labels.items()),
         ("transcript", " ".join(sample.words) or "none"),
         *((f"provenance: {key}", plain(str(value), 120)) for key, value in _provenance(about).items()),
     ]
     print_rows(rows, stream)
     cells: list[tuple[str, ...]] = []
-    for name, spec in found.manifest.features.items():
+    for name, spec in located.manifest.features.items():
         array = sample.arrays.get(name)
         if array is None:
             cells.append((name, spec.set, "missing", *6 * ("",)))

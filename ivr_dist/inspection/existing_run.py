@@ -88,7 +88,7 @@ def read_record(run_url: str) -> dict[str, Any]:
     return _read(RunPaths(run_url).record, _RECORD_FIELDS) or {}
 
 
-def recorded_config(run_url: str, found: Mapping[str, Any]) -> Config:
+def recorded_config(run_url: str, content: Mapping[str, Any]) -> Config:
     """Read the config of a `run.json`.
 
     Raises:
@@ -96,9 +96,9 @@ def recorded_config(run_url: str, found: Mapping[str, Any]) -> Config:
         ConfigError: This version does not know a key of the config.
     """
     url = RunPaths(run_url).record
-    if not found:
+    if not content:
         raise _damaged(url, "it is missing, so the config of the run is unknown")
-    return from_dict(found["config"], where=storage.display(url))
+    return from_dict(content["config"], where=storage.display(url))
 
 
 def read_result(run_url: str) -> dict[str, Any] | None:
@@ -108,15 +108,15 @@ def read_result(run_url: str) -> dict[str, Any] | None:
         CorruptDataError: The file is damaged.
     """
     url = RunPaths(run_url).result
-    found = _read(url, _RESULT_FIELDS)
-    if found is None:
+    content = _read(url, _RESULT_FIELDS)
+    if content is None:
         return None
-    name = store.CheckpointName.parse(found["checkpoint"].rstrip("/").rsplit("/", 1)[-1])
+    name = store.CheckpointName.parse(content["checkpoint"].rstrip("/").rsplit("/", 1)[-1])
     if name is None:
         raise _damaged(url, "its checkpoint is invalid")
-    if found["steps"] > found["total_steps"]:
+    if content["steps"] > content["total_steps"]:
         raise _damaged(url, "it has more steps than total_steps")
-    return {**found, "run": run_url, "checkpoint": name.url(run_url)}
+    return {**content, "run": run_url, "checkpoint": name.url(run_url)}
 
 
 def _read(url: str, fields: Mapping[str, Callable[[Any], bool]]) -> dict[str, Any] | None:
@@ -124,16 +124,16 @@ def _read(url: str, fields: Mapping[str, Callable[[Any], bool]]) -> dict[str, An
     if not storage.exists(url):
         return None
     try:
-        found = storage.read_json(url)
+        content = storage.read_json(url)
     except CorruptDataError as error:
         raise _damaged(url, error.what) from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise _damaged(url, "it is not an object")
     for name, is_valid in fields.items():
         # Records of older versions lack the optional fields.
-        if not (is_valid(found[name]) if name in found else name in _OPTIONAL):
+        if not (is_valid(content[name]) if name in content else name in _OPTIONAL):
             raise _damaged(url, f"its {name} is invalid")
-    return found
+    return content
 
 
 def finished_result(config: Config, total_steps: int, manifests: Mapping[str, Manifest]) -> dict[str, Any] | None:
@@ -194,9 +194,9 @@ def asked(state: Mapping[str, Any], where: str) -> Asked:
 
 def _finished(run_url: str, result: Mapping[str, Any]) -> Asked:
     """Return config and data of a result; the data from its checkpoint if an older version wrote `run.json`."""
-    record_ = read_record(run_url)
-    config = recorded_config(run_url, record_)
-    return Asked(config, record_.get("manifests") or _manifest_ids(store.read_state(result["checkpoint"])))
+    content = read_record(run_url)
+    config = recorded_config(run_url, content)
+    return Asked(config, content.get("manifests") or _manifest_ids(store.read_state(result["checkpoint"])))
 
 
 def _manifest_ids(state: Mapping[str, Any]) -> dict[str, str]:

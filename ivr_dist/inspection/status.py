@@ -24,10 +24,10 @@ storage."""
 
 _STATES = {
     "early": "finished: validation stopped improving",
-    "asked": "stopped by a signal; the same command resumes it",
-    "stop file": "stopped by the stop file; the same command resumes it",
+    "asked": "stopped by a signal; the same command continues it",
+    "stop file": "stopped by the stop file; the same command continues it",
     "rollback": "going back to an older checkpoint",
-    "silent": "no heartbeat: it was killed, or is about to be restarted; the same command resumes it",
+    "silent": "no heartbeat: it was killed, or is about to be restarted; the same command continues it",
 }
 
 

@@ -33,7 +33,9 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
     return code, said.out, said.err
 
 
-def test_the_command(packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_prints_tables_json_and_a_report(
+    packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     page = tmp_path / "page.html"
     code, out, err = run(capsys, str(packed), "--html", str(page))
     assert code == 0 and f"report: {page}" in err
@@ -73,7 +75,7 @@ def test_one_sample(packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
         assert np.array_equal(np.array(found["arrays"][name]["values"], np.float32), array)
 
 
-def test_a_sample_is_found_by_an_id_that_is_no_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sample_is_found_by_its_id(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pack(SynthSource(20), str(tmp_path))
     change_array(tmp_path / "train", "audio", lambda array: np.where(array > 0, np.nan, array).astype(np.float32))
     key = load(str(next((tmp_path / "train").glob("*.idx")))).keys[0]

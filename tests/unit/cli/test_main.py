@@ -175,7 +175,7 @@ def test_index_makes_foreign_tars_a_split(tmp_path: Path) -> None:
     assert refused.returncode == 2 and "use one of mosi" in refused.stderr
 
 
-def test_jobs_and_ray_are_for_different_places(tmp_path: Path) -> None:
+def test_jobs_and_ray_exclude_each_other(tmp_path: Path) -> None:
     done = run("synth", "--out", "data", "--samples", "30", "--jobs", "2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}

@@ -38,7 +38,7 @@ def shell(code: str, redirect: str, *arguments: str, **more: str) -> subprocess.
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
-def test_without_stdout_a_command_is_done() -> None:
+def test_a_command_works_without_stdout() -> None:
     done = shell(TALKS, ">&-", "1")
     assert (done.returncode, done.stderr) == (1, "note\n")
 
@@ -47,15 +47,15 @@ def test_without_stdout_a_command_is_done() -> None:
     ("command", "code"),
     [(["inspect"], 1), (["train"], 0), (["train", "--json"], 1), (LOGGED, 0), (["status", "train"], 1)],
 )
-def test_a_full_disk_behind_stdout_is_told_in_one_line(command: list[str], code: int) -> None:
-    """What a run has done counts; what only was to be printed is lost."""
+def test_a_full_disk_behind_stdout_is_reported_in_one_line(command: list[str], code: int) -> None:
+    """The effects of a run count; output that was only to be printed is lost."""
     done = shell(TALKS, ">/dev/full", "0", *command)
     assert done.returncode == code
     note, error = done.stderr.splitlines()
     assert note == "note" and error.startswith("error: stdout could not be written: No space left on device; free")
 
 
-def test_a_reader_that_leaves_is_no_fault() -> None:
+def test_a_reader_that_exits_is_no_error() -> None:
     command = ["bash", "-c", '"$@" | head -1; exit ${PIPESTATUS[0]}', "bash", sys.executable, "-c", TALKS, "0"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
@@ -67,12 +67,12 @@ def test_lost_errors_do_not_change_the_exit_code(redirect: str) -> None:
     assert shell(TALKS, redirect, "2").returncode == 2
 
 
-def test_an_error_goes_nowhere_but_to_stderr() -> None:
+def test_errors_go_to_stderr_only() -> None:
     done = shell(CODE, "2>&-", "inspect", "/no/such/place")
     assert (done.returncode, done.stdout) == (2, "")
 
 
-def test_a_small_locale_is_enough() -> None:
+def test_a_locale_without_unicode_is_enough() -> None:
     done = shell(TALKS, "", "0", LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
     assert done.returncode == 0, done.stderr
     assert r"\u6587" in done.stdout and r"\ud800" in done.stdout
@@ -90,7 +90,7 @@ def test_no_file_gets_the_number_of_a_closed_stream(tmp_path: Path) -> None:
     assert (tmp_path / "data").read_bytes() == b""
 
 
-def test_a_closed_terminal_is_a_reader_that_has_left() -> None:
+def test_a_closed_terminal_is_a_reader_that_has_exited() -> None:
     ours, theirs = pty.openpty()
     output = Output(theirs)
     assert output.isatty() and output.write(b"seen\n") == 5 and os.read(ours, 10).startswith(b"seen")
@@ -115,7 +115,7 @@ def test_a_terminal_that_hangs_up_asks_for_a_checkpoint_unless_nohup_has_it_igno
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_pipe_that_does_not_block_is_waited_for() -> None:
+def test_a_full_non_blocking_pipe_is_waited_for() -> None:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     output, data = Output(writer), b"x" * 300_000
@@ -126,14 +126,14 @@ def test_a_pipe_that_does_not_block_is_waited_for() -> None:
     assert child.communicate()[0].split() == [b"300000"]
 
 
-def test_streams_of_others_are_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_replaced_streams_are_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
     before = (sys.stdout, sys.stderr)
     with lasting_streams() as out:
         assert out is None and (sys.stdout, sys.stderr) == before
     assert (sys.stdout, sys.stderr) == before
 
 
-def test_lines_of_both_streams_stand_in_their_order() -> None:
+def test_lines_of_both_streams_keep_their_order() -> None:
     code = (
         "import sys\n"
         "from ivr_dist.cli.standard_streams import lasting_streams\n"

@@ -42,7 +42,7 @@ def profiles(packed: Path) -> list[SplitProfile]:
     return profile([str(packed / split) for split in SPLITS])
 
 
-def test_the_page_stands_alone(profiles: list[SplitProfile]) -> None:
+def test_the_page_is_self_contained(profiles: list[SplitProfile]) -> None:
     text = render_page(profiles)
     page = Page(text)
     assert text.startswith("<!DOCTYPE html>\n<html lang=")
@@ -156,7 +156,7 @@ def test_no_text_of_a_manifest_makes_an_element_or_attribute(two: list[SplitProf
     assert not any(letter in text for text in page.texts for letter in "\x1b\u202e\ud800\0")
 
 
-def test_any_manifest_of_text_makes_a_sound_page(packed: Path, tmp_path: Path) -> None:
+def test_a_hostile_manifest_makes_a_well_formed_page(packed: Path, tmp_path: Path) -> None:
     """From the file on: a split, a corpus, a feature set and a task of any name."""
     evil = "</h1><script>alert(1)</script><b x='"
     shutil.copytree(packed / "valid", tmp_path / "valid")

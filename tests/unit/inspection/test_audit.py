@@ -41,7 +41,7 @@ IDS = st.lists(st.text(st.characters(), min_size=1) | st.sampled_from(AWKWARD), 
 
 @settings(max_examples=40)
 @given(IDS)
-def test_a_sound_run_is_sound_whatever_its_samples_are_called(ids: list[str]) -> None:
+def test_a_correct_ledger_passes_whatever_the_ids_are(ids: list[str]) -> None:
     run = sound(Run(packed(ids)))
     report = run.audit()
     assert report.ok, report
@@ -52,7 +52,7 @@ def test_a_sound_run_is_sound_whatever_its_samples_are_called(ids: list[str]) ->
 
 @settings(max_examples=40)
 @given(IDS, st.booleans())
-def test_so_it_is_on_tars_made_elsewhere(ids: list[str], kept: bool) -> None:
+def test_a_correct_ledger_passes_on_foreign_tars(ids: list[str], kept: bool) -> None:
     """Where KEYs have nothing to do with ids: with the ids in the index, and without, when shards are read for them."""
     place = indexed(ids, PLAIN)
     if not kept:
@@ -71,14 +71,14 @@ def test_so_it_is_on_tars_made_elsewhere(ids: list[str], kept: bool) -> None:
 
 @pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize("turn", [1, 3, 5])
-def test_ids_that_are_the_keys_of_others(kept: bool, turn: int) -> None:
+def test_ids_that_are_the_keys_of_other_samples(kept: bool, turn: int) -> None:
     place = indexed([*PLAIN[turn:], *PLAIN[:turn]], PLAIN)
     if not kept:
         forget_ids(place)
     assert sound(Run(place)).audit().ok
 
 
-def test_names_that_each_shard_counts_anew() -> None:
+def test_keys_that_repeat_in_every_shard() -> None:
     assert sound(Run(indexed(PLAIN, [str(number % 4) for number in range(SAMPLES)]))).audit().ok
 
 
@@ -86,7 +86,7 @@ CHANGES = ("lose line", "lose id", "forge id", "swap steps", "repeat line", "rep
 
 
 @given(st.data(), st.sampled_from(["finished", "running", "two attempts"]))
-def test_ok_exactly_when_nothing_is_wrong(split: str, data: st.DataObject, kind: str) -> None:
+def test_the_verdict_agrees_with_a_simple_model(split: str, data: st.DataObject, kind: str) -> None:
     """Random faults of a ledger against a model that holds all of it in memory."""
     run = Run(split)
     lines: Lines = run.lines(run.begin(), range(1, 7))
@@ -163,7 +163,7 @@ def _right(run: Run, lines: Lines, first: dict[int, int], reach: int) -> bool:
     return True
 
 
-def test_what_is_wrong_is_told_apart(split: str) -> None:
+def test_kinds_of_problems_are_told_apart(split: str) -> None:
     run = sound(Run(split))
     lines = run.lines(1, range(1, 7))
     stolen = run.line(2, 0)["ids"][0]
@@ -181,7 +181,7 @@ def test_what_is_wrong_is_told_apart(split: str) -> None:
     assert not report.ok and len(report.problems) == 2
 
 
-def test_a_worker_that_recorded_nothing_and_a_whole_ledger_that_is_gone(split: str) -> None:
+def test_a_missing_ledger_of_one_worker_and_of_all(split: str) -> None:
     run = sound(Run(split))
     storage.delete_tree(f"{run.place}/{AUDIT}")
     report = run.audit()
@@ -204,9 +204,7 @@ def test_a_worker_that_recorded_nothing_and_a_whole_ledger_that_is_gone(split: s
         ((7, 0), lambda run: run.line(5, 0), "attempt 7 was never started"),
     ],
 )
-def test_lines_that_nobody_can_have_written(
-    split: str, who: tuple[int, int], line: Callable[[Run], Any], said: str
-) -> None:
+def test_forged_lines(split: str, who: tuple[int, int], line: Callable[[Run], Any], said: str) -> None:
     run = Run(split)
     lines = {**run.lines(run.begin(), range(1, 6)), **run.lines(run.begin(3, 1), range(4, 7))}
     run.record(lines)
@@ -218,7 +216,7 @@ def test_lines_that_nobody_can_have_written(
     assert not report.ok and said in report.forged[0]
 
 
-def test_how_far_a_ledger_must_reach(split: str) -> None:
+def test_the_last_step_that_must_be_recorded(split: str) -> None:
     run = Run(split)
     lines = run.lines(run.begin(), range(1, 5))
     del lines[1, 1][2:]
@@ -226,7 +224,7 @@ def test_how_far_a_ledger_must_reach(split: str) -> None:
     assert report.ok and (report.reach, report.epochs) == (0, []), "nothing counts yet"
     run.record(lines)
     report = run.audit()
-    assert report.ok and report.epochs[0].decide == "so far once"
+    assert report.ok and report.epochs[0].verdict == "so far once"
     assert report.rows()[0][4] == "(1 to come)"
     run.checkpoint(2)
     storage.write_text(f"{run.place}/checkpoints/step-00000004.a01/state.json", "{}")
@@ -239,7 +237,7 @@ def test_how_far_a_ledger_must_reach(split: str) -> None:
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
-def test_attempts_of_other_numbers_of_workers(split: str, world: int) -> None:
+def test_attempts_with_different_numbers_of_workers(split: str, world: int) -> None:
     run = Run(split)
     run.record(run.lines(run.begin(), range(1, 5)))
     run.record(run.lines(run.begin(2, 1, world), range(3, 7), world))
@@ -247,7 +245,7 @@ def test_attempts_of_other_numbers_of_workers(split: str, world: int) -> None:
     assert run.audit().ok
 
 
-def test_a_run_from_the_checkpoint_of_another(split: str) -> None:
+def test_a_run_that_starts_from_the_checkpoint_of_another(split: str) -> None:
     run = Run(split)
     run.record(run.lines(run.begin(2), range(3, 7)))
     run.end()
@@ -255,7 +253,7 @@ def test_a_run_from_the_checkpoint_of_another(split: str) -> None:
     assert report.ok and [epoch.verdict for epoch in report.epochs] == ["so far once", "exactly once"]
 
 
-def test_samples_that_were_left_out_count_as_skipped_by_id_or_key() -> None:
+def test_skipped_samples_are_matched_by_id_or_key() -> None:
     place = packed([f"video{number}$_$1" for number in range(SAMPLES)])
     run = sound(Run(place))
     keys = [key for shard in run.manifest.shards for key in load(f"{place}/{shard.index.name}").keys]
@@ -271,14 +269,14 @@ def test_samples_that_were_left_out_count_as_skipped_by_id_or_key() -> None:
     assert run.audit().epochs[1].unknown == ["nobody"]
 
 
-def test_data_that_the_run_was_not_trained_on(split: str) -> None:
+def test_data_that_was_replaced_is_refused(split: str) -> None:
     run = sound(Run(split))
     run.checkpoint(6, manifest_id="another")
     with pytest.raises(CheckpointMismatchError, match="manifest_id another"):
         run.audit()
 
 
-def test_what_the_audit_goes_by_is_damaged(split: str) -> None:
+def test_damaged_records_of_the_run_are_refused(split: str) -> None:
     run = sound(Run(split))
     for name, text in (("result.json", "[]"), ("result.json", '{"steps": "6"}'), ("run.json", "7")):
         kept = storage.read_text(f"{run.place}/{name}")
@@ -293,7 +291,7 @@ def test_what_the_audit_goes_by_is_damaged(split: str) -> None:
         run.audit()
 
 
-def test_what_is_kept_of_a_sample_is_small() -> None:
+def test_memory_per_sample_is_small() -> None:
     """Of long ids too; of a sound run nothing else is."""
     place = packed([f"{number}" * 200 for number in range(SAMPLES)])
     samples = SampleNames(place, Manifest.load(place))

@@ -86,7 +86,7 @@ def test_damaged_data_is_not_summarized(packed: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "dtype", ["float32<script>", "f4,f4", "object", "O", "<U8", "bool", "float33", "", "M8[s]", "int32 "]
 )
-def test_a_type_that_holds_no_numbers_is_refused(dtype: str, packed: Path, tmp_path: Path) -> None:
+def test_a_dtype_that_is_not_numeric_is_refused(dtype: str, packed: Path, tmp_path: Path) -> None:
     shutil.copytree(packed / "valid", tmp_path / "valid")
     manifest = Manifest.load(str(packed / "valid"))
     spec = replace(manifest.features["text"], dtype=dtype)
@@ -96,7 +96,7 @@ def test_a_type_that_holds_no_numbers_is_refused(dtype: str, packed: Path, tmp_p
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float64", "int8", "uint16", ">f4", "longdouble"])
-def test_types_of_numbers_are_taken_by_their_own_names(dtype: str, packed: Path, tmp_path: Path) -> None:
+def test_numeric_dtypes_are_accepted_by_their_names(dtype: str, packed: Path, tmp_path: Path) -> None:
     shutil.copytree(packed / "valid", tmp_path / "valid")
     manifest = Manifest.load(str(packed / "valid"))
     name = str(np.dtype(dtype))

@@ -45,7 +45,7 @@ def test_no_lengths() -> None:
     assert LengthCounts().spread(length_edges([])) is None
 
 
-def test_label_bins_are_the_fields_scales() -> None:
+def test_label_bins_follow_the_usual_scales() -> None:
     mosi = TaskSpec(type="regression", low=-3, high=3, scale="mosi")
     assert label_edges(mosi, np.zeros(0)) == [x / 4 for x in range(-13, 14, 2)]  # around -3, -2.5, ..., 3
     sims = TaskSpec(type="regression", low=-1, high=1, scale="sims")
@@ -64,7 +64,7 @@ def test_every_label_has_a_bin(values: list[float]) -> None:
     assert (found.labelled, found.missing, found.min, found.max) == (len(values), 4, min(values), max(values))
 
 
-def test_features_are_those_of_numpy_over_steps_without_a_gap() -> None:
+def test_feature_statistics_match_numpy_over_finite_steps() -> None:
     random = np.random.default_rng(0)
     steps = random.normal(3, 2, (40, 5)).astype(np.float32)
     steps[:, 2] = 7

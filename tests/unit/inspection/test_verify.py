@@ -147,7 +147,7 @@ def test_a_card(packed: Path, corpus: Path) -> None:
     assert verify([str(packed / "features/test")], CARD).ok
 
 
-def test_one_split_named_in_several_ways_is_read_once(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_split_given_in_several_ways_is_read_once(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(packed)
     found = verify(["features", "./features/train", str(packed / "features/train/")])
     assert found.ok and len(found.splits) == 3
@@ -176,7 +176,7 @@ def test_only_a_few_shards_are_in_memory(tmp_path: Path) -> None:
     assert peak < 6 * largest < sum(shard.bytes for shard in shards) / 2
 
 
-def test_tars_made_elsewhere(packed: Path, tmp_path: Path) -> None:
+def test_foreign_tars(packed: Path, tmp_path: Path) -> None:
     place = tmp_path / "mine" / "train"
     place.mkdir(parents=True)
     with_ids = [({"labels": {}, "id": number}, np.zeros((2, 3), np.float32)) for number in range(3)]
@@ -236,7 +236,7 @@ def test_a_folder_without_packed_data(tmp_path: Path, make: Callable[[Path], Any
 
 
 @given(st.lists(st.lists(st.sampled_from("abcdef"), max_size=6), max_size=4))
-def test_repeated_ids_are_those_that_a_simple_count_finds(shards: list[list[str]]) -> None:
+def test_repeated_ids_match_a_simple_count(shards: list[list[str]]) -> None:
     split = CheckedSplit(
         "data/train", Manifest.create(corpus="c", split="train", seed=0, features={}, tasks={}, shards=[])
     )
@@ -272,7 +272,7 @@ def test_the_command(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [split["faults"] for split in found["splits"]] == [12, 0, 1]
 
 
-def test_mistakes_of_the_command(tmp_path: Path, packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_of_the_user(tmp_path: Path, packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for place in (str(tmp_path), str(packed / "features/train/manifest.json"), "nowhere://x/y"):
         code, out, err = run(capsys, place)
         assert (code, out) == (2, "") and err.startswith("error: ") and len(err.splitlines()) == 1

@@ -395,7 +395,7 @@ DAMAGES: dict[str, tuple[Damage, list[tuple[Kind, str]]]] = {
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_a_damage_is_reported_and_nothing_else(corpus: Path, name: str) -> None:
+def test_each_damage_is_reported_and_nothing_else(corpus: Path, name: str) -> None:
     damage, expected = DAMAGES[name]
     damage(corpus)
     found = verify([str(corpus)])

@@ -195,12 +195,12 @@ def test_the_command_prints_a_table_and_returns_its_verdict(
     shown = capsys.readouterr().out
     assert re.search(r"out\.prediction +\d\.\d\de-\d\d +ok", shown)
     assert re.search(r"grad\.fc_gate_at\.weight +dead +ok", shown)
-    assert "all are within 1e-05" in shown
+    assert "all errors are within 1e-05" in shown
     arrays["loss.task"] = arrays["loss.task"] * 2
     assert cli.main(["parity", save(arrays), "--json"]) == 1
     shown = capsys.readouterr()
     assert re.search(r"loss\.task +5\.00e-01 +DIFFERS", shown.err)
-    assert "in float64 the largest is 5.00e-01 of loss.task" in shown.err
+    assert "in float64 the largest error is 5.00e-01, of loss.task" in shown.err
     (line,) = shown.out.splitlines()
     found = json.loads(line)
     assert (found["ok"], found["tolerance"]) == (False, TOLERANCE)
