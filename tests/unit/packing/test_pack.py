@@ -239,7 +239,7 @@ def test_packing_again_leaves_everything_alone(tmp_path: Path) -> None:
 def test_other_data_is_not_overwritten_unasked(tmp_path: Path) -> None:
     pack(SynthSource(60), str(tmp_path), SMALL)
     before = files(tmp_path)
-    with pytest.raises(DataError, match=r"another packing is there already.*--overwrite"):
+    with pytest.raises(DataError, match=r"the folder holds another packing.*--overwrite"):
         pack(SynthSource(80), str(tmp_path), SMALL)
     assert files(tmp_path) == before
     pack(SynthSource(30), str(tmp_path), replace(SMALL, overwrite=True))
@@ -284,7 +284,7 @@ def test_what_a_killed_packing_left_is_replaced(tmp_path: Path) -> None:
 def test_splits_of_another_corpus_are_not_mixed_in(tmp_path: Path) -> None:
     pack(SynthSource(60), str(tmp_path), SMALL)
     source = ListSource([sample(audio=[[1.0, 2.0]])], features(audio=(2, "float32")))
-    with pytest.raises(DataError, match="a packed split test is there, which corpus list does not have"):
+    with pytest.raises(DataError, match="the folder has a packed split test, which corpus list does not have"):
         pack(source, str(tmp_path), replace(SMALL, overwrite=True))
 
 

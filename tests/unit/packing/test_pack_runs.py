@@ -42,7 +42,7 @@ def place(tmp_path: Path) -> Iterator[Path]:
 
 
 def run(place: Path, opener: Opener = OPENER, options: PackOptions = OPTIONS, jobs: int = 0) -> PackSummary:
-    return pack(opener(), str(place), options, opener=opener, crew=ProcessPool(jobs, start_s=0) if jobs else None)
+    return pack(opener(), str(place), options, opener=opener, pool=ProcessPool(jobs, start_s=0) if jobs else None)
 
 
 def tree(place: Path) -> dict[str, str]:
@@ -120,7 +120,7 @@ def test_progress_over_processes_adds_up(place: Path) -> None:
         assert done <= total
         seen.setdefault(split, []).append(done)
 
-    pack(OPENER(), str(place), OPTIONS, progress, opener=OPENER, crew=ProcessPool(2, start_s=0))
+    pack(OPENER(), str(place), OPTIONS, progress, opener=OPENER, pool=ProcessPool(2, start_s=0))
     assert {split: calls[-1] for split, calls in seen.items()} == {"train": 112, "valid": 24, "test": 24}
     assert all(calls == sorted(calls) for calls in seen.values())
 
@@ -181,7 +181,7 @@ def test_an_overwriting_that_was_broken_off_leaves_no_manifest(place: Path) -> N
     packed = place / "place"
     run(packed, other)
     before = tree(packed)
-    with pytest.raises(DataError, match="another packing is there already"):
+    with pytest.raises(DataError, match="the folder holds another packing"):
         run(packed)
     assert tree(packed) == before
     # 160 samples are loaded to compare; then it breaks in the second shard.
@@ -264,9 +264,9 @@ IN_BOUNDED_MEMORY = """
 import resource, sys
 import numpy as np
 from ivr_dist.corpora.source import SampleRef, SourceSample
-from ivr_dist.data.foreign import index_tars
-from ivr_dist.data.manifest import FeatureSpec
-from ivr_dist.data.pack import PackOptions, pack
+from ivr_dist.packing.index_tars import index_tars
+from ivr_dist.shards.specs import FeatureSpec
+from ivr_dist.packing.pack import PackOptions, pack
 
 COUNT, STEPS, WIDTH = 100, 1024, 1024  # 4 MiB each
 place = sys.argv[1]
