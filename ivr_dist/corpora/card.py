@@ -18,12 +18,12 @@ from ivr_dist.config.yaml_source import read_yaml
 from ivr_dist.corpora.card_mappings import CsdMapping, MmsaMapping, MultMapping, UrFunnyMapping
 from ivr_dist.corpora.card_parser import build, suggest
 from ivr_dist.errors import ConfigError, DataError
-from ivr_dist.shards.manifest import MOST
+from ivr_dist.shards.manifest import MAX_WIDTH
 from ivr_dist.shards.specs import FeatureKind, FeatureSpec, TaskSpec
 
 _FORMATS = ("arrays", "table", "mmsa", "mult", "csd", "ur_funny")
 _SPLIT_BY_FILE = ("mmsa", "mult", "ur_funny")
-_WIDTH = f"map an array of 1 to {MOST} features a step"
+_WIDTH = f"map an array of 1 to {MAX_WIDTH} features a step"
 _NAME = re.compile(r"[A-Za-z0-9_]+")
 _FOLDERS = (Path(__file__).parents[1] / "cards", Path(__file__).parents[2] / "shards")
 
@@ -203,7 +203,7 @@ class Card:
                 where=f"card {self.name}",
                 remedy=f"set features.{modality}.dim, or remove features.{modality}",
             )
-        if not 0 < dim <= MOST:
+        if not 0 < dim <= MAX_WIDTH:
             raise DataError(f"{modality} has {dim} features a step", where=f"card {self.name}", remedy=_WIDTH)
         return dim
 
@@ -288,14 +288,14 @@ def _check_names(card: Card, place: str) -> None:
         if name not in MODALITIES:
             raise ConfigError(f"unknown key features.{name}", where=place, remedy=suggest(name, MODALITIES))
         if features.dim is not None and (
-            not 0 < features.dim <= MOST or (features.kind == "tokens" and features.dim != 1)
+            not 0 < features.dim <= MAX_WIDTH or (features.kind == "tokens" and features.dim != 1)
         ):
             remedy = "it is the number of features of a step, and 1 for tokens"
             raise ConfigError(f"{features.dim} cannot be", where=f"{place}, key features.{name}.dim", remedy=remedy)
     for name, task in card.tasks.items():
-        if task.type == "classification" and (task.classes is None or not 2 <= task.classes <= MOST):
+        if task.type == "classification" and (task.classes is None or not 2 <= task.classes <= MAX_WIDTH):
             raise ConfigError(
-                f"a classification needs 2 or more, up to {MOST}", where=f"{place}, key tasks.{name}.classes"
+                f"a classification needs 2 or more, up to {MAX_WIDTH}", where=f"{place}, key tasks.{name}.classes"
             )
         if task.type == "regression" and (task.low is None or task.high is None or task.low >= task.high):
             raise ConfigError("a regression needs low and high, low < high", where=f"{place}, key tasks.{name}")

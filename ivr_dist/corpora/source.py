@@ -157,7 +157,7 @@ def prepare(sample: SourceSample, features: Mapping[str, FeatureSpec]) -> Prepar
             raise DataError(f"array of shape {list(values.shape)} instead of [steps, {spec.dim}]", where=where)
         if values.dtype.kind not in "fiub":
             raise DataError(f"an array of {values.dtype} instead of numbers", where=where)
-        if (count := npy.rounded(values, spec.dtype)) != 0:
+        if (count := npy.count_rounded(values, spec.dtype)) != 0:
             rounded[modality] = count
         stored = _stored(values, spec.dtype)
         finite = np.isfinite(stored)

@@ -241,7 +241,7 @@ class Loader:
         batches, first = [], 0
         for slots in step.slots:
             end = first + len(slots)
-            batches.append(collate(samples.part(first, end), slots, step.numbers[first:end], self.spec, steps))
+            batches.append(collate(samples.rows(first, end), slots, step.numbers[first:end], self.spec, steps))
             first = end
         return [batch.pinned() for batch in batches] if self._pin else batches
 

@@ -92,7 +92,7 @@ class _Contents:
                     where=where,
                     remedy="replace them, or pack the corpus with `ivr-dist pack`, which replaces them",
                 )
-            self.rounded[modality] += npy.rounded(array, "float32")
+            self.rounded[modality] += npy.count_rounded(array, "float32")
             self.statistics.setdefault(modality, RunningStatistics(dim)).add(array)
 
     def _add_spec(self, modality: str, spec: FeatureSpec, where: str) -> None:

@@ -45,7 +45,7 @@ def parse_npy(data: bytes, where: str) -> Array:
     refuse_other(data, "a .npy file", where, "a .npy file")
     try:
         found = npy.parse(data, where, _KINDS, most=_MAX_ELEMENTS)
-        npy.refuse_no_text(found)
+        npy.check_unicode(found)
     except CorruptDataError as error:
         raise DataError(error.what, where=where, remedy=_REMEDY) from None
     except ValueError as error:

@@ -169,7 +169,7 @@ class PickledArray:
         if self._fortran:
             self._payload = data
         flat: npt.NDArray[Any] = np.frombuffer(data, self._dtype)
-        npy.refuse_no_text(flat)
+        npy.check_unicode(flat)
         return flat.reshape(self.shape, order="F" if self._fortran else "C")
 
 

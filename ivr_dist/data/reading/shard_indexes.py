@@ -71,7 +71,7 @@ class OpenShard:
         """By sample: where it begins in its segment."""
         self.ends: list[int] = (index.offset[lasts] + index.size[lasts]).tolist()
         self.xxh3: list[int] = index.xxh3.tolist()
-        self.members = layout.places(index)
+        self.members = layout.member_offsets(index)
         """By sample: where its members are, if `pack` wrote it; see `Layout.places`."""
         self.as_packed = True
         """Whether all samples so far were found there."""

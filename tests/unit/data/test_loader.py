@@ -371,10 +371,10 @@ def test_a_new_stream_ends_the_one_before(loaders: LoaderFactory) -> None:
 def test_a_process_that_forgets_to_close_still_ends(packed: Path) -> None:
     script = """
 import sys
-from ivr_dist.data.collate import BatchSpec
+from ivr_dist.data.batches.collate import BatchSpec
 from ivr_dist.data.loader import Loader
-from ivr_dist.data.manifest import Manifest
-from ivr_dist.data.reader import ShardReader
+from ivr_dist.shards.manifest import Manifest
+from ivr_dist.data.reading.shard_reader import ShardReader
 
 manifest = Manifest.load(sys.argv[1])
 spec = BatchSpec.from_manifest(manifest, ["text"], [])

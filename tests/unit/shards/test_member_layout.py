@@ -53,7 +53,7 @@ def tar_of(files: list[tuple[str, bytes]]) -> bytes:
 
 def together(data: bytes, index: ShardIndex, numbers: Sequence[int]) -> Samples | None:
     """Samples of a tar of few segments."""
-    places = LAYOUT.places(index)
+    places = LAYOUT.member_offsets(index)
     starts = index.offset[index.segment[:-1]]
     segments = [memoryview(data)[starts[np.searchsorted(index.segment, number, "right") - 1] :] for number in numbers]
     return decode_batch(

@@ -120,7 +120,7 @@ def test_shapes_that_are_none_are_refused(shape: str) -> None:
 
 @pytest.mark.parametrize("payload", [b"", bytes(7), bytes(9), bytes(800)])
 def test_payloads_that_do_not_fit_are_refused(payload: bytes) -> None:
-    assert f"takes 8 bytes, {len(payload)} are there" in refusal(made(header(), payload))
+    assert f"takes 8 bytes, but has {len(payload)}" in refusal(made(header(), payload))
 
 
 @pytest.mark.parametrize(
