@@ -28,7 +28,7 @@ pytestmark = pytest.mark.xdist_group("s3")
 
 SIZE = 100_000
 DATA = bytes(range(256)) * (2 * SIZE // 256)
-QUICK = FetchPolicy(deadline_s=20.0, attempt_s=5.0, first_wait_s=0.01, longest_wait_s=0.05)
+QUICK = FetchPolicy(deadline_s=20.0, attempt_s=5.0, first_backoff_s=0.01, max_backoff_s=0.05)
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def url_of(name: str) -> str:
 
 def fetch(fetcher: Fetcher, start: int = 0, end: int = SIZE, url: str = "", xxh3: int | None = None) -> bytes:
     expected = xxhash.xxh3_64_intdigest(DATA[start:end]) if xxh3 is None else xxh3
-    return fetcher.submit(url or url_of("file.tar"), start, end, xxh3=expected, who="samples a to b").result(60)
+    return fetcher.submit(url or url_of("file.tar"), start, end, xxh3=expected, what="samples a to b").result(60)
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_a_stalled_attempt_is_given_up(proxy: Proxy) -> None:
         ("cut", StorageError, "not read within 1 s"),
         ("403", StorageError, "not allowed to read"),
         ("whole", StorageError, "range requests"),
-        ("short", CorruptDataError, "samples a to b: file ends early: bytes 0 to 100000 asked for, 99999 of 100000"),
+        ("short", CorruptDataError, "samples a to b: file ends early: 99999 of 100000 bytes in range 0 to 100000"),
         ("flip", CorruptDataError, "samples a to b: bytes 0 to 100000 do not match their checksum"),
     ],
 )
@@ -142,7 +142,7 @@ def test_of_two_answers_the_good_one_counts(fetcher: Fetcher, monkeypatch: pytes
         answers = iter([(good, bad)[number] for number in order])
         late: Future[bytes] = Future()
         monkeypatch.setattr(storage, "begin_range", lambda *_, answers=answers, late=late: next(answers, late))
-        monkeypatch.setattr(fetcher.meters, "slow_after", lambda share: 0.0)
+        monkeypatch.setattr(fetcher.meters, "hedge_after_s", lambda share: 0.0)
         monkeypatch.setattr("ivr_dist.data.reading.fetcher.wait", _both_at_once)
         assert fetch(fetcher) == DATA[:SIZE]
 
@@ -153,7 +153,7 @@ def _both_at_once(futures: set[Future[bytes]], timeout: float, *_: object) -> An
 
 
 def test_what_takes_long_is_told_now_and_then(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ivr_dist.data.reading.fetcher._QUIET_S", 0.3)
+    monkeypatch.setattr("ivr_dist.data.reading.fetcher._NOTICE_S", 0.3)
     told: list[str] = []
     proxy.choose = lambda path, count: "503"
     fetcher = Fetcher(replace(QUICK, deadline_s=1.5), notice=told.append)
@@ -175,8 +175,8 @@ def test_a_config_says_how_hard_to_try(tmp_path: Path) -> None:
 
 def test_closing_ends_the_waits(proxy: Proxy) -> None:
     proxy.choose = lambda path, count: "503"
-    fetcher = Fetcher(replace(QUICK, first_wait_s=60.0, longest_wait_s=60.0, deadline_s=600.0))
-    future = fetcher.submit(url_of("file.tar"), 0, SIZE, xxh3=0, who="a")
+    fetcher = Fetcher(replace(QUICK, first_backoff_s=60.0, max_backoff_s=60.0, deadline_s=600.0))
+    future = fetcher.submit(url_of("file.tar"), 0, SIZE, xxh3=0, what="a")
     fault_proxy.wait_until(lambda: len(proxy.requests) > 0)
     fetcher.close()
     fetcher.close()
@@ -197,15 +197,15 @@ def test_local_damage_is_not_asked_for_again(tmp_path: Path, fetcher: Fetcher) -
 def test_meters() -> None:
     meters = FetchMeters()
     assert meters.counts() == FetchCounts()
-    assert meters.slow_after(0.05) is None
+    assert meters.hedge_after_s(0.05) is None
     for thousandths in range(100):
-        meters.attempt_took(thousandths / 1000)
-        meters.request_took(thousandths / 1000, 10)
+        meters.record_attempt(thousandths / 1000)
+        meters.record_request(thousandths / 1000, 10)
     counts = meters.counts()
     assert (counts.requests, counts.bytes, counts.p50_s, counts.p99_s) == (100, 1000, 0.05, 0.099)
-    assert meters.slow_after(0.05) == 0.099
+    assert meters.hedge_after_s(0.05) == 0.099
     meters.add("hedges", 6)
-    assert meters.slow_after(0.05) is None
+    assert meters.hedge_after_s(0.05) is None
 
 
 class TestDiskCache:
@@ -264,7 +264,7 @@ class TestDiskCache:
         monkeypatch.undo()
         cache.put("ab", b"x")
         assert cache.get("ab") is None
-        assert notes == ["data.disk_cache keeps nothing for now: No space left on device"]
+        assert notes == ["data.disk_cache cannot be written to for now: No space left on device"]
         later = time.monotonic() + 61
         monkeypatch.setattr("ivr_dist.data.reading.disk_cache.time.monotonic", lambda: later)
         cache.put("ab", b"x")

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.xdist_group("s3")
 
 SOURCE = SynthSource(300, dims={"text": 300, "audio": 74, "vision": 35})
 OPTIONS = PackOptions(shard_bytes=3 << 19)
-POLICY = FetchPolicy(deadline_s=30.0, attempt_s=2.0, first_wait_s=0.02, longest_wait_s=0.2, wrong_answers=8)
+POLICY = FetchPolicy(deadline_s=30.0, attempt_s=2.0, first_backoff_s=0.02, max_backoff_s=0.2, wrong_answers=8)
 SEED = 5
 
 
