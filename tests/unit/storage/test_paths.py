@@ -57,7 +57,7 @@ def test_places_that_would_mean_something_else_are_refused(
     place: str, instead: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(storage.PlaceError) as caught:
+    with pytest.raises(storage.InvalidUrlError) as caught:
         storage.absolute(place)
     assert f"did you mean {instead}" in str(caught.value)
     assert caught.value.exit_code == 2
@@ -71,7 +71,7 @@ def test_places_that_would_mean_something_else_are_refused(
 
 @pytest.mark.parametrize("place", ["$DATA/x", "${DATA}/x", "/data/$USER", "s3://$BUCKET/x"])
 def test_variables_that_nobody_replaced_are_refused(place: str) -> None:
-    with pytest.raises(storage.PlaceError, match="is not replaced here"):
+    with pytest.raises(storage.InvalidUrlError, match="is not replaced here"):
         storage.absolute(place)
 
 
@@ -209,7 +209,7 @@ def test_pages_of_web_servers_are_listings(server: str) -> None:
 )
 def test_links_that_lead_out_of_the_folder_are_refused(server: str, link: str) -> None:
     Listing.links = ["a.tar", link]
-    with pytest.raises(storage.UnsafeNameError, match="is not the name of something in this folder"):
+    with pytest.raises(storage.UnsafeNameError, match="is not the name of a file in this folder"):
         storage.list_dir(f"{server}/folder")
 
 
