@@ -1,4 +1,4 @@
-"""Cards: what is accepted, what is refused, and that those in shards/ are valid."""
+"""Cards: valid and invalid ones; all cards in shards/ are valid."""
 
 from __future__ import annotations
 

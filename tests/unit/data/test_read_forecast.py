@@ -1,4 +1,4 @@
-"""What `plan` says about reading, against what reading does."""
+"""The read forecast of `plan`, compared with real reading."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def test_what_webdataset_wrote_is_read_back(tmp_path: Path) -> None:
     assert manifest == Manifest.load(str(place))
     manifest.check_shards(str(place))
     check(place, manifest, written(corpus()))
-    # In place: the tars stay as they were.
+    # In place: the tars are not changed.
     assert {name: (place / name).read_bytes() for name in before} == before
     assert len(list(place.iterdir())) == 3 + 3 + 1
 
@@ -347,7 +347,7 @@ def test_tars_that_would_be_left_out_are_refused(tmp_path: Path, name: str) -> N
     )
 
 
-def test_what_lies_there_unpacked_as_well_and_what_lies_below_is_named(tmp_path: Path) -> None:
+def test_tars_that_exist_uncompressed_too_and_tars_below_are_noted(tmp_path: Path) -> None:
     place = plain(tmp_path / "train")
     (place / "a.tar.gz").write_bytes(b"the same")
     plain(place / "old")
@@ -392,7 +392,7 @@ def test_members_that_are_not_side_by_side_are_to_be_sorted(tmp_path: Path) -> N
     assert "tar --sort=name" in failure(place, CorruptDataError)
 
 
-def test_labels_are_counted_and_their_absence_told(tmp_path: Path) -> None:
+def test_labels_are_counted_and_missing_ones_noted(tmp_path: Path) -> None:
     samples = corpus(4)
     manifest, notes = told(write(tmp_path / "train", samples))
     assert manifest.labels == {"sentiment": 3} and notes == []
@@ -426,7 +426,7 @@ def test_arrays_of_other_kinds(tmp_path: Path, array: Any, message: str) -> None
     assert message in failure(place, IvrError)
 
 
-def test_whole_numbers_that_training_rounds_are_told(tmp_path: Path) -> None:
+def test_whole_numbers_that_training_rounds_are_noted(tmp_path: Path) -> None:
     place = plain(tmp_path / "train", keys=("k",))
     with tarfile.open(place / "a.tar", "w") as archive:
         add(archive, "k.json", b'{"labels": {"s": 1}}')

@@ -1,4 +1,4 @@
-"""Indexes: places, segments and checksums are right, bytes are the same everywhere, hostile ones are refused."""
+"""Shard indexes: offsets, segments and checksums are right; equal bytes everywhere; hostile files are refused."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_a_sample_larger_than_a_segment_is_a_segment() -> None:
     assert build_index(data).segment.tolist() == [0, 1, 2, 4]
 
 
-def test_what_lies_between_samples_does_not_make_segments_long() -> None:
+def test_gaps_between_samples_do_not_make_segments_long() -> None:
     data = made([("a.json", b"1"), ("README", bytes(3 << 20)), ("b.json", b"2"), ("c.json", b"3")])
     index = build_index(data)
     assert index.keys == ["a", "b", "c"]
@@ -158,7 +158,7 @@ def test_round_trip(data: bytes, tmp_path: Path) -> None:
 
 
 IDS = st.lists(st.text(st.characters(), max_size=100), min_size=3, max_size=3).filter(lambda ids: ids[0] != "a")
-"""Any text, half surrogate pairs and zero bytes too."""
+"""Any text, half surrogate pairs and zero bytes included."""
 
 
 @given(IDS)

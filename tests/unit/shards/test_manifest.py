@@ -1,4 +1,4 @@
-"""Manifests: what is saved is loaded, and whatever is not what was saved is refused on one helpful line."""
+"""Manifests: saving and loading; damaged and contradictory ones are refused with a one-line error."""
 
 from __future__ import annotations
 

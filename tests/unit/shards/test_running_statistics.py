@@ -1,4 +1,4 @@
-"""Mean and deviation in one pass."""
+"""Running mean and standard deviation."""
 
 from __future__ import annotations
 

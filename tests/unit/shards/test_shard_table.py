@@ -1,4 +1,4 @@
-"""Shards as columns: the same entries, refused where they cannot be, and small and quick for millions."""
+"""Shard tables: the same entries as a list; invalid ones are refused; small and fast for millions of shards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Places and names that come from elsewhere: what they mean, what is refused, and what of them is never shown."""
+"""URLs and untrusted names: their meaning, what is refused, and secrets that are never shown."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ivr_dist.sanitize import hide_secrets
 from ivr_dist.shards.shard_table import IndexEntry, ShardColumns, ShardEntry
 from tests.http_servers import serve
 
-# Places
+# URLs
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_places_that_would_mean_something_else_are_refused(
         storage.absolute(place)
     assert f"did you mean {instead}" in str(caught.value)
     assert caught.value.exit_code == 2
-    # Also by those who did not ask first.
+    # Also without a call of `absolute` before.
     if place == place.strip() and place != "s3://":
         for work in (storage.make_dirs, lambda url: storage.write_text(storage.join(url, "f"), "x"), storage.exists):
             with pytest.raises(StorageError):
@@ -70,7 +70,7 @@ def test_places_that_would_mean_something_else_are_refused(
 
 
 @pytest.mark.parametrize("place", ["$DATA/x", "${DATA}/x", "/data/$USER", "s3://$BUCKET/x"])
-def test_variables_that_nobody_replaced_are_refused(place: str) -> None:
+def test_variables_that_were_not_replaced_are_refused(place: str) -> None:
     with pytest.raises(storage.InvalidUrlError, match="is not replaced here"):
         storage.absolute(place)
 
@@ -297,7 +297,7 @@ def test_what_is_gone_is_absent(server: str, status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 429, 500, 502, 503])
-def test_what_cannot_be_told_is_no_absence(server: str, status: int, tmp_path: Path) -> None:
+def test_a_failed_look_up_does_not_mean_absence(server: str, status: int, tmp_path: Path) -> None:
     Listing.status = status
     url = f"{server}/folder/x"
     for work in (

@@ -1,4 +1,4 @@
-"""Ranges by requests that were signed beforehand: from a real S3 server, and from ones that do not take them."""
+"""Presigned reads from a real S3 server, and from servers that refuse them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ URL = f"s3://{s3_server.BUCKET}/signed/some file+1.tar"
 
 @pytest.fixture
 def proxy(s3_proxy: Proxy) -> Proxy:
-    """A file of DATA is behind it."""
+    """A proxy in front of a server with a file of DATA."""
     storage.write_bytes(URL, DATA)
     return s3_proxy
 
@@ -49,8 +49,8 @@ def test_a_server_that_takes_no_signed_requests_is_sent_no_more_of_them(proxy: P
     assert len(proxy.signed) == 1
 
 
-def test_where_signed_requests_break_the_client_of_s3_goes_on(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where a firewall cuts what it does not know: it must not be tried until a deadline."""
+def test_where_presigned_reads_break_the_s3_client_is_used(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As behind a firewall that breaks unknown connections: this must not be retried until a deadline."""
     asked: list[str] = []
 
     async def cut(url: str, **_: object) -> bytes:
@@ -75,7 +75,7 @@ def test_a_connection_that_breaks_once_is_no_refusal(proxy: Proxy) -> None:
 
 
 def test_a_signature_that_is_refused_is_made_anew(proxy: Proxy) -> None:
-    """As when credentials ended before it did."""
+    """As when the credentials expired earlier."""
     assert read(0, 100) == DATA[:100]
     reads = presigned_reads()
     for path, (url, since) in reads._urls.items():
@@ -83,7 +83,7 @@ def test_a_signature_that_is_refused_is_made_anew(proxy: Proxy) -> None:
     assert [read(0, 100), read(100, 200)] == [DATA[:100], DATA[100:200]]
     assert len(proxy.signed) == 3
     assert proxy.signed[1] not in (proxy.signed[0], proxy.signed[2])
-    # The client of S3 was asked once.
+    # The S3 client was used once.
     assert len(proxy.requests) == 4
 
 
@@ -109,7 +109,7 @@ def test_no_more_signatures_are_kept_than_there_is_room_for(proxy: Proxy, monkey
 
 @pytest.mark.parametrize("fault", ["503", "403", "cut"])
 def test_no_error_tells_a_signature(proxy: Proxy, fault: str) -> None:
-    """Whoever reads a log could read the file with it."""
+    """A presigned URL in a log would give access to the file."""
     proxy.choose = lambda path, count: fault  # type: ignore[return-value]
     with pytest.raises(Exception) as caught:
         read(0, 100)

@@ -342,7 +342,7 @@ def test_transcripts_in_place_of_the_packed_text() -> None:
     assert text.mask.tolist() == [[True, True], [False, False], [True, False]]
     assert text.pieces is not None
     assert text.pieces.ids.tolist() == [[2, 4], [0, 0], [2, 0]]
-    # A text without pieces shows the encoder one of padding, since attention to nothing is not defined.
+    # For a text without pieces the encoder sees one padding piece, because attention over nothing is undefined.
     assert text.pieces.mask.tolist() == [[True, True], [True, False], [True, False]]
     moved = text.to(torch.device("cpu"))
     assert moved.pieces is not None and torch.equal(moved.pieces.step, text.pieces.step)

@@ -1,4 +1,4 @@
-"""Reading samples by number from a packed corpus on disk, sound and damaged."""
+"""Random access to samples of a packed corpus on disk, intact and damaged."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ def test_segments_are_under_way_before_all_indexes_are_there(packed: Path, monke
     begun = threading.Event()
 
     def late(number: int) -> OpenShard:
-        # The last one's index comes when the first one's segment has been asked for.
+        # The last index arrives after the first segment was requested.
         assert number != len(ends) - 1 or begun.wait(20)
         return reads(number)
 
