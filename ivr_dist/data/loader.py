@@ -282,6 +282,7 @@ def _closing(stream: _Stream[Batch]) -> Iterator[Batch]:
         stream.close()
 
 
+# decision 021
 class _Stream(Generic[T]):
     """Runs an iterator on a background thread, at most `depth` items ahead of the consumer."""
 

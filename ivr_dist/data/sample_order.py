@@ -74,6 +74,7 @@ def by_length(numbers: Int64Array, lengths: Int64Array) -> Int64Array:
     return numbers[order]
 
 
+# decision 035
 def micro_slots(global_batch: int, accumulation: int, micro: int) -> range:
     """Return the slots of one micro-step (0..accumulation-1) over all ranks."""
     return range(global_batch * micro // accumulation, global_batch * (micro + 1) // accumulation)

@@ -28,6 +28,7 @@ _SIZE = slice(124, 135)
 _DIGITS = _SIZE.stop - _SIZE.start
 
 
+# decision 017
 def decode_batch(
     keys: Sequence[str],
     shards: Sequence[str],

@@ -101,6 +101,7 @@ class Layout:
             ]
         )
 
+    # decision 017
     def member_offsets(self, index: ShardIndex) -> Int64Array:
         """Compute the offsets of the members of a shard's n samples.
 

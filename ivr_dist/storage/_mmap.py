@@ -23,6 +23,7 @@ _libc = ctypes.CDLL(None)
 _libc.madvise.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
 
 
+# decision 019
 class MappedFile:
     """A local file whose ranges are views of the page cache; safe to use from several threads.
 

@@ -62,6 +62,7 @@ def unsafe(name: str, base: str) -> UnsafeNameError:
     )
 
 
+# decision 013
 def is_plain(name: object) -> bool:
     """Whether a name from an untrusted source is a file name directly below a folder, on every system.
 

@@ -30,6 +30,7 @@ class BusyError(OSError):
         self.status = status
 
 
+# decision 020
 class PresignedReads:
     """Reads ranges of the objects of one bucket; used only on the thread of fsspec's event loop.
 

@@ -29,7 +29,7 @@ T = TypeVar("T")
 ATTEMPTS = 4
 """Number of attempts of a remote operation."""
 
-_FIRST_WAIT_S = 0.5
+_FIRST_BACKOFF_S = 0.5
 _CANNOT_LIST = ("http", "https")
 _disk = Disk()
 # A separate generator, because the global one belongs to the training run, which must not depend on slow storage.
@@ -333,5 +333,5 @@ def _run(verb: str, url: str, action: Callable[[Store], T]) -> T:
         except failures as error:
             if attempt == attempts or not is_transient(error):
                 raise explain(verb, url, error, attempt) from error
-            time.sleep(_jitter.uniform(0, _FIRST_WAIT_S * 2 ** (attempt - 1)))
+            time.sleep(_jitter.uniform(0, _FIRST_BACKOFF_S * 2 ** (attempt - 1)))
         attempt += 1

@@ -30,6 +30,7 @@ class Numbered:
         """Format the name with these numbers."""
         return self._form.format(*numbers)
 
+    # decision 006
     def parse(self, name: str) -> tuple[int, ...] | None:
         """Parse the numbers of a name; None if the name has another format."""
         match = self._pattern.fullmatch(name)

@@ -153,7 +153,7 @@ class CsdFile:
         if link is None:
             raise self._refused(f"there is no {name}")
         if not isinstance(link, h5py.HardLink):
-            where = "another file" if isinstance(link, h5py.ExternalLink) else "another place"
+            where = "another file" if isinstance(link, h5py.ExternalLink) else "another path"
             raise self._refused(f"{name} is a link to {where}")
         with self._reading(name):
             return group[name]

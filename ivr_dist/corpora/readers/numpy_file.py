@@ -74,7 +74,7 @@ class NpzFile:
             raise DataError(f"not an .npz file: {error}", where=where, remedy="check files in the card") from None
         if any(name.endswith(_TORCH) for name in names):
             raise DataError(
-                "a file of torch.save, not an .npz file", where=where, remedy="save arrays with numpy.savez"
+                "this is a file of torch.save, not an .npz file", where=where, remedy="save arrays with numpy.savez"
             )
         self.files = [name.removesuffix(".npy") for name in names]
         """Names of the arrays."""

@@ -174,6 +174,7 @@ def _container(value: Any, kinds: type | tuple[type, ...]) -> Any:
     return value
 
 
+# decision 028
 class _Machine:
     """The stack machine, for one pickle."""
 

@@ -33,6 +33,7 @@ class PieceEncoder(Protocol):
         """Return its tokenizer; `note` is called once, when the first text is truncated."""
 
 
+# decision 029
 def word_batch(texts: Sequence[Sequence[str]], tokenizer: Tokenizer) -> ModalityBatch:
     """Tokenize the texts of a batch.
 

@@ -116,6 +116,7 @@ class Fetcher:
         """
         self._after_fork()
         if storage.is_local(url):
+            # decision 019
             self._file(url).will_need(start, end)
             return LazyFuture(partial(self._range, url, start, end, xxh3, what))
         return self._pool.submit(self._range, url, start, end, xxh3, what)
@@ -247,6 +248,7 @@ class Fetcher:
         self.meters.record_attempt(time.monotonic() - began)
         return data
 
+    # decision 026
     def _request(self, url: str, start: int, end: int, seconds: float) -> bytes:
         """Send a request, and hedge it by a second one if it is slow; if both fail, the error is that of the last."""
         pending = {storage.begin_range(url, start, end)}

@@ -13,6 +13,7 @@ Segment = tuple[int, int]
 """Number of a shard and of a segment in it."""
 
 
+# decision 018
 class SegmentCache:
     """Keeps segments by the number of requests that have pinned them; safe to use from several threads.
 

@@ -120,7 +120,7 @@ def test_tokens_are_the_words_of_the_transcript_and_change_nothing_else() -> Non
             assert [word_of.setdefault(i, word) for i, word in zip(ids.tolist(), other.transcript.split(), strict=True)]
             assert [word_of[i] for i in ids.tolist()] == other.transcript.split()
     assert {"good", "bad"} < set(word_of.values())
-    with pytest.raises(ConfigError, match="no text as words; choose features or tokens"):
+    with pytest.raises(ConfigError, match="cannot be words; choose features or tokens"):
         SynthSource(60, text="words")  # type: ignore[arg-type]
 
 

@@ -351,7 +351,7 @@ class FaultyServer(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def faulty(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setattr(storage, "_FIRST_WAIT_S", 0.02)
+    monkeypatch.setattr("ivr_dist.storage.api._FIRST_BACKOFF_S", 0.02)
     FaultyServer.faults, FaultyServer.requests = [], []
     with serve(FaultyServer) as url:
         yield f"{url}/file"

@@ -183,7 +183,7 @@ def server() -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def sound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "_FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr("ivr_dist.storage.api._FIRST_BACKOFF_S", 0.001)
     Listing.links, Listing.keys, Listing.status = [], [], 200
 
 

@@ -144,7 +144,7 @@ def test_the_group_is_the_video(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="group train-v_0 is in the splits train and test"):
         opened(tmp_path, content)
     content["test"]["id"][0] = "clip9"
-    with pytest.raises(DataError, match=r"id clip9 has no \$_\$ in it"):
+    with pytest.raises(DataError, match=r"id clip9 does not contain \$_\$"):
         opened(tmp_path, content)
     free = opened(tmp_path, content, CARD.replace("  file: data\n", "  file: data\n  separator: ''\n"))
     assert {ref.group for ref in free.splits()["test"]} == {None}

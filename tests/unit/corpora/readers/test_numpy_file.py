@@ -52,7 +52,7 @@ def test_numbers_and_text_come_back(array: Any) -> None:
         (npy(np.ones(3)), r"this is a .npy file, not an .npz file"),
         (b"\x1f\x8b\x08", "compressed with gzip, not an .npz file"),
         (npz(a=np.ones(3))[:-5], "not an .npz file"),
-        (zipped("archive/data.pkl", b"x"), "what torch.save wrote"),
+        (zipped("archive/data.pkl", b"x"), "a file of torch.save"),
         (zipped("a.npy", b"x"), r"not a .npy file \(f.npz, array a\)"),
         (zipped("a.npy", bytes(1 << 20), zipfile.ZIP_BZIP2), "compressed by another method"),
         (zipped("a.npy", bytes(1 << 20), zipfile.ZIP_LZMA), "compressed by another method"),

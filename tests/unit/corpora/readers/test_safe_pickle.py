@@ -178,7 +178,7 @@ EXABYTE = b"\x8a\x08" + struct.pack("<q", 1 << 60) + b"\x85"
         (array_of(SMALL_SHAPE, b"c16", b"C\x20" + bytes(32)), "c16"),
         (array_of(SMALL_SHAPE, b"U0", b"C\x00"), "without a width"),
         (array_of(SMALL_SHAPE, b"f3", b"C\x06" + bytes(6)), "not a pickle that can be read"),
-        (array_of(SMALL_SHAPE, b"O8", b"]"), "does not hold the 2"),
+        (array_of(SMALL_SHAPE, b"O8", b"]"), "does not have the 2"),
         (array_of(SMALL_SHAPE, b"f4", b"N"), "not bytes"),
         (b"\x80\x04\x8e" + struct.pack("<Q", 1 << 62) + b"xx.", "cut off"),
         (b"\x80\x04\x8d" + struct.pack("<Q", 1 << 62) + b"xx.", "cut off"),
