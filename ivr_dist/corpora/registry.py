@@ -61,7 +61,7 @@ def opener(root: str, card: Card, source: Source) -> Opener:
     paths = [file.path for file in card.files.values()]
     if isinstance(source, TableSource):
         paths += source.paths()
-    found = hashlib.sha256(repr(card).encode())
+    digest = hashlib.sha256(repr(card).encode())
     for path, stamp in zip(paths, storage.stamps([storage.join(root, path) for path in paths]), strict=True):
-        found.update(f"{path}\n{stamp}\n".encode())
-    return Opener(partial(open_source, root, card.verified()), found.hexdigest())
+        digest.update(f"{path}\n{stamp}\n".encode())
+    return Opener(partial(open_source, root, card.verified()), digest.hexdigest())

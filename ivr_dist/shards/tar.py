@@ -284,8 +284,8 @@ class _Header:
 def _header(block: bytes, position: int, where: str) -> _Header:
     # The checksum is over the header with its own field as blanks.
     expected = sum(block) - sum(block[148:156]) + 8 * 32
-    found = block[148:156].split(b"\0", 1)[0].strip()
-    if not found or found.strip(b"01234567") or int(found, 8) != expected:
+    stored = block[148:156].split(b"\0", 1)[0].strip()
+    if not stored or stored.strip(b"01234567") or int(stored, 8) != expected:
         raise _no_tar(block, position, where, f"no tar header at byte {position}")
     name = _text(block[:100])
     if block[257:262] == b"ustar" and block[262:263] != b" " and (prefix := _text(block[345:500])):

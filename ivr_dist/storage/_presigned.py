@@ -12,10 +12,13 @@ so only speed depends on presigned URLs:
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
 from ivr_dist.storage._errors import is_transient
+
+logger = logging.getLogger(__name__)
 
 _VALID_S = 3600
 _MAX_URLS = 10_000
@@ -79,6 +82,7 @@ class PresignedReads:
         self._failed += 1
         if (is_new and not is_passing) or (not self._has_worked and self._failed >= _MAX_FAILED):
             self._is_enabled = False
+            logger.info("presigned URLs do not work here; reads use the S3 client")
         return data
 
     async def _read_by_client(self, path: str, start: int, end: int) -> bytes:

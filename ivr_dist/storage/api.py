@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import time
@@ -25,6 +26,8 @@ from ivr_dist.storage._paths import (
 )
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 ATTEMPTS = 4
 """Number of attempts of a remote operation."""
@@ -333,5 +336,7 @@ def _run(verb: str, url: str, action: Callable[[Store], T]) -> T:
         except failures as error:
             if attempt == attempts or not is_transient(error):
                 raise explain(verb, url, error, attempt) from error
-            time.sleep(_jitter.uniform(0, _FIRST_BACKOFF_S * 2 ** (attempt - 1)))
+            pause = _jitter.uniform(0, _FIRST_BACKOFF_S * 2 ** (attempt - 1))
+            logger.debug("cannot %s %s, retry in %.2f s: %s", verb, display(url), pause, type(error).__name__)
+            time.sleep(pause)
         attempt += 1

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import tempfile
 import time
@@ -20,6 +21,8 @@ from pathlib import Path
 
 from ivr_dist.common.library_errors import describe
 from ivr_dist.errors import StorageError
+
+logger = logging.getLogger(__name__)
 
 _LOCK_NAME = "lock"
 _PART_PREFIX = "part-"
@@ -95,6 +98,7 @@ class DiskCache:
     def _pause(self, error: OSError) -> None:
         """Do not use the disk for a while, so that reads do not wait for a failing one."""
         self._usable_from = time.monotonic() + _PAUSE_S
+        logger.warning("%s is not used for %.0f s: %s", self.directory, _PAUSE_S, describe(error))
         if self._note is not None:
             self._note(f"data.disk_cache cannot be written to for now: {describe(error)}")
             self._note = None

@@ -17,6 +17,7 @@ Local files need none of this: they are mapped into memory, and a lazy future co
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import random
 import threading
@@ -37,6 +38,8 @@ from ivr_dist.data.reading.fetch_stats import FetchMeters
 from ivr_dist.data.reading.lazy_future import LazyFuture
 from ivr_dist.errors import CorruptDataError, DataError, StorageError
 from ivr_dist.units import parse_bytes
+
+logger = logging.getLogger(__name__)
 
 REMEDY = "copy the file again from where the split was packed, or pack the split again"
 
@@ -230,6 +233,7 @@ class Fetcher:
                 remedy="check the endpoint and the network; the same command continues from the last checkpoint",
             ) from failure
         self.meters.add("retries")
+        logger.debug("attempt %d to read %s failed: %s", attempts, storage.display(url), named(failure))
         now = time.monotonic()
         if self._notice is not None and spent > _NOTICE_S and now > self._next_notice:
             self._next_notice = now + _NOTICE_S
@@ -257,6 +261,7 @@ class Fetcher:
         try:
             if hedge_s is not None and not wait(pending, min(max(hedge_s, _MIN_HEDGE_S), seconds)).done:
                 self.meters.add("hedges")
+                logger.debug("hedged a request for %s after %.2f s", storage.display(url), hedge_s)
                 pending.add(storage.begin_range(url, start, end))
             while True:
                 done, pending = wait(pending, max(0.0, until - time.monotonic()), FIRST_COMPLETED)
