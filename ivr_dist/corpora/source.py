@@ -79,7 +79,7 @@ class Source(Protocol):
 
 
 @runtime_checkable
-class TellsNotes(Protocol):
+class HasNotes(Protocol):
     """A source that skips parts of its files."""
 
     def notes(self) -> Sequence[str]:
@@ -87,8 +87,8 @@ class TellsNotes(Protocol):
 
 
 def notes_of(source: Source) -> Sequence[str]:
-    """List what a source skipped; empty if it is not a `TellsNotes`."""
-    return source.notes() if isinstance(source, TellsNotes) else ()
+    """List what a source skipped; empty if it is not a `HasNotes`."""
+    return source.notes() if isinstance(source, HasNotes) else ()
 
 
 @runtime_checkable
