@@ -79,8 +79,8 @@ def packed(folder: Path, card: Card, processes: int) -> str:
     """Pack once, on this process or on others; a digest of all manifests."""
     source = registry.open_source(str(folder), card)
     opener = registry.opener(str(folder), card, source)
-    crew = ProcessPool(processes) if processes > 1 else None
-    summary = pack(source, str(folder / "out"), opener=opener, crew=crew)
+    pool = ProcessPool(processes) if processes > 1 else None
+    summary = pack(source, str(folder / "out"), opener=opener, pool=pool)
     return hashlib.sha256("".join(split.manifest_id for split in summary.splits).encode()).hexdigest()
 
 

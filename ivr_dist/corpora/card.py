@@ -1,7 +1,7 @@
-"""Corpus cards: what a corpus is, which files it comes in, and how those become samples.
+"""Corpus cards: YAML descriptions of a corpus, its files, and how they become samples.
 
-A card is a YAML file of the classes below; `shards/README.md` explains how to write one. Cards of known corpora are in
-the folder `shards/` of a checkout and travel in the wheel as `ivr_dist/cards/`; they are found by name.
+The classes below are the keys of a card; `shards/README.md` explains how to write one. Cards of known corpora are in
+the folder `shards/` of a checkout and in the wheel as `ivr_dist/cards/`; they are found by name.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from ivr_dist.config.yaml_source import read_yaml
 from ivr_dist.corpora.card_mappings import CsdMapping, MmsaMapping, MultMapping, UrFunnyMapping
 from ivr_dist.corpora.card_parser import build, suggest
 from ivr_dist.errors import ConfigError, DataError
-from ivr_dist.shards.manifest import MOST
+from ivr_dist.shards.manifest import MAX_WIDTH
 from ivr_dist.shards.specs import FeatureKind, FeatureSpec, TaskSpec
 
 _FORMATS = ("arrays", "table", "mmsa", "mult", "csd", "ur_funny")
 _SPLIT_BY_FILE = ("mmsa", "mult", "ur_funny")
-_WIDTH = f"map an array of 1 to {MOST} features a step"
+_WIDTH = f"map an array of 1 to {MAX_WIDTH} features a step"
 _NAME = re.compile(r"[A-Za-z0-9_]+")
 _FOLDERS = (Path(__file__).parents[1] / "cards", Path(__file__).parents[2] / "shards")
 
@@ -33,26 +33,26 @@ class SourceFile:
     """A file of the corpus."""
 
     path: str
-    """Relative to the folder that is packed."""
+    """Path relative to the folder that is packed."""
     sha256: str | None = None
-    """Where given, a file with other content is refused."""
+    """Checksum; if set, a file with other content is refused."""
     origin: str = ""
-    """Where it is from, for people; without a checksum, also why there is none."""
+    """Source of the file, for people; without a checksum, also why there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSet:
-    """What the steps of one modality are."""
+    """Features of one modality."""
 
     set: str
     """Name of the feature set; the same name in another corpus means the same features."""
     dim: int | None = None
-    """Features of a step, 1 for tokens; unset: as the files have it."""
+    """Features of a time step, 1 for tokens; unset: taken from the files."""
     kind: FeatureKind = "features"
     dtype: Literal["float32", "float16"] = "float32"
     """Type of features in the shards; tokens are always int32."""
     origin: str = ""
-    """How they were made, for people."""
+    """How the features were extracted, for people."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,57 +60,57 @@ class Split:
     """One split of the corpus."""
 
     samples: int | None = None
-    """How many it must have; unset: any number."""
+    """Number of samples it must have; unset: any number."""
     called: str | None = None
-    """Its name in the files, where that is another (formats mmsa, mult, ur_funny)."""
+    """Its name in the files, if that is another one (formats mmsa, mult, ur_funny)."""
     groups: list[str] | None = None
-    """The groups (videos) in it, where the files themselves do not say (formats arrays, table, csd)."""
+    """Its groups (videos), where the files do not assign samples to splits (formats arrays, table, csd)."""
     groups_file: str | None = None
-    """Or the key of a text file that lists them, one a line."""
+    """Or the key of a text file that lists them, one on each line."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lookup:
-    """A table that integer ids point into."""
+    """A lookup table for integer ids."""
 
     array: str
     """Name of the [rows, D] array."""
     file: str | None = None
-    """Key of the file it is in; unset: the file of the ids."""
+    """Key of its file; unset: the file of the ids."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One value or sequence a sample, out of an array."""
+    """One value or sequence for each sample, from an array."""
 
     array: str
     """Name of the array."""
     file: str | None = None
-    """Key of the file it is in; unset: the main file, whose rows are the samples."""
+    """Key of its file; unset: the main file, whose rows are the samples."""
     join: str | None = None
-    """In another file: the array of sample ids that says which row is whose."""
+    """In another file: the array of sample ids that assigns its rows to samples."""
     offset: str | None = None
     """[n + 1] array in the same file: row r is entries offset[r] to offset[r + 1] - 1. Unset: it is entry r."""
     lookup: Lookup | None = None
-    """The entries are ids; the steps are the rows of this table."""
+    """The entries are ids; the time steps are the rows of this table."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """The utterances before a sample as the rest of its sequence, newest first."""
+    """Earlier utterances that continue the sequence of a sample, newest first."""
 
     order: str
     """Array of the main file that numbers the utterances of a group in time."""
     before: int
-    """Most utterances before the sample's own."""
+    """Maximum number of utterances before the sample's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArraysMapping:
-    """How the arrays of .npz files become samples (format `arrays`)."""
+    """Mapping from the arrays of .npz files to samples (format `arrays`)."""
 
     file: str
-    """Key of the main file: one sample a row."""
+    """Key of the main file, with one sample in each row."""
     id: str
     """Array of sample ids in the main file."""
     group: str | None = None
@@ -120,24 +120,24 @@ class ArraysMapping:
     labels: dict[str, Column]
     """By task."""
     transcript: Column | None = None
-    """An array of words, or of one text a sample."""
+    """An array of words, or of one text for each sample."""
     text: Column | None = None
     audio: Column | None = None
     vision: Column | None = None
     context: Context | None = None
 
     def modalities(self) -> dict[str, Column]:
-        """The modalities that are mapped."""
+        """Collect the mapped modalities."""
         columns = {"text": self.text, "audio": self.audio, "vision": self.vision}
         return {name: column for name, column in columns.items() if column is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableMapping:
-    """Which file lists the samples (format `table`)."""
+    """The file that lists the samples (format `table`)."""
 
     file: str
-    """Key of the JSONL file: one sample a line."""
+    """Key of the JSONL file, with one sample on each line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,21 +145,21 @@ class Card:
     """A corpus."""
 
     name: str
-    """Letters, digits and underscores; it becomes a part of file names."""
+    """Letters, digits and underscores; part of file names."""
     description: str
     citation: str
     licence: str
     access: str = ""
-    """Where to ask for the data, for people."""
+    """How to obtain the data, for people."""
     cautions: list[str] = field(default_factory=list)
-    """What a user of this data must know before trusting a result."""
+    """Known problems of the data that affect results."""
     format: Literal["arrays", "table", "mmsa", "mult", "csd", "ur_funny"]
     files: dict[str, SourceFile]
-    """By a key that the mapping refers to."""
+    """Files by the key that the mapping refers to."""
     features: dict[str, FeatureSet]
-    """By modality."""
+    """Feature sets by modality."""
     tasks: dict[str, TaskSpec]
-    """By name; what the labels mean."""
+    """Tasks by name, which define the labels."""
     splits: dict[str, Split]
     arrays: ArraysMapping | None = None
     table: TableMapping | None = None
@@ -169,54 +169,54 @@ class Card:
     ur_funny: UrFunnyMapping | None = None
 
     def feature_specs(self, dims: Mapping[str, int] | None = None) -> dict[str, FeatureSpec]:
-        """The feature sets as a manifest states them, in the order text, audio, vision.
+        """Make the specifications of the manifest, in the order text, audio, vision.
 
         Args:
-            dims: By modality: features of a step in the files, where they are known.
+            dims: Features of a time step in the files by modality, where they are known.
 
         Raises:
-            DataError: The card states another number, or neither it nor the files say one.
+            DataError: The card states another number, or neither the card nor the files define one.
         """
         return {
             name: FeatureSpec(
-                set=found.set,
-                dim=self._dim(name, found, (dims or {}).get(name)),
-                dtype="int32" if found.kind == "tokens" else found.dtype,
-                kind=found.kind,
+                set=described.set,
+                dim=self._dim(name, described, (dims or {}).get(name)),
+                dtype="int32" if described.kind == "tokens" else described.dtype,
+                kind=described.kind,
             )
             for name in MODALITIES
-            if (found := self.features.get(name)) is not None
+            if (described := self.features.get(name)) is not None
         }
 
-    def _dim(self, modality: str, described: FeatureSet, found: int | None) -> int:
+    def _dim(self, modality: str, described: FeatureSet, in_files: int | None) -> int:
         stated = 1 if described.kind == "tokens" else described.dim
-        if stated is not None and found is not None and stated != found:
+        if stated is not None and in_files is not None and stated != in_files:
             raise DataError(
-                f"{modality} has {found} features a step, the card says {stated}",
+                f"{modality} has {in_files} features a step, the card says {stated}",
                 where=f"card {self.name}",
-                remedy="use the files that the card describes, or give the card another set and dim",
+                remedy="use the files that the card describes, or set another set and dim in the card",
             )
-        dim = found if stated is None else stated
+        dim = in_files if stated is None else stated
         if dim is None:
             raise DataError(
-                f"no sample has {modality}, and the card does not say how many features a step has",
+                f"no sample has {modality}, and the card does not state the number of features of a step",
                 where=f"card {self.name}",
                 remedy=f"set features.{modality}.dim, or remove features.{modality}",
             )
-        if not 0 < dim <= MOST:
+        if not 0 < dim <= MAX_WIDTH:
             raise DataError(f"{modality} has {dim} features a step", where=f"card {self.name}", remedy=_WIDTH)
         return dim
 
     def splits_by_group(self) -> bool:
-        """Whether the card says which groups a split has, rather than the files which split a sample is in."""
+        """Whether the card assigns groups to splits, instead of the files."""
         return any(split.groups is not None or split.groups_file is not None for split in self.splits.values())
 
     def verified(self) -> Card:
-        """This card without checksums: to open files again that were compared with it."""
+        """Return this card without checksums, to open files again that were already verified."""
         return replace(self, files={name: replace(file, sha256=None) for name, file in self.files.items()})
 
     def expected_counts(self) -> dict[str, int | None]:
-        """Samples that each split must have; None: not stated."""
+        """Return the number of samples that each split must have; None: any number."""
         return {name: split.samples for name, split in self.splits.items()}
 
 
@@ -224,7 +224,7 @@ def load_card(path: str) -> Card:
     """Read a card.
 
     Raises:
-        ConfigError: It is not a card; names the file, the line, the key and what to write instead.
+        ConfigError: It is not a valid card; names the file, the line, the key and a remedy.
     """
     card = build(Card, read_yaml(path), path)
     _check_names(card, path)
@@ -232,7 +232,7 @@ def load_card(path: str) -> Card:
     _check_splits(card, path)
     if [name for name in _FORMATS if getattr(card, name) is not None] != [card.format]:
         remedy = f"give the section {card.format} and no other"
-        raise ConfigError(f"the sections do not fit format {card.format}", where=path, remedy=remedy)
+        raise ConfigError(f"the sections do not match format {card.format}", where=path, remedy=remedy)
     if card.arrays is not None:
         _check_arrays(card, card.arrays, path)
     if card.table is not None:
@@ -245,7 +245,7 @@ def load_card(path: str) -> Card:
 
 
 def known_cards() -> dict[str, str]:
-    """Paths of the cards that come with the package, by name."""
+    """Find the cards that come with the package; returns their paths by name."""
     return {path.stem: str(path) for folder in _FOLDERS for path in sorted(folder.glob("*.yaml"))}
 
 
@@ -265,7 +265,7 @@ def find_card(name_or_path: str) -> Card:
 
 
 def _check_paths(card: Card, place: str) -> None:
-    """Cards are passed on: what they name lies below the folder that is packed."""
+    """Refuse paths outside the folder that is packed, because cards may come from an untrusted source."""
     for key, file in card.files.items():
         try:
             joined = storage.join("corpus", file.path)
@@ -288,14 +288,14 @@ def _check_names(card: Card, place: str) -> None:
         if name not in MODALITIES:
             raise ConfigError(f"unknown key features.{name}", where=place, remedy=suggest(name, MODALITIES))
         if features.dim is not None and (
-            not 0 < features.dim <= MOST or (features.kind == "tokens" and features.dim != 1)
+            not 0 < features.dim <= MAX_WIDTH or (features.kind == "tokens" and features.dim != 1)
         ):
             remedy = "it is the number of features of a step, and 1 for tokens"
-            raise ConfigError(f"{features.dim} cannot be", where=f"{place}, key features.{name}.dim", remedy=remedy)
+            raise ConfigError(f"{features.dim} is invalid", where=f"{place}, key features.{name}.dim", remedy=remedy)
     for name, task in card.tasks.items():
-        if task.type == "classification" and (task.classes is None or not 2 <= task.classes <= MOST):
+        if task.type == "classification" and (task.classes is None or not 2 <= task.classes <= MAX_WIDTH):
             raise ConfigError(
-                f"a classification needs 2 or more, up to {MOST}", where=f"{place}, key tasks.{name}.classes"
+                f"a classification needs 2 or more, up to {MAX_WIDTH}", where=f"{place}, key tasks.{name}.classes"
             )
         if task.type == "regression" and (task.low is None or task.high is None or task.low >= task.high):
             raise ConfigError("a regression needs low and high, low < high", where=f"{place}, key tasks.{name}")
@@ -315,7 +315,7 @@ def _check_splits(card: Card, place: str) -> None:
             _check_file(card, split.groups_file, f"splits.{name}.groups_file", place)
     if card.format in _SPLIT_BY_FILE and any(listed):
         raise ConfigError(
-            f"the files of format {card.format} say what is in a split", where=place, remedy="remove groups"
+            f"the files of format {card.format} define the splits themselves", where=place, remedy="remove groups"
         )
     if card.format not in _SPLIT_BY_FILE and any(split.called is not None for split in card.splits.values()):
         raise ConfigError(f"called is not for format {card.format}", where=place, remedy="remove it")
@@ -326,7 +326,7 @@ def _check_arrays(card: Card, mapping: ArraysMapping, place: str) -> None:
     _check_mapped(card, set(mapping.modalities()), place)
     if (mapping.split is not None) == card.splits_by_group():
         remedy = "set arrays.split, or list the groups of every split"
-        raise ConfigError("the split of a sample must be said in one way", where=place, remedy=remedy)
+        raise ConfigError("the split of a sample must be defined in exactly one way", where=place, remedy=remedy)
     if mapping.group is None and (mapping.context is not None or card.splits_by_group()):
         raise ConfigError("context and splits by group need arrays.group", where=place, remedy="set it")
     if mapping.context is not None and mapping.context.before < 1:
@@ -340,7 +340,7 @@ def _check_arrays(card: Card, mapping: ArraysMapping, place: str) -> None:
 
 
 def _check_toolkit(card: Card, place: str) -> None:
-    """What the formats of the field's toolkits need besides their files."""
+    """Check the sections of the formats of other toolkits."""
     if card.mmsa is not None:
         _check_labels(card, card.mmsa.labels, "mmsa.labels", place)
         _check_text(card, card.mmsa.text == "text_bert", place)
@@ -372,10 +372,10 @@ def _check_labels(card: Card, labels: Iterable[str], key: str, place: str) -> No
 
 def _check_text(card: Card, tokens: bool, place: str) -> None:
     text = card.features.get("text")
-    wanted = "tokens" if tokens else "features"
-    if text is not None and text.kind != wanted:
-        where, remedy = f"{place}, key features.text", f"set kind: {wanted}"
-        raise ConfigError(f"the text is {wanted}", where=where, remedy=remedy)
+    kind = "tokens" if tokens else "features"
+    if text is not None and text.kind != kind:
+        where, remedy = f"{place}, key features.text", f"set kind: {kind}"
+        raise ConfigError(f"the text is {kind}", where=where, remedy=remedy)
 
 
 def _check_mapped(card: Card, mapped: set[str], place: str) -> None:
@@ -385,16 +385,16 @@ def _check_mapped(card: Card, mapped: set[str], place: str) -> None:
 
 
 def _check_column(card: Card, mapping: ArraysMapping, column: Column, key: str, place: str) -> None:
-    elsewhere = column.file is not None and column.file != mapping.file
+    other_file = column.file is not None and column.file != mapping.file
     if column.file is not None:
         _check_file(card, column.file, f"{key}.file", place)
     if column.lookup is not None and column.lookup.file is not None:
         _check_file(card, column.lookup.file, f"{key}.lookup.file", place)
-    if elsewhere != (column.join is not None):
+    if other_file != (column.join is not None):
         remedy = (
-            "set join to the array of sample ids of that file" if elsewhere else "remove join, or name another file"
+            "set join to the array of sample ids of that file" if other_file else "remove join, or name another file"
         )
-        raise ConfigError("join goes with another file than the main one", where=f"{place}, key {key}", remedy=remedy)
+        raise ConfigError("join is for another file than the main one", where=f"{place}, key {key}", remedy=remedy)
 
 
 def _check_file(card: Card, name: str, key: str, place: str) -> None:

@@ -1,4 +1,4 @@
-"""The sections of a card that say how the files of the field's toolkits become samples, one for each format."""
+"""Format sections of a card: mappings from the files of other toolkits to samples, one class for each format."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class MmsaMapping:
     text: Literal["text", "text_bert"] = "text"
     """Array of the text: vectors, or the ids of BERT's word pieces."""
     padding: Literal["end", "front"] = "end"
-    """Where audio and vision are padded."""
+    """Side on which audio and vision are padded."""
     separator: str = "$_$"
-    """What divides an id into its video and the clip's number; empty: ids do not name a video."""
+    """Separator between the video and the clip's number in an id; empty: ids do not name a video."""
 
     def files(self) -> dict[str, str]:
-        """Keys of files, by the key of the card that names them."""
+        """Return the keys of files, by the key of the card that names them."""
         return {"mmsa.file": self.file}
 
 
@@ -35,12 +35,12 @@ class MultMapping:
     labels: dict[str, int]
     """By task: its column in `labels` [N, columns, 1]; of [N, columns, 2] in one-hot form, the number of the 1."""
     aligned: bool
-    """Whether step t of every modality is the same word: then padding is cut from all alike."""
+    """Whether step t of every modality is the same word; the same padding is then removed from all."""
     separator: str = ""
-    """What divides an id of one part into its video and the rest; empty: such ids do not name a video."""
+    """Separator between the video and the rest in an id of one part; empty: such ids do not name a video."""
 
     def files(self) -> dict[str, str]:
-        """Keys of files, by the key of the card that names them."""
+        """Return the keys of files, by the key of the card that names them."""
         return {"mult.file": self.file}
 
 
@@ -53,12 +53,12 @@ class CsdLabels:
     tasks: dict[str, str]
     """By task: name of its column."""
     columns: list[str] | None = None
-    """Names of all columns in their order; unset: as the file's own description says."""
+    """Names of all columns in their order; unset: taken from the file's metadata."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CsdVocabulary:
-    """Text as one vector a word, from a table."""
+    """Text as one vector for each word, from a table."""
 
     file: str
     """Key of the .npz file."""
@@ -67,51 +67,51 @@ class CsdVocabulary:
     vectors: str
     """Name of its [words, D] array."""
     unknown: int
-    """Row for a word that is not in it."""
+    """Row for a word that is not in the table."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CsdMapping:
-    """Files of the CMU Multimodal SDK (format `csd`); every step is a word."""
+    """Files of the CMU Multimodal SDK (format `csd`); every time step is a word."""
 
     words: str
-    """Key of the .csd file of words, one a row with its interval."""
+    """Key of the .csd file of words, one in each row with its interval."""
     labels: CsdLabels
     vocabulary: CsdVocabulary | None = None
     """Text by table; or `text`, or neither."""
     text: str | None = None
-    """Key of a .csd file whose rows are averaged over each word; so with the next two."""
+    """Key of a .csd file whose rows are averaged over each word; the next two likewise."""
     audio: str | None = None
     vision: str | None = None
     pauses: list[str] = field(default_factory=lambda: ["sp"])
-    """Words that are none."""
+    """Entries among the words that mark pauses."""
     first: int = 0
-    """Number in its id of the first segment of a video."""
+    """Number in the id of the first segment of a video."""
     unlisted: Literal["refuse", "drop"] = "refuse"
-    """What becomes of videos that are in no split."""
+    """Treatment of videos that are in no split."""
     fixes: list[Literal["words_one_row_late"]] = field(default_factory=list)
-    """Known faults of the files. words_one_row_late: the interval of row i is that of the word in row i + 1."""
+    """Known errors of the files to correct. words_one_row_late: row i has the interval of the word in row i + 1."""
 
     def averaged(self) -> dict[str, str]:
-        """Keys of the files that are averaged, by modality."""
+        """Return the keys of the files that are averaged, by modality."""
         named = {"text": self.text, "audio": self.audio, "vision": self.vision}
         return {name: file for name, file in named.items() if file is not None}
 
     def files(self) -> dict[str, str]:
-        """Keys of files, by the key of the card that names them."""
-        found = {"csd.words": self.words, "csd.labels.file": self.labels.file}
+        """Return the keys of files, by the key of the card that names them."""
+        keys = {"csd.words": self.words, "csd.labels.file": self.labels.file}
         if self.vocabulary is not None:
-            found["csd.vocabulary.file"] = self.vocabulary.file
-        return found | {f"csd.{name}": file for name, file in self.averaged().items()}
+            keys["csd.vocabulary.file"] = self.vocabulary.file
+        return keys | {f"csd.{name}": file for name, file in self.averaged().items()}
 
     def modalities(self) -> set[str]:
-        """Those that are mapped."""
+        """Collect the mapped modalities."""
         return set(self.averaged()) | ({"text"} if self.vocabulary is not None else set())
 
 
 @dataclass(frozen=True, kw_only=True)
 class UrFunnyMapping:
-    """Pickles of UR-FUNNY, version 1 or 2 (format `ur_funny`); every step is a word."""
+    """Pickles of UR-FUNNY, version 1 or 2 (format `ur_funny`); every time step is a word."""
 
     folds: str
     """Key of data_folds: ids by split."""
@@ -120,7 +120,7 @@ class UrFunnyMapping:
     language: str
     """Key of language_sdk, or of word_embedding_indexes_sdk in version 1: word indexes, and in version 2 sentences."""
     vectors: str | None = None
-    """Key of word_embedding_list, for text as vectors; unset: text is the word indexes, where the card has it."""
+    """Key of word_embedding_list, for text as vectors; unset: text is the word indexes, if the card has text."""
     audio: str | None = None
     """Key of covarep_features_sdk."""
     vision: str | None = None
@@ -130,8 +130,8 @@ class UrFunnyMapping:
     In both cases the provenance holds the context sentences."""
 
     def files(self) -> dict[str, str]:
-        """Keys of files, by the key of the card that names them."""
+        """Return the keys of files, by the key of the card that names them."""
         optional = {"vectors": self.vectors, "audio": self.audio, "vision": self.vision}
-        found = {"folds": self.folds, "labels": self.labels, "language": self.language}
-        found |= {name: file for name, file in optional.items() if file is not None}
-        return {f"ur_funny.{name}": file for name, file in found.items()}
+        keys = {"folds": self.folds, "labels": self.labels, "language": self.language}
+        keys |= {name: file for name, file in optional.items() if file is not None}
+        return {f"ur_funny.{name}": file for name, file in keys.items()}

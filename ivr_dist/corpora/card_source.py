@@ -1,4 +1,4 @@
-"""What every source that a card describes says of itself."""
+"""Base class of the sources of cards: name, features, tasks and splits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ivr_dist.shards.specs import FeatureSpec, TaskSpec
 
 
 class CardSource:
-    """A corpus whose layout is on a card; a source of its kind sets these and adds `load`."""
+    """A corpus that a card describes; a subclass sets the attributes and adds `load`."""
 
     _card: Card
     _features: Mapping[str, FeatureSpec]
@@ -18,24 +18,24 @@ class CardSource:
     _notes: Sequence[str] = ()
 
     def notes(self) -> Sequence[str]:
-        """What was passed over in the files, a sentence each."""
+        """List what was skipped in the files, a sentence each."""
         return self._notes
 
     @property
     def corpus(self) -> str:
-        """The card's name."""
+        """Name of the card."""
         return self._card.name
 
     @property
     def features(self) -> Mapping[str, FeatureSpec]:
-        """By modality, as the card says and as wide as in the files."""
+        """Features of the card by modality, with the widths of the files."""
         return self._features
 
     @property
     def tasks(self) -> Mapping[str, TaskSpec]:
-        """By name, as the card says."""
+        """Tasks of the card by name."""
         return self._card.tasks
 
     def splits(self) -> Mapping[str, Sequence[SampleRef]]:
-        """All samples by split, in the order of the files."""
+        """List all samples by split, in the order of the files."""
         return self._splits

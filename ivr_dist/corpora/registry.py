@@ -1,4 +1,4 @@
-"""Corpora: cards that describe them, and sources that read them for packing."""
+"""Registry of corpus formats: opens the source of a card's format."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ivr_dist.corpora.source import Opener, Source
 
 
 def open_source(root: str, card: Card) -> Source:
-    """Open the files of a corpus; the same arguments give the same samples in every process.
+    """Open the files of a corpus; the same arguments result in the same samples in every process.
 
     Args:
         root: Folder or URL that the card's paths are relative to.
-        card: What the corpus is.
+        card: The card.
 
     Raises:
-        DataError: The files are missing or are not what the card says.
+        DataError: Files are missing, or do not match the card.
     """
     return _FORMATS[card.format](root, card)
 
@@ -47,21 +47,21 @@ _FORMATS: dict[str, Callable[[str, Card], Source]] = {
 
 
 def opener(root: str, card: Card, source: Source) -> Opener:
-    """How other processes open a corpus that is open here.
+    """Make the opener with which other processes open the same corpus.
 
-    Its fingerprint is of the card and of the sizes and times of all files: those that the card lists, and those that a
-    table names.
+    Its fingerprint is a hash of the card and of the sizes and times of all files: those that the card lists, and those
+    that a table names.
 
     Args:
         root: Folder or URL that the card's paths are relative to.
-        card: What the corpus is.
-        source: What `open_source` made of them.
+        card: The card.
+        source: The result of `open_source`.
     """
     root = storage.absolute(root)
     paths = [file.path for file in card.files.values()]
     if isinstance(source, TableSource):
         paths += source.paths()
-    found = hashlib.sha256(repr(card).encode())
+    digest = hashlib.sha256(repr(card).encode())
     for path, stamp in zip(paths, storage.stamps([storage.join(root, path) for path in paths]), strict=True):
-        found.update(f"{path}\n{stamp}\n".encode())
-    return Opener(partial(open_source, root, card.verified()), found.hexdigest())
+        digest.update(f"{path}\n{stamp}\n".encode())
+    return Opener(partial(open_source, root, card.verified()), digest.hexdigest())

@@ -1,4 +1,4 @@
-"""What every corpus looks like to the packer: splits of samples, loaded one at a time."""
+"""The source protocol: a corpus as the packer reads it, splits of samples that are loaded one at a time."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ class SampleRef:
     """A sample that has not been loaded."""
 
     number: int
-    """The source's own number of it (row, line)."""
+    """Number of the sample in the source (row, line)."""
     id: str
-    """Unique in the corpus."""
+    """Unique id in the corpus."""
     group: str | None = None
-    """What must not be divided over splits, such as the video an utterance was cut from; None: nothing."""
+    """Group that splits must not share (leakage), such as the video of an utterance; None: unknown."""
 
 
 @dataclass(frozen=True)
 class SourceSample:
-    """One utterance as the corpus files give it."""
+    """One utterance of the source files."""
 
     id: str
     split: str
     group: str | None
     labels: Mapping[str, float | None]
-    """By task; None where the corpus has no label."""
+    """Labels by task; None where the corpus has no label."""
     transcript: str
     provenance: Mapping[str, Any]
-    """Where the sample comes from, in JSON values."""
+    """Origin of the sample, in JSON values."""
     arrays: Mapping[str, Array] = field(default_factory=dict)
     """By modality: [T, D] features or [T] token ids. Absent, or T = 0: the modality is missing."""
     left_out: Mapping[str, int] = field(default_factory=dict)
-    """By modality: values that were not finite and have no part in the arrays, such as in an average."""
+    """By modality: values that were not finite and were left out of the arrays, for example of an average."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Dropped:
 
     id: str
     reason: str
-    """Such as `no words`; the same for all that were dropped for it."""
+    """Reason such as `no words`, with the same text for all samples dropped for it."""
 
 
 class Source(Protocol):
@@ -61,82 +61,81 @@ class Source(Protocol):
 
     @property
     def corpus(self) -> str:
-        """Name of the corpus; a part of the shards' file names."""
+        """Name of the corpus, which is part of the shards' file names."""
 
     @property
     def features(self) -> Mapping[str, FeatureSpec]:
-        """By modality, in the order text, audio, vision; modalities that the corpus does not have are absent."""
+        """Features by modality, in the order text, audio, vision, without modalities that the corpus lacks."""
 
     @property
     def tasks(self) -> Mapping[str, TaskSpec]:
-        """By name: what the labels mean."""
+        """Tasks by name, which define the labels."""
 
     def splits(self) -> Mapping[str, Sequence[SampleRef]]:
-        """All samples by split; checked, so that no id is given twice and no group stands in two splits."""
+        """List all samples by split; ids are unique, and no group is in two splits (see `check_hygiene`)."""
 
     def load(self, split: str, ref: SampleRef) -> SourceSample:
         """Load one sample of a split."""
 
 
 @runtime_checkable
-class TellsNotes(Protocol):
-    """A source that passes over something in its files."""
+class HasNotes(Protocol):
+    """A source that skips parts of its files."""
 
     def notes(self) -> Sequence[str]:
-        """What was passed over, a sentence each."""
+        """List what was skipped, a sentence each."""
 
 
 def notes_of(source: Source) -> Sequence[str]:
-    """What a source passed over; nothing for one that never does."""
-    return source.notes() if isinstance(source, TellsNotes) else ()
+    """List what a source skipped; empty if it is not a `HasNotes`."""
+    return source.notes() if isinstance(source, HasNotes) else ()
 
 
 @runtime_checkable
 class DropsSamples(Protocol):
-    """A source that leaves samples out."""
+    """A source that drops samples."""
 
     def dropped(self) -> Sequence[Dropped]:
-        """Every sample of the files that is in no split, in their order."""
+        """List every sample of the files that is in no split, in their order."""
 
 
 def dropped_by(source: Source) -> Sequence[Dropped]:
-    """What a source leaves out; nothing for one that never does."""
+    """List the samples that a source drops; empty if it is not a `DropsSamples`."""
     return source.dropped() if isinstance(source, DropsSamples) else ()
 
 
 @dataclass(frozen=True)
 class Opener:
-    """How another process opens the same corpus; it can be pickled."""
+    """Opens the same corpus in another process; can be pickled."""
 
     open: Callable[[], Source]
     fingerprint: str
-    """Of everything that the samples are made from: where it is equal, they are equal."""
+    """Hash of everything that the samples are made from: equal fingerprints mean equal samples."""
 
     def __call__(self) -> Source:
-        """Open it."""
+        """Open the corpus."""
         return self.open()
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A sample's arrays as they go into a shard."""
+    """Arrays of a sample as a shard stores them."""
 
     arrays: Mapping[str, Array]
     """By modality, in the feature set's stored type; a modality without steps is absent."""
     replaced: Mapping[str, int]
-    """By modality: values that were not finite, or too large for the stored type, and are 0 now or were left out."""
+    """By modality: values that were not finite or too large for the stored type, replaced by 0 or left out."""
     clean: Mapping[str, npt.NDArray[np.bool_]]
-    """By modality with values that are 0 now: [T], true where nothing in the step was replaced."""
+    """By modality with values replaced by 0: [T], true where nothing in the time step was replaced."""
     rounded: Mapping[str, int] = field(default_factory=dict)
     """By modality, where there are any: whole numbers that the stored type cannot hold to the last digit."""
 
 
 def prepare(sample: SourceSample, features: Mapping[str, FeatureSpec]) -> Prepared:
-    """Check a sample's arrays against the feature sets and bring them into the stored type.
+    """Check a sample's arrays against the feature sets, and convert them to the stored type.
 
     Raises:
-        DataError: An array has another shape than the feature set says, belongs to no feature set, or does not hold
-            numbers.
+        DataError: The shape of an array contradicts its feature set, it has no feature set, or is not numeric.
     """
     for modality in sample.arrays:
         if modality not in features:
@@ -157,7 +156,7 @@ def prepare(sample: SourceSample, features: Mapping[str, FeatureSpec]) -> Prepar
             raise DataError(f"array of shape {list(values.shape)} instead of [steps, {spec.dim}]", where=where)
         if values.dtype.kind not in "fiub":
             raise DataError(f"an array of {values.dtype} instead of numbers", where=where)
-        if (count := npy.rounded(values, spec.dtype)) != 0:
+        if (count := npy.count_rounded(values, spec.dtype)) != 0:
             rounded[modality] = count
         stored = _stored(values, spec.dtype)
         finite = np.isfinite(stored)
@@ -170,7 +169,7 @@ def prepare(sample: SourceSample, features: Mapping[str, FeatureSpec]) -> Prepar
 
 
 def _stored(values: Array, dtype: str) -> Array:
-    """A copy of the stored type, in rows; what is too large for the type becomes infinite."""
+    """Copy to the stored type, in C order; values too large for the type become infinite."""
     if values.dtype == dtype:
         return np.array(values, order="C")
     with np.errstate(over="ignore"):
@@ -178,12 +177,12 @@ def _stored(values: Array, dtype: str) -> Array:
 
 
 def as_label(value: Any) -> float:
-    """A label as the decimal number that was meant: 2.4 kept as float32 is 2.4 again."""
+    """Convert a label to its decimal value: 2.4 stored as float32 is 2.4 again."""
     return float(str(value)) if isinstance(value, np.floating) else float(value)
 
 
 def checked_labels(labels: Mapping[str, float | None], tasks: Mapping[str, TaskSpec], where: str) -> dict[str, Any]:
-    """Labels of every task in the order of `tasks`: None where there is none, int for classes, else float.
+    """Check labels, and list those of every task in the order of `tasks`: None, int for classes, or float.
 
     Raises:
         DataError: A label is outside the task's range or belongs to no task.
@@ -194,7 +193,7 @@ def checked_labels(labels: Mapping[str, float | None], tasks: Mapping[str, TaskS
     checked: dict[str, Any] = {}
     for name, task in tasks.items():
         value = labels.get(name)
-        # Whole numbers may be of any size: JSON has no bounds.
+        # Whole numbers may have any size, which JSON does not limit.
         if value is None or value != value:
             checked[name] = None
         elif task.type == "classification":
@@ -217,22 +216,22 @@ def _shown(value: float) -> str:
         return "a whole number of hundreds of digits"
 
 
-_DIVIDED = "keep all samples of a group in one split, or the test result is not one"
-_NO_GROUP = "leave the group out where it is not known: this is what a missing value becomes as text"
+_LEAKAGE = "keep all samples of a group in one split; otherwise test results are too good because of leakage"
+_NO_GROUP = "leave the group out where it is unknown: this is a missing value that became text"
 
 
 def check_hygiene(
     splits: Mapping[str, Sequence[SampleRef]], expected: Mapping[str, int | None], where: str
 ) -> Mapping[str, Sequence[SampleRef]]:
-    """Refuse splits that would make an evaluation worthless; returns them unchanged.
+    """Refuse splits with leakage, such as a group in two splits; returns valid splits unchanged.
 
     Args:
-        splits: By split.
-        expected: The number of samples each must have; None: any.
+        splits: Samples by split.
+        expected: The number of samples that each split must have; None: any.
         where: The corpus or its card, for errors.
 
     Raises:
-        DataError: An id is empty or given twice, a group stands in two splits, or a count differs.
+        DataError: An id is empty or given twice, a group is in two splits, or a number of samples differs.
     """
     split_of_id: dict[str, str] = {}
     split_of_group: dict[str, str] = {}
@@ -241,20 +240,20 @@ def check_hygiene(
             if not ref.id.strip():
                 raise DataError(f"a sample of split {split} has no id (number {ref.number} of its file)", where=where)
             if ref.id in split_of_id:
-                places = " and ".join(sorted({split_of_id[ref.id], split}))
-                raise DataError(f"sample id {ref.id} is given twice (split {places})", where=where)
+                both = " and ".join(sorted({split_of_id[ref.id], split}))
+                raise DataError(f"sample id {ref.id} is given twice (split {both})", where=where)
             split_of_id[ref.id] = split
             if ref.group is not None and split_of_group.setdefault(ref.group, split) != split:
                 raise DataError(
                     f"group {ref.group} is in the splits {split_of_group[ref.group]} and {split}",
                     where=where,
-                    remedy=_NO_GROUP if ref.group in PLACEHOLDERS else _DIVIDED,
+                    remedy=_NO_GROUP if ref.group in PLACEHOLDERS else _LEAKAGE,
                 )
     for split, count in expected.items():
-        found = len(splits.get(split, ()))
-        if count is not None and found != count:
+        samples = len(splits.get(split, ()))
+        if count is not None and samples != count:
             raise DataError(
-                f"split {split} has {found} samples, the card expects {count}",
+                f"split {split} has {samples} samples, the card expects {count}",
                 where=where,
                 remedy="use the files that the card describes, or correct the card",
             )

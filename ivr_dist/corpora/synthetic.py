@@ -1,9 +1,10 @@
-"""A synthetic corpus with known ground truth: small, quick to make, and learnable from all three modalities.
+"""Synthetic corpus with known ground truth: small, quick to generate, and learnable from all three modalities.
 
-Each sample has a latent value z_m per modality: half of its variance is shared by the three (what an invariant code can
-find), half is the modality's own. Step t of modality m is z_m a_t d_m + noise, with a fixed direction d_m and a profile
-a_t that is high in a few steps, as a remark is carried by a few words. The label is a weighted sum of the latents and
-of one product of two, plus a little noise, rounded to fifths and cut to [-3, 3] like an average of five raters.
+Each sample has a latent value z_m for each modality: half of its variance is shared by the three (which an invariant
+code can represent), half is specific to the modality. Step t of modality m is z_m a_t d_m + noise, with a fixed
+direction d_m and a profile a_t that is high in a few steps, as a remark depends on a few words. The label is a weighted
+sum of the latents and of one product of two, plus a little noise, rounded to fifths and clipped to [-3, 3] like an
+average of five raters.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from ivr_dist.errors import ConfigError
 from ivr_dist.shards.specs import FeatureSpec, TaskSpec
 
 DEFAULT_DIMS = {"text": 32, "audio": 12, "vision": 8}
-"""Features of a step, by modality."""
+"""Features of a time step, by modality."""
 
 WEIGHTS = {"text": 0.8, "audio": 0.6, "vision": 0.5}
-"""What each latent adds to the label."""
+"""Weight of each latent in the label."""
 
 INTERACTION = 0.3
-"""What the product of the latents of text and audio adds to the label."""
+"""Weight of the product of the latents of text and audio in the label."""
 
 LABEL_NOISE = 0.15
 """Standard deviation of the label's noise, before rounding."""
@@ -43,19 +44,19 @@ TextKind = Literal["features", "tokens"]
 class SynthSource:
     """The synthetic corpus.
 
-    The content of sample i depends on seed and i alone; the first 70 % of the samples are train, the next 15 % valid.
-    Groups of ten samples of one split pose as videos.
+    Sample i depends only on the seed and i; the first 70 % of the samples are train, the next 15 % valid. Each ten
+    samples of a split are a group, as if from one video.
 
     Args:
-        samples: Samples over all splits.
-        seed: 0 or more; another seed gives another corpus, of other directions.
-        dims: Features of a step, by modality.
-        aligned: Every modality has one step a word; otherwise audio has about three and vision about two.
-        missing: Probability with which a modality of a sample is missing.
-        text: Text as vectors, or as the numbers of the transcript's words, which tell the sign of its latent only.
+        samples: Number of samples over all splits.
+        seed: 0 or more; each seed results in another corpus, with other directions.
+        dims: Features of a time step, by modality.
+        aligned: Whether every modality has one step for each word; otherwise audio has about three and vision two.
+        missing: Probability that a modality of a sample is missing.
+        text: Text as vectors, or as ids of the transcript's words, which determine only the sign of its latent.
 
     Raises:
-        ConfigError: Too few samples to fill three splits, or a number out of range.
+        ConfigError: There are too few samples for three splits, or a number is out of range.
     """
 
     def __init__(
@@ -70,11 +71,11 @@ class SynthSource:
     ) -> None:
         train, valid = round(0.7 * samples), round(0.15 * samples)
         if min(train, valid, samples - train - valid) < 1:
-            raise ConfigError(f"{samples} samples do not fill train, valid and test", remedy="make 10 or more")
+            raise ConfigError(f"{samples} samples are too few for train, valid and test", remedy="make 10 or more")
         if not 0 <= missing <= 1 or seed < 0:
             raise ConfigError("a synthetic corpus needs a seed of 0 or more and a missing share of 0..1")
         if text not in get_args(TextKind):
-            raise ConfigError(f"a synthetic corpus has no text as {text}", remedy="choose features or tokens")
+            raise ConfigError(f"the text of a synthetic corpus cannot be {text}", remedy="choose features or tokens")
         self._seed = seed
         self._text = text
         self._dims = dict(dims)
@@ -92,7 +93,7 @@ class SynthSource:
 
     @property
     def features(self) -> Mapping[str, FeatureSpec]:
-        """By modality."""
+        """Features by modality."""
         specs = {
             name: FeatureSpec(set=f"synth{dim}", dim=dim, dtype="float32", kind="features")
             for name, dim in self._dims.items()
@@ -107,11 +108,11 @@ class SynthSource:
         return {"sentiment": TaskSpec(type="regression", low=-3.0, high=3.0, scale="mosi")}
 
     def splits(self) -> Mapping[str, Sequence[SampleRef]]:
-        """70 % train, 15 % valid, 15 % test."""
+        """List the samples by split: 70 % train, 15 % valid, 15 % test."""
         return self._splits
 
     def load(self, split: str, ref: SampleRef) -> SourceSample:
-        """Make one sample; its provenance holds the latents and the label before noise and rounding."""
+        """Generate one sample; its provenance holds the latents and the label before noise and rounding."""
         random = self._random(ref.number + 1)
         latents = _latents(random)
         truth = sum(WEIGHTS[name] * latents[name] for name in WEIGHTS)
@@ -150,7 +151,7 @@ class SynthSource:
 
 
 def _latents(random: np.random.Generator) -> dict[str, float]:
-    """Standard normal values by modality, correlated by 1/2."""
+    """Draw standard normal values by modality, with correlation 1/2."""
     shared = random.standard_normal()
     return {name: float((shared + random.standard_normal()) / np.sqrt(2)) for name in WEIGHTS}
 
@@ -167,6 +168,6 @@ def _unit(direction: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _transcript(spoken: npt.NDArray[np.bool_], latent: float) -> str:
-    """Words whose salient ones say what the text's latent says."""
+    """Generate words, of which the salient ones express the sign of the text's latent."""
     verdict = _VERDICTS[latent >= 0]
-    return " ".join(verdict if said else _NEUTRAL[step % len(_NEUTRAL)] for step, said in enumerate(spoken))
+    return " ".join(verdict if salient else _NEUTRAL[step % len(_NEUTRAL)] for step, salient in enumerate(spoken))

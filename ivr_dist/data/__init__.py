@@ -1,1 +1,1 @@
-"""From shards to the batches of one rank, while training."""
+"""Data loading: from shards to the batches of one rank, in a reproducible order, while training."""

@@ -1,7 +1,7 @@
-"""Where a run stands in its data: everything the lanes order depends on, and the next step.
+"""Data cursor: the position of a run in its data, with everything that the sample order depends on.
 
 The cursor is equal on all ranks and independent of their number. It counts steps that the optimizer has consumed, so
-how far a loader has read ahead does not matter.
+prefetched steps do not matter.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ivr_dist.common.decoder import DecodeError, decode
 from ivr_dist.errors import CheckpointError, CheckpointMismatchError
 
 _REMEDIES = {
-    "manifest_id": "point data.train at the shards the run began with, or start a new run (another run.dir)",
+    "manifest_id": "point data.train at the shards that the run started with, or start a new run (another run.dir)",
     "seed": "set run.seed to the checkpoint's value",
     "lanes": "set data.lanes to the checkpoint's value",
     "global_batch": "set train.global_batch to the checkpoint's value",
@@ -24,13 +24,13 @@ _REMEDIES = {
 
 @dataclass(frozen=True, kw_only=True)
 class DataCursor:
-    """The position of the next step to train on."""
+    """Position of the next step to train on."""
 
     manifest_id: str
-    """Identity of the training data set."""
+    """Id of the training split's manifest."""
     seed: int
     epoch: int = 0
-    """Passes completed, 0 at the start."""
+    """Completed epochs, 0 at the start."""
     step: int = 0
     """Steps consumed within the epoch, 0..steps_per_epoch-1."""
     lanes: int
@@ -38,16 +38,16 @@ class DataCursor:
     delay: int
 
     def advance(self, steps_per_epoch: int) -> DataCursor:
-        """The cursor after one more step; wraps into the next epoch."""
+        """Return the cursor after one more step; wraps into the next epoch."""
         if self.step + 1 < steps_per_epoch:
             return replace(self, step=self.step + 1)
         return replace(self, epoch=self.epoch + 1, step=0)
 
     def check_matches(self, other: DataCursor) -> None:
-        """Compare a checkpoint's cursor (self) with the one the config asks for; epoch and step may differ.
+        """Compare a checkpoint's cursor (self) with the one of the config; epoch and step may differ.
 
         Raises:
-            CheckpointMismatchError: The two describe different orders; names the first field that differs.
+            CheckpointMismatchError: The two describe different orders; names the first different field.
         """
         for name, remedy in _REMEDIES.items():
             mine, theirs = getattr(self, name), getattr(other, name)

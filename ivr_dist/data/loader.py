@@ -1,4 +1,4 @@
-"""Batches of one rank, read ahead of the training loop on one background thread."""
+"""Data loader: the batches of one rank, prefetched by one background thread."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _CLOSE_S = 5.0
 
 @dataclass(frozen=True)
 class StepBatches:
-    """One rank's part of one optimizer step."""
+    """Micro-batches of one rank for one optimizer step."""
 
     cursor: DataCursor
-    """The place of this step; `cursor.advance` gives what a checkpoint written after the step must hold."""
+    """Position of this step; a checkpoint written after the step holds `cursor.advance` of it."""
     micro_batches: list[Batch]
-    """As many as there are micro-steps; any of them may be empty."""
+    """One for each micro-step; any of them may be empty."""
     skipped: Sequence[tuple[str, str]] = ()
-    """This rank's samples that could not be read, whose slots are empty for it: name (see `ShardReader.names`), why."""
+    """This rank's samples that could not be read, whose slots are empty: name (see `ShardReader.names`) and reason."""
     wait_s: float = 0.0
     """Seconds the consumer waited for it."""
 
@@ -51,28 +51,29 @@ class StepBatches:
 class Loader:
     """Reads one rank's slots of every global batch of a split.
 
-    One stream of batches is open at a time: a new one ends the one before. Used as a context manager or closed by hand.
+    Only one stream of batches is open at a time: a new one closes the previous one. Use it as a context manager, or
+    call `close`.
 
     Args:
         reader: Reads the split; closed with the loader.
-        spec: What the batches hold.
+        spec: Contents of the batches.
         global_batch: Slots of a global batch.
-        accumulation: Micro-steps that a global batch is cut into.
+        accumulation: Micro-steps of a global batch.
         lanes: Lanes of the order, a divisor of `global_batch`.
         delay: Samples by which one may move within its lane.
         seed: Seed of the order.
-        shuffle: False gives every epoch in manifest order.
+        shuffle: Whether epochs are shuffled; otherwise they are in manifest order.
         rank: This rank, 0..world-1.
         world: Number of ranks; need not divide `global_batch`.
-        prefetch: Steps read ahead, at least 1.
-        by_length: Whether the slots of each global batch are ordered by length.
-        skip: Whether a slot is left empty where its sample cannot be read; else that is an error. Samples that are to
-            be scored are never skipped.
-        pin: Whether batches are put into page-locked memory, on the background thread.
+        prefetch: Number of steps to prefetch, at least 1.
+        by_length: Whether the slots of each global batch are sorted by length.
+        skip: Whether a sample that cannot be read leaves its slot empty; otherwise it is an error. Samples to be scored
+            are never skipped.
+        pin: Whether the background thread copies batches to page-locked memory.
 
     Raises:
-        ConfigError: The order is not defined or nothing would be read ahead.
-        DataError: The split does not hold what the batches are to hold.
+        ConfigError: The order is not defined, or `prefetch` is less than 1.
+        DataError: The split lacks contents of the batches.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class Loader:
         self.start = DataCursor(
             manifest_id=reader.manifest.id, seed=seed, lanes=lanes, global_batch=global_batch, delay=delay
         )
-        """The cursor of the first step of the first epoch."""
+        """Cursor of the first step of the first epoch."""
         self._accumulation = accumulation
         self._shuffle = shuffle
         self._rank = rank
@@ -121,11 +122,11 @@ class Loader:
         self.close()
 
     def steps(self, cursor: DataCursor) -> Iterator[StepBatches]:
-        """Steps from `cursor` on, epoch after epoch without end; reading starts with the call.
+        """Iterate over the steps from `cursor` on, epoch after epoch without end; reading starts with the call.
 
         Raises:
             CheckpointMismatchError: The cursor belongs to another order.
-            CorruptDataError: Data does not match its checksum or layout; the iterator raises it when it gets there.
+            CorruptDataError: Data does not match its checksum or layout; raised by the iterator at that step.
             StorageError: Storage failed; likewise.
         """
         cursor.check_matches(self.start)
@@ -134,22 +135,25 @@ class Loader:
         return _timed(stream)
 
     def names(self, cursor: DataCursor) -> list[str]:
-        """How the samples of this rank in a step are called (see `ShardReader.names`); only indexes are read.
+        """Look up the names of this rank's samples in a step (see `ShardReader.names`); only indexes are read.
 
         Raises:
             DataError, CorruptDataError, StorageError: An index cannot be read.
         """
         numbers = self._order(cursor.epoch, self._shuffle).batch(cursor.step)
-        return self.reader.names(self._planned(cursor, numbers).numbers)
+        return self.reader.names(self._plan(cursor, numbers).numbers)
 
     def eval_batches(self) -> Iterator[Batch]:
-        """Every sample of the split once over all ranks, in manifest order; equally many batches on every rank."""
+        """Iterate over every sample of the split once over all ranks, in manifest order.
+
+        Every rank has the same number of batches.
+        """
         self._end_stream()
         self._stream = stream = _Stream(self._produce_eval(), self._prefetch * self._accumulation)
         return _closing(stream)
 
     def meters(self) -> dict[str, float]:
-        """What the reader of this rank has done so far: counts, milliseconds and bytes, by name."""
+        """Return statistics of this rank's reader so far: counts, milliseconds and bytes, by name."""
         counts = asdict(self.reader.fetcher.meters.counts())
         times = {f"request_{name.removesuffix('_s')}_ms": 1000 * counts.pop(name) for name in ("p50_s", "p99_s")}
         return {**counts, **times, "resident_bytes": self.reader.resident}
@@ -178,29 +182,29 @@ class Loader:
         )
 
     def _produce_steps(self, cursor: DataCursor) -> Iterator[StepBatches]:
-        planned, asked = tee(self._planned_steps(cursor))
-        answers = self.reader.read_ahead(step.numbers for step in asked)
-        for step, answer in zip(planned, answers, strict=True):
-            kept, samples, skipped = self._kept(step, answer)
+        planned, requested = tee(self._plan_steps(cursor))
+        results = self.reader.read_ahead(step.numbers for step in requested)
+        for step, result in zip(planned, results, strict=True):
+            kept, samples, skipped = self._skip_failures(step, result)
             yield StepBatches(step.cursor, self._micro_batches(kept, samples), skipped)
 
     def _produce_eval(self) -> Iterator[Batch]:
         order = self._order(0, shuffle=False)
-        planned, asked = tee(self._planned(self.start, order.batch(step)) for step in range(order.steps))
-        answers = self.reader.read_ahead(step.numbers for step in asked)
-        for step, answer in zip(planned, answers, strict=True):
-            yield from self._micro_batches(step, answer.all_or_raise())
+        planned, requested = tee(self._plan(self.start, order.batch(step)) for step in range(order.steps))
+        results = self.reader.read_ahead(step.numbers for step in requested)
+        for step, result in zip(planned, results, strict=True):
+            yield from self._micro_batches(step, result.all_or_raise())
 
-    def _planned_steps(self, cursor: DataCursor) -> Iterator[_Planned]:
+    def _plan_steps(self, cursor: DataCursor) -> Iterator[_PlannedStep]:
         while True:
             epoch = cursor.epoch
             order = self._order(epoch, self._shuffle)
             while cursor.epoch == epoch:
-                yield self._planned(cursor, order.batch(cursor.step))
+                yield self._plan(cursor, order.batch(cursor.step))
                 cursor = cursor.advance(order.steps)
 
-    def _planned(self, cursor: DataCursor, numbers: Int64Array) -> _Planned:
-        """This rank's part of a global batch, [G] sample numbers by slot."""
+    def _plan(self, cursor: DataCursor, numbers: Int64Array) -> _PlannedStep:
+        """Select this rank's part of a global batch, [G] sample numbers by slot."""
         if self._by_length:
             lengths = np.zeros_like(numbers)
             lengths[numbers != EMPTY] = self.reader.lengths(numbers[numbers != EMPTY], self.spec.modalities)
@@ -210,53 +214,55 @@ class Loader:
             part = rank_slots(micro_slots(len(numbers), self._accumulation, micro), self._rank, self._world)
             mine = np.arange(part.start, part.stop)
             slots.append(mine[numbers[mine] != EMPTY])
-        # Of the whole global batch, so that it does not depend on how the batch is spread over ranks.
+        # Over the whole global batch, so that the length does not depend on the number of ranks.
         all_numbers = numbers[numbers != EMPTY] if self.spec.common_length else None
-        return _Planned(cursor, slots, numbers[np.concatenate(slots)], all_numbers)
+        return _PlannedStep(cursor, slots, numbers[np.concatenate(slots)], all_numbers)
 
-    def _kept(self, step: _Planned, answer: ReadResult) -> tuple[_Planned, Samples, Sequence[tuple[str, str]]]:
-        """The step and its samples without those that may be skipped; and these by name, with the reason.
+    def _skip_failures(
+        self, step: _PlannedStep, result: ReadResult
+    ) -> tuple[_PlannedStep, Samples, Sequence[tuple[str, str]]]:
+        """Remove samples that could not be read from a step, and return them by name, with the reason.
 
         Raises:
-            DataError, CorruptDataError, StorageError: One may not be skipped.
+            DataError, CorruptDataError, StorageError: A sample must not be skipped.
         """
-        if not answer.failures:
-            return step, answer.samples, ()
-        for each in answer.failures.values():
-            # Damage and outages pass; a file that is not there is a mistake that skipping would hide.
+        if not result.failures:
+            return step, result.samples, ()
+        for each in result.failures.values():
+            # Only damage and outages: a missing file is a mistake that skipping would hide.
             if not (self._skip and isinstance(each.error, CorruptDataError | StorageError)):
                 raise each.error
         remains = np.ones(len(step.numbers), bool)
-        remains[list(answer.failures)] = False
+        remains[list(result.failures)] = False
         ends = np.cumsum([len(part) for part in step.slots])
         parts = np.split(remains, ends[:-1])
         slots = [slots[part] for slots, part in zip(step.slots, parts, strict=True)]
         kept = replace(step, slots=slots, numbers=step.numbers[remains])
-        return kept, answer.samples, [(each.name, str(each.error)) for each in answer.failures.values()]
+        return kept, result.samples, [(each.name, str(each.error)) for each in result.failures.values()]
 
-    def _micro_batches(self, step: _Planned, samples: Samples) -> list[Batch]:
+    def _micro_batches(self, step: _PlannedStep, samples: Samples) -> list[Batch]:
         steps = None
         if step.all_numbers is not None:
             steps = int(self.reader.lengths(step.all_numbers, self.spec.modalities).max(initial=1))
         batches, first = [], 0
         for slots in step.slots:
             end = first + len(slots)
-            batches.append(collate(samples.part(first, end), slots, step.numbers[first:end], self.spec, steps))
+            batches.append(collate(samples.rows(first, end), slots, step.numbers[first:end], self.spec, steps))
             first = end
         return [batch.pinned() for batch in batches] if self._pin else batches
 
 
 @dataclass(frozen=True)
-class _Planned:
-    """What one rank reads for one step."""
+class _PlannedStep:
+    """Samples that one rank reads for one step."""
 
     cursor: DataCursor
     slots: list[Int64Array]
     """By micro-step: the slots that hold a sample, ascending."""
     numbers: Int64Array
-    """The sample of each of these slots, micro-step after micro-step."""
+    """Number of the sample of each of these slots, micro-step after micro-step."""
     all_numbers: Int64Array | None
-    """Those of all ranks, where the batch's length depends on them."""
+    """Numbers of the samples of all ranks, where the batch's length depends on them."""
 
 
 def _timed(stream: _Stream[StepBatches]) -> Iterator[StepBatches]:
@@ -276,13 +282,14 @@ def _closing(stream: _Stream[Batch]) -> Iterator[Batch]:
         stream.close()
 
 
+# decision 021
 class _Stream(Generic[T]):
-    """Runs an iterator on a thread of its own, at most `depth` items ahead of the consumer."""
+    """Runs an iterator on a background thread, at most `depth` items ahead of the consumer."""
 
     def __init__(self, source: Iterator[T], depth: int) -> None:
         self._buffer = _Buffer[T](depth)
         thread = threading.Thread(target=self._buffer.fill, args=(source,), name="ivr-loader", daemon=True)
-        # Runs at interpreter exit too: a daemon thread that is killed inside torch or numpy aborts the process.
+        # Also runs at interpreter exit: a daemon thread that is killed inside torch or numpy aborts the process.
         self.close = weakref.finalize(self, _stop, self._buffer, thread, os.getpid())
         thread.start()
 
@@ -295,17 +302,17 @@ class _Stream(Generic[T]):
 
 def _stop(buffer: _Buffer[T], thread: threading.Thread, pid: int) -> None:
     if pid != os.getpid():
-        # A forked child has neither the thread nor, it may be, the key to the lock that the thread held.
+        # A forked child does not have the thread, and a lock that the thread held would never be released.
         return
     buffer.close()
-    # Not for ever: a request may hang until its own deadline, and its result is of no use to anyone.
+    # With a timeout: a request may hang until its own deadline, and its result is not needed any more.
     thread.join(_CLOSE_S)
 
 
 class _Buffer(Generic[T]):
-    """Items between the two threads.
+    """Bounded buffer between the two threads.
 
-    By queues that are not Python's own code: a hand-over wakes the other thread once, where a condition does it twice.
+    It uses queues implemented in C: a hand-over wakes the other thread once, where a condition variable wakes it twice.
     """
 
     def __init__(self, depth: int) -> None:
@@ -316,7 +323,7 @@ class _Buffer(Generic[T]):
         self._closed = False
 
     def fill(self, source: Iterator[T]) -> None:
-        """Body of the background thread: produce until the source ends, fails, or the consumer closes."""
+        """Fill the buffer, on the background thread, until the source ends, fails, or the consumer closes."""
         reason: BaseException = StopIteration()
         try:
             for item in source:
@@ -324,24 +331,24 @@ class _Buffer(Generic[T]):
                 if self._closed:
                     return
                 self._items.put(item)
-        except BaseException as error:  # whatever it is, the consumer must hear of it instead of waiting
+        except BaseException as error:  # of any type: the consumer would otherwise wait forever
             reason = error
         self._items.put(_End(reason))
 
     def take(self) -> T:
-        """The next item; after the last one the source's error or StopIteration."""
+        """Return the next item; raises the source's error or StopIteration after the last one."""
         item = self._items.get()
         if self._closed:
             item = _End(RuntimeError("this stream of batches was closed"))
         if isinstance(item, _End):
-            # For whoever asks again.
+            # For the next call.
             self._items.put(item)
             raise item.reason
         self._room.put(None)
         return item
 
     def close(self) -> None:
-        """Wake both sides; nothing more is produced or taken."""
+        """Wake both threads and end the stream."""
         self._closed = True
         with suppress(Empty):
             while True:
@@ -352,6 +359,6 @@ class _Buffer(Generic[T]):
 
 @dataclass(frozen=True)
 class _End:
-    """What follows the last item."""
+    """Marker after the last item, with the exception to raise."""
 
     reason: BaseException

@@ -1,4 +1,4 @@
-"""What reading an order will cost each rank, worked out from the indexes alone."""
+"""Read forecast: bytes, cache size and padding of each rank for a sample order, computed from the indexes only."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ _HASHED_STEPS = 8
 
 @dataclass(frozen=True)
 class Forecast:
-    """One world size's reading, from the first steps of an epoch."""
+    """Reading of one world size, over the first steps of an epoch."""
 
     steps: int
-    """That were looked at."""
+    """Number of steps simulated."""
     order_hash: str
-    """Of the first global batches: equal wherever the same batches come in the same order."""
+    """Hash of the first global batches: equal if the same batches come in the same order."""
     rank_bytes: tuple[int, int]
-    """Least and most bytes of samples that a rank needs for a step, on average."""
+    """Minimum and maximum over ranks of the average bytes of samples of a step."""
     amplification: float
-    """Bytes fetched for each byte needed, over all ranks; below 1 where samples come again from memory."""
+    """Bytes fetched for each byte needed, over all ranks; below 1 where samples are read again from memory."""
     resident_bytes: int
-    """Most bytes of segments that a rank has in memory at a time."""
+    """Maximum bytes of segments that a rank has in memory at a time."""
     padding: float
-    """Share of the slots' steps that hold no sample's step, of the longest modality."""
+    """Share of padding in the time steps of micro-batches, of the longest modality."""
     padding_by_length: float
     """The same with `data.by_length`."""
 
     def rows(self) -> list[tuple[str, str]]:
-        """Rows of the table that `plan` prints."""
+        """Make the rows of the table that `plan` prints."""
         least, most = (format_bytes(value) for value in self.rank_bytes)
         return [
             ("hash of the first batches", self.order_hash),
@@ -53,7 +53,7 @@ class Forecast:
 
 
 def forecasts(config: Config, manifest: Manifest, plans: Sequence[Plan]) -> list[Forecast]:
-    """For each plan of one config, what reading its training split will cost.
+    """Forecast the reading of the training split for each plan of one config.
 
     Raises:
         DataError, CorruptDataError, StorageError: An index cannot be read.
@@ -93,49 +93,49 @@ def forecast(
     sorted_by_length: bool,
     most_steps: int = 200,
 ) -> Forecast:
-    """Walk through the first steps of an epoch as every rank would.
+    """Simulate the reading of every rank over the first steps of an epoch.
 
     Args:
         reader: Reads the split's indexes; no shard is read.
-        order: The epoch's.
-        modalities: That training uses.
+        order: Sample order of the epoch.
+        modalities: Modalities that training uses.
         world: Number of ranks.
         accumulation: Micro-steps of a step.
-        cache_bytes: Of each rank.
-        sorted_by_length: Whether slots are ordered by length.
-        most_steps: Steps to look at.
+        cache_bytes: Size of each rank's segment cache.
+        sorted_by_length: Whether slots are sorted by length.
+        most_steps: Maximum number of steps to simulate.
 
     Raises:
         DataError, CorruptDataError, StorageError: An index cannot be read.
     """
     steps = min(order.steps, most_steps)
     digest = hashlib.sha256()
-    caches = [_Counted(reader, cache_bytes) for _ in range(world)]
+    caches = [_SimulatedCache(reader, cache_bytes) for _ in range(world)]
     needed = np.zeros(world, np.int64)
     padded, padded_sorted, real = 0, 0, 0
     for step in range(steps):
         numbers = order.batch(step)
         if step < _HASHED_STEPS:
             digest.update(numbers.astype("<i8").tobytes())
-        there = numbers != EMPTY
+        filled = numbers != EMPTY
         lengths, sizes, segments = np.zeros((3, len(numbers)), np.int64)
-        lengths[there] = reader.lengths(numbers[there], modalities)
-        shards, segments[there], sizes[there] = reader.extents(numbers[there])
-        of_shard = np.zeros_like(numbers)
-        of_shard[there] = shards
-        places = np.arange(len(numbers))
-        ordered = by_length(places, np.where(there, lengths, np.iinfo(np.int64).max))
-        padded += _padded(lengths, places, world, accumulation)
-        padded_sorted += _padded(lengths, ordered, world, accumulation)
+        lengths[filled] = reader.lengths(numbers[filled], modalities)
+        shards, segments[filled], sizes[filled] = reader.extents(numbers[filled])
+        shard_of_slot = np.zeros_like(numbers)
+        shard_of_slot[filled] = shards
+        slots_in_order = np.arange(len(numbers))
+        ordered = by_length(slots_in_order, np.where(filled, lengths, np.iinfo(np.int64).max))
+        padded += _padded_steps(lengths, slots_in_order, world, accumulation)
+        padded_sorted += _padded_steps(lengths, ordered, world, accumulation)
         real += int(lengths.sum())
-        used = ordered if sorted_by_length else places
+        used = ordered if sorted_by_length else slots_in_order
         for rank, cache in enumerate(caches):
             mine = np.concatenate(
                 [used[slots.start : slots.stop] for slots in _slots(len(used), rank, world, accumulation)]
             )
-            mine = mine[there[mine]]
+            mine = mine[filled[mine]]
             needed[rank] += sizes[mine].sum()
-            cache.use(of_shard[mine], segments[mine])
+            cache.use(shard_of_slot[mine], segments[mine])
     fetched = sum(cache.fetched for cache in caches)
     return Forecast(
         steps=steps,
@@ -153,8 +153,8 @@ def _slots(count: int, rank: int, world: int, accumulation: int) -> Iterator[ran
         yield rank_slots(micro_slots(count, accumulation, micro), rank, world)
 
 
-def _padded(lengths: Int64Array, order: Int64Array, world: int, accumulation: int) -> int:
-    """Steps of all ranks' micro-batches, padded to the longest of each."""
+def _padded_steps(lengths: Int64Array, order: Int64Array, world: int, accumulation: int) -> int:
+    """Count the time steps of all ranks' micro-batches, each padded to its longest sample."""
     total = 0
     for rank in range(world):
         for slots in _slots(len(order), rank, world, accumulation):
@@ -163,8 +163,8 @@ def _padded(lengths: Int64Array, order: Int64Array, world: int, accumulation: in
     return total
 
 
-class _Counted:
-    """A rank's segments in memory, without their bytes."""
+class _SimulatedCache:
+    """A rank's segment cache without the bytes."""
 
     def __init__(self, reader: ShardReader, limit: int) -> None:
         self.fetched = 0
@@ -173,10 +173,10 @@ class _Counted:
         self._segments = SegmentCache(limit, limit, self._load)
 
     def use(self, shards: Int64Array, segments: Int64Array) -> None:
-        """Take the segments of one step."""
-        held = self._segments.pin(dict.fromkeys(zip(shards.tolist(), segments.tolist(), strict=True)))
+        """Pin and unpin the segments of one step."""
+        pinned = self._segments.pin(dict.fromkeys(zip(shards.tolist(), segments.tolist(), strict=True)))
         self.most = max(self.most, self._segments.resident)
-        self._segments.unpin(held)
+        self._segments.unpin(pinned)
 
     def _load(self, segment: Segment) -> tuple[Future[Content], int]:
         size = self._reader.segment_bytes(segment)

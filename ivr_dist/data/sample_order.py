@@ -1,17 +1,17 @@
-"""The lanes order: which sample stands in which slot of which global batch, as a pure function.
+"""Sample order (shuffling): which sample is in which slot of which global batch, as a pure function.
 
-An epoch's order is made in four steps, none of which knows how many workers read it:
+An epoch's order is computed in four steps, none of which depends on the number of workers:
 
 1. the shards are permuted by a hash of (data set, seed, epoch, shard); their concatenation is a line of N positions;
 2. the line is cut into L lanes, lane l holding positions [l N // L, (l + 1) N // L);
 3. a lane's items are put in the order of their keys i + u D, where u in [0, 1) is a hash of (data set, seed, epoch,
-   lane, i): a shuffle in which no sample moves D places or more;
+   lane, i): a shuffle in which no sample moves by D positions or more;
 4. global batch k takes outputs [k b, (k + 1) b) of every lane, b = G / L; slot s belongs to lane s // b.
 
-Only afterwards do micro-steps and ranks take ranges of slots (`micro_slots`, `rank_slots`). An item's output place
-differs from its own by less than D, so outputs [a, b) need the items [a - D, b + D) alone: any step of a billion
-samples costs O(L D) hashes and no array of N entries exists. All arithmetic is on 64-bit integers, so the order is the
-same on every machine and version.
+Only afterwards do micro-steps and ranks take ranges of slots (`micro_slots`, `rank_slots`). An item's output position
+differs from its own by less than D, so outputs [a, b) need only the items [a - D, b + D): any step of a billion samples
+costs O(L D) hashes, and no array of N entries exists. All arithmetic is on 64-bit integers, so the order is the same on
+every machine and version.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Int64Array = npt.NDArray[np.int64]
 UInt64Array = npt.NDArray[np.uint64]
 
 EMPTY = -1
-"""What stands in a slot without a sample (last step of an epoch)."""
+"""Number in a slot without a sample (last step of an epoch)."""
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _KEY_BITS = 20
@@ -62,31 +62,32 @@ def hash64(*words: int | Int64Array) -> UInt64Array:
 
 
 def by_length(numbers: Int64Array, lengths: Int64Array) -> Int64Array:
-    """A global batch with its samples ordered by length, shortest first; empty slots come last.
+    """Sort the samples of a global batch by length, shortest first, with empty slots last.
 
-    Each rank and micro-step then holds samples of like lengths, and pads little. The batch as a whole is the same.
+    Each rank and micro-step then has samples of similar length, and little padding. The batch as a whole is the same.
 
     Args:
         numbers: [G] sample of each slot, or EMPTY.
-        lengths: [G] steps of each; of empty slots anything.
+        lengths: [G] time steps of each; ignored for empty slots.
     """
     order = np.lexsort((np.arange(len(numbers)), lengths, numbers == EMPTY))
     return numbers[order]
 
 
+# decision 035
 def micro_slots(global_batch: int, accumulation: int, micro: int) -> range:
-    """Slots of one micro-step (0..accumulation-1) over all ranks."""
+    """Return the slots of one micro-step (0..accumulation-1) over all ranks."""
     return range(global_batch * micro // accumulation, global_batch * (micro + 1) // accumulation)
 
 
 def rank_slots(slots: range, rank: int, world: int) -> range:
-    """The part of contiguous `slots` that a rank reads; parts differ by at most one slot and may be empty."""
+    """Return the part of contiguous `slots` of one rank; parts differ by at most one slot and may be empty."""
     count = len(slots)
     return range(slots.start + count * rank // world, slots.start + count * (rank + 1) // world)
 
 
 class ShardTable:
-    """Sample numbers in manifest order, 0..total-1, and the shards they are in.
+    """Maps sample numbers in manifest order, 0..total-1, to shards.
 
     Args:
         shard_samples: [S] samples of each shard, in manifest order; shards of 0 samples are allowed.
@@ -94,11 +95,11 @@ class ShardTable:
 
     def __init__(self, shard_samples: Int64Array) -> None:
         self.starts: Int64Array = np.concatenate([[0], np.cumsum(shard_samples)]).astype(np.int64)
-        """[S + 1] number of each shard's first sample; the last entry is the total."""
+        """[S + 1] number of the first sample of each shard, and the total."""
         self.total = int(self.starts[-1])
 
     def locate(self, numbers: Int64Array) -> tuple[Int64Array, Int64Array]:
-        """Split sample numbers (any shape, each 0..total-1) into shard and place in the shard."""
+        """Split sample numbers (any shape, each 0..total-1) into shard and row in the shard."""
         shards = np.searchsorted(self.starts, numbers, side="right") - 1
         return shards, numbers - self.starts[shards]
 
@@ -106,7 +107,7 @@ class ShardTable:
 class EpochOrder:
     """The global batches of one epoch.
 
-    Sequential stepping is cheap: outputs are worked out for a chunk of steps at a time and the newest chunk is kept.
+    Sequential access is cheap: outputs are computed for a chunk of steps at a time, and the newest chunk is kept.
 
     Args:
         shard_samples: [S] samples of each shard, in manifest order.
@@ -116,7 +117,7 @@ class EpochOrder:
         lanes: L, a divisor of `global_batch`.
         global_batch: G, slots of a global batch.
         delay: D, samples by which one may move within its lane; 0 keeps the order inside a lane.
-        shuffle: False gives the samples in manifest order; lanes, delay, seed and epoch then play no part.
+        shuffle: Whether to shuffle; otherwise samples are in manifest order, whatever lanes, delay, seed and epoch.
 
     Raises:
         ConfigError: The layout is impossible.
@@ -145,7 +146,7 @@ class EpochOrder:
         self._lane_lengths = np.diff(borders)
         self._longest = -(-total // lanes)
         self.steps = -(-self._longest // self._lane_batch) if shuffle else -(-total // global_batch)
-        """Global batches of the epoch; only the last one may have empty slots."""
+        """Number of global batches of the epoch; only the last one may have empty slots."""
         if shuffle:
             data_set = int.from_bytes(hashlib.sha256(manifest_id.encode()).digest()[:8], "little")
             self._permute_shards(hash64(data_set, seed, epoch, _SHARDS_STREAM), np.asarray(shard_samples, np.int64))
@@ -156,7 +157,7 @@ class EpochOrder:
             self._chunk = np.empty((lanes, 0), np.int64)
 
     def batch(self, step: int) -> Int64Array:
-        """Sample numbers (manifest order) by slot, [G]; EMPTY where the last step has no sample.
+        """Compute the sample numbers (manifest order) by slot, [G]; EMPTY where the last step has no sample.
 
         Args:
             step: 0..steps-1.
@@ -173,35 +174,35 @@ class EpochOrder:
         return self._chunk[:, first : first + self._lane_batch].flatten()
 
     def _permute_shards(self, stream: UInt64Array, shard_samples: Int64Array) -> None:
-        """Lay the shards on the line of positions: `_line_ends` [S], `_line_shift` [S] from position to number."""
+        """Arrange the shards on the line of positions: `_line_ends` [S], `_line_shift` [S] from position to number."""
         order = np.argsort(_draws(stream, np.arange(len(shard_samples), dtype=np.int64))[0], kind="stable")
         self._line_ends = np.cumsum(shard_samples[order])
         self._line_shift = self.table.starts[:-1][order] - (self._line_ends - shard_samples[order])
 
     def _outputs(self, first: int) -> Int64Array:
-        """Outputs [first, first + chunk) of every lane as sample numbers, [L, chunk]."""
+        """Compute outputs [first, first + chunk) of every lane as sample numbers, [L, chunk]."""
         outputs = np.full((len(self._streams), self._chunk_outputs), EMPTY, np.int64)
         low = max(0, first - self._delay)
         items = np.arange(low, min(self._longest, first + self._chunk_outputs + self._delay), dtype=np.int64)
-        places = np.arange(first, min(self._longest, first + self._chunk_outputs), dtype=np.int64)
+        targets = np.arange(first, min(self._longest, first + self._chunk_outputs), dtype=np.int64)
         block = max(1, _BLOCK_ITEMS // len(items))
         for start in range(0, len(self._streams), block):
             lanes = slice(start, start + block)
             lengths = self._lane_lengths[lanes, None]
             keys = np.where(items < lengths, self._keys(self._streams[lanes], items), _MAX_KEY)
-            # The first `low` outputs are exactly the items before the window, so places count on from there.
-            ordered = np.argsort(keys, axis=1, kind="stable")[:, first - low : first - low + len(places)]
+            # The first `low` outputs are exactly the items before the window, so output positions start from there.
+            ordered = np.argsort(keys, axis=1, kind="stable")[:, first - low : first - low + len(targets)]
             positions = self._lane_starts[lanes, None] + items[ordered]
-            outputs[lanes, : len(places)] = np.where(places < lengths, self._numbers(positions), EMPTY)
+            outputs[lanes, : len(targets)] = np.where(targets < lengths, self._numbers(positions), EMPTY)
         return outputs
 
     def _keys(self, streams: UInt64Array, items: Int64Array) -> Int64Array:
-        """Sort keys in units of 2^-20 places, [streams, items]; ties are broken by item."""
+        """Compute sort keys in units of 2^-20 positions, [streams, items]; ties are broken by item."""
         delays = (_draws(streams, items) >> np.uint64(64 - _KEY_BITS)).astype(np.int64) * self._delay
         return (items << _KEY_BITS) + delays
 
     def _numbers(self, positions: Int64Array) -> Int64Array:
-        """Sample numbers of positions on the line; positions past its end give any number."""
+        """Convert positions on the line to sample numbers; those past its end become arbitrary numbers."""
         shards = np.searchsorted(self._line_ends, np.minimum(positions, self.table.total - 1), side="right")
         return positions + self._line_shift[shards]
 

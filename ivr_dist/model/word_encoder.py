@@ -62,7 +62,7 @@ class WordEncoder(nn.Module):
 def mean_over_pieces(hidden: Tensor, part: ModalityBatch) -> Tensor:
     """Mean of each word's pieces, in float32 at least: [B, S, D] to [N, D]."""
     assert part.pieces is not None
-    own = at_least_float32(hidden.flatten(0, 1).index_select(0, part.pieces.place))
+    own = at_least_float32(hidden.flatten(0, 1).index_select(0, part.pieces.position))
     count = part.features.flatten().index_select(0, part.flat)
     total = own.new_zeros(len(part.flat), own.shape[1]).index_add_(0, part.pieces.step, own)
     return total / count[:, None]

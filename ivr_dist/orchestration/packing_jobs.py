@@ -64,14 +64,14 @@ def pack_card(root: str, card: Card, url: str, options: PackOptions, where: Wher
     source = registry.open_source(root, card)
     opener = registry.opener(root, card, source)
     with where.worker_pool() as pool, bars() as progress:
-        return pack(source, url, options, progress, opener=opener, crew=pool)
+        return pack(source, url, options, progress, opener=opener, pool=pool)
 
 
 def pack_synth(samples: int, seed: int, text: TextKind, url: str, options: PackOptions, where: Where) -> PackSummary:
     """Make and pack a synthetic corpus; see `corpora.synthetic` and `packing.pack.pack`."""
     opener = Opener(partial(SynthSource, samples, seed, text=text), f"synth {samples} {seed} {text}")
     with where.worker_pool() as pool, bars() as progress:
-        return pack(opener(), url, options, progress, opener=opener, crew=pool)
+        return pack(opener(), url, options, progress, opener=opener, pool=pool)
 
 
 def index_splits(urls: Sequence[str], corpus: str, scale: Scale, where: Where) -> tuple[dict[str, Manifest], list[str]]:
@@ -86,7 +86,7 @@ def index_splits(urls: Sequence[str], corpus: str, scale: Scale, where: Where) -
             split = url.rstrip("/").rpartition("/")[2]
             report = partial(progress, split)
             manifests[url] = index_tars(
-                url, corpus=corpus, split=split, scale=scale, progress=report, crew=pool, tell=notes.append
+                url, corpus=corpus, split=split, scale=scale, on_progress=report, pool=pool, on_note=notes.append
             )
     return manifests, notes
 
@@ -103,8 +103,8 @@ class RayTasks:
         self,
         function: Callable[[J, OnProgress], R],
         jobs: Sequence[J],
-        watch: OnJobProgress,
-        take: Callable[[int, R], None],
+        on_job_progress: OnJobProgress,
+        on_result: Callable[[int, R], None],
     ) -> None:
         """See `WorkerPool`."""
         import ray
@@ -120,7 +120,7 @@ class RayTasks:
             if not numbers:
                 return
             (done, *_), _ = ray.wait(list(numbers))
-            take(numbers.pop(done), _result(done))
+            on_result(numbers.pop(done), _result(done))
 
 
 def _call(function: Callable[[Any, OnProgress], Any], job: Any) -> Any:

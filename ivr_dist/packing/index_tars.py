@@ -1,4 +1,4 @@
-"""Tars made elsewhere: an index beside each, and one manifest, so that they can be trained on as they are."""
+"""Index existing WebDataset tars in place: an index beside each and one manifest, so that training can read them."""
 
 from __future__ import annotations
 
@@ -33,23 +33,22 @@ from ivr_dist.shards.tar import Stream
 _REMEDY = "give the tars the layout of shards/README.md, or pack the corpus with `ivr-dist pack`"
 _TAR = re.compile(r"[^.].*\.tar")
 _COMPRESSIONS = "gz|gzip|z|bz2?|xz|lzma|lz|lz4|lzo|zst|zstd|br|7z|zip|rar"
-_ALMOST = re.compile(
+_UNREADABLE_TAR = re.compile(
     rf"(?P<stem>[^.].*?)(\.tar|\.tar\.({_COMPRESSIONS})|\.t(gz|az|bz2?|b2|xz|lz|zst)|\.tar\.(part|partial|tmp|crdownload))",
     re.IGNORECASE,
 )
-"""Names that say that a file is a tar, but not one that can be read as it is: compressed, cut off, or in capitals."""
-_SHOWN = 5
+"""Names of tars that cannot be read as they are: compressed, incomplete, or in capitals."""
+_MAX_SHOWN = 5
 _MAX_TOKEN = 2**31 - 1
 _TRAIN = "train"
 
-
 _BYTES_PER_S = 100e6
-"""About how fast one process indexes."""
+"""Approximate throughput of one indexing process."""
 
 
 @dataclass
-class _Survey:
-    """What the samples of a shard, then of all shards, have in common."""
+class _Contents:
+    """What the samples of a shard, then of all shards, contain: features, tasks, labels, transcripts."""
 
     features: dict[str, FeatureSpec] = field(default_factory=dict)
     statistics: dict[str, RunningStatistics] = field(default_factory=dict)
@@ -59,11 +58,12 @@ class _Survey:
     """By task: samples that have its label."""
     transcripts: int = 0
     placeholders: int = 0
-    """Samples whose transcript is a word that programs write for a missing value."""
+    """Samples whose transcript is a placeholder for a missing value."""
     rounded: Counter[str] = field(default_factory=Counter)
     """By modality: whole numbers that float32, in which training computes, does not hold to the last digit."""
 
     def add(self, sample: RawSample) -> None:
+        """Add a sample."""
         for modality, array in sample.arrays.items():
             self._add_array(modality, array, sample.where)
         self.tasks.update(sample.labels)
@@ -90,37 +90,37 @@ class _Survey:
                 raise DataError(
                     f"{modality} has values that are not finite float32 numbers",
                     where=where,
-                    remedy="replace them, or pack the corpus with `ivr-dist pack`, which does",
+                    remedy="replace them, or pack the corpus with `ivr-dist pack`, which replaces them",
                 )
-            self.rounded[modality] += npy.rounded(array, "float32")
+            self.rounded[modality] += npy.count_rounded(array, "float32")
             self.statistics.setdefault(modality, RunningStatistics(dim)).add(array)
 
     def _add_spec(self, modality: str, spec: FeatureSpec, where: str) -> None:
-        known = self.features.setdefault(modality, spec)
-        if known != spec:
+        first = self.features.setdefault(modality, spec)
+        if first != spec:
             raise DataError(
-                f"{modality} is {spec.dtype} of width {spec.dim} here and {known.dtype} of width {known.dim} before",
+                f"{modality} is {spec.dtype} of width {spec.dim} here and {first.dtype} of width {first.dim} before",
                 where=where,
                 remedy="index only tars of one feature set together",
             )
 
     def notes(self) -> list[str]:
-        """What the user should know, a sentence each."""
-        found = [
+        """What the user should check, a sentence each."""
+        sentences = [
             f"{count} whole numbers of {name} are rounded in training, which computes in float32"
             for name, count in self.rounded.items()
             if count
         ]
         if self.placeholders:
-            found.append(f"{self.placeholders} samples have the transcript nan, None or the like: a missing value?")
-        return found
+            sentences.append(f"{self.placeholders} samples have the transcript nan, None or the like: a missing value?")
+        return sentences
 
-    def merge(self, shard: _Survey, where: str) -> None:
+    def merge(self, shard: _Contents, where: str) -> None:
         """Add the samples of the next shard."""
         for modality, spec in shard.features.items():
             self._add_spec(modality, spec, where)
-        for modality, found in shard.statistics.items():
-            self.statistics.setdefault(modality, RunningStatistics(len(found.mean))).merge(found)
+        for modality, running in shard.statistics.items():
+            self.statistics.setdefault(modality, RunningStatistics(len(running.mean))).merge(running)
         for modality, size in shard.vocabulary.items():
             self.vocabulary[modality] = max(self.vocabulary.get(modality, 0), size)
         self.tasks |= shard.tasks
@@ -143,34 +143,34 @@ def index_tars(
     corpus: str,
     split: str,
     scale: Scale = "none",
-    progress: Callable[[int, int], None] = lambda done, total: None,
-    crew: WorkerPool | None = None,
-    tell: Callable[[str], None] = lambda note: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    pool: WorkerPool | None = None,
+    on_note: Callable[[str], None] = lambda note: None,
 ) -> Manifest:
     """Index the tars of a directory in place: NAME.idx beside each NAME.tar, then manifest.json.
 
     Every tar is read once, a few MiB at a time.
 
     Args:
-        split_url: Directory or URL that holds the tars of one split, and gets the indexes.
+        split_url: Directory or URL that holds the tars of one split, to which the indexes are written.
         corpus: Name of the corpus, in metrics and logs.
-        split: Name of the split; `train` gets feature statistics.
-        scale: Metric conventions of the labels, all of which are taken for regressions.
-        progress: Called with tars done and tars in all.
-        crew: Indexes several tars at a time; by default this process does, one after the other.
-        tell: Called with what is passed over, and what labels are not there, a sentence each.
+        split: Name of the split; statistics of features are computed for `train` only.
+        scale: Metric conventions of the labels, all of which are regarded as regressions.
+        on_progress: Called with the tars done and the total number of tars.
+        pool: Indexes several tars at a time; by default this process indexes them one after the other.
+        on_note: Called with what is skipped and which labels are missing, a sentence each.
 
     Raises:
-        DataError: There is no tar, one does not have the layout of a sample, two samples have one id, or others would
-            be left out, such as compressed ones.
+        DataError: There is no tar, a tar does not have the layout of samples, two samples have the same id, or tars
+            would be left out, such as compressed ones.
         CorruptDataError: A tar is damaged.
     """
     listed = storage.list_dir(split_url)
     names = [name for name in listed if _TAR.fullmatch(name)]
-    _refuse_left_out(split_url, listed, names, tell)
+    _refuse_left_out(split_url, listed, names, on_note)
     if not names:
         raise DataError(
-            "no tar files here", where=storage.display(split_url), remedy="give the directory that holds them"
+            "no tar files here", where=storage.display(split_url), remedy="name the directory that holds them"
         )
     for name in names:
         if not storage.is_plain(name):
@@ -179,22 +179,22 @@ def index_tars(
                 where=storage.display(split_url),
                 remedy="rename it, without backslashes and control characters",
             )
-    found: dict[int, _Indexed] = {}
+    results: dict[int, _Indexed] = {}
 
-    def take(number: int, result: _Indexed) -> None:
-        found[number] = result
-        progress(len(found), len(names))
+    def on_result(number: int, result: _Indexed) -> None:
+        results[number] = result
+        on_progress(len(results), len(names))
 
     seconds = sum(storage.file_sizes(split_url, names).values()) / _BYTES_PER_S
-    run = InlinePool().run if crew is None or seconds < crew.start_s else crew.run
-    run(partial(_index_one, storage.absolute(split_url)), names, lambda number, done: None, take)
-    shards, survey = [], _Survey()
+    run = InlinePool().run if pool is None or seconds < pool.start_s else pool.run
+    run(partial(_index_one, storage.absolute(split_url)), names, lambda number, done: None, on_result)
+    shards, contents = [], _Contents()
     for number, name in enumerate(names):
-        entry, part, _ = found[number]
+        entry, part, _ = results[number]
         shards.append(entry)
-        survey.merge(part, name)
-    _refuse_repeated_ids(split_url, shards, [found[number][2] for number in range(len(names))])
-    if not survey.features:
+        contents.merge(part, name)
+    _refuse_repeated_ids(split_url, shards, [results[number][2] for number in range(len(names))])
+    if not contents.features:
         raise DataError(
             "no sample has a member KEY.text.npy, KEY.audio.npy or KEY.vision.npy",
             where=storage.display(split_url),
@@ -204,95 +204,99 @@ def index_tars(
         corpus=corpus,
         split=split,
         seed=0,
-        features={name: survey.features[name] for name in MODALITIES if name in survey.features},
-        # Without bounds: those seen would differ between splits, which must have the same tasks.
-        tasks={task: TaskSpec(type="regression", scale=scale) for task in sorted(survey.tasks)},
+        features={name: contents.features[name] for name in MODALITIES if name in contents.features},
+        # Without bounds: observed ones would differ between splits, which must have the same tasks.
+        tasks={task: TaskSpec(type="regression", scale=scale) for task in sorted(contents.tasks)},
         shards=shards,
         statistics={
-            name: Statistics(mean=found.mean.tolist(), std=found.deviation().tolist(), steps=found.steps)
-            for name, found in survey.statistics.items()
+            name: Statistics(mean=running.mean.tolist(), std=running.deviation().tolist(), steps=running.steps)
+            for name, running in contents.statistics.items()
             if split == _TRAIN
         },
-        vocabulary=survey.vocabulary,
-        transcripts=survey.transcripts,
-        labels={task: survey.labels[task] for task in sorted(survey.tasks)},
+        vocabulary=contents.vocabulary,
+        transcripts=contents.transcripts,
+        labels={task: contents.labels[task] for task in sorted(contents.tasks)},
     )
     manifest.save(split_url)
-    for note in (*survey.notes(), *label_notes({split: manifest})):
-        tell(note)
+    for note in (*contents.notes(), *label_notes({split: manifest})):
+        on_note(note)
     return manifest
 
 
 def _is_number(dtype: np.dtype[Any]) -> bool:
-    """Whether features may be of this type; what is longer than 8 bytes differs between machines."""
+    """Whether features may be of this type; types longer than 8 bytes differ between machines."""
     return dtype.kind in "fiu" and dtype.itemsize <= 8
 
 
-def _refuse_left_out(split_url: str, listed: Sequence[str], names: Sequence[str], tell: Callable[[str], None]) -> None:
-    """Refuse a folder in which tars would be left out; those that lie there unpacked as well are named alone."""
+def _refuse_left_out(
+    split_url: str, listed: Sequence[str], names: Sequence[str], on_note: Callable[[str], None]
+) -> None:
+    """Refuse a folder in which tars would be left out; those that are also there as NAME.tar are only noted."""
     below = [name for name in storage.list_files(split_url) if "/" in name] if storage.can_list(split_url) else []
-    deep = [name for name in below if _TAR.fullmatch(name.rpartition("/")[2]) and not name.startswith(".")]
-    almost = [(name, found["stem"]) for name in listed if name not in names and (found := _ALMOST.fullmatch(name))]
-    left_out = [name for name, stem in almost if f"{stem}.tar" not in names]
+    nested = [name for name in below if _TAR.fullmatch(name.rpartition("/")[2]) and not name.startswith(".")]
+    others = [
+        (name, match["stem"]) for name in listed if name not in names and (match := _UNREADABLE_TAR.fullmatch(name))
+    ]
+    left_out = [name for name, stem in others if f"{stem}.tar" not in names]
     if left_out:
         raise DataError(
-            f"tars would be left out, which are compressed, not whole, or not named NAME.tar: {_some(left_out)}",
+            f"tars would be left out because they are compressed, incomplete or not named NAME.tar: {_some(left_out)}",
             where=storage.display(split_url),
             remedy="unpack them and name them NAME.tar, or move them elsewhere",
         )
-    if almost:
-        tell(f"passed over, since they are there as .tar as well: {_some([name for name, _ in almost])}")
-    if deep and names:
-        tell(f"passed over, since they are in folders below {storage.display(split_url)}: {_some(deep)}")
+    if others:
+        on_note(f"skipped, because they exist as .tar as well: {_some([name for name, _ in others])}")
+    if nested and names:
+        on_note(f"skipped, because they are in folders below {storage.display(split_url)}: {_some(nested)}")
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    return ", ".join(names[:_MAX_SHOWN]) + (f" and {len(names) - _MAX_SHOWN} more" if len(names) > _MAX_SHOWN else "")
 
 
-_Indexed = tuple[ShardEntry, _Survey, npt.NDArray[np.uint64]]
-"""A shard, what its samples have in common, and a hash of the id of each."""
+_Indexed = tuple[ShardEntry, _Contents, npt.NDArray[np.uint64]]
+"""A shard, what its samples contain, and a hash of the id of each."""
 
 
 def _refuse_repeated_ids(
     split_url: str, shards: Sequence[ShardEntry], hashes: Sequence[npt.NDArray[np.uint64]]
 ) -> None:
-    """Make sure that no two samples are called alike: they would count as one.
+    """Refuse two samples with the same id, which would count as one.
 
     Raises:
-        DataError: Two are.
+        DataError: There are two.
     """
-    known, counts = np.unique(np.concatenate(hashes), return_counts=True)
-    repeated = known[counts > 1]
+    distinct, counts = np.unique(np.concatenate(hashes), return_counts=True)
+    repeated = distinct[counts > 1]
     if not repeated.size:
         return
-    places: dict[str, str] = {}
+    shard_of: dict[str, str] = {}
     for shard, own in zip(shards, hashes, strict=True):
         if not np.isin(own, repeated).any():
             continue
         for id_ in load_index(storage.join(split_url, shard.index.name)).names:
-            if id_ in places:
-                both = f"{places[id_]} and {shard.name}" if places[id_] != shard.name else f"{shard.name} twice"
+            if id_ in shard_of:
+                both = f"{shard_of[id_]} and {shard.name}" if shard_of[id_] != shard.name else f"{shard.name} twice"
                 raise DataError(
                     f"sample id {id_} is in {both}",
                     where=storage.display(split_url),
-                    remedy='give every sample an "id" of its own in its JSON; without one it is called by its KEY',
+                    remedy='give every sample a unique "id" in its JSON; the default is its KEY',
                 )
-            places[id_] = shard.name
+            shard_of[id_] = shard.name
 
 
-def _index_one(split_url: str, name: str, tick: OnProgress) -> _Indexed:
+def _index_one(split_url: str, name: str, on_progress: OnProgress) -> _Indexed:
     url = storage.join(split_url, name)
     stream = Stream(partial(storage.read_range, url), storage.size(url), storage.display(url))
-    survey, hashes = _Survey(), []
+    contents, hashes = _Contents(), []
 
-    def look(key: str, content: memoryview) -> str:
+    def add_sample(key: str, content: memoryview) -> str:
         sample = decode_sample(content, name, key, MODALITIES, strict=True)
-        survey.add(sample)
+        contents.add(sample)
         hashes.append(id_hash(sample.id))
         return sample.id
 
-    index = build_index(stream, storage.display(url), look)
+    index = build_index(stream, storage.display(url), add_sample)
     content = index.to_bytes()
     index_name = f"{name.removesuffix('.tar')}.idx"
     storage.write_bytes(storage.join(split_url, index_name), content)
@@ -303,4 +307,4 @@ def _index_one(split_url: str, name: str, tick: OnProgress) -> _Indexed:
         sha256=stream.sha256(),
         index=IndexEntry(name=index_name, bytes=len(content), sha256=hashlib.sha256(content).hexdigest()),
     )
-    return entry, survey, np.array(hashes, np.uint64)
+    return entry, contents, np.array(hashes, np.uint64)

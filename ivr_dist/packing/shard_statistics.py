@@ -1,4 +1,4 @@
-"""What is counted while samples are packed: by shard, then put together in the order of the shards."""
+"""Statistics of samples while they are packed: counted by shard, then merged in the order of the shards."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ _TRAIN = "train"
 
 
 @dataclass
-class Tally:
-    """What was seen in some samples of one split."""
+class ShardStatistics:
+    """Counts, and mean and deviation of features, over some samples of one split."""
 
     features: Mapping[str, FeatureSpec]
     missing: Counter[str] = field(default_factory=Counter)
     """By modality: samples without it."""
     replaced: Counter[str] = field(default_factory=Counter)
-    """By modality: values that are 0 now."""
+    """By modality: values that were replaced by 0."""
     rounded: Counter[str] = field(default_factory=Counter)
     """By modality: whole numbers that the stored type cannot hold to the last digit."""
     unlabelled: Counter[str] = field(default_factory=Counter)
     """By task: samples without its label."""
     placeholders: Counter[str] = field(default_factory=Counter)
-    """By field, such as `transcript`: samples in which it is a word that programs write for a missing value."""
+    """By field, such as `transcript`: samples in which it is a placeholder for a missing value."""
     vocabulary: Counter[str] = field(default_factory=Counter)
     """By modality of token ids: one more than the largest."""
     empty: int = 0
     """Samples without any modality."""
     transcripts: int = 0
-    """Samples whose transcript has a word."""
+    """Samples whose transcript has at least one word."""
     statistics: dict[str, RunningStatistics] = field(default_factory=dict)
-    """By modality of features, in the training split: over the steps in which nothing was replaced."""
+    """By modality of features, in the training split: over the time steps in which nothing was replaced."""
 
     @classmethod
-    def of(cls, features: Mapping[str, FeatureSpec], split: str) -> Tally:
-        """A tally of nothing."""
+    def empty_of(cls, features: Mapping[str, FeatureSpec], split: str) -> ShardStatistics:
+        """Create the statistics of no samples."""
         dims = {name: spec.dim for name, spec in features.items() if spec.kind == "features" and split == _TRAIN}
         return cls(features, statistics={name: RunningStatistics(dim) for name, dim in dims.items()})
 
@@ -57,8 +57,8 @@ class Tally:
         if prepared.rounded:
             self.rounded.update(prepared.rounded)
         if sample.transcript in PLACEHOLDERS or sample.id in PLACEHOLDERS or sample.group in PLACEHOLDERS:
-            told = {"id": sample.id, "group": sample.group, "transcript": sample.transcript}
-            self.placeholders.update(name for name, value in told.items() if value in PLACEHOLDERS)
+            texts = {"id": sample.id, "group": sample.group, "transcript": sample.transcript}
+            self.placeholders.update(name for name, value in texts.items() if value in PLACEHOLDERS)
         if None in sample.labels.values():
             self.unlabelled.update(task for task, label in sample.labels.items() if label is None)
         self.empty += not prepared.arrays
@@ -71,9 +71,11 @@ class Tally:
                 self.statistics[name].add(steps)
 
     @classmethod
-    def merged(cls, features: Mapping[str, FeatureSpec], split: str, parts: Iterable[Tally]) -> Tally:
-        """All parts together; the last digits of the statistics depend on their order."""
-        total = cls.of(features, split)
+    def merged(
+        cls, features: Mapping[str, FeatureSpec], split: str, parts: Iterable[ShardStatistics]
+    ) -> ShardStatistics:
+        """Merge the statistics of shards; the last digits of mean and deviation depend on the order."""
+        total = cls.empty_of(features, split)
         for part in parts:
             for name in _SUMS:
                 getattr(total, name).update(getattr(part, name))
@@ -85,22 +87,22 @@ class Tally:
         return total
 
     def manifest_statistics(self) -> dict[str, Statistics]:
-        """The statistics as a manifest states them."""
+        """Mean and deviation by modality, as the manifest has them."""
         return {
-            name: Statistics(mean=found.mean.tolist(), std=found.deviation().tolist(), steps=found.steps)
-            for name, found in self.statistics.items()
+            name: Statistics(mean=running.mean.tolist(), std=running.deviation().tolist(), steps=running.steps)
+            for name, running in self.statistics.items()
         }
 
     def to_json(self) -> dict[str, Any]:
-        """All of it, in JSON values."""
+        """Encode everything as JSON values."""
         counts = {name: getattr(self, name) for name in (*_COUNTERS, *_NUMBERS)}
-        return {**counts, "statistics": {name: found.to_json() for name, found in self.statistics.items()}}
+        return {**counts, "statistics": {name: running.to_json() for name, running in self.statistics.items()}}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any], features: Mapping[str, FeatureSpec]) -> Tally:
-        """What `to_json` gave."""
-        found = cls(features, **{name: value[name] for name in _NUMBERS})
+    def from_json(cls, value: Mapping[str, Any], features: Mapping[str, FeatureSpec]) -> ShardStatistics:
+        """Decode the result of `to_json`."""
+        statistics = cls(features, **{name: value[name] for name in _NUMBERS})
         for name in _COUNTERS:
-            getattr(found, name).update(value[name])
-        found.statistics = {name: RunningStatistics.from_json(part) for name, part in value["statistics"].items()}
-        return found
+            getattr(statistics, name).update(value[name])
+        statistics.statistics = {name: RunningStatistics.from_json(part) for name, part in value["statistics"].items()}
+        return statistics

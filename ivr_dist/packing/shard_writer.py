@@ -1,4 +1,4 @@
-"""One shard: a range of a split's samples in packing order, counted, and written as a tar with its index."""
+"""Shard writer: a range of a split's samples in packing order becomes a tar with an index and statistics."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ivr_dist import __version__, storage
 from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.common.strict_json import finite
 from ivr_dist.corpora.source import Array, Opener, Prepared, SampleRef, Source, SourceSample, prepare
-from ivr_dist.packing.shard_statistics import Tally
+from ivr_dist.packing.shard_statistics import ShardStatistics
 from ivr_dist.packing.worker_pool import OnProgress
 from ivr_dist.shards import npy
 from ivr_dist.shards.index import IndexBuilder
@@ -28,9 +28,10 @@ from ivr_dist.shards.specs import FeatureSpec
 from ivr_dist.shards.tar import BLOCK, InMemory, TarWriter, padded
 
 RECORDS = ".pack"
-"""Folder in a split's, there while it is packed: what is known of every shard that is written."""
+"""Folder in a split's folder while the split is packed, with a record of every shard that is written."""
 
-_PROBED = 256
+_MAX_MEASURED = 256
+"""Samples whose size is measured, at most, to choose the number of samples of a shard."""
 _JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 Content = tuple[bytes | memoryview, ...]
@@ -39,49 +40,49 @@ Content = tuple[bytes | memoryview, ...]
 
 @dataclass(frozen=True)
 class ShardJob:
-    """A shard to be made."""
+    """A shard to make."""
 
     split: str
     name: str
-    """Of its files, without suffix."""
+    """Name of its files, without suffix."""
     first: int
-    """Number of its first sample in packing order."""
+    """Position of its first sample in packing order."""
     end: int
-    """Number of the first sample after it."""
-    place: str | None = None
-    """URL of the split, to which it is written; None: it is only described."""
+    """Position of the first sample after it."""
+    split_url: str | None = None
+    """URL of the split, to which the shard is written; None: it is only described."""
     fingerprint: str | None = None
-    """Of all that its bytes follow from; None: no record of it is written."""
+    """Fingerprint of everything that determines its bytes; None: no record of it is written."""
 
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """A shard that was made."""
+    """A finished shard."""
 
     entry: ShardEntry
-    tally: Tally
+    statistics: ShardStatistics
 
     def to_bytes(self, fingerprint: str) -> bytes:
-        """A file from which another run can take over the shard."""
-        content = {"fingerprint": fingerprint, "shard": asdict(self.entry), "tally": self.tally.to_json()}
+        """Encode as a file from which another run can reuse the shard."""
+        content = {"fingerprint": fingerprint, "shard": asdict(self.entry), "tally": self.statistics.to_json()}
         return _JSON.encode(content).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes, fingerprint: str, features: Mapping[str, FeatureSpec]) -> ShardRecord | None:
-        """What `to_bytes` gave; None if the shard follows from something else, or the record is torn."""
+        """Decode the result of `to_bytes`; None if the fingerprint differs or the record is incomplete."""
         try:
             content = json.loads(data)
             if content["fingerprint"] != fingerprint:
                 return None
             shard = content["shard"]
             entry = ShardEntry(**{**shard, "index": IndexEntry(**shard["index"])})
-            return cls(entry, Tally.from_json(content["tally"], features))
+            return cls(entry, ShardStatistics.from_json(content["tally"], features))
         except (ValueError, KeyError, TypeError):
             return None
 
 
 class OpenCorpus:
-    """An open source and its samples in packing order.
+    """An open source, and its samples in packing order.
 
     Args:
         source: The corpus.
@@ -96,42 +97,42 @@ class OpenCorpus:
         self._order: dict[str, list[SampleRef]] = {}
 
     def order(self, split: str) -> list[SampleRef]:
-        """All samples of a split."""
+        """List all samples of a split in packing order."""
         if split not in self._order:
             self._order[split] = shuffled(self._source.splits()[split], self._seed)
         return self._order[split]
 
     def load(self, split: str, ref: SampleRef) -> tuple[SourceSample, Prepared]:
-        """A sample, and its arrays as they are stored."""
+        """Load a sample, and convert its arrays to the stored types."""
         sample = self._source.load(split, ref)
         return sample, prepare(sample, self.features)
 
-    def encoded_bytes(self, split: str, number: int) -> int:
-        """Bytes of a sample in a tar, headers and padding included."""
-        members = encode(*self.load(split, self.order(split)[number]), self.name)
+    def encoded_bytes(self, split: str, position: int) -> int:
+        """Count the bytes of a sample in a tar, headers and padding included."""
+        members = encode(*self.load(split, self.order(split)[position]), self.name)
         return sum(BLOCK + padded(sum(map(len, content))) for _, content in members)
 
     def fingerprint(self, opener: Opener, jobs: Sequence[ShardJob]) -> str:
-        """Of all that the bytes of a split's shards follow from."""
+        """Hash everything that determines the bytes of a split's shards."""
         split = jobs[0].split
         ids = xxhash.xxh3_128()
         for ref in self.order(split):
             ids.update(utf8(ref.id) + b"\n")
         code = (__version__, np.__version__)
-        about = (code, opener.fingerprint, self.name, self.features, self._seed, ids.hexdigest(), jobs[0].end, jobs[-1])
-        return hashlib.sha256(repr(about).encode()).hexdigest()
+        parts = (code, opener.fingerprint, self.name, self.features, self._seed, ids.hexdigest(), jobs[0].end, jobs[-1])
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def plan(corpus: OpenCorpus, split: str, shard_samples: int | None, shard_bytes: int) -> list[ShardJob]:
-    """The shards of a split, by number: its samples in packing order, cut at multiples of `shard_samples`.
+    """Cut a split into shards: its samples in packing order, at multiples of `shard_samples`.
 
-    Where that is None, all shards are alike and have about `shard_bytes`. The first samples in packing order tell how
-    many samples those are: they are a random choice.
+    Where that is None, all shards have the same number of samples and about `shard_bytes`. The number is estimated
+    from the first samples in packing order, which are a random choice.
     """
     samples = len(corpus.order(split))
     if shard_samples is None:
         sizes: list[int] = []
-        while len(sizes) < min(samples, _PROBED) and sum(sizes) < shard_bytes:
+        while len(sizes) < min(samples, _MAX_MEASURED) and sum(sizes) < shard_bytes:
             sizes.append(corpus.encoded_bytes(split, len(sizes)))
         shards = math.ceil(samples * sum(sizes) / len(sizes) / shard_bytes)
         shard_samples = math.ceil(samples / shards)
@@ -141,9 +142,9 @@ def plan(corpus: OpenCorpus, split: str, shard_samples: int | None, shard_bytes:
     ]
 
 
-def make_elsewhere(opener: bytes, seed: int, job: ShardJob, tick: OnProgress) -> ShardRecord:
-    """`make` in a process that has not opened the corpus: it does, with the pickled `opener`, and keeps it open."""
-    return make(_reopened(opener, seed), job, tick)
+def make_in_worker(opener: bytes, seed: int, job: ShardJob, on_progress: OnProgress) -> ShardRecord:
+    """Run `make` in a worker process, which opens the corpus with the pickled `opener` once and keeps it open."""
+    return make(_reopened(opener, seed), job, on_progress)
 
 
 @lru_cache(maxsize=1)
@@ -151,33 +152,33 @@ def _reopened(opener: bytes, seed: int) -> OpenCorpus:
     return OpenCorpus(pickle.loads(opener)(), seed)
 
 
-def make(corpus: OpenCorpus, job: ShardJob, tick: OnProgress) -> ShardRecord:
-    """Make a shard, in memory, and write it, its index and its record, in this order.
+def make(corpus: OpenCorpus, job: ShardJob, on_progress: OnProgress) -> ShardRecord:
+    """Make a shard in memory, then write it, its index and its record, in this order.
 
     Args:
         corpus: The corpus.
-        job: Which shard.
-        tick: Called with the samples done so far.
+        job: The shard to make.
+        on_progress: Called with the samples done so far.
 
     Raises:
         DataError: A sample does not fit the corpus' description.
         StorageError: Reading or writing failed.
     """
-    tally = Tally.of(corpus.features, job.split)
+    statistics = ShardStatistics.empty_of(corpus.features, job.split)
     out = io.BytesIO()
     writer = TarWriter(out)
     rows = []
     for done, ref in enumerate(corpus.order(job.split)[job.first : job.end], start=1):
         sample, prepared = corpus.load(job.split, ref)
-        tally.add(sample, prepared)
+        statistics.add(sample, prepared)
         key, start = tar_key(sample.id), out.tell()
         for suffix, content in encode(sample, prepared, corpus.name):
             writer.add(f"{key}.{suffix}", *content)
         steps = [len(prepared.arrays[name]) if name in prepared.arrays else -1 for name in MODALITIES]
         rows.append((key, sample.id, start, out.tell(), steps))
-        tick(done)
+        on_progress(done)
     writer.close()
-    # Not a copy: a BytesIO gives its bytes away.
+    # This does not copy: CPython shares the buffer of a BytesIO until one of the two changes.
     tar = out.getvalue()
     builder = IndexBuilder(InMemory(tar), job.name)
     for row in rows:
@@ -190,31 +191,31 @@ def make(corpus: OpenCorpus, job: ShardJob, tick: OnProgress) -> ShardRecord:
         sha256=hashlib.sha256(tar).hexdigest(),
         index=IndexEntry(name=f"{job.name}.idx", bytes=len(index), sha256=hashlib.sha256(index).hexdigest()),
     )
-    record = ShardRecord(entry, tally)
-    if job.place is not None:
-        storage.write_bytes(storage.join(job.place, entry.name), tar)
-        storage.write_bytes(storage.join(job.place, entry.index.name), index)
+    record = ShardRecord(entry, statistics)
+    if job.split_url is not None:
+        storage.write_bytes(storage.join(job.split_url, entry.name), tar)
+        storage.write_bytes(storage.join(job.split_url, entry.index.name), index)
         if job.fingerprint is not None:
-            storage.write_bytes(record_url(job.place, job.name), record.to_bytes(job.fingerprint))
+            storage.write_bytes(record_url(job.split_url, job.name), record.to_bytes(job.fingerprint))
     return record
 
 
-def record_url(place: str, name: str) -> str:
-    """Where the record of a shard is kept while its split is packed."""
-    return storage.join(place, RECORDS, f"{name}.json")
+def record_url(split_url: str, name: str) -> str:
+    """URL of the record of a shard while its split is packed."""
+    return storage.join(split_url, RECORDS, f"{name}.json")
 
 
 def shuffled(refs: Sequence[SampleRef], seed: int) -> list[SampleRef]:
-    """Samples in packing order: by xxh3-64 of the id, whatever order the corpus lists them in."""
+    """Sort samples into packing order: by xxh3-64 of the id, independent of the order in the corpus."""
     return sorted(refs, key=lambda ref: (xxhash.xxh3_64_intdigest(utf8(ref.id), seed), ref.id))
 
 
 def encode(sample: SourceSample, prepared: Prepared, corpus: str) -> Iterator[tuple[str, Content]]:
-    """A sample as tar members, sorted by suffix: `json` and MODALITY.npy, each with its content.
+    """Encode a sample as tar members, sorted by suffix: `json` and MODALITY.npy, each with its content.
 
-    A number of the provenance that is not finite becomes null: JSON has none.
+    A number of the provenance that is not finite becomes null: JSON has no such numbers.
     """
-    about = {
+    metadata = {
         "id": sample.id,
         "corpus": corpus,
         "split": sample.split,
@@ -223,10 +224,10 @@ def encode(sample: SourceSample, prepared: Prepared, corpus: str) -> Iterator[tu
         "provenance": dict(sample.provenance),
     }
     try:
-        text = _JSON.encode(about)
+        text = _JSON.encode(metadata)
     except ValueError:
-        # NaN is a number to Python and to many files, and none to JSON.
-        text = _JSON.encode({**about, "provenance": finite(about["provenance"])})
+        # Python and many files have NaN as a number; JSON does not.
+        text = _JSON.encode({**metadata, "provenance": finite(metadata["provenance"])})
     contents: dict[str, Content] = {f"{name}.npy": _npy(array) for name, array in prepared.arrays.items()}
     contents["json"] = (text.encode(),)
     yield from sorted(contents.items())

@@ -1,7 +1,17 @@
-"""Jobs that do not depend on each other, spread over processes.
+"""Worker pools: run independent jobs in this process or on a process pool.
 
-A crew runs one function over a list of jobs. Function, jobs and results are pickled, so a function is given what it
-needs to open files for itself.
+A pool runs one function over a list of jobs. Function, jobs and results are pickled, so the function receives what it
+needs to open files itself.
+
+`ProcessPool` is a `concurrent.futures.ProcessPoolExecutor` plus what that does not do:
+
+1. Progress within jobs: each worker writes a counter in shared memory, which the caller polls.
+2. A failed job or Ctrl-C terminates running jobs; the executor would wait for them.
+3. Workers end with their parent, also if that is killed. Otherwise they would go on writing shards next to those of
+   the command that the user starts again.
+4. A killed worker is an error that names the signal, also when the worker was in the middle of sending a result. The
+   executor would wait for the rest of it.
+5. An exception that cannot be pickled becomes a `WorkerError` that describes it.
 """
 
 from __future__ import annotations
@@ -11,12 +21,12 @@ import os
 import pickle
 import signal
 import threading
-import time
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, MutableSequence, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from multiprocessing.connection import Connection, wait
+from itertools import islice
+from multiprocessing.context import SpawnContext
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol, TypeVar
 
@@ -32,32 +42,33 @@ OnProgress = Callable[[int], None]
 OnJobProgress = Callable[[int, int], None]
 """Called with the number of a job and the units of work that it has done so far."""
 
-_TICK_S = 0.1
+_POLL_S = 0.1
+"""Seconds between checks for progress and for killed workers."""
 
 
 class WorkerPool(Protocol):
     """Something that runs jobs."""
 
     start_s: float
-    """Seconds before it begins: work that takes this process less is better done here."""
+    """Seconds until the first job starts: work that takes less is faster in this process."""
 
     def run(
         self,
         function: Callable[[J, OnProgress], R],
         jobs: Sequence[J],
-        watch: OnJobProgress,
-        take: Callable[[int, R], None],
+        on_job_progress: OnJobProgress,
+        on_result: Callable[[int, R], None],
     ) -> None:
         """Run every job once, in any order and several at a time.
 
         Args:
-            function: Called with a job.
+            function: Called with a job and a callback for its progress.
             jobs: The jobs.
-            watch: Hears of progress within jobs, where that is possible.
-            take: Gets the number of a job and its result, as soon as there is one.
+            on_job_progress: Called with progress within jobs, where the pool supports that.
+            on_result: Called with the number of a job and its result, as soon as the job is done.
 
         Raises:
-            IvrError: A job failed; the others are given up.
+            IvrError: A job failed; the others are cancelled.
         """
 
 
@@ -68,22 +79,22 @@ class InlinePool:
         self,
         function: Callable[[J, OnProgress], R],
         jobs: Sequence[J],
-        watch: OnJobProgress,
-        take: Callable[[int, R], None],
+        on_job_progress: OnJobProgress,
+        on_result: Callable[[int, R], None],
     ) -> None:
         """See `WorkerPool`."""
         for number, job in enumerate(jobs):
-            take(number, function(job, partial(watch, number)))
+            on_result(number, function(job, partial(on_job_progress, number)))
 
 
 class ProcessPool:
-    """Runs jobs in processes of this machine, which end with this one whatever ends it.
+    """Runs jobs in processes of this machine, which end with this one, even if it is killed.
 
-    They are spawned, not forked: the clients of object stores have threads, which do not survive a fork.
+    Processes are spawned, not forked: the clients of object stores have threads, which do not survive a fork.
 
     Args:
-        count: Most processes at a time.
-        start_s: See `WorkerPool`; by default about what it takes to start them.
+        count: Maximum number of processes.
+        start_s: See `WorkerPool`; by default about the time that starting the processes takes.
     """
 
     def __init__(self, count: int, start_s: float = 1.0) -> None:
@@ -94,115 +105,130 @@ class ProcessPool:
         self,
         function: Callable[[J, OnProgress], R],
         jobs: Sequence[J],
-        watch: OnJobProgress,
-        take: Callable[[int, R], None],
+        on_job_progress: OnJobProgress,
+        on_result: Callable[[int, R], None],
     ) -> None:
         """See `WorkerPool`.
 
         Raises:
             WorkerError: A process was killed.
         """
-        context = multiprocessing.get_context("spawn")
+        if not jobs:
+            return
+        context = _Context()
+        progress = context.RawArray("q", len(jobs))
+        count = min(self._count, len(jobs))
+        executor = ProcessPoolExecutor(count, context, _init_worker, (function, progress))
         waiting = enumerate(jobs)
-        crew: dict[Connection, BaseProcess] = {}
+        running: dict[Future[R], int] = {}
+        report = _ProgressReport(progress, on_job_progress)
         try:
-            for _ in range(min(self._count, len(jobs))):
-                ours, theirs = context.Pipe()
-                crew[ours] = context.Process(target=_serve, args=(theirs, function), daemon=True)
-                crew[ours].start()
-                # Theirs alone then, so that a process that is gone is heard of.
-                theirs.close()
-            busy = [connection for connection in crew if _send_next(connection, waiting)]
-            while busy:
-                for connection in wait(busy):
-                    assert isinstance(connection, Connection)
-                    kind, number, value = _receive(connection, crew[connection])
-                    if kind == "ticked":
-                        watch(number, value)
-                        continue
-                    if kind == "failed":
-                        raise value
-                    take(number, value)
-                    if not _send_next(connection, waiting):
-                        busy.remove(connection)
+            while True:
+                # One job runs in each process and one waits for it: a long list of jobs is not pickled in advance.
+                for number, job in islice(waiting, 2 * count - len(running)):
+                    running[executor.submit(_run_job, number, job)] = number
+                if not running:
+                    return
+                ended, _ = wait(running, _POLL_S, FIRST_COMPLETED)
+                for future in ended:
+                    on_result(running.pop(future), future.result())
+                report.update(running.values())
+                # The executor detects this as well, unless it is waiting for the rest of a result.
+                if any(process.exitcode for process in context.processes):
+                    raise BrokenProcessPool
+        except BrokenProcessPool:
+            _terminate(executor, context)
+            raise WorkerError(
+                f"a worker process {_how_one_ended(context.processes)}",
+                remedy="the same command continues from here; if memory was short, use fewer --jobs",
+            ) from None
         finally:
-            for connection, process in crew.items():
-                connection.close()
-                process.terminate()
-            for process in crew.values():
-                process.join()
+            _terminate(executor, context)
 
 
-def _send_next(connection: Connection, waiting: Iterator[tuple[int, Any]]) -> bool:
-    job = next(waiting, None)
-    if job is not None:
-        # A process that is gone is found out where its answer is read.
-        with suppress(BrokenPipeError):
-            connection.send(job)
-    return job is not None
+class _Context(SpawnContext):
+    """The spawn context, with a list of the processes that an executor started by it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.processes: list[BaseProcess] = []
+
+    def Process(self, *args: Any, **kwargs: Any) -> BaseProcess:  # type: ignore[override]
+        process = super().Process(*args, **kwargs)
+        self.processes.append(process)
+        return process
 
 
-def _receive(connection: Connection, process: BaseProcess) -> tuple[str, int, Any]:
-    try:
-        answer: tuple[str, int, Any] = connection.recv()
-    except (EOFError, ConnectionResetError):
+class _ProgressReport:
+    """Passes on which counters have changed."""
+
+    def __init__(self, counters: Sequence[int], on_job_progress: OnJobProgress) -> None:
+        self._counters = counters
+        self._on_job_progress = on_job_progress
+        self._reported: dict[int, int] = {}
+
+    def update(self, running: Iterable[int]) -> None:
+        """Report the progress of some jobs since the last call."""
+        for number in running:
+            done = self._counters[number]
+            if done != self._reported.get(number, 0):
+                self._reported[number] = done
+                self._on_job_progress(number, done)
+
+
+def _terminate(executor: ProcessPoolExecutor, context: _Context) -> None:
+    """End all workers at once, and the executor with them."""
+    for process in context.processes:
+        process.terminate()
+    for process in context.processes:
         process.join()
-        code = process.exitcode or 0
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        raise WorkerError(
-            f"a working process {how}",
-            remedy="the same command goes on from here; if memory was short, use fewer --jobs",
-        ) from None
-    return answer
+    # A result of which a part was sent ends in an EOF only when no process holds the other end of the pipe.
+    results = getattr(executor, "_result_queue", None)
+    if results is not None:
+        results._writer.close()
+    executor.shutdown()
 
 
-def _serve(connection: Connection, function: Callable[[Any, OnProgress], Any]) -> None:
-    """What a process does: jobs as they come."""
-    # Ctrl-C goes to the whole group; the one who started us ends us.
+def _how_one_ended(processes: Sequence[BaseProcess]) -> str:
+    """Say how the first one ended that was not terminated because of another."""
+    codes = [process.exitcode for process in processes if process.exitcode]
+    code = next((code for code in codes if code != -signal.SIGTERM), -signal.SIGTERM)
+    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+_worker: tuple[Callable[[Any, OnProgress], Any], MutableSequence[int]]
+"""In a worker: the function, and a progress counter for each job."""
+
+
+def _init_worker(function: Callable[[Any, OnProgress], Any], progress: MutableSequence[int]) -> None:
+    global _worker
+    # Ctrl-C goes to the whole process group; the parent terminates its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    # Errors of the connection come from a parent that ends.
-    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        while True:
-            number, job = connection.recv()
-            connection.send(_answer(function, job, number, _Ticker(connection, number)))
+    _worker = function, progress
 
 
 def _end_with_parent() -> None:
-    # Nobody may write shards on behalf of a command that was killed: the next one may write others there.
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
     os._exit(1)
 
 
-def _answer(
-    function: Callable[[Any, OnProgress], Any], job: Any, number: int, tick: OnProgress
-) -> tuple[str, int, Any]:
+def _run_job(number: int, job: Any) -> Any:
+    function, progress = _worker
     try:
-        return "done", number, function(job, tick)
+        return function(job, partial(progress.__setitem__, number))
     except Exception as error:
-        return "failed", number, _portable(error)
+        if not _is_portable(error):
+            raise WorkerError(named(error), remedy=remedy_for(error)) from error
+        raise
 
 
-class _Ticker:
-    """Passes progress on, not too often."""
-
-    def __init__(self, connection: Connection, number: int) -> None:
-        self._connection = connection
-        self._number = number
-        self._last = time.monotonic()
-
-    def __call__(self, done: int) -> None:
-        if time.monotonic() - self._last > _TICK_S:
-            self._last = time.monotonic()
-            self._connection.send(("ticked", self._number, done))
-
-
-def _portable(error: Exception) -> Exception:
-    """An error that can be pickled, with its traceback as a note."""
-    with suppress(Exception):
-        error.add_note("".join(traceback.format_exception(error)))
+def _is_portable(error: Exception) -> bool:
+    """Whether an error can be sent to another process."""
+    try:
         pickle.loads(pickle.dumps(error))
-        return error
-    return WorkerError(named(error), remedy=remedy_for(error))
+    except Exception:
+        return False
+    return True

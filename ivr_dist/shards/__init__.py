@@ -1,1 +1,1 @@
-"""The format on disk: bytes to samples and back; knows nothing of training."""
+"""The shard format: bytes to samples and back. Independent of training."""

@@ -1,4 +1,4 @@
-"""The bytes of one sample, as they stand in a shard, to labels and arrays."""
+"""Decode one sample: its tar members to labels, transcript and arrays."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ivr_dist.shards.sample_ids import id_of
 from ivr_dist.shards.tar import samples
 
 Transcript = str | tuple[str, ...]
-"""What was said: a text, or a list of words as it stands; empty if there is none."""
+"""The transcript: a text, or a list of words; empty if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,18 +29,18 @@ class RawSample:
     key: str
     """Name of its members in the shard."""
     id: str
-    """Identity in its corpus."""
+    """Unique name in its corpus."""
     labels: Mapping[str, float | None]
-    """By task; None where there is no label."""
+    """Labels by task; None where there is no label."""
     arrays: Mapping[str, npt.NDArray[np.generic]]
     """By modality: [T, D] features or [T] token ids, read-only; a missing modality is absent."""
     shard: str = ""
-    """Name of the shard it came from."""
+    """Name of its shard."""
     transcript: Transcript = ()
 
     @property
     def words(self) -> tuple[str, ...]:
-        """Those of the transcript."""
+        """Words of the transcript."""
         return words_of(self.transcript)
 
     @property
@@ -50,12 +50,12 @@ class RawSample:
 
 
 def words_of(transcript: Transcript) -> tuple[str, ...]:
-    """The words of a transcript, a text cut at white space."""
+    """Split a transcript into words, at white space if it is a text."""
     return tuple(transcript.split()) if isinstance(transcript, str) else transcript
 
 
 _NUMBERS = (float, int)
-"""Of JSON; bool is an int to Python, and no number here."""
+"""Types of JSON numbers; bool is a subclass of int in Python, but not a number here."""
 _LARGEST = sys.float_info.max
 
 
@@ -67,10 +67,10 @@ def decode_sample(
     Args:
         data: Whole tar members, headers and padding included; the arrays keep it in memory.
         shard: Name of the shard, for errors.
-        key: The sample that the index says is here.
-        modalities: Which arrays to decode, of those that are there.
-        strict: Whether to refuse what reads well but would be misunderstood: a key of the JSON given twice, and arrays
-            that are no member of the sample because of a dot in the key.
+        key: Key of the sample according to the index.
+        modalities: Arrays to decode, where the sample has them.
+        strict: Whether to refuse input that can be read but would be misunderstood: a JSON key given twice, and arrays
+            that are not members of the sample because of a dot in the key.
 
     Raises:
         CorruptDataError: These are not the members of this sample, or one of them cannot be read.
@@ -79,7 +79,7 @@ def decode_sample(
 
 
 def read_id(data: memoryview, shard: str, key: str) -> str:
-    """The id of one sample; nothing else of it is decoded.
+    """Read the id of one sample, and decode nothing else of it.
 
     Raises:
         CorruptDataError: As for `decode_sample`.
@@ -87,33 +87,33 @@ def read_id(data: memoryview, shard: str, key: str) -> str:
     return id_of(_json(data, shard, key)[0], shard, key)
 
 
-def _sample(about: Mapping[str, Any], arrays: dict[str, npt.NDArray[Any]], shard: str, key: str) -> RawSample:
-    labels, transcript = labels_of(about, shard, key), transcript_of(about, shard, key)
-    return RawSample(key, id_of(about, shard, key), labels, arrays, shard, transcript)
+def _sample(metadata: Mapping[str, Any], arrays: dict[str, npt.NDArray[Any]], shard: str, key: str) -> RawSample:
+    labels, transcript = labels_of(metadata, shard, key), transcript_of(metadata, shard, key)
+    return RawSample(key, id_of(metadata, shard, key), labels, arrays, shard, transcript)
 
 
 def decode_with_json(
     data: bytes | memoryview, shard: str, key: str, modalities: Collection[str], strict: bool = False
 ) -> tuple[RawSample, dict[str, Any]]:
-    """Like `decode_sample`, with all that the sample's JSON holds."""
+    """Decode one sample like `decode_sample`, and return its whole JSON as well."""
     data = memoryview(data)
-    about, places = _json(data, shard, key, strict)
+    metadata, spans = _json(data, shard, key, strict)
     if strict:
-        _refuse_dotted(places, shard, key, modalities)
+        _refuse_dotted(spans, shard, key, modalities)
     arrays = {}
     for name in modalities:
-        place = places.get(f"{name}.npy")
-        if place is not None:
-            arrays[name] = _array(data, shard, key, name, *place)
-    return _sample(about, arrays, shard, key), about
+        span = spans.get(f"{name}.npy")
+        if span is not None:
+            arrays[name] = _array(data, shard, key, name, *span)
+    return _sample(metadata, arrays, shard, key), metadata
 
 
 def decode_members(members: Mapping[str, bytes], shard: str, key: str, modalities: Collection[str]) -> RawSample:
-    """Like `decode_sample`, from the contents of the members by suffix."""
+    """Decode one sample like `decode_sample`, from the contents of its members by suffix."""
     if "json" not in members:
         raise _no_json(members, shard, key)
     arrays = {name: _array(members[f"{name}.npy"], shard, key, name) for name in modalities if f"{name}.npy" in members}
-    return _sample(_about(members["json"], shard, key), arrays, shard, key)
+    return _sample(_parse(members["json"], shard, key), arrays, shard, key)
 
 
 def _no_json(suffixes: Iterable[str], shard: str, key: str) -> CorruptDataError:
@@ -147,53 +147,53 @@ def _array(
     return array
 
 
-Places = dict[str, tuple[int, int]]
-"""By suffix: where the content of a member begins and ends."""
+MemberSpans = dict[str, tuple[int, int]]
+"""Start and end of the content of each member, by suffix."""
 
 
-def _members(data: memoryview, where: str, key: str) -> Places:
-    """The members of the one sample in `data`, by suffix."""
-    found = list(samples(data, where))
-    if [group[0].key for group in found] != [key]:
+def _members(data: memoryview, where: str, key: str) -> MemberSpans:
+    """Find the members of the one sample in `data`, by suffix."""
+    groups = list(samples(data, where))
+    if [group[0].key for group in groups] != [key]:
         raise _refused("the shard does not hold this sample where its index says", where)
-    members = {member.suffix: (member.payload, member.payload + member.size) for member in found[0]}
-    if len(members) != len(found[0]):
-        counts = Counter(member.suffix for member in found[0])
+    spans = {member.suffix: (member.payload, member.payload + member.size) for member in groups[0]}
+    if len(spans) != len(groups[0]):
+        counts = Counter(member.suffix for member in groups[0])
         twice = next(suffix for suffix, count in counts.items() if count > 1)
         raise _refused(f"two members of the sample are named {key}.{twice}", where)
-    return members
+    return spans
 
 
-def _json(data: memoryview, shard: str, key: str, strict: bool = False) -> tuple[dict[str, Any], Places]:
-    """What the sample's JSON holds, and where its members are."""
-    places = _members(data, f"{shard}, sample {key}", key)
-    if "json" not in places:
-        raise _no_json(places, shard, key)
-    first, last = places["json"]
-    return _about(bytes(data[first:last]), shard, key, strict), places
+def _json(data: memoryview, shard: str, key: str, strict: bool = False) -> tuple[dict[str, Any], MemberSpans]:
+    """Parse the sample's JSON, and find its members."""
+    spans = _members(data, f"{shard}, sample {key}", key)
+    if "json" not in spans:
+        raise _no_json(spans, shard, key)
+    first, last = spans["json"]
+    return _parse(bytes(data[first:last]), shard, key, strict), spans
 
 
-def _about(text: bytes, shard: str, key: str, strict: bool = False) -> dict[str, Any]:
+def _parse(text: bytes, shard: str, key: str, strict: bool = False) -> dict[str, Any]:
     try:
-        about = strict_json.loads(text) if strict else orjson.loads(text)
+        metadata = strict_json.loads(text) if strict else orjson.loads(text)
     except ValueError:
-        # Python's own reads more: other encodings, NaN; and says where what cannot be read is wrong.
+        # Python's own parser accepts more (other encodings, NaN), and its errors name the position.
         try:
-            about = strict_json.loads(text)
+            metadata = strict_json.loads(text)
         except ValueError as error:
             raise _refused(f"the sample's JSON cannot be read: {error}", f"{shard}, sample {key}") from error
-    if not isinstance(about, dict):
+    if not isinstance(metadata, dict):
         raise _refused("the sample's JSON is not an object", f"{shard}, sample {key}")
-    return about
+    return metadata
 
 
-def labels_of(about: Mapping[str, Any], shard: str, key: str) -> dict[str, float | None]:
-    """The labels in a sample's JSON, by task.
+def labels_of(metadata: Mapping[str, Any], shard: str, key: str) -> dict[str, float | None]:
+    """Labels in a sample's JSON, by task.
 
     Raises:
-        CorruptDataError: They are something else.
+        CorruptDataError: They have another type.
     """
-    labels = about.get("labels", {})
+    labels = metadata.get("labels", {})
     if not isinstance(labels, dict):
         raise _refused("the sample's labels are not an object of numbers by task", f"{shard}, sample {key}")
     for task, value in labels.items():
@@ -203,13 +203,13 @@ def labels_of(about: Mapping[str, Any], shard: str, key: str) -> dict[str, float
     return labels
 
 
-def transcript_of(about: Mapping[str, Any], shard: str, key: str) -> Transcript:
-    """The transcript in a sample's JSON.
+def transcript_of(metadata: Mapping[str, Any], shard: str, key: str) -> Transcript:
+    """Transcript in a sample's JSON.
 
     Raises:
-        CorruptDataError: It is something else.
+        CorruptDataError: It has another type.
     """
-    transcript = about.get("transcript")
+    transcript = metadata.get("transcript")
     if transcript is None:
         return ()
     if isinstance(transcript, str):

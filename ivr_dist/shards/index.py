@@ -1,6 +1,6 @@
-"""The index of a shard: where each sample lies, how long it is, and the checksum of each segment.
+"""Shard index: offset and length of each sample, and a checksum of each segment, for random access to a tar.
 
-It is a `.npz` of plain arrays beside the tar, so a tar made elsewhere becomes usable without being rewritten.
+It is a `.npz` of plain arrays beside the tar, so an existing tar becomes usable without being rewritten.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from ivr_dist.common.file_signatures import HEAD, other_kind
 from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.errors import CorruptDataError
 from ivr_dist.shards import npy, tar
-from ivr_dist.shards.sample_ids import tells, utf8
+from ivr_dist.shards.sample_ids import is_key_of, utf8
 
 SEGMENT_BYTES = 1024 * 1024
 _COLUMNS = {"keys": "S", "offset": "<i8", "size": "<i8", "lengths": "<i4", "segment": "<i8", "xxh3": "<u8"}
 _IDS = {"ids": "|u1", "id_ends": "<i8"}
-"""Only in an index whose keys do not tell the ids."""
+"""Only in an index whose ids do not follow from its keys."""
 _ENCRYPTED = 1
 
 
@@ -36,34 +36,34 @@ class ShardIndex:
     keys: list[str]
     """Names of the samples' members, in tar order."""
     offset: npt.NDArray[np.int64]
-    """[n] where each sample's first header starts, in bytes."""
+    """[n] offset of each sample's first header in bytes."""
     size: npt.NDArray[np.int64]
     """[n] bytes of each sample with headers and padding."""
     lengths: npt.NDArray[np.int32]
-    """[n, 3] steps of text, audio and vision; -1 where the modality is absent."""
+    """[n, 3] time steps of text, audio and vision; -1 where the modality is absent."""
     segment: npt.NDArray[np.int64]
     """[k + 1] first sample of each segment, and n."""
     xxh3: npt.NDArray[np.uint64]
     """[k] xxh3-64 of each segment's bytes, from its first sample's offset to its last sample's end."""
     ids: list[str] | None = None
-    """[n] id of each sample, where a key does not tell it (see `ids.tells`); None: all keys do, or the index is of an
-    earlier version, which did not keep ids."""
+    """[n] id of each sample, where one does not follow from its key (see `sample_ids.is_key_of`); None: all do, or the
+    index is of an earlier version, which did not keep ids."""
 
     @property
     def names(self) -> list[str]:
-        """What each sample is called: its id, or the key that tells it."""
+        """Name of each sample: its id, or the key that was made from it."""
         return self.keys if self.ids is None else self.ids
 
     def to_bytes(self) -> bytes:
-        """The file; equal indexes give equal bytes."""
+        """Encode as a file; equal indexes result in equal bytes."""
         out = io.BytesIO()
-        # Not compressed: the bytes would depend on the version of zlib, and unpacking could take any memory.
+        # Not compressed: the bytes would depend on the version of zlib, and decompression could need any memory.
         with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
             for name, kind in _COLUMNS.items():
                 column = [tar.encoded(key) for key in self.keys] if name == "keys" else getattr(self, name)
                 _write(archive, name, np.asarray(column, kind))
             if self.ids is not None:
-                # One behind the other: an id may be long, and may end in bytes that a column of texts would lose.
+                # Concatenated: an id may be long, and may end in bytes that a column of texts would lose.
                 ids = list(map(utf8, self.ids))
                 _write(archive, "ids", np.frombuffer(b"".join(ids), "|u1"))
                 _write(archive, "id_ends", np.cumsum(list(map(len, ids)), dtype="<i8"))
@@ -71,10 +71,10 @@ class ShardIndex:
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> ShardIndex:
-        """Read the file.
+        """Decode the file.
 
         Raises:
-            CorruptDataError: It is not a sound index.
+            CorruptDataError: It is not a valid index.
         """
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -98,7 +98,7 @@ def load(url: str) -> ShardIndex:
 
 
 class IndexBuilder:
-    """Makes the index of a tar, sample by sample; bytes before the current segment are given up.
+    """Builds the index of a tar, sample by sample; bytes before the current segment are released.
 
     Args:
         content: The tar.
@@ -109,8 +109,8 @@ class IndexBuilder:
         self._content = content
         self._where = where
         self._keys: dict[str, str] = {}
-        """By key: the id."""
-        self._told = True
+        """Id by key."""
+        self._ids_follow = True
         self._offset: list[int] = []
         self._size: list[int] = []
         self._lengths: list[Sequence[int]] = []
@@ -123,30 +123,30 @@ class IndexBuilder:
         Args:
             key: Name of its members.
             id_: Its id.
-            start: Where its bytes begin.
-            end: Where they end.
-            lengths: Its steps of text, audio and vision, -1 where missing.
+            start: Offset of its first byte.
+            end: Offset after its last byte.
+            lengths: Its time steps of text, audio and vision, -1 where missing.
 
         Raises:
-            CorruptDataError: There was a sample of this key before.
+            CorruptDataError: The tar has another sample with this key.
         """
         self.check_new(key)
-        # By places, not sizes: members that belong to no sample may lie between samples.
+        # By offsets, not sizes: members that belong to no sample may stand between samples.
         if not self._segment or end - self._offset[self._segment[-1]] > SEGMENT_BYTES:
             self._close_segment()
             self._segment.append(len(self._keys))
-            self._content.forget(start)
+            self._content.release(start)
         self._keys[key] = id_
-        self._told &= tells(key, id_)
+        self._ids_follow &= is_key_of(key, id_)
         self._offset.append(start)
         self._size.append(end - start)
         self._lengths.append(lengths)
 
     def check_new(self, key: str) -> None:
-        """Refuse a sample of a key that there was before; what else is wrong with such a one follows from that.
+        """Refuse a key that was added before; called first, because other errors of such a sample follow from that.
 
         Raises:
-            CorruptDataError: There was.
+            CorruptDataError: The key was added before.
         """
         if key in self._keys:
             raise CorruptDataError(
@@ -156,7 +156,7 @@ class IndexBuilder:
             )
 
     def finish(self) -> ShardIndex:
-        """The index of all samples that were added."""
+        """Return the index of all samples that were added."""
         self._close_segment()
         return ShardIndex(
             keys=list(self._keys),
@@ -165,7 +165,7 @@ class IndexBuilder:
             lengths=np.array(self._lengths, np.int32).reshape(len(self._keys), len(MODALITIES)),
             segment=np.array([*self._segment, len(self._keys)], np.int64),
             xxh3=np.array(self._xxh3, np.uint64),
-            ids=None if self._told else list(self._keys.values()),
+            ids=None if self._ids_follow else list(self._keys.values()),
         )
 
     def _close_segment(self) -> None:
@@ -177,17 +177,17 @@ class IndexBuilder:
 def build_index(
     data: bytes | memoryview | tar.Readable,
     where: str = "tar",
-    look: Callable[[str, memoryview], str] = lambda key, content: key,
+    on_sample: Callable[[str, memoryview], str] = lambda key, content: key,
 ) -> ShardIndex:
     """Index a whole tar.
 
     Args:
         data: Its bytes.
         where: Its name, for errors.
-        look: Is shown each sample on the way, its key and its bytes in the tar, and tells its id.
+        on_sample: Called with the key and the bytes of each sample; returns its id.
 
     Raises:
-        CorruptDataError: It is damaged, or the samples are not in it one after the other.
+        CorruptDataError: The tar is damaged, or the members of a sample are not adjacent.
     """
     content = tar.readable(data)
     builder = IndexBuilder(content, where)
@@ -195,20 +195,20 @@ def build_index(
         key, start, end = group[0].key, group[0].start, group[-1].end
         builder.check_new(key)
         lengths = _lengths(content, group, where)
-        builder.add(key, look(key, content.take(start, end)), start, end, lengths)
+        builder.add(key, on_sample(key, content.take(start, end)), start, end, lengths)
     return builder.finish()
 
 
 def _lengths(content: tar.Readable, group: list[tar.Member], where: str) -> list[int]:
-    """Steps of text, audio and vision of one sample; -1 where it has no such member."""
-    found = dict.fromkeys(MODALITIES, -1)
+    """Count the time steps of text, audio and vision of one sample; -1 where it has no such member."""
+    lengths = dict.fromkeys(MODALITIES, -1)
     for member in group:
         modality, dot, rest = member.suffix.partition(".")
-        if modality in found and dot and rest == "npy":
+        if modality in lengths and dot and rest == "npy":
             array = content.take(member.payload, member.payload + member.size)
             shape = npy.parse_header(array, f"{where}, {member.name}")[0]
-            found[modality] = shape[0] if shape else 1
-    return list(found.values())
+            lengths[modality] = shape[0] if shape else 1
+    return list(lengths.values())
 
 
 def _write(archive: zipfile.ZipFile, name: str, column: npt.NDArray[Any]) -> None:
@@ -243,7 +243,7 @@ def _column(archive: zipfile.ZipFile, name: str, kind: str, where: str) -> npt.N
 
 
 def _check(index: ShardIndex, where: str) -> None:
-    """Refuse what would send the reader outside the shard or past the arrays."""
+    """Refuse values that would make the reader go outside the shard or past the arrays."""
     count, segments = len(index.keys), index.xxh3.size
     shapes = {"offset": (count,), "size": (count,), "lengths": (count, len(MODALITIES))}
     for name, shape in {**shapes, "segment": (segments + 1,), "xxh3": (segments,)}.items():

@@ -1,6 +1,7 @@
-"""`manifest.json`: what a packed split holds, from which a whole epoch is planned without opening a shard.
+"""The manifest of a packed split (`manifest.json`): its features, tasks, statistics and shards.
 
-It is written last, so a manifest that can be read stands for shards that are all there.
+A whole epoch is planned from it, without opening a shard. It is written last, so a manifest that can be read means
+that all shards exist.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ _REMEDY = "pack the split again"
 _COUNTED = ("vocabulary", "transcripts", "labels")
 _MAX_SAMPLES = 1 << 62
 _LARGEST = float(np.finfo(np.float32).max)
-MOST = 1 << 24
-"""Features of a step, and classes."""
+MAX_WIDTH = 1 << 24
+"""Maximum number of features of a time step, and of classes."""
 _DTYPE = re.compile(r"[a-z]{1,8}\d{1,3}|[<>][a-z]\d{1,2}")
 _LONGEST_LIST = 4096
-"""Shards up to which the manifest lists them itself, and all files are looked for before a run."""
-_LOOKED_FOR = 64
-"""Shards that are looked for where there are more: spread over all of them."""
+"""Maximum number of shards that the manifest lists itself, and whose files are all checked before a run."""
+_CHECKED = 64
+"""Number of shards that are checked where there are more, spread over all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ class Manifest:
     split: str
     samples: int
     seed: int
-    """Seed of the shuffle it was packed with."""
+    """Seed of the packing order."""
     features: dict[str, FeatureSpec]
     """By modality, in the order of MODALITIES."""
     tasks: dict[str, TaskSpec]
@@ -64,9 +65,10 @@ class Manifest:
     vocabulary: dict[str, int] = field(default_factory=dict)
     """By modality of token ids: one more than the largest id in this split."""
     transcripts: int = 0
-    """Samples whose transcript has a word; 0 also where the split was packed before this was counted."""
+    """Samples whose transcript has a word; 0 also where the split was packed by a version that did not count them."""
     labels: dict[str, int] = field(default_factory=dict)
-    """By task: samples that have its label; empty also where the split was packed before this was counted."""
+    """By task: samples that have its label; empty also where the split was packed by a version that did not count
+    them."""
 
     @classmethod
     def create(
@@ -83,7 +85,7 @@ class Manifest:
         transcripts: int = 0,
         labels: Mapping[str, int] | None = None,
     ) -> Manifest:
-        """A manifest of shards that have been written."""
+        """Create the manifest of shards that have been written."""
         return cls(
             corpus=corpus,
             split=split,
@@ -100,10 +102,10 @@ class Manifest:
 
     @cached_property
     def id(self) -> str:
-        """SHA-256 of everything but what was counted; checkpoints name the data they were trained on by it.
+        """SHA-256 of everything except the counts; checkpoints identify the data they were trained on by it.
 
-        The counts follow from the shards, whose hashes are in it: data that was packed before something was counted
-        stays the same data.
+        The counts follow from the shards, whose hashes are included, so data that was packed by a version without the
+        counts keeps its id.
         """
         return _identity({name: value for name, value in self._content()[0].items() if name not in _COUNTED})
 
@@ -116,25 +118,25 @@ class Manifest:
 
     @property
     def total_bytes(self) -> int:
-        """Of all shards."""
+        """Bytes of all shards."""
         if isinstance(self.shards, ShardColumns):
             return int(self.shards.tar_bytes.sum())
         return sum(shard.bytes for shard in self.shards)
 
     @property
     def own_files(self) -> tuple[str, ...]:
-        """The files that it is in."""
+        """Names of the files that the manifest is stored in."""
         return (MANIFEST_NAME, TABLE_NAME) if len(self.shards) > _LONGEST_LIST else (MANIFEST_NAME,)
 
     def save(self, split_url: str) -> None:
-        """Write `manifest.json`, after the shards and indexes it names; of many shards there is a table beside it."""
+        """Write `manifest.json`, after the shards and indexes it names; many shards are listed in a table beside it."""
         content, table = self._content()
         if table is not None:
             storage.write_bytes(storage.join(split_url, TABLE_NAME), table)
         storage.write_json(storage.join(split_url, MANIFEST_NAME), {**content, "id": self.id})
 
     def _content(self) -> tuple[dict[str, Any], bytes | None]:
-        """What the JSON holds, and the table of shards if there is one."""
+        """Encode as JSON values, and the table of shards if there is one."""
         table = None
         shards: Any
         if len(self.shards) <= _LONGEST_LIST:
@@ -145,7 +147,7 @@ class Manifest:
             shards = {"table": TABLE_NAME, "bytes": len(table), "sha256": hashlib.sha256(table).hexdigest()}
         others = asdict(replace(self, shards=[]))
         content = {"format": FORMAT, "version": VERSION, **others, "shards": shards}
-        # Absent where there is nothing to count, as in manifests that were written before they were counted.
+        # Counts of nothing are left out, as in manifests of versions that did not count.
         return {name: value for name, value in content.items() if value or name not in _COUNTED}, table
 
     @classmethod
@@ -153,7 +155,7 @@ class Manifest:
         """Read and check the manifest of a packed split.
 
         Raises:
-            DataError: There is none, it is empty, of another version, or not what it was when it was written.
+            DataError: There is none, or it is empty, of another version, or was changed after it was written.
         """
         url = storage.join(split_url, MANIFEST_NAME)
         try:
@@ -162,15 +164,15 @@ class Manifest:
             raise DataError(
                 "no packed data here: there is no manifest.json",
                 where=storage.display(split_url),
-                remedy="give the directory of one split (such as .../train) that `ivr-dist pack` or `synth` wrote",
+                remedy="name the directory of one split (such as .../train) that `ivr-dist pack` or `synth` wrote",
             ) from error
         return _parse(data, split_url, storage.display(url))
 
     def check_transcripts(self) -> None:
-        """Make sure that there is a text to read.
+        """Check that there are transcripts.
 
         Raises:
-            DataError: No sample has a transcript, as far as the manifest knows.
+            DataError: No sample has a transcript according to the manifest.
         """
         if not self.transcripts:
             raise DataError(
@@ -180,32 +182,32 @@ class Manifest:
             )
 
     def unlabelled(self) -> list[str]:
-        """Tasks of which no sample has a label, as far as it was counted."""
+        """List the tasks for which no sample has a label, as far as labels were counted."""
         return [task for task, count in self.labels.items() if not count]
 
     def check_shards(self, split_url: str, tars: bool = True) -> None:
-        """Make sure that every shard and index is there with its size, without reading them.
+        """Check that every shard and index exists with its size, without reading them.
 
-        Of more than some thousand shards only some are looked for: listing millions takes longer than a run should take
-        to start, and the reader names whatever is missing.
+        Of more than some thousand shards only a sample is checked: listing millions would delay the start of a run, and
+        the reader reports missing shards anyway.
 
         Args:
             split_url: Directory or URL of the split.
-            tars: Whether the tars are there too; else the indexes alone are looked for.
+            tars: Whether the tars are checked too, not only the indexes.
 
         Raises:
-            DataError: Names the first one that is not, and how many there are.
+            DataError: A file is missing or has another size; names the first one and how many there are.
         """
         many = len(self.shards) > _LONGEST_LIST
-        looked_for = self.shards[:: len(self.shards) // _LOOKED_FOR] if many else self.shards
-        expected = {shard.name: shard.bytes for shard in looked_for} if tars else {}
-        expected |= {shard.index.name: shard.index.bytes for shard in looked_for}
-        found = storage.file_sizes(split_url, list(expected), listing=not many)
-        wrong = [name for name, size in expected.items() if found.get(name) != size]
+        checked = self.shards[:: len(self.shards) // _CHECKED] if many else self.shards
+        expected = {shard.name: shard.bytes for shard in checked} if tars else {}
+        expected |= {shard.index.name: shard.index.bytes for shard in checked}
+        sizes = storage.file_sizes(split_url, list(expected), listing=not many)
+        wrong = [name for name, size in expected.items() if sizes.get(name) != size]
         if not wrong:
             return
         name, more = wrong[0], f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        state = f"has {found[name]} bytes instead of {expected[name]}" if name in found else "is missing"
+        state = f"has {sizes[name]} bytes instead of {expected[name]}" if name in sizes else "is missing"
         raise DataError(
             f"{name}{more} {state}",
             where=storage.display(split_url),
@@ -263,16 +265,16 @@ def _json(text: bytes, where: str) -> dict[str, Any]:
 
 
 def _table(content: dict[str, Any], split_url: str) -> ShardColumns:
-    """The shards of a manifest that has them in a file of their own; leaves none in its content."""
-    told = content["shards"]
-    if set(told) != {"table", "bytes", "sha256"} or told["table"] != TABLE_NAME:
+    """Load the shards of a manifest that lists them in a separate file; leaves none in its content."""
+    described = content["shards"]
+    if set(described) != {"table", "bytes", "sha256"} or described["table"] != TABLE_NAME:
         raise ValueError("shards is neither a list nor the description of a table")
     content["shards"] = []
     url = storage.join(split_url, TABLE_NAME)
     data = storage.read_bytes(url)
-    if hashlib.sha256(data).hexdigest() != told["sha256"]:
+    if hashlib.sha256(data).hexdigest() != described["sha256"]:
         raise CorruptDataError(
-            "the table of shards is not the one that the manifest was written with",
+            "the table of shards does not belong to the manifest (its checksum differs)",
             where=storage.display(url),
             remedy="copy the split again from where it was packed, or pack it again",
         )
@@ -280,34 +282,34 @@ def _table(content: dict[str, Any], split_url: str) -> ShardColumns:
 
 
 def _check(manifest: Manifest) -> None:
-    """Refuse what is well-formed but cannot be: the reader, the order and the model rely on it."""
-    # A table has checked its names itself.
+    """Reject values that parse but contradict each other; the reader, the sample order and the model rely on them."""
+    # A table has checked its names already.
     listed = [] if isinstance(manifest.shards, ShardColumns) else manifest.shards
     names = [name for shard in listed for name in (shard.name, shard.index.name)]
     for name in names:
-        # Names are joined to the split's place; one with a slash could lead out of it.
+        # Names are joined to the split's URL; one with a slash could lead out of it.
         if not storage.is_plain(name) or name.startswith("."):
             raise ValueError(f"{name!r} is not the name of a file beside the manifest")
     if len(set(names)) != len(names):
-        raise ValueError("two shards or indexes have one name")
+        raise ValueError("two shards or indexes have the same name")
     if isinstance(manifest.shards, ShardColumns):
         counts = manifest.shards.samples
         fewest, total = int(counts.min(initial=0)), int(counts.sum())
     else:
-        # As Python's integers: any number can stand in JSON.
+        # As Python integers, because JSON may contain any number.
         fewest = min((shard.samples for shard in listed), default=0)
         total = sum(shard.samples for shard in listed)
     if fewest < 0 or manifest.samples != total or manifest.samples > _MAX_SAMPLES:
         raise ValueError(f"samples is {manifest.samples}, which is not the sum over its shards")
     for name, feature in manifest.features.items():
-        if name not in MODALITIES or not 1 <= feature.dim <= MOST:
+        if name not in MODALITIES or not 1 <= feature.dim <= MAX_WIDTH:
             raise ValueError(f"features.{name} is not a modality with features")
         if not _holds_numbers(feature):
             raise ValueError(f"features.{name}.dtype is {_shown(feature.dtype)}, not a type of {feature.kind}")
     for name, statistics in manifest.statistics.items():
         described = manifest.features.get(name)
         if described is None or not len(statistics.mean) == len(statistics.std) == described.dim:
-            raise ValueError(f"statistics.{name} does not fit features.{name}")
+            raise ValueError(f"statistics.{name} does not match features.{name}")
         # Training divides by them in float32.
         sound = all(abs(mean) <= _LARGEST for mean in statistics.mean) and statistics.steps >= 0
         if not sound or not all(0 < deviation <= _LARGEST for deviation in statistics.std):
@@ -315,10 +317,10 @@ def _check(manifest: Manifest) -> None:
     for name, size in manifest.vocabulary.items():
         described = manifest.features.get(name)
         if described is None or described.kind != "tokens" or not 1 <= size <= 1 << 31:
-            raise ValueError(f"vocabulary.{name} does not fit features.{name}")
+            raise ValueError(f"vocabulary.{name} does not match features.{name}")
     for name, task in manifest.tasks.items():
         of_classes = task.type == "classification"
-        if (task.classes is not None) != of_classes or not 1 <= (task.classes or 1) <= MOST:
+        if (task.classes is not None) != of_classes or not 1 <= (task.classes or 1) <= MAX_WIDTH:
             raise ValueError(f"tasks.{name}.classes is {_shown(task.classes)} of a {task.type}")
     for name, count in manifest.labels.items():
         if name not in manifest.tasks or not 0 <= count <= manifest.samples:
@@ -328,9 +330,9 @@ def _check(manifest: Manifest) -> None:
 
 
 def _holds_numbers(feature: FeatureSpec) -> bool:
-    """Whether its type is one that arrays of its kind are stored in, by numpy's own name for it."""
+    """Whether its type is one that arrays of its kind are stored in, by its canonical name in numpy."""
     if _DTYPE.fullmatch(feature.dtype) is None:
-        # numpy would also take records, and names of its own for the same types.
+        # numpy would also accept records, and aliases of the same types.
         return False
     try:
         dtype = np.dtype(feature.dtype)

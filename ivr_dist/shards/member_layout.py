@@ -1,8 +1,8 @@
-"""Where the members of every sample of a shard are, if `pack` wrote it: worked out, not read.
+"""Member layout: offsets of the members of every sample of a shard, computed from its index instead of read.
 
-`pack` writes the members of a sample in the order of their names, and how large an array's member is follows from its
-steps, which the index holds; what is left of the sample's bytes is its JSON. A tar made elsewhere may be laid out in
-any way, so whoever goes by these places looks whether the member is there.
+`pack` writes the members of a sample in the order of their names, and the size of an array's member follows from its
+time steps, which the index holds; the rest of the sample's bytes is its JSON. A tar made elsewhere may have any layout,
+so a reader checks that a member is at its computed offset.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ _JSON = "json"
 
 @dataclass(frozen=True)
 class Kind:
-    """Of what the arrays of a modality are."""
+    """Type and width of the arrays of a modality."""
 
     dtype: np.dtype[np.generic]
-    """As stored."""
+    """Stored type."""
     dim: int | None
-    """Width of a step; None for token ids, which have one dimension."""
+    """Width of a time step; None for token ids, which have one dimension."""
 
     @classmethod
     def of(cls, spec: FeatureSpec) -> Kind:
-        """That of a modality."""
+        """Create the kind of a modality."""
         return cls(np.dtype(spec.dtype), None if spec.kind == "tokens" else spec.dim)
 
     @property
     def step_bytes(self) -> int:
-        """Bytes of one step."""
+        """Bytes of one time step."""
         return self.dtype.itemsize * (1 if self.dim is None else self.dim)
 
     def shape(self, *leading: int) -> tuple[int, ...]:
-        """With these dimensions before those of a step."""
+        """Return the shape with these dimensions before those of a time step."""
         return leading if self.dim is None else (*leading, self.dim)
 
 
@@ -55,39 +55,39 @@ class MemberLayout:
     modality: str
     kind: Kind
     suffix: str
-    """What follows the key in the member's name; empty where an array's header alone tells that it is the one: no other
-    modality has such arrays."""
+    """Part of the member's name after the key; empty where the array's header alone identifies the modality, because no
+    other one has such arrays."""
     headers: Headers
-    """By steps: what the array's file begins with."""
+    """First bytes of the array's file, by time steps."""
 
     @property
-    def head(self) -> int:
-        """Bytes of the header; that of an array of very many steps is longer, and is not gone by."""
+    def header_bytes(self) -> int:
+        """Bytes of the header; arrays of very many steps have a longer one, and are not found by this layout."""
         return len(self.headers[0])
 
 
 class Headers(dict[int, bytes]):
-    """By steps of an array: its `.npy` header. Made as they are asked for."""
+    """The `.npy` header of an array by its time steps, made on first use."""
 
     def __init__(self, kind: Kind) -> None:
         super().__init__()
         self._kind = kind
 
     def __missing__(self, steps: int) -> bytes:
-        """Make one; there is none where there is no array."""
-        found = self[steps] = b"" if steps < 0 else npy.header(self._kind.dtype.str, self._kind.shape(steps))
-        return found
+        """Make a header; it is empty where there is no array."""
+        header = self[steps] = b"" if steps < 0 else npy.header(self._kind.dtype.str, self._kind.shape(steps))
+        return header
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How `pack` lays out the samples of a split."""
+    """Layout of the samples of a split, as `pack` writes them."""
 
     members: list[MemberLayout]
 
     @classmethod
     def of(cls, features: Mapping[str, FeatureSpec]) -> Layout:
-        """That of a split with these features."""
+        """Create the layout of a split with these features."""
         kinds = {name: Kind.of(spec) for name, spec in features.items()}
         return cls(
             [
@@ -101,14 +101,15 @@ class Layout:
             ]
         )
 
-    def places(self, index: ShardIndex) -> Int64Array:
-        """The places of the members of a shard's n samples.
+    # decision 017
+    def member_offsets(self, index: ShardIndex) -> Int64Array:
+        """Compute the offsets of the members of a shard's n samples.
 
         Returns:
-            [n, 1 + 4 M] with M modalities: where the member of the sample's JSON begins, -1 if its lengths cannot be;
-            then for each modality the steps of its array, -1 where there is none, and where its file begins, where its
-            values begin, and where they end: at one place where there is none. All places are counted from the first
-            byte of the sample's segment.
+            [n, 1 + 4 M] with M modalities: the offset of the member of the sample's JSON, -1 if its lengths contradict
+            its size; then for each modality the time steps of its array, -1 where there is none, and the offsets of its
+            file, of its values, and of the end of its values, which are equal where there is none. All offsets count
+            from the first byte of the sample's segment.
         """
         segments = index.segment[:-1]
         begins = index.offset - np.repeat(index.offset[segments], np.diff(index.segment))
@@ -118,15 +119,15 @@ class Layout:
         sizes = {each.modality: _member_bytes(each, steps[each.modality]) for each in self.members}
         sizes[_JSON] = index.size - sum(sizes.values(), np.zeros_like(begins))
         starts: dict[str, Int64Array] = {}
-        at = begins
+        offset = begins
         for name in sorted(sizes):
-            starts[name] = at
-            at = at + sizes[name]
-        # Members that take more than the sample has would lead out of it.
+            starts[name] = offset
+            offset = offset + sizes[name]
+        # Members larger than their sample would have offsets outside it.
         columns = [np.where(sizes[_JSON] < BLOCK, -1, starts[_JSON])]
         for each in self.members:
             file = starts[each.modality] + BLOCK
-            values = file + np.where(steps[each.modality] < 0, 0, each.head)
+            values = file + np.where(steps[each.modality] < 0, 0, each.header_bytes)
             ends = values + np.maximum(steps[each.modality], 0) * each.kind.step_bytes
             columns += [steps[each.modality], file, values, ends]
         return np.stack(columns, axis=1)
@@ -134,6 +135,6 @@ class Layout:
 
 def _member_bytes(member: MemberLayout, steps: Int64Array) -> Int64Array:
     """[n] bytes of a modality's member with header and padding; 0 where it is absent."""
-    content = member.head + np.maximum(steps, 0) * member.kind.step_bytes
-    found: Int64Array = np.where(steps < 0, 0, BLOCK + -(-content // BLOCK) * BLOCK)
-    return found
+    content = member.header_bytes + np.maximum(steps, 0) * member.kind.step_bytes
+    sizes: Int64Array = np.where(steps < 0, 0, BLOCK + -(-content // BLOCK) * BLOCK)
+    return sizes

@@ -1,4 +1,4 @@
-"""`.npy` bytes to arrays without numpy's pickles, with every size checked before anything is allocated."""
+"""Read `.npy` bytes without pickles and without copying, with every size checked before anything is allocated."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from ivr_dist.errors import CorruptDataError
 from ivr_dist.sanitize import shorten
 
 NUMBERS = "fiub"
-"""Kinds of dtype: floats, integers, unsigned integers, booleans."""
+"""Kinds of dtypes: floats, integers, unsigned integers, booleans."""
 BYTES = "S"
-"""Kind of dtype: byte strings of one length."""
+"""Kind of dtypes: byte strings of one length."""
 
 _MAGIC = b"\x93NUMPY"
 _MAX_HEADER = 10_000
 _MAX_DIMENSIONS = 8
 MAX_ELEMENTS = 2**31 - 1
-"""Of an array in a shard: lengths are kept in 32 bits."""
+"""Maximum number of elements of an array in a shard; lengths are stored in 32 bits."""
 _V1_HEAD = 10
 _KINDS = {
     "O": "Python objects",
@@ -37,7 +37,7 @@ _KINDS = {
     "U": "text",
     "S": "bytes of text",
 }
-_WANTED = {NUMBERS: "plain numbers", BYTES: "bytes"}
+_ACCEPTED = {NUMBERS: "plain numbers", BYTES: "bytes"}
 _LONG = re.compile(r"(\d)L\b")
 _DTYPE = re.compile(r"[<>|]([a-zA-Z])(\d{1,5})")
 
@@ -50,31 +50,31 @@ def parse(
     end: int | None = None,
     most: int = MAX_ELEMENTS,
 ) -> npt.NDArray[Any]:
-    """The array in a `.npy` file, without copying it: a read-only view of `data`.
+    """Parse a `.npy` file without copying it, as a read-only view of `data`.
 
     Args:
-        data: What holds the file.
+        data: Bytes that contain the file.
         where: Shard and member, for errors.
-        kinds: Kinds of dtype that are accepted.
-        start: Where in `data` the file begins.
-        end: Where it ends; None: with `data`.
-        most: Elements of an array.
+        kinds: Kinds of dtypes that are accepted.
+        start: Offset of the file in `data`.
+        end: Offset of its end; None: the end of `data`.
+        most: Maximum number of elements of the array.
 
     Raises:
-        CorruptDataError: Not such a file, of another kind, or its payload is not what its header says.
+        CorruptDataError: It is not such a file, its dtype is of another kind, or its payload contradicts its header.
     """
     end = len(data) if end is None else end
-    # Most arrays have a header that was seen before.
+    # Most arrays have the same header as an earlier one, so parsed headers are cached.
     length = _V1_HEAD + int.from_bytes(data[start + 8 : min(start + _V1_HEAD, end)], "little")
-    known = _described(bytes(data[start : min(start + length, end)]), kinds)
-    if known is not None and known[3] == end - start - length:
-        shape, dtype, fortran, size = known
+    cached = _described(bytes(data[start : min(start + length, end)]), kinds)
+    if cached is not None and cached[3] == end - start - length:
+        shape, dtype, fortran, size = cached
     else:
         data, start, end = memoryview(data)[start:end], 0, end - start
         shape, dtype, fortran, length = parse_header(data, where, kinds, most)
         size = math.prod(shape) * dtype.itemsize
         if end - length != size:
-            raise _refused(f"an array {list(shape)} of {dtype} takes {size} bytes, {end - length} are there", where)
+            raise _refused(f"an array {list(shape)} of {dtype} takes {size} bytes, but has {end - length}", where)
     if not size:
         return np.zeros(shape, dtype)
     flat: npt.NDArray[Any] = np.frombuffer(data, dtype, size // dtype.itemsize, start + length)
@@ -83,7 +83,7 @@ def parse(
 
 @lru_cache(maxsize=1024)
 def _described(header: bytes, kinds: str) -> tuple[tuple[int, ...], np.dtype[Any], bool, int] | None:
-    """Shape, dtype, whether in Fortran order, and bytes of the payload; None for what is not a sound header alone."""
+    """Parse a header: shape, dtype, whether in Fortran order, bytes of the payload; None if it is not just a header."""
     try:
         shape, dtype, fortran, length = parse_header(header, "", kinds)
     except CorruptDataError:
@@ -94,7 +94,7 @@ def _described(header: bytes, kinds: str) -> tuple[tuple[int, ...], np.dtype[Any
 
 @lru_cache(maxsize=4096)
 def header(descr: str, shape: tuple[int, ...]) -> bytes:
-    """What stands before the payload of an array in rows, as numpy writes it; `descr` is such as `<f4`."""
+    """Make the header of an array in C order, as numpy writes it; `descr` is a dtype such as `<f4`."""
     out = io.BytesIO()
     np.lib.format.write_array_header_1_0(out, {"descr": descr, "fortran_order": False, "shape": shape})
     return out.getvalue()
@@ -103,11 +103,11 @@ def header(descr: str, shape: tuple[int, ...]) -> bytes:
 def parse_header(
     data: bytes | memoryview, where: str, kinds: str = NUMBERS, most: int = MAX_ELEMENTS
 ) -> tuple[tuple[int, ...], np.dtype[Any], bool, int]:
-    """Shape, dtype, whether it is in Fortran order, and where the payload starts; the payload need not be there."""
+    """Parse a header: shape, dtype, whether in Fortran order, and offset of the payload, which may be missing."""
     head = bytes(data[:12])
     if len(head) < 10 or head[:6] != _MAGIC or head[6] not in (1, 2, 3):
-        found = other_kind(bytes(data[:HEAD]), "a .npy file", "a .npy file")
-        raise _refused("not a .npy file" if found is None else found[0], where)
+        other = other_kind(bytes(data[:HEAD]), "a .npy file", "a .npy file")
+        raise _refused("not a .npy file" if other is None else other[0], where)
     width = 2 if head[6] == 1 else 4
     start = 8 + width
     length = int.from_bytes(head[8:start], "little")
@@ -122,25 +122,25 @@ def parse_header(
     sound = isinstance(shape, tuple) and len(shape) <= _MAX_DIMENSIONS and isinstance(fortran, bool)
     if not sound or not all(type(extent) is int and extent >= 0 for extent in shape):
         raise _refused("the .npy header has no shape", where)
-    # Extents beside a 0 count too: numpy refuses their product.
+    # Extents beside a 0 count as well, because numpy refuses their product.
     if math.prod(extent or 1 for extent in shape) > most:
         raise _refused(f"the .npy header has a shape of more than {most} elements", where)
     return shape, _dtype(descr, kinds, where), fortran, start + length
 
 
-def rounded(values: npt.NDArray[Any], dtype: str) -> int:
-    """How many whole numbers a type of floats does not hold to the last digit: of a count or a time, all are meant."""
+def count_rounded(values: npt.NDArray[Any], dtype: str) -> int:
+    """Count the whole numbers that a float dtype does not hold to the last digit, such as large counts or times."""
     if values.dtype.kind not in "iu" or 8 * values.itemsize <= np.finfo(dtype).nmant + 1:
         return 0
     with np.errstate(over="ignore", invalid="ignore"):
         return int(np.count_nonzero(values.astype(dtype).astype(np.longdouble) != values.astype(np.longdouble)))
 
 
-def refuse_no_text(values: npt.NDArray[Any]) -> None:
-    """Make sure that numpy's text (kind U) is text: its four bytes a letter may be any number.
+def check_unicode(values: npt.NDArray[Any]) -> None:
+    """Check that numpy's text (kind U) is text: the four bytes of a character may hold any number.
 
     Raises:
-        ValueError: It is not.
+        ValueError: A number is not a character of Unicode.
     """
     if values.dtype.kind == "U" and values.size and values.dtype.itemsize:
         letters = np.ascontiguousarray(values).view(np.dtype(np.uint32).newbyteorder(values.dtype.byteorder))
@@ -150,28 +150,28 @@ def refuse_no_text(values: npt.NDArray[Any]) -> None:
 
 @lru_cache(maxsize=1024)
 def _literal(text: str) -> Any:
-    """The value of a header; most arrays share theirs, and parsing it takes longer than all else."""
+    """Parse the text of a header; cached, because most arrays share theirs, and parsing it is the slowest part."""
     try:
         return ast.literal_eval(text.strip())
     except SyntaxError:
-        # Python 2 wrote extents such as 10L.
+        # Python 2 wrote integers such as 10L.
         return ast.literal_eval(_LONG.sub(r"\1", text.strip()))
 
 
 def _dtype(descr: object, kinds: str, where: str) -> np.dtype[Any]:
-    """The dtype of a header; `np.dtype` alone would also take records, aliases and objects."""
-    found = _DTYPE.fullmatch(descr) if isinstance(descr, str) else None
+    """Parse the dtype of a header; `np.dtype` alone would also accept records, aliases and objects."""
+    match = _DTYPE.fullmatch(descr) if isinstance(descr, str) else None
     try:
-        if found and found[1] in kinds and int(found[2]) > 0:
-            return np.dtype(found[0])
+        if match and match[1] in kinds and int(match[2]) > 0:
+            return np.dtype(match[0])
     except TypeError:
         pass  # a width that numpy does not have, such as f3
     name = repr(shorten(descr, 20)) if isinstance(descr, str) else "records"
-    if isinstance(descr, str) and (said := _KINDS.get(descr[1:2])):
-        name = f"{said} ({shorten(descr, 20)})"
-    wanted = _WANTED.get(kinds, "plain numbers or text")
-    raise _refused(f"arrays of {name} are not read, only {wanted}", where)
+    if isinstance(descr, str) and (kind := _KINDS.get(descr[1:2])):
+        name = f"{kind} ({shorten(descr, 20)})"
+    accepted = _ACCEPTED.get(kinds, "plain numbers or text")
+    raise _refused(f"arrays of {name} are not read, only {accepted}", where)
 
 
 def _refused(what: str, where: str) -> CorruptDataError:
-    return CorruptDataError(what, where=where, remedy="pack the split again from sound files")
+    return CorruptDataError(what, where=where, remedy="pack the split again from undamaged files")

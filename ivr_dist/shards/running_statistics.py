@@ -1,4 +1,4 @@
-"""Mean and standard deviation of features, in one pass and mergeable."""
+"""Running mean and standard deviation of features: one pass, numerically stable, mergeable."""
 
 from __future__ import annotations
 
@@ -11,66 +11,66 @@ import numpy.typing as npt
 Float64Array = npt.NDArray[np.float64]
 
 _FLOAT32_STEP = float(np.finfo(np.float32).eps)
-_GATHERED = 1 << 17
-"""Values that are gathered before they are looked at: of a few steps, calling numpy costs more than the arithmetic."""
+_BUFFERED = 1 << 17
+"""Values that are buffered before they are summed: for a few steps, calling numpy costs more than the arithmetic."""
 
 
 class RunningStatistics:
-    """Mean and standard deviation of each feature over all steps that were added.
+    """Mean and standard deviation of each feature over all time steps that were added.
 
     Means and centred sums of squares are kept in float64 and merged pairwise (Chan, Golub and LeVeque 1979), which
-    keeps its digits where sums of raw squares lose them.
+    avoids the cancellation of sums of raw squares.
 
     Args:
-        dim: Features D of a step.
+        dim: Features D of a time step.
     """
 
     def __init__(self, dim: int) -> None:
         self._steps = 0
         self._mean: Float64Array = np.zeros(dim)
         self._squares: Float64Array = np.zeros(dim)
-        self._gathered: Float64Array = np.empty((0, dim))
+        self._buffer: Float64Array = np.empty((0, dim))
         self._filled = 0
 
     @property
     def steps(self) -> int:
-        """Steps seen."""
-        self._look()
+        """Number of time steps added."""
+        self._flush()
         return self._steps
 
     @property
     def mean(self) -> Float64Array:
         """[D] mean; 0 before the first step."""
-        self._look()
+        self._flush()
         return self._mean
 
     def add(self, features: npt.NDArray[Any]) -> None:
-        """Add steps, [T, D]; T may be 0."""
-        if features.size >= _GATHERED:
-            self._look()
-            self._take(features.astype(np.float64))
+        """Add time steps [T, D]; T may be 0."""
+        if features.size >= _BUFFERED:
+            self._flush()
+            self._sum(features.astype(np.float64))
             return
-        if self._filled + len(features) > len(self._gathered):
-            self._look()
-            if not len(self._gathered):
-                self._gathered = np.empty((_GATHERED // len(self._mean), len(self._mean)))
+        if self._filled + len(features) > len(self._buffer):
+            self._flush()
+            if not len(self._buffer):
+                self._buffer = np.empty((_BUFFERED // len(self._mean), len(self._mean)))
         end = self._filled + len(features)
-        self._gathered[self._filled : end] = features
+        self._buffer[self._filled : end] = features
         self._filled = end
 
     def merge(self, other: RunningStatistics) -> None:
-        """Add all steps that `other` has seen."""
-        self._look()
+        """Add all time steps that were added to `other`."""
+        self._flush()
         if other.steps:
             self._merge(other._steps, other._mean, other._squares)
 
-    def _look(self) -> None:
-        """Take in what was gathered."""
-        self._take(self._gathered[: self._filled])
+    def _flush(self) -> None:
+        """Sum the buffered steps."""
+        self._sum(self._buffer[: self._filled])
         self._filled = 0
 
-    def _take(self, steps: Float64Array) -> None:
-        """Take in steps [T, D], which are overwritten."""
+    def _sum(self, steps: Float64Array) -> None:
+        """Sum time steps [T, D], which are overwritten."""
         if len(steps):
             mean = steps.mean(axis=0)
             steps -= mean
@@ -78,35 +78,36 @@ class RunningStatistics:
 
     def _merge(self, steps: int, mean: Float64Array, squares: Float64Array) -> None:
         total = self._steps + steps
-        apart = mean - self._mean
-        self._mean += apart * (steps / total)
-        self._squares += squares + np.square(apart) * (self._steps * steps / total)
+        difference = mean - self._mean
+        self._mean += difference * (steps / total)
+        self._squares += squares + np.square(difference) * (self._steps * steps / total)
         self._steps = total
 
     def __getstate__(self) -> dict[str, Any]:
-        self._look()
-        return {**self.__dict__, "_gathered": self._gathered[:0].copy()}
+        self._flush()
+        return {**self.__dict__, "_buffer": self._buffer[:0].copy()}
 
     def to_json(self) -> dict[str, Any]:
-        """All that was seen, in JSON values; no digit is lost."""
-        self._look()
+        """Encode as JSON values, without losing a digit."""
+        self._flush()
         return {"steps": self._steps, "mean": self._mean.tolist(), "squares": self._squares.tolist()}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> RunningStatistics:
-        """What `to_json` gave."""
-        found = cls(len(value["mean"]))
-        found._steps = value["steps"]
-        found._mean = np.array(value["mean"], np.float64)
-        found._squares = np.array(value["squares"], np.float64)
-        return found
+        """Decode the result of `to_json`."""
+        statistics = cls(len(value["mean"]))
+        statistics._steps = value["steps"]
+        statistics._mean = np.array(value["mean"], np.float64)
+        statistics._squares = np.array(value["squares"], np.float64)
+        return statistics
 
     def deviation(self) -> Float64Array:
-        """[D] population standard deviation; 1 for a constant feature, so that dividing by it changes nothing.
+        """Compute the population standard deviation [D]; 1 for a constant feature, so that it can be divided by.
 
-        A deviation below the spacing of float32 numbers around the mean is rounding residue, hence constant.
+        A feature counts as constant if its deviation is below the spacing of float32 numbers around the mean, because
+        that is rounding error.
         """
-        self._look()
+        self._flush()
         if not self._steps:
             return np.ones_like(self._mean)
         deviation = np.sqrt(self._squares / self._steps)

@@ -1,7 +1,7 @@
-"""Samples of one request, column by column: no object is made for a sample, nor for an array of one.
+"""Columnar samples: the samples of one request as columns, without an object for each sample or array.
 
-Tens of thousands go by in a second. What a batch holds of a modality is joined in one call from the bytes where they
-were read; only who looks at single samples gets one as a `RawSample`.
+Throughput is tens of thousands of samples a second. A batch joins a modality in one call, from the bytes as they were
+read; a `RawSample` is made only on access to a single sample.
 """
 
 from __future__ import annotations
@@ -23,21 +23,19 @@ class Column:
 
     kind: Kind
     steps: Sequence[int]
-    """[n] steps of each array; -1 where there is none."""
+    """[n] time steps of each array; -1 where there is none."""
     values: Sequence[bytes | memoryview]
     """[n] values of each array, step after step, as stored; empty where there is none."""
 
-    def array(self, place: int) -> npt.NDArray[np.generic]:
-        """The array of one sample that has one, read-only."""
-        found: npt.NDArray[np.generic] = np.ndarray(
-            self.kind.shape(self.steps[place]), self.kind.dtype, self.values[place]
-        )
-        return found
+    def array(self, row: int) -> npt.NDArray[np.generic]:
+        """Return the array of one sample that has one, read-only."""
+        array: npt.NDArray[np.generic] = np.ndarray(self.kind.shape(self.steps[row]), self.kind.dtype, self.values[row])
+        return array
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """n samples; see `RawSample` for what each field holds of one."""
+    """n samples as columns; see `RawSample` for the fields of one."""
 
     keys: Sequence[str]
     ids: Sequence[str]
@@ -50,26 +48,26 @@ class Samples:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def __getitem__(self, place: int) -> RawSample:
-        """One of them."""
+    def __getitem__(self, row: int) -> RawSample:
+        """Return one sample."""
         return RawSample(
-            key=self.keys[place],
-            id=self.ids[place],
-            labels=self.labels[place],
-            arrays={name: column.array(place) for name, column in self.columns.items() if column.steps[place] >= 0},
-            shard=self.shards[place],
-            transcript=self.transcripts[place],
+            key=self.keys[row],
+            id=self.ids[row],
+            labels=self.labels[row],
+            arrays={name: column.array(row) for name, column in self.columns.items() if column.steps[row] >= 0},
+            shard=self.shards[row],
+            transcript=self.transcripts[row],
         )
 
     def __iter__(self) -> Iterator[RawSample]:
         return map(self.__getitem__, range(len(self)))
 
-    def where(self, place: int) -> str:
-        """Shard and key of one of them, for errors."""
-        return f"{self.shards[place]}, sample {self.keys[place]}"
+    def where(self, row: int) -> str:
+        """Shard and key of one sample, for errors."""
+        return f"{self.shards[row]}, sample {self.keys[row]}"
 
-    def part(self, first: int, end: int) -> Samples:
-        """Some that follow each other."""
+    def rows(self, first: int, end: int) -> Samples:
+        """Return the rows [first, end)."""
         if first == 0 and end == len(self):
             return self
         return Samples(
@@ -86,7 +84,7 @@ class Samples:
 
     @classmethod
     def joined(cls, parts: Sequence[Samples], layout: Layout) -> Samples:
-        """All samples of some parts, in their order."""
+        """Concatenate samples."""
         columns = {}
         for member in layout.members:
             own = [part.columns[member.modality] for part in parts]
@@ -103,10 +101,10 @@ class Samples:
 
     @classmethod
     def of(cls, samples: Sequence[RawSample], layout: Layout) -> Samples:
-        """Those that were decoded one by one.
+        """Convert samples that were decoded one by one.
 
         Raises:
-            CorruptDataError: An array is not of its modality's kind, or has values that this cannot hold.
+            CorruptDataError: An array is not of its modality's kind, or has values that this kind cannot hold.
         """
         columns = {}
         for member in layout.members:
@@ -130,19 +128,19 @@ class Samples:
 
 
 def _values(array: npt.NDArray[np.generic], kind: Kind, modality: str, sample: RawSample) -> bytes:
-    """An array as its modality is stored; numbers of another type are taken for what they are worth."""
+    """Encode an array as its modality is stored; numbers of another type are converted if no value changes range."""
     if array.shape[1:] != kind.shape() or array.dtype.kind not in ("iu" if kind.dim is None else "fiu"):
         expected = "integers [steps]" if kind.dim is None else f"numbers [steps, {kind.dim}]"
         raise _refused(f"{modality} is {array.dtype} {list(array.shape)}, the manifest says {expected}", sample)
     with np.errstate(over="ignore", invalid="ignore"):
-        found = array.astype(kind.dtype)
+        converted = array.astype(kind.dtype)
     if kind.dtype.kind in "iu":
-        same = np.array_equal(found, array)
+        same = np.array_equal(converted, array)
     else:
-        same = np.array_equal(np.isfinite(found), np.isfinite(array))
+        same = np.array_equal(np.isfinite(converted), np.isfinite(array))
     if not same:
         raise _refused(f"{modality} is {array.dtype} with values that the manifest's {kind.dtype} cannot hold", sample)
-    return found.tobytes()
+    return converted.tobytes()
 
 
 def _refused(what: str, sample: RawSample) -> CorruptDataError:

@@ -1,7 +1,7 @@
-"""The shards that a manifest names: a list of entries, or for many shards the same as columns.
+"""Shard table: the shards of a manifest as a list of entries or, for many shards, as columns.
 
-Two million entries as JSON take a minute to read and gigabytes to hold. As columns they are one file beside the
-manifest, used as it is read: an entry is made when somebody asks for it.
+Two million entries as JSON take a minute to read and gigabytes of memory. As columns they are one file beside the
+manifest that is used without decoding: an entry is made on access.
 """
 
 from __future__ import annotations
@@ -49,18 +49,18 @@ class ShardEntry:
 
 
 class ShardColumns(Sequence[ShardEntry]):
-    """Entries of many shards, made when they are asked for.
+    """Entries of many shards, made on access.
 
     Args:
         samples: [S] int64.
         tar_bytes: [S] int64.
         index_bytes: [S] int64.
-        sha256: [S, 32] uint8, of the tar.
-        index_sha256: [S, 32] uint8.
-        names: Of the tars, each with a newline behind it; that of an index has `.idx` for `.tar`.
+        sha256: [S, 32] uint8, checksums of the tars.
+        index_sha256: [S, 32] uint8, checksums of the indexes.
+        names: UTF-8 bytes of the names of the tars, each with a newline behind it; an index has `.idx` for `.tar`.
 
     Raises:
-        ValueError: They do not fit together.
+        ValueError: The columns do not match.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class ShardColumns(Sequence[ShardEntry]):
 
     @classmethod
     def of(cls, entries: Sequence[ShardEntry]) -> ShardColumns:
-        """The columns of entries.
+        """Convert entries to columns.
 
         Raises:
             ValueError: A shard is not named `NAME.tar`, or its index not `NAME.idx`.
@@ -113,7 +113,7 @@ class ShardColumns(Sequence[ShardEntry]):
         )
 
     def to_bytes(self) -> bytes:
-        """The file: the columns as `.npy`, one behind the other."""
+        """Encode as a file: the columns as `.npy`, concatenated."""
         if self._file is not None:
             return self._file
         out = io.BytesIO()
@@ -124,10 +124,10 @@ class ShardColumns(Sequence[ShardEntry]):
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> ShardColumns:
-        """Read the file, without copying it.
+        """Decode the file, without copying it.
 
         Raises:
-            CorruptDataError: It is not sound.
+            CorruptDataError: It is damaged.
         """
         columns: dict[str, npt.NDArray[Any]] = {}
         start = 0
@@ -139,16 +139,16 @@ class ShardColumns(Sequence[ShardEntry]):
         try:
             if start != len(data):
                 raise ValueError(f"{len(data) - start} bytes follow the columns")
-            found = cls(**columns)
+            table = cls(**columns)
         except ValueError as error:
             raise CorruptDataError(
                 f"the table of shards cannot be read: {error}", where=where, remedy="pack the split again"
             ) from error
-        found._file = data
-        return found
+        table._file = data
+        return table
 
     def __len__(self) -> int:
-        """Shards."""
+        """Count the shards."""
         return len(self._ends)
 
     @overload
@@ -158,7 +158,7 @@ class ShardColumns(Sequence[ShardEntry]):
     def __getitem__(self, number: slice) -> list[ShardEntry]: ...
 
     def __getitem__(self, number: int | slice) -> ShardEntry | list[ShardEntry]:
-        """One entry, or some."""
+        """Make one entry, or the entries of a slice."""
         if isinstance(number, slice):
             return [self[each] for each in range(*number.indices(len(self)))]
         number = range(len(self))[number]
@@ -193,18 +193,18 @@ class ShardColumns(Sequence[ShardEntry]):
         if (names >= 128).any():
             names.tobytes().decode()  # raises a ValueError
         unsafe = any((names == byte).any() for byte in _UNSAFE)
-        # The only control character is the newline behind each name.
+        # The newline behind each name is the only control character.
         unsafe |= np.count_nonzero(names < _FIRST_PRINTED) != len(self._ends)
         if unsafe or (names[np.concatenate([[0], self._ends + 1])[:-1]] == _DOT).any():
             raise ValueError("a shard's name is not that of a file beside the manifest")
         hashes = np.fromiter(map(xxhash.xxh3_64_intdigest, self._split_names()), np.uint64, len(self))
         hashes.sort()
         if (hashes[1:] == hashes[:-1]).any():
-            raise ValueError("two shards have one name")
+            raise ValueError("two shards have the same name")
 
     def _split_names(self) -> Sequence[bytes]:
-        found = self._names.tobytes().split(b"\n")[:-1]
-        for name in (name for name in found if not name.endswith(_SUFFIX.encode()) or name == _SUFFIX.encode()):
+        names = self._names.tobytes().split(b"\n")[:-1]
+        for name in (name for name in names if not name.endswith(_SUFFIX.encode()) or name == _SUFFIX.encode()):
             shown = shorten(name.decode(errors="backslashreplace"), 40)
             raise ValueError(f"{shown!r} is not the name of a shard")
-        return found
+        return names

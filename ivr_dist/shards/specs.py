@@ -1,4 +1,4 @@
-"""Specifications of what a packed split holds: features, tasks, statistics."""
+"""Specifications of a packed split: features, tasks, statistics."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ Scale = Literal["mosi", "sims", "humor", "emotion", "none"]
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSpec:
-    """One modality's features."""
+    """Features of one modality."""
 
     set: str
     """Name of the feature set, such as glove300; features of one set are comparable across corpora."""
     dim: int
-    """Width of a step; 1 for tokens."""
+    """Width of a time step; 1 for tokens."""
     dtype: str
-    """numpy name of the stored type, such as float32."""
+    """numpy's name of the stored type, such as float32."""
     kind: FeatureKind
-    """Vectors, or token ids of a vocabulary."""
+    """Feature vectors, or token ids of a vocabulary."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSpec:
-    """What is predicted."""
+    """A prediction task."""
 
     type: TaskType
     low: float | None = None
@@ -40,12 +40,12 @@ class TaskSpec:
     classes: int | None = None
     """Number of classes of a classification."""
     scale: Scale = "none"
-    """Whose conventions the metrics follow."""
+    """Benchmark whose conventions the metrics follow."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """Of one modality's features over the valid steps of the training split."""
+    """Mean and deviation of one modality's features over the valid time steps of the training split."""
 
     mean: list[float]
     std: list[float]

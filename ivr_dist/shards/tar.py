@@ -1,4 +1,4 @@
-"""Tar files as WebDataset uses them: written as plain USTAR, read whoever wrote them, trusted by nobody.
+"""WebDataset tar files: written as plain USTAR, read from any writer, without trusting any header.
 
 A sample is a run of adjacent members whose names share a key: the name up to the first dot after the last slash.
 """
@@ -33,7 +33,7 @@ _TEMPLATE_SUM = sum(_TEMPLATE) - sum(_TEMPLATE[124:135]) - sum(_TEMPLATE[148:156
 
 
 class TarWriter:
-    """Writes members with nothing of the machine or the moment in them, so equal members give equal bytes."""
+    """Writes members without owner, time or other traces of the machine, so equal members result in equal bytes."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -58,14 +58,14 @@ class Readable(Protocol):
     size: int
 
     def take(self, start: int, end: int) -> memoryview:
-        """The bytes [start, end), none of which was given up."""
+        """Return the bytes [start, end), none of which has been released."""
 
-    def forget(self, before: int) -> None:
-        """Give up all bytes before a position."""
+    def release(self, before: int) -> None:
+        """Release all bytes before an offset."""
 
 
 class InMemory:
-    """A tar that is in memory."""
+    """A tar in memory."""
 
     def __init__(self, data: bytes | memoryview) -> None:
         self._view = memoryview(data)
@@ -75,19 +75,19 @@ class InMemory:
         """See `Readable`."""
         return self._view[start:end]
 
-    def forget(self, before: int) -> None:
-        """Nothing to do."""
+    def release(self, before: int) -> None:
+        """Do nothing."""
 
 
 class Stream:
-    """A tar that is read once, a chunk at a time; what was given up does not stay in memory.
+    """A tar that is read once, a chunk at a time; released bytes do not stay in memory.
 
     Args:
-        read: Gives the bytes [start, end) of the file.
+        read: Reads the bytes [start, end) of the file.
         size: Bytes of the file.
         where: Its name, for errors.
-        chunk: Bytes that are read at a time, at least.
-        most: Bytes that are held at most.
+        chunk: Minimum number of bytes of a read.
+        most: Maximum number of bytes in memory.
     """
 
     def __init__(
@@ -107,24 +107,24 @@ class Stream:
         """See `Readable`.
 
         Raises:
-            CorruptDataError: More would have to be held than may be.
+            CorruptDataError: More than the maximum would have to be in memory.
         """
         if end - self._needed > self._most:
-            what = f"a sample, or what lies between two, takes more than {self._most} bytes from byte {self._needed} on"
+            what = f"a sample, or the gap between two, takes more than {self._most} bytes from byte {self._needed} on"
             raise _refused(what, self._where)
         while self._end < end:
-            # What nobody needs passes by in chunks, the rest comes in one piece.
+            # Released bytes are skipped in chunks, the rest is read in one piece.
             stop = self._end + self._chunk
             self._advance(stop if self._end < self._needed else max(stop, end))
         first = self._end - len(self._data)
         return memoryview(self._data)[start - first : end - first]
 
-    def forget(self, before: int) -> None:
+    def release(self, before: int) -> None:
         """See `Readable`."""
         self._needed = before
 
     def sha256(self) -> str:
-        """The checksum of the whole file, the rest of which is read for it."""
+        """Compute the checksum of the whole file, the rest of which is read for it."""
         self._needed = self.size
         while self._end < self.size:
             self._advance(self._end + self._chunk)
@@ -145,33 +145,33 @@ class Member:
 
     name: str
     start: int
-    """Where its headers start, from the start of the buffer."""
+    """Offset of its headers from the start of the buffer."""
     payload: int
-    """Where its content starts."""
+    """Offset of its content."""
     size: int
     """Bytes of content."""
 
     @property
     def end(self) -> int:
-        """Where the next member's headers start."""
+        """Offset of the next member's headers."""
         return self.payload + padded(self.size)
 
     @property
     def key(self) -> str:
-        """The sample it belongs to."""
+        """Key of the sample it belongs to."""
         folder, slash, base = self.name.rpartition("/")
         return folder + slash + base.partition(".")[0]
 
     @property
     def suffix(self) -> str:
-        """Which part of the sample it is, in lower case: `json`, `audio.npy`."""
+        """Rest of the name after the key, in lower case, such as `json` and `audio.npy`."""
         return self.name.rpartition("/")[2].partition(".")[2].lower()
 
 
 def members(data: bytes | memoryview | Readable, where: str, whole: bool = False) -> Iterator[Member]:
-    """The files in a tar, or in any run of whole members of one.
+    """Iterate over the files in a tar, or in any run of whole members of one.
 
-    Directories are passed over. Reads USTAR, GNU long names and PAX headers.
+    Directories are skipped. Reads USTAR, GNU long names and PAX headers.
 
     Args:
         data: The bytes.
@@ -179,63 +179,63 @@ def members(data: bytes | memoryview | Readable, where: str, whole: bool = False
         whole: Whether it is a whole tar, which has an end mark; without one it was cut off between two members.
 
     Raises:
-        CorruptDataError: Damaged, cut off, or holding what no shard may hold: links, devices, paths that lead out.
+        CorruptDataError: The tar is damaged, truncated, or holds links, devices, or paths that lead out of it.
     """
     content = readable(data)
     position = start = 0
-    ahead = _Ahead()
+    extension = _ExtensionHeaders()
     while position + BLOCK <= content.size:
         block = bytes(content.take(position, position + BLOCK))
         if block == _ZEROS:
             break
         header = _header(block, position, where)
         meta = header.type in _META
-        size = header.size if meta or ahead.size is None else ahead.size
+        size = header.size if meta or extension.size is None else extension.size
         if header.type == _DIRECTORY:
-            size = 0  # whatever it says, nothing of it is there
+            size = 0  # a directory has no content, whatever its header says
         payload = position + BLOCK
         end = payload + padded(size)
         if end > content.size:
             raise _refused(f"the tar is cut off: a member at byte {position} has {size} bytes", where)
         if meta:
-            ahead.read(header.type, content, payload, size, where)
+            extension.read(header.type, content, payload, size, where)
             position = end
             continue
-        name = ahead.name or header.name
+        name = extension.name or header.name
         if header.type in _FILES:
             yield Member(_safe(name, where), start, payload, size)
         elif header.type != _DIRECTORY:
             raise _refused(f"{shorten(name, _MAX_NAME)!r} is not a plain file (tar type {header.type!r})", where)
         position = start = end
-        ahead = _Ahead()
+        extension = _ExtensionHeaders()
     if position != start:
         raise _refused(f"the tar is cut off after the long header at byte {start}", where)
     _check_end(content, position, where, whole)
 
 
 def readable(data: bytes | memoryview | Readable) -> Readable:
-    """Bytes in memory as something that is read from front to back."""
+    """Wrap bytes in memory as a `Readable`."""
     return InMemory(data) if isinstance(data, bytes | memoryview) else data
 
 
 def _check_end(content: Readable, position: int, where: str, whole: bool) -> None:
     if content.size < BLOCK and (whole or content.size):
-        # Less than one header: a pointer, an answer of a server, or nothing.
+        # Less than one header: a pointer file of Git LFS, an error page of a server, or nothing.
         raise _no_tar(bytes(content.take(0, content.size)), 0, where, f"the tar is cut off at byte {content.size}")
     for start in range(position, content.size, _CHUNK):
         if bytes(content.take(start, min(start + _CHUNK, content.size))).strip(b"\0"):
-            raise _refused(f"the tar is cut off, or goes on after its end mark, at byte {position}", where)
+            raise _refused(f"the tar is cut off, or continues after its end mark, at byte {position}", where)
     if whole and position + BLOCK > content.size:
         raise _refused("the tar has no end mark: it was cut off, or its writer was not closed", where)
 
 
 def samples(data: bytes | memoryview | Readable, where: str, whole: bool = False) -> Iterator[list[Member]]:
-    """Members grouped into samples.
+    """Group members into samples.
 
     As in WebDataset, members belong to no sample if they have no suffix, are hidden, or are named `__...__`.
 
     Raises:
-        CorruptDataError: As for `members`, or a sample has more than 1000 of them.
+        CorruptDataError: As for `members`, or a sample has more than 1000 members.
     """
     group: list[Member] = []
     for member in members(data, where, whole):
@@ -253,14 +253,14 @@ def samples(data: bytes | memoryview | Readable, where: str, whole: bool = False
 
 
 @dataclass
-class _Ahead:
-    """What headers ahead of a member's own say about it."""
+class _ExtensionHeaders:
+    """Name and size of a member from the extension headers before its own header."""
 
     name: str | None = None
     size: int | None = None
 
     def read(self, kind: bytes, tar: Readable, start: int, size: int, where: str) -> None:
-        """Take over what a GNU or PAX header holds."""
+        """Read a GNU or PAX header."""
         if size > _MAX_META:
             raise _refused(f"a tar header of {size} bytes", where)
         content = tar.take(start, start + size)
@@ -269,7 +269,7 @@ class _Ahead:
         elif kind == _PAX:
             records = _pax(bytes(content), where)
             if any(key.startswith("GNU.sparse") for key in records):
-                raise _refused("a sparse file, whose content is not as it stands in the tar", where)
+                raise _refused("a sparse file, whose content is not stored literally in the tar", where)
             self.name = records.get("path", self.name)
             self.size = _number(records["size"], where) if "size" in records else self.size
 
@@ -284,8 +284,8 @@ class _Header:
 def _header(block: bytes, position: int, where: str) -> _Header:
     # The checksum is over the header with its own field as blanks.
     expected = sum(block) - sum(block[148:156]) + 8 * 32
-    found = block[148:156].split(b"\0", 1)[0].strip()
-    if not found or found.strip(b"01234567") or int(found, 8) != expected:
+    stored = block[148:156].split(b"\0", 1)[0].strip()
+    if not stored or stored.strip(b"01234567") or int(stored, 8) != expected:
         raise _no_tar(block, position, where, f"no tar header at byte {position}")
     name = _text(block[:100])
     if block[257:262] == b"ustar" and block[262:263] != b" " and (prefix := _text(block[345:500])):
@@ -294,7 +294,7 @@ def _header(block: bytes, position: int, where: str) -> _Header:
 
 
 def _written_header(name: str, size: int) -> bytes:
-    """What tarfile writes, in a tenth of its time for names and sizes that need nothing special."""
+    """Write the same header as tarfile, ten times as fast for plain names and sizes."""
     try:
         stem = name.encode("ascii")
         if len(stem) > 100 or size >= 8**11:
@@ -310,7 +310,7 @@ def _written_header(name: str, size: int) -> bytes:
 
 
 def padded(size: int) -> int:
-    """Bytes that content of this size takes in a tar: whole blocks."""
+    """Round a size up to whole blocks of a tar."""
     return -(-size // BLOCK) * BLOCK
 
 
@@ -328,7 +328,7 @@ def _octal(text: bytes, where: str) -> int:
 
 
 def _pax(content: bytes, where: str) -> dict[str, str]:
-    """Records `LENGTH KEY=VALUE` and a line feed, where LENGTH counts all of the record."""
+    """Parse records `LENGTH KEY=VALUE` and a line feed, where LENGTH counts the whole record."""
     records = {}
     start = 0
     while start < len(content) and content[start]:
@@ -353,12 +353,12 @@ def _text(field: bytes) -> str:
 
 
 def _decoded(name: bytes) -> str:
-    """A name; bytes that are not UTF-8 are kept apart as Python's own tarfile does, so that no two names become one."""
+    """Decode a name; bytes that are not UTF-8 are escaped like in tarfile, so that different names stay different."""
     return name.decode("utf-8", "surrogateescape")
 
 
 def encoded(name: str) -> bytes:
-    """The bytes of a name that was read from a tar."""
+    """Encode a name that was read from a tar."""
     return name.encode("utf-8", "surrogateescape")
 
 
@@ -372,7 +372,7 @@ def _safe(name: str, where: str) -> str:
 
 
 def _no_tar(block: bytes, position: int, where: str, else_: str) -> CorruptDataError:
-    """The error for what is no header: at the front of a file what the file is instead, where that is plain."""
+    """Make the error for a block that is not a header; at the start of a file it names the actual file type."""
     other = other_kind(block, "a tar", "a tar") if position == 0 else None
     if other is None:
         return _refused(else_, where)

@@ -1,16 +1,17 @@
-"""Files on local disk and on object stores, behind one set of functions that behave alike everywhere.
+"""Storage: files on local disk and object stores, behind one set of functions with the same semantics everywhere.
 
-A place is a path (`/data/mosi`), a `file://` URL or any fsspec URL (`s3://bucket/mosi`, `gs://`, `memory://`, and
-`http://` for reading). The semantics are those of an object store: writing makes the directories above, what is
-written appears whole or not at all, listing what is absent gives nothing, deleting what is absent is no error. On local
-disk and on S3, Google, Azure and memory stores writes are atomic and `create_exclusive` has one winner.
+A URL is a path (`/data/mosi`), a `file://` URL or any fsspec URL (`s3://bucket/mosi`, `gs://`, `memory://`, and
+`http://` for reading). The semantics are those of an object store:
 
-Every failure is a `StorageError` that names the place and the remedy; what is absent is its subclass `NotFoundError`,
-and nothing else is: a server that is busy or refuses to say is no absence. What would be taken for another place than
-was meant is a `PlaceError`. Names that servers list are those of entries of the directory; what leads out of it, there
-or in what is joined, is an `UnsafeNameError`.
-Remote operations that fail for a passing reason are tried four times, with random waits so that many workers do not
-come back together.
+* Writing creates the directories above; a file appears whole or not at all.
+* Listing an absent directory returns nothing; deleting an absent file is no error.
+* On local disk and on S3, Google, Azure and memory stores, writes are atomic and `create_exclusive` has one winner.
+
+Every failure is a `StorageError` with the URL and a remedy. Only an absent file is its subclass `NotFoundError`; a
+server that is busy or denies access is not. A URL that would be misunderstood is an `InvalidUrlError`. A name that
+leads out of its directory, in a server's listing or in an argument of `join`, is an `UnsafeNameError`.
+
+Remote operations are retried after transient errors, with exponential backoff and jitter: four attempts in all.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from __future__ import annotations
 from ivr_dist.storage._errors import NoBucketError, NotFoundError, explain, is_transient
 from ivr_dist.storage._mmap import MappedFile
 from ivr_dist.storage._paths import (
-    PlaceError,
+    InvalidUrlError,
     UnsafeNameError,
     absolute,
     display,
@@ -40,7 +41,7 @@ from ivr_dist.storage.api import (
     exists,
     file_sizes,
     holds_files,
-    is_same_place,
+    is_same_url,
     list_dir,
     list_files,
     make_dirs,
@@ -60,10 +61,10 @@ from ivr_dist.storage.api import (
 
 __all__ = [
     "ATTEMPTS",
+    "InvalidUrlError",
     "MappedFile",
     "NoBucketError",
     "NotFoundError",
-    "PlaceError",
     "RangeReader",
     "UnsafeNameError",
     "absolute",
@@ -80,7 +81,7 @@ __all__ = [
     "holds_files",
     "is_local",
     "is_plain",
-    "is_same_place",
+    "is_same_url",
     "is_transient",
     "join",
     "list_dir",

@@ -1,4 +1,4 @@
-"""What a storage backend offers."""
+"""The interface of a storage backend."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ivr_dist.storage._local import Buffer
 
 
 class Store(Protocol):
-    """What a backend offers; it raises the errors of the system or of the client library as they are."""
+    """A storage backend; it raises the errors of the system or of the client library unchanged."""
 
     def read(self, url: str) -> bytes: ...
 
@@ -32,11 +32,11 @@ class Store(Protocol):
     def delete(self, url: str) -> None: ...
 
     def info(self, url: str) -> int | None:
-        """Size of a file, None for a directory; FileNotFoundError if absent."""
+        """Look up the size of a file, None for a directory; FileNotFoundError if absent."""
 
     def stamp(self, url: str) -> str: ...
 
     def entries(self, url: str) -> dict[str, int | None]:
-        """What is directly below, each with its size, None for a directory."""
+        """List the entries of a directory, each with its size, None for a directory."""
 
     def walk(self, url: str) -> list[str]: ...

@@ -1,7 +1,7 @@
-"""What went wrong: errors of the system and of client libraries, told apart and explained.
+"""Storage errors: classifies and explains errors of the system and of client libraries.
 
-fsspec's clients raise classes of their own and of libraries that need not be installed, so that they are known here by
-their names, error numbers and answer codes.
+fsspec's clients raise their own exception classes and those of libraries that may not be installed, so classes are
+recognised by name, error number and status code.
 """
 
 from __future__ import annotations
@@ -36,51 +36,51 @@ _TRANSIENT_CLASSES = frozenset(
         "HTTPClientError",  # botocore: cut or timed out
         "IncompleteRead",
         "IncompleteReadError",
-        "ResponseParserError",  # botocore: an overloaded server answers something that is no XML
+        "ResponseParserError",  # botocore: an overloaded server answers something other than XML
         "ResponseStreamingError",
     )
 )
 
 
 _ABSENT = frozenset(("404", "410", "NotFound", "NoSuchKey", "NoSuchVersion", "NoSuchUpload"))
-"""Answers of HTTP and S3 that mean that there is no such file, and not that it could not be looked for."""
+"""Answers of HTTP and S3 that mean that a file does not exist, not that the look-up failed."""
 
 
 class NotFoundError(StorageError):
-    """The file asked for does not exist."""
+    """The file does not exist."""
 
 
 class NoBucketError(StorageError):
-    """The bucket that a URL names does not exist, or is not one of this account."""
+    """The bucket of a URL does not exist, or belongs to another account."""
 
     exit_code = 2
 
 
 class UnknownSchemeError(StorageError):
-    """A URL that no storage answers to."""
+    """A URL with an unknown scheme."""
 
     exit_code = 2
 
 
 def cause_of_absence(error: BaseException) -> Exception | None:
-    """What is behind an error that says that a file is absent, if that is something else than its absence.
+    """Return the actual error behind a FileNotFoundError; None if the file is really absent.
 
-    fsspec's HTTP client says so whatever a look-up failed for; that of S3 also where there is no such bucket.
+    fsspec's HTTP client raises FileNotFoundError for every failed look-up, and that of S3 also if the bucket is absent.
     """
     if not isinstance(error, FileNotFoundError):
         return None
     cause = error.__cause__
     if isinstance(cause, FileNotFoundError):
         return cause_of_absence(cause)
-    # Of files in memory it is a key that is missing; and below a file there is nothing.
-    known = (LookupError, NotADirectoryError)
-    if not isinstance(cause, Exception) or isinstance(cause, known) or answer_code(cause) in _ABSENT:
+    # For files in memory the cause is a missing key; and nothing exists below a file.
+    expected = (LookupError, NotADirectoryError)
+    if not isinstance(cause, Exception) or isinstance(cause, expected) or answer_code(cause) in _ABSENT:
         return None
     return cause
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether trying again may help: timeouts, cut connections, busy or failing servers."""
+    """Whether a retry may help: timeouts, broken connections, busy or failing servers."""
     error = cause_of_absence(error) or error
     status = getattr(error, "status", None)
     if isinstance(status, int):
@@ -93,7 +93,7 @@ def is_transient(error: Exception) -> bool:
 
 
 def answer_code(error: BaseException | None) -> str:
-    """The S3 error code, or HTTP status, that an exception or one of its causes carries; empty if none does."""
+    """Return the S3 error code or HTTP status of an exception or one of its causes; empty if there is none."""
     while error is not None:
         response = getattr(error, "response", None)
         if isinstance(response, dict):
@@ -106,22 +106,22 @@ def answer_code(error: BaseException | None) -> str:
 
 
 def refuse_root(url: str) -> StorageError:
-    """The error for deleting far more than anyone can mean."""
+    """Make the error for deleting a whole bucket, file system or home directory."""
     return StorageError(
         "will not delete a bucket, a file system, a home directory or a directory at the root of the machine",
         where=display(url),
-        remedy="name a directory further down",
+        remedy="name a directory below it",
     )
 
 
 def explain(verb: str, url: str, error: Exception, attempts: int) -> StorageError:
-    """Say on one line what `error` means for someone who wanted to `verb` the place `url`.
+    """Convert an error of the system or of a client library to one that a user understands, on one line.
 
     Args:
-        verb: What was being done, such as "read".
+        verb: The operation, such as "read".
         url: The file or directory.
-        error: What the system or the client library raised.
-        attempts: How often it was tried.
+        error: The error.
+        attempts: Number of attempts.
     """
     where = display(url)
     error = cause_of_absence(error) or error
@@ -131,14 +131,14 @@ def explain(verb: str, url: str, error: Exception, attempts: int) -> StorageErro
         bucket = where.partition("://")[2].partition("/")[0]
         return NoBucketError(f"there is no bucket {bucket}", where=where, remedy=remedy)
     number = getattr(error, "errno", None)
-    # The place is told once, by the name that the user gave it.
+    # Without the path, which `where` shows as the user wrote it.
     reason = hide_secrets(getattr(error, "strerror", None) or describe(error))
     if isinstance(error, IsADirectoryError):
         return NotFoundError("it is a directory, not a file", where=where, remedy="check the path")
     if isinstance(error, FileNotFoundError) or code in ("404", "410"):
         return NotFoundError("no such file or directory", where=where, remedy="check the path")
     if number in (errno.ENOSPC, errno.EDQUOT):
-        remedy = "free some space there, or choose another place"
+        remedy = "free some space there, or choose another disk"
         return StorageError(f"no space left on the disk: cannot {verb}", where=where, remedy=remedy)
     status = getattr(error, "status", None)
     if isinstance(error, PermissionError) or status in (401, 403) or "Credentials" in type(error).__name__:

@@ -1,4 +1,4 @@
-"""Everything that is not a local file, through fsspec."""
+"""Remote storage through fsspec: object stores, HTTP, memory."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from ivr_dist.runtime.garbage_collection import uncollected
 from ivr_dist.storage._errors import UnknownSchemeError, answer_code, cause_of_absence, refuse_root
 from ivr_dist.storage._local import Buffer, publish, staged
 from ivr_dist.storage._paths import check_remote, display, is_plain, scheme, unsafe
-from ivr_dist.storage._presigned import SignedReads
+from ivr_dist.storage._presigned import PresignedReads
 
 _OBJECT_STORES = frozenset(("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oci", "oss"))
 _S3 = ("s3", "s3a")
 _WEB = ("http", "https")
 _NO_DIRECTORIES = _OBJECT_STORES | {"memory", "http", "https"}
-_MOST_CONNECTIONS = 64
-"""To a bucket at a time; botocore's own limit, 10, is less than a reader has under way."""
+_MAX_CONNECTIONS = 64
+"""Maximum number of connections to a bucket; botocore's default, 10, is less than a reader uses."""
 _memory_lock = threading.RLock()
 T = TypeVar("T")
 _SMALL_BYTES = 1 << 20
@@ -38,46 +38,45 @@ class Remote:
         import fsspec
 
         self.scheme = scheme(url)
-        # No caches: other processes write what we read, and clients must not outlive a fork.
+        # Without caches: other processes write the files that are read here, and clients must not survive a fork.
         try:
             self.fs: Any = fsspec.core.url_to_fs(
                 self.scheme + url[len(self.scheme) :], skip_instance_cache=True, use_listings_cache=False
             )[0]
         except ValueError as error:
-            raise UnknownSchemeError(f"not a place: {error}", where=display(url), remedy="correct the URL") from error
+            raise UnknownSchemeError(f"invalid URL: {error}", where=display(url), remedy="correct the URL") from error
         if hasattr(self.fs, "retries"):
-            # s3fs and botocore under it repeat five times each, without jitter; the attempts here would multiply
-            # with those.
+            # s3fs and botocore retry five times each, without jitter; the attempts here would multiply with those.
             self.fs.retries = 1
             if hasattr(self.fs, "config_kwargs"):
                 self.fs.config_kwargs.setdefault("retries", {"total_max_attempts": 1})
-                self.fs.config_kwargs.setdefault("max_pool_connections", _MOST_CONNECTIONS)
-        self._signed = self._sign_reads(url) if self.scheme in _S3 else None
+                self.fs.config_kwargs.setdefault("max_pool_connections", _MAX_CONNECTIONS)
+        self._presigned = self._open_presigned(url) if self.scheme in _S3 else None
         # fsspec's memory files share one read position and test for existence before they write.
         self.guard: Any = _memory_lock if self.scheme == "memory" else nullcontext()
 
-    def _sign_reads(self, url: str) -> SignedReads | None:
-        """Reads by signed requests: not for buckets that sign in a way of their own, and not through a proxy."""
+    def _open_presigned(self, url: str) -> PresignedReads | None:
+        """Set up reads by presigned URLs; not for buckets with another kind of signature, and not through a proxy."""
         bucket = self._path(url).partition("/")[0]
         if ":" in bucket or bucket.endswith(("--x-s3", ".mrap")) or getproxies():
             return None
-        # What requests are signed with in any case; for URLs it has to be said.
+        # The default for requests, but not for presigned URLs.
         self.fs.config_kwargs.setdefault("signature_version", "s3v4")
-        # The client reads a description of all of S3.
+        # Without garbage collection, because the client parses a large description of the S3 API.
         with uncollected():
             self.fs.connect()
-        return SignedReads(self.fs)
+        return PresignedReads(self.fs)
 
     def _path(self, url: str) -> str:
-        # A scheme means the same in capitals, but not to fsspec.
+        # fsspec knows schemes in lower case only.
         return str(self.fs._strip_protocol(self.scheme + url[len(self.scheme) :]))
 
     def read(self, url: str) -> bytes:
-        if self._signed is not None:
-            # Most files are small: one request, where the client of S3 asks for the size first.
-            found = self.begin_range(url, 0, _SMALL_BYTES).result()
-            if len(found) != _SMALL_BYTES:
-                return found
+        if self._presigned is not None:
+            # Most files are small, and need one request only; the S3 client would look up the size first.
+            content = self.begin_range(url, 0, _SMALL_BYTES).result()
+            if len(content) != _SMALL_BYTES:
+                return content
         with self.guard:
             return bytes(self.fs.cat_file(self._path(url)))
 
@@ -94,12 +93,12 @@ class Remote:
         return self.fs.open(self._path(url), "rb")
 
     def begin_range(self, url: str, start: int, end: int) -> Future[bytes]:
-        """`read_range` under way, on the thread of fsspec's event loop; cancelling the future ends the request.
+        """Begin `read_range` on the thread of fsspec's event loop; cancelling the future ends the request.
 
-        A client without asynchronous calls is waited for.
+        Blocks if the client has no asynchronous calls.
         """
         if self.fs.async_impl:
-            read = self.fs._cat_file if self._signed is None else self._signed.read
+            read = self.fs._cat_file if self._presigned is None else self._presigned.read
             request = read(self._path(url), start=start, end=end)
             return asyncio.run_coroutine_threadsafe(_content(request), self.fs.loop)
         future: Future[bytes] = Future()
@@ -115,7 +114,7 @@ class Remote:
             self.fs.pipe_file(self._path(url), data)
 
     def write_all(self, url: str, buffers: Sequence[Buffer]) -> None:
-        # From a file, so that the client sends a large object in parts.
+        # From a file, so that the client uploads a large object in parts.
         with tempfile.NamedTemporaryFile(prefix="ivr-upload-") as file:
             for buffer in buffers:
                 file.write(buffer)
@@ -171,7 +170,7 @@ class Remote:
             self._delete_folders(path, below)
 
     def _delete_folders(self, path: str, files: Sequence[str]) -> None:
-        """Delete what is left of a deleted tree on servers of S3 that have folders: SeaweedFS goes on listing them."""
+        """Delete the folders of a deleted tree, on S3 servers that have folders: SeaweedFS continues to list them."""
         try:
             if self.fs.info(path)["type"] != "directory":
                 return
@@ -191,41 +190,41 @@ class Remote:
 
     def stamp(self, url: str) -> str:
         with self.guard:
-            found = self.fs.info(self._path(url))
-        return json.dumps(found, sort_keys=True, default=str)
+            info = self.fs.info(self._path(url))
+        return json.dumps(info, sort_keys=True, default=str)
 
     def entries(self, url: str) -> dict[str, int | None]:
         path = self._path(url).rstrip("/") + "/"
         try:
             with self.guard:
-                found = self.fs.ls(self._path(url), detail=True)
+                listed = self.fs.ls(self._path(url), detail=True)
         except Exception as error:
-            return _nothing(error, {})
-        # Stores list the directory's own marker object, or the file itself, beside what is below.
-        inside = {item["name"].removeprefix(path).rstrip("/"): item for item in found if item["name"].startswith(path)}
+            return _empty_if_absent(error, {})
+        # Stores also list the directory's own marker object, or the file itself.
+        inside = {item["name"].removeprefix(path).rstrip("/"): item for item in listed if item["name"].startswith(path)}
         return {name: _file_size(item) for name, item in inside.items() if self._is_entry(name, url)}
 
     def walk(self, url: str) -> list[str]:
         path = self._path(url).rstrip("/") + "/"
         try:
             with self.guard:
-                found = self.fs.find(self._path(url), detail=True)
+                listed = self.fs.find(self._path(url), detail=True)
         except Exception as error:
-            return _nothing(error, [])
+            return _empty_if_absent(error, [])
         # An emptied directory of SeaweedFS still lists itself, as a directory.
         names = [
-            name.removeprefix(path) for name, item in found.items() if item["type"] == "file" and name.startswith(path)
+            name.removeprefix(path) for name, item in listed.items() if item["type"] == "file" and name.startswith(path)
         ]
         return [name for name in names if all([self._is_entry(part, url) for part in name.split("/")])]
 
     def _is_entry(self, name: str, url: str) -> bool:
-        """Whether a listing means a file or directory by a name.
+        """Whether a listed name is that of a file or directory.
 
         Raises:
-            UnsafeNameError: It names something that is not in the directory, or that some systems take for it.
+            UnsafeNameError: It leads out of the directory, or some systems interpret it that way.
         """
         if not name or (self.scheme in _WEB and ("?" in name or "#" in name)):
-            # A page that lists files has links to itself, sorted in another way.
+            # Pages that list files link to themselves with other sort orders.
             return False
         if not is_plain(name) or (self.scheme in _WEB and not is_plain(unquote(name))):
             raise unsafe(name, url)
@@ -233,7 +232,7 @@ class Remote:
 
 
 async def _content(request: Any) -> bytes:
-    """The answer to a request for a range; nothing where the file ends before it."""
+    """Await the bytes of a range; empty if the range is beyond the end of the file."""
     try:
         return bytes(await request)
     except Exception as error:
@@ -242,13 +241,13 @@ async def _content(request: Any) -> bytes:
         raise
 
 
-def _nothing(error: Exception, nothing: T) -> T:
-    """What is listed where an error says that there is nothing; any other error is raised."""
+def _empty_if_absent(error: Exception, empty: T) -> T:
+    """Return an empty listing if the error means that the directory is absent; raise any other error."""
     absent = isinstance(error, (FileNotFoundError, NotADirectoryError)) or answer_code(error) == "410"
     cause = cause_of_absence(error) if absent else error
     if cause is not None:
         raise cause
-    return nothing
+    return empty
 
 
 def _file_size(info: dict[str, Any]) -> int | None:
@@ -260,7 +259,7 @@ _open_lock = threading.Lock()
 
 
 def _renew_locks() -> None:
-    """In a forked child: whichever thread of the parent held one will never give it back."""
+    """Replace the locks in a forked child: a lock held by a thread of the parent would never be released."""
     global _open_lock, _memory_lock
     _open_lock, _memory_lock = threading.Lock(), threading.RLock()
 
@@ -269,10 +268,10 @@ os.register_at_fork(after_in_child=_renew_locks)
 
 
 def connect(url: str) -> Remote:
-    """The file system of `url`, opened once for each process and host or bucket."""
+    """Return the file system of `url`, which is opened once for each process and host or bucket."""
     check_remote(url)
     protocol, _, rest = url.partition("://")
-    # By process: the clients of s3fs hold threads and sockets and refuse to work in a forked child.
+    # By process: the clients of s3fs have threads and sockets, and refuse to work in a forked child.
     key = (os.getpid(), f"{protocol}://{rest.partition('/')[0]}")
     with _open_lock:
         if key not in _open:

@@ -1,4 +1,4 @@
-"""Local files, by system calls: fsspec's local file system has neither fsync nor hard links."""
+"""Local storage by system calls, for what fsspec's local file system lacks: fsync and hard links."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _STAGED_SUFFIX = ".ivr-staged"
 
 
 class Disk:
-    """Local files, by system calls: fsspec's local file system has neither fsync nor hard links."""
+    """The backend of local files."""
 
     def read(self, url: str) -> bytes:
         with open(local_path(url), "rb") as file:
@@ -80,16 +80,16 @@ class Disk:
     def info(self, url: str) -> int | None:
         path = local_path(url)
         try:
-            found = os.stat(path)
+            stat = os.stat(path)
         except NotADirectoryError as error:
-            # There is nothing below a file, as on an object store.
+            # Nothing exists below a file, as on an object store.
             raise FileNotFoundError(path) from error
-        return None if os.path.isdir(path) else found.st_size
+        return None if os.path.isdir(path) else stat.st_size
 
     def stamp(self, url: str) -> str:
-        found = os.stat(local_path(url))
-        # The time of the last change of any kind cannot be set back, as that of the content can.
-        return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
+        stat = os.stat(local_path(url))
+        # With the ctime, which cannot be set back as the mtime can.
+        return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
 
     def delete_staged(self, url: str) -> None:
         with suppress(FileNotFoundError), os.scandir(local_path(url)) as listing:
@@ -97,18 +97,18 @@ class Disk:
                 os.unlink(path)
 
     def entries(self, url: str) -> dict[str, int | None]:
-        found: dict[str, int | None] = {}
+        sizes: dict[str, int | None] = {}
         with suppress(FileNotFoundError, NotADirectoryError), os.scandir(local_path(url)) as listing:
             for entry in listing:
-                # A file may go between the listing and the look: then it is absent.
+                # A file that is deleted after it was listed is absent.
                 try:
                     if not entry.name.endswith(_STAGED_SUFFIX):
-                        found[entry.name] = None if entry.is_dir() else entry.stat().st_size
+                        sizes[entry.name] = None if entry.is_dir() else entry.stat().st_size
                 except OSError as error:
-                    # So is a link that leads nowhere, or around in a circle.
+                    # So is a dangling link, or a cycle of links.
                     if error.errno not in (errno.ENOENT, errno.ELOOP):
                         raise
-        return found
+        return sizes
 
     def walk(self, url: str) -> list[str]:
         top = local_path(url)
@@ -122,7 +122,7 @@ class Disk:
 
 @contextmanager
 def staged(path: str) -> Iterator[str]:
-    """A name beside `path` to write to, in the same file system so that it can be renamed; removed afterwards."""
+    """Provide a temporary name beside `path`, in the same file system, for a rename; delete it afterwards."""
     folder = os.path.dirname(os.path.abspath(path))
     os.makedirs(folder, exist_ok=True)
     temporary = os.path.join(folder, f".{uuid.uuid4().hex}{_STAGED_SUFFIX}")
@@ -134,9 +134,9 @@ def staged(path: str) -> Iterator[str]:
 
 
 def _resolved(path: str) -> str:
-    """The place that `path` names, with links followed except where it ends in one: that link is what is deleted.
+    """Resolve the links of `path` except for the last part: if that is a link, the link itself is deleted.
 
-    A path that ends in nothing, `.` or `..` names no entry of a directory; what comes back is not deletable.
+    A path that ends in nothing, `.` or `..` names no entry of a directory; its result is not deletable.
     """
     folder, name = os.path.split(path.rstrip("/"))
     return os.path.join(os.path.realpath(folder), name) if name else "/"
@@ -156,7 +156,7 @@ def publish(temporary: str, path: str) -> None:
 
 
 def _sync_folder(path: str) -> None:
-    # Without it a power cut can undo the rename although the file's own bytes are safe.
+    # Otherwise a power failure can undo the rename although the file's own bytes are safe.
     folder = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -170,8 +170,8 @@ def _raise_unless_absent(error: OSError) -> None:
 
 
 def pread(descriptor: int, start: int, end: int) -> bytes:
-    """The bytes [start, end) of an open file, fewer where it ends."""
-    # An index that lies about sizes must not make us allocate what it says.
+    """Read the bytes [start, end) of an open file, fewer at its end."""
+    # A damaged index must not cause a huge allocation.
     end = min(end, os.fstat(descriptor).st_size)
     parts = []
     while start < end and (part := os.pread(descriptor, end - start, start)):

@@ -1,4 +1,4 @@
-"""Local files in the memory of the system, without a copy."""
+"""Memory-mapped local files: ranges as views of the page cache, without a copy."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from ivr_dist.storage._paths import local_path
 _MADV_POPULATE_READ = 22
 """Since Linux 5.14; Python has no name for it."""
 
-# A foreign function lets other threads run while it does.
+# ctypes releases the interpreter lock during a call.
 _libc = ctypes.CDLL(None)
 _libc.madvise.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
 
 
+# decision 019
 class MappedFile:
-    """A local file of which parts are used where the system has them, without copying them; safe to use from threads.
+    """A local file whose ranges are views of the page cache; safe to use from several threads.
 
-    What is mapped must stay as it is: the process dies if the file is cut short while a part of it is used.
+    The file must not change: the process is killed by SIGBUS if the file is truncated while a view of it is used.
 
     Args:
         url: The file.
@@ -40,12 +41,12 @@ class MappedFile:
         self._address = 0
 
     def will_need(self, start: int, end: int) -> None:
-        """Have the system read the bytes [start, end) in the background; what is wrong is told by `view`."""
+        """Prefetch the bytes [start, end) in the background; errors are raised by `view`."""
         with suppress(OSError):
             os.posix_fadvise(self._opened(), start, end - start, os.POSIX_FADV_WILLNEED)
 
     def view(self, start: int, end: int) -> memoryview:
-        """Those of the bytes [start, end) that the file has, read from the disk by now."""
+        """Return the bytes [start, end), fewer at the end of the file; waits until they are read from disk."""
         try:
             descriptor = self._opened()
             end = min(end, os.fstat(descriptor).st_size)
@@ -62,7 +63,7 @@ class MappedFile:
     def _open(self) -> int:
         self._descriptor = os.open(local_path(self._url), os.O_RDONLY | os.O_CLOEXEC)
         weakref.finalize(self, os.close, self._descriptor)
-        # Some file systems cannot map, and an empty file cannot be mapped.
+        # Some file systems do not support mmap, and an empty file cannot be mapped.
         with suppress(OSError, ValueError):
             mapped = mmap.mmap(self._descriptor, 0, prot=mmap.PROT_READ)
             self._address = np.frombuffer(mapped, np.uint8).ctypes.data
@@ -70,12 +71,12 @@ class MappedFile:
         return self._descriptor
 
     def _mapped(self, start: int, end: int) -> memoryview | None:
-        """A part of the map, if the system can tell that all of it is there."""
+        """Return a view of the map, if the system can load all of its pages."""
         if self._map is None or end > len(self._map):
             return None
         first = start - start % mmap.PAGESIZE
-        # A page that cannot be read is an error here, and not the death of the process later. Not by `mmap.madvise`,
-        # which keeps all other threads of Python waiting for the disk.
+        # A page that cannot be read is an error here, instead of a SIGBUS later. Not by `mmap.madvise`, which holds the
+        # interpreter lock while it waits for the disk.
         if _libc.madvise(self._address + first, end - first, _MADV_POPULATE_READ):
             return None
         return memoryview(self._map)[start:end]

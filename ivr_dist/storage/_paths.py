@@ -1,4 +1,4 @@
-"""Names of places: paths and URLs, and of what is directly below them."""
+"""Paths and URLs: joining, checking and displaying them, and names of files below them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ivr_dist.sanitize import hide_secrets, shorten
 _LOCAL_SCHEMES = ("file", "local")
 _OBJECT_STORES = frozenset(("s3", "s3a", "s3n", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss"))
 _NEED_HOST = _OBJECT_STORES | {"http", "https", "ftp", "sftp", "ssh"}
-# What nobody calls a folder by accident: `runs:2` is one, `s3:bucket` is a URL with its slashes lost.
+# Schemes that are hardly names of folders: `runs:2` is a folder, `s3:bucket` is a URL that lost its slashes.
 _SCHEMES = _NEED_HOST | {"file", "local", "memory", "hdfs", "webhdfs", "wasb", "wasbs", "hf", "r2", "dbfs"}
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.*)", re.DOTALL)
 _VARIABLE = re.compile(r"(?:^|/)(\$(?:[A-Za-z_]\w*|\{[A-Za-z_]\w*\}))(?=/|$)")
@@ -19,14 +19,14 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _LONGEST_NAME = 255
 
 
-class PlaceError(StorageError):
-    """What stands for a place is none, or would be taken for another one than was meant."""
+class InvalidUrlError(StorageError):
+    """A path or URL that is invalid, or would be understood as another one than the user meant."""
 
     exit_code = 2
 
 
 class UnsafeNameError(StorageError):
-    """A name that comes from elsewhere leads out of the folder it is said to be in."""
+    """A name from an untrusted source that leads out of its folder."""
 
 
 def join(base: str, *parts: str) -> str:
@@ -37,7 +37,7 @@ def join(base: str, *parts: str) -> str:
         *parts: Relative names, which may hold slashes; empty ones are left out.
 
     Raises:
-        UnsafeNameError: A part leads out of `base`, or is a URL of its own.
+        UnsafeNameError: A part leads out of `base`, or is itself a URL.
     """
     prefix, mark, rest = base.partition("://") if "://" in base else ("", "", base)
     head = rest.rstrip("/") or ("/" if rest.startswith("/") else "")
@@ -54,18 +54,19 @@ def _refuse_leading_out(tail: str, base: str) -> None:
 
 
 def unsafe(name: str, base: str) -> UnsafeNameError:
-    """The error for a name that is not one of something below `base`."""
+    """Make the error for a name that leads out of `base`."""
     return UnsafeNameError(
-        f"{shorten(name, 80)!r} is not the name of something in this folder",
+        f"{shorten(name, 80)!r} is not the name of a file in this folder",
         where=display(base),
-        remedy="names must be plain and stay below the folder; do not use files from someone who sends others",
+        remedy="names must be plain and stay below the folder; do not use data from a source with such names",
     )
 
 
+# decision 013
 def is_plain(name: object) -> bool:
-    """Whether a name that comes from elsewhere names something directly below a folder, and nothing else anywhere.
+    """Whether a name from an untrusted source is a file name directly below a folder, on every system.
 
-    It has no slash of either kind, no control characters, no drive, is neither `.` nor `..`, and fits a file system.
+    It has no slash or backslash, no control characters, no drive, is neither `.` nor `..`, and is at most 255 bytes.
     """
     if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\\" in name:
         return False
@@ -88,14 +89,14 @@ def is_local(url: str) -> bool:
 
 
 def local_path(url: str) -> str:
-    """The path of a local place, with `~` replaced by the home directory.
+    """Convert a local URL to a path, with `~` replaced by the home directory.
 
     Raises:
         StorageError: `url` is remote.
-        PlaceError: It is a URL that lost its slashes, or a path of another system.
+        InvalidUrlError: It is a URL that lost its slashes, or a path of another system.
     """
     if not is_local(url):
-        raise StorageError("not a local path", where=display(url), remedy="give a directory of this machine")
+        raise StorageError("not a local path", where=display(url), remedy="name a directory of this machine")
     match = _SCHEME.match(url)
     path = url
     if match:
@@ -103,25 +104,25 @@ def local_path(url: str) -> str:
     elif url.startswith("\\\\"):
         raise _not_meant(url, "is a path of Windows", url.replace("\\", "/"))
     if "\0" in path or not _encodable(path):
-        raise PlaceError("a path has no such characters", where=shorten(repr(url), 80), remedy="correct it")
+        raise InvalidUrlError("the path has invalid characters", where=shorten(repr(url), 80), remedy="correct it")
     if path.startswith("~"):
-        found = os.path.expanduser(path)
-        if found == path:
-            raise _not_meant(url, "begins with the home directory of a user who is not known here", "./" + path)
-        return found
+        expanded = os.path.expanduser(path)
+        if expanded == path:
+            raise _not_meant(url, "begins with the home directory of a user who does not exist here", "./" + path)
+        return expanded
     return path
 
 
 def _path_of_url(url: str, name: str, rest: str) -> str:
-    """The path of a place that begins like a URL: of `file://`, in any of its spellings, or a folder with a colon."""
+    """Convert a `file://` URL, in any of its spellings, or the name of a folder with a colon to a path."""
     if name in _LOCAL_SCHEMES:
         if not rest.startswith("/"):
-            raise _not_meant(url, "is no URL of a file", f"{name}:///{rest}")
+            raise _not_meant(url, "is not a URL of a file", f"{name}:///{rest}")
         if not rest.startswith("//"):
             return rest
         host, _, path = rest[2:].partition("/")
         if host in ("", "localhost"):
-            # More slashes than three mean no more than one.
+            # More than three slashes mean the same as three.
             return "/" + path.lstrip("/")
         if host.startswith("~") or host == ".":
             return rest[2:]
@@ -135,21 +136,21 @@ def _path_of_url(url: str, name: str, rest: str) -> str:
 
 
 def absolute(url: str) -> str:
-    """`url` such that it means the same in any working directory: a local place as an absolute path.
+    """Make `url` independent of the working directory: a local URL becomes an absolute path.
 
-    What a user gives goes through here: it is also checked that it means what it says.
+    Every URL from a user is passed through here, which also checks it.
 
     Raises:
-        PlaceError: It has blanks at an end, an environment variable that nobody replaced, or is otherwise not a place.
+        InvalidUrlError: It has blanks at an end, an environment variable that was not replaced, or is invalid.
     """
     if url != url.strip():
         raise _not_meant(url, "begins or ends with a blank", url.strip())
     variable = _VARIABLE.search(url)
     if variable:
-        raise PlaceError(
-            f"{variable[1]} in a place is not replaced here",
+        raise InvalidUrlError(
+            f"{variable[1]} in a path or URL is not replaced here",
             where=display(url),
-            remedy="give its value; a shell replaces it outside of single quotes",
+            remedy="write its value; a shell replaces it outside of single quotes",
         )
     if is_local(url):
         return os.path.abspath(local_path(url))
@@ -158,10 +159,10 @@ def absolute(url: str) -> str:
 
 
 def check_remote(url: str) -> None:
-    """Refuse a URL that names no host or bucket.
+    """Refuse a URL without a host or bucket.
 
     Raises:
-        PlaceError: It does not.
+        InvalidUrlError: It has none, or has control characters.
     """
     name, _, rest = url.partition("://")
     if name.lower() in _NEED_HOST and rest[:1] in ("/", ""):
@@ -169,19 +170,21 @@ def check_remote(url: str) -> None:
         below = rest.lstrip("/") or what.upper()
         raise _not_meant(url, f"names no {what}", f"{name}://{below}")
     if _CONTROL.search(url):
-        raise PlaceError("a URL has no control characters", where=shorten(repr(display(url)), 80), remedy="correct it")
+        raise InvalidUrlError(
+            "the URL has control characters", where=shorten(repr(display(url)), 80), remedy="correct it"
+        )
 
 
-def _not_meant(url: str, what: str, instead: str, more: str = "") -> PlaceError:
-    return PlaceError(f"{display(url)!r} {what}", remedy=f"did you mean {display(instead)}?{more}")
+def _not_meant(url: str, what: str, instead: str, more: str = "") -> InvalidUrlError:
+    return InvalidUrlError(f"{display(url)!r} {what}", remedy=f"did you mean {display(instead)}?{more}")
 
 
 def is_deletable(real_path: str, is_mount: bool, home: str) -> bool:
-    """Whether a local tree may be deleted, judged by its name alone; what lies at the root of a machine never may.
+    """Whether a local tree may be deleted, judged by its name only; directories at the root of a machine may not.
 
     Args:
         real_path: The tree, absolute and with links resolved.
-        is_mount: Whether it is where a file system is mounted.
+        is_mount: Whether it is a mount point.
         home: The user's home directory, absolute and with links resolved.
     """
     parts = [part for part in real_path.split("/") if part]
@@ -191,16 +194,16 @@ def is_deletable(real_path: str, is_mount: bool, home: str) -> bool:
 
 
 def display(url: str) -> str:
-    """`url` as it may be shown: without a password and without the query that signs a request."""
+    """Remove secrets from `url` for display: a password, and the query of a presigned URL."""
     return url if "://" not in url or scheme(url) in _LOCAL_SCHEMES else hide_secrets(url)
 
 
 def scheme(url: str) -> str:
-    """What stands before `://`, in lower case."""
+    """Return the scheme of a URL, the part before `://`, in lower case."""
     return url.partition("://")[0].lower()
 
 
 def shown(url: str) -> str:
-    """A local place below the working directory as the user would type it."""
+    """Shorten a local path below the working directory to a relative one, for display."""
     here = os.getcwd() + os.sep
     return url.removeprefix(here) if is_local(url) else display(url)

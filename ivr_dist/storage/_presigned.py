@@ -1,36 +1,44 @@
-"""Ranges of S3 objects by requests that were signed beforehand.
+"""Presigned reads: ranges of S3 objects by presigned URLs and a plain HTTP client.
 
-The client of S3 describes, signs and interprets every request anew, which takes the processor as long as it takes a MiB
-to arrive. One signature of an object serves all its ranges for a while, and a plain HTTP client does the rest. Where
-such a request is refused, the client of S3 is asked: it knows what its server means. So nothing but speed depends on
-signatures, and a server that does not take them is not sent any more.
+The S3 client builds, signs and parses every request separately, which takes as much processor time as the transfer of a
+MiB. One presigned URL of an object serves all its ranges for an hour. A refused request is repeated with the S3 client,
+so only speed depends on presigned URLs:
+
+1. Presign a URL of the object, or reuse one that is younger than half an hour.
+2. Read the range by HTTP. A transient error is raised, once presigned reads have worked, and the caller retries.
+3. After any other error, read the range with the S3 client, whose errors are raised.
+4. If that succeeds although a new URL was refused, or if the first few requests all failed, stop using presigned URLs.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
 from ivr_dist.storage._errors import is_transient
 
+logger = logging.getLogger(__name__)
+
 _VALID_S = 3600
-_MOST_SIGNED = 10_000
-_MOST_FAILED = 4
+_MAX_URLS = 10_000
+_MAX_FAILED = 4
 
 
 class BusyError(OSError):
-    """A server that answers, but not now."""
+    """A server that is busy or failing."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(f"the server answered {status} {reason}")
         self.status = status
 
 
-class SignedReads:
-    """Reads ranges of the objects of one bucket; used on the thread of fsspec's event loop alone.
+# decision 020
+class PresignedReads:
+    """Reads ranges of the objects of one bucket; used only on the thread of fsspec's event loop.
 
     Args:
-        fs: The client of S3, an `s3fs.S3FileSystem`.
+        fs: The S3 client, an `s3fs.S3FileSystem`.
     """
 
     def __init__(self, fs: Any) -> None:
@@ -38,7 +46,7 @@ class SignedReads:
         from fsspec.implementations.http import HTTPFileSystem
 
         self._fs = fs
-        # As long as the client of S3 waits: for the next byte, not for all of them.
+        # The timeouts of the S3 client: for the next byte, not for the whole answer.
         timeout = ClientTimeout(
             sock_connect=fs.config_kwargs.get("connect_timeout", fs.connect_timeout),
             sock_read=fs.config_kwargs.get("read_timeout", fs.read_timeout),
@@ -46,61 +54,66 @@ class SignedReads:
         self._http = HTTPFileSystem(
             encoded=True, client_kwargs={"timeout": timeout}, loop=fs.loop, skip_instance_cache=True
         )
-        self._taken = True
-        self._proven = False
-        """Whether one was answered ever."""
+        self._is_enabled = True
+        self._has_worked = False
+        """Whether a presigned read has ever succeeded."""
         self._failed = 0
-        self._signed: dict[str, tuple[str, float]] = {}
-        """By path: a URL, and when it was signed."""
+        self._urls: dict[str, tuple[str, float]] = {}
+        """Presigned URL and the time of its signature, by path."""
 
     async def read(self, path: str, start: int, end: int) -> bytes:
-        """The bytes [start, end) of an object, as `s3fs.S3FileSystem._cat_file` gives them, or its errors."""
-        if not self._taken:
-            return await self._unsigned(path, start, end)
-        new = self._forget_old(path)
+        """Read the bytes [start, end) of an object; raises the errors of `s3fs.S3FileSystem._cat_file`."""
+        if not self._is_enabled:
+            return await self._read_by_client(path, start, end)
+        is_new = self._drop_old(path)
         try:
-            found = bytes(await self._http._cat_file(await self._sign(path), start=start, end=end))
+            data = bytes(await self._http._cat_file(await self._presign(path), start=start, end=end))
         except Exception as error:
-            passing = _passing(error)
-            if passing and self._proven:
-                raise _nameless(error) from None
+            is_passing = _is_unrelated(error)
+            if is_passing and self._has_worked:
+                raise _without_url(error) from None
         else:
-            self._proven = True
-            return found
-        self._signed.pop(path, None)
-        found = await self._unsigned(path, start, end)
-        # The object is there for us, but not for a new signature; or something on the way breaks all such connections.
+            self._has_worked = True
+            return data
+        self._urls.pop(path, None)
+        data = await self._read_by_client(path, start, end)
+        # The S3 client may read the object, but a new presigned URL is refused; or a device on the network breaks all
+        # such connections.
         self._failed += 1
-        if (new and not passing) or (not self._proven and self._failed >= _MOST_FAILED):
-            self._taken = False
-        return found
+        if (is_new and not is_passing) or (not self._has_worked and self._failed >= _MAX_FAILED):
+            self._is_enabled = False
+            logger.info("presigned URLs do not work here; reads use the S3 client")
+        return data
 
-    async def _unsigned(self, path: str, start: int, end: int) -> bytes:
+    async def _read_by_client(self, path: str, start: int, end: int) -> bytes:
         return bytes(await self._fs._cat_file(path, start=start, end=end))
 
-    def _forget_old(self, path: str) -> bool:
-        """Whether a new signature is needed. Where credentials end sooner, one is refused, and the next one is new."""
-        found = self._signed.get(path)
-        if found is not None and time.monotonic() - found[1] > _VALID_S / 2:
-            del self._signed[path]
-        return path not in self._signed
+    def _drop_old(self, path: str) -> bool:
+        """Drop an old URL, and return whether a new one is needed.
 
-    async def _sign(self, path: str) -> str:
-        if path not in self._signed:
+        If the credentials expire earlier, a URL is refused, and the next one is new.
+        """
+        url = self._urls.get(path)
+        if url is not None and time.monotonic() - url[1] > _VALID_S / 2:
+            del self._urls[path]
+        return path not in self._urls
+
+    async def _presign(self, path: str) -> str:
+        if path not in self._urls:
             url = await self._fs._url(path, expires=_VALID_S)
-            if len(self._signed) >= _MOST_SIGNED:
-                self._signed.clear()
-            self._signed[path] = (url, time.monotonic())
-        return self._signed[path][0]
+            if len(self._urls) >= _MAX_URLS:
+                self._urls.clear()
+            self._urls[path] = (url, time.monotonic())
+        return self._urls[path][0]
 
 
-def _passing(error: Exception) -> bool:
-    """Whether it says nothing about signatures: connections that break, and servers that are busy."""
-    # A certificate that only the client of S3 was told to trust.
+def _is_unrelated(error: Exception) -> bool:
+    """Whether an error has nothing to do with presigned URLs: broken connections, and busy servers."""
+    # A TLS error does: the S3 client may be configured to trust another certificate.
     return is_transient(error) and not any(kind.__name__ == "ClientSSLError" for kind in type(error).__mro__)
 
 
-def _nameless(error: Exception) -> Exception:
-    """The error without the URL, which is as good as a password for as long as its signature is valid."""
+def _without_url(error: Exception) -> Exception:
+    """Remove the URL from an error, because a presigned URL is a secret while it is valid."""
     status = getattr(error, "status", None)
     return BusyError(status, getattr(error, "message", "")) if isinstance(status, int) else error

@@ -1,8 +1,9 @@
-"""The functions of `ivr_dist.storage`: one for each thing that can be done with files, on all backends."""
+"""The functions of `ivr_dist.storage`: reading, writing, listing and deleting files, on all backends."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import time
@@ -26,13 +27,15 @@ from ivr_dist.storage._paths import (
 
 T = TypeVar("T")
 
-ATTEMPTS = 4
-"""How often a remote operation is tried in all."""
+logger = logging.getLogger(__name__)
 
-_FIRST_WAIT_S = 0.5
+ATTEMPTS = 4
+"""Number of attempts of a remote operation."""
+
+_FIRST_BACKOFF_S = 0.5
 _CANNOT_LIST = ("http", "https")
 _disk = Disk()
-# Own generator: the global one belongs to the training run and must not move because storage was slow.
+# A separate generator, because the global one belongs to the training run, which must not depend on slow storage.
 _jitter = random.SystemRandom()
 
 
@@ -40,23 +43,23 @@ _jitter = random.SystemRandom()
 
 
 def read_bytes(url: str) -> bytes:
-    """The whole content of a file."""
+    """Read a whole file."""
     return _run("read", url, lambda store: store.read(url))
 
 
 def read_range(url: str, start: int, end: int) -> bytes:
-    """The bytes [start, end) of a file, exactly `end - start` of them.
+    """Read the bytes [start, end) of a file, exactly `end - start` of them.
 
     Raises:
         CorruptDataError: The file ends before `end`.
-        StorageError: It cannot be read, or its server does not serve ranges.
+        StorageError: It cannot be read, or its server does not support range requests.
     """
     data = _run("read", url, lambda store: store.read_range(url, start, end)) if end > start else b""
-    return _as_many(data, url, start, end)
+    return _check_length(data, url, start, end)
 
 
 class RangeReader:
-    """Reads ranges of one file, as `read_range` does; a local file is opened once, at the first.
+    """Reads ranges of one file, as `read_range` does; a local file is opened once, on the first read.
 
     Args:
         url: The file.
@@ -67,45 +70,45 @@ class RangeReader:
         self._descriptor: int | None = None
 
     def read(self, start: int, end: int) -> bytes:
-        """The bytes [start, end); see `read_range`."""
+        """Read the bytes [start, end); see `read_range`."""
         if not is_local(self._url):
             return read_range(self._url, start, end)
         try:
             if self._descriptor is None:
                 self._descriptor = os.open(local_path(self._url), os.O_RDONLY | os.O_CLOEXEC)
                 weakref.finalize(self, os.close, self._descriptor)
-            return _as_many(pread(self._descriptor, start, end), self._url, start, end)
+            return _check_length(pread(self._descriptor, start, end), self._url, start, end)
         except OSError as error:
             raise explain("read", self._url, error, 1) from error
 
 
 def open_stream(url: str) -> Any:
-    """A file to be read from front to back; what fails on the way raises the client's own errors."""
+    """Open a file to read it from front to back; reading raises the errors of the client library."""
     return _run("read", url, lambda store: store.open(url))
 
 
 def begin_range(url: str, start: int, end: int) -> Future[bytes]:
-    """One attempt at reading the bytes [start, end) of a remote file, for callers with a policy of their own.
+    """Begin one attempt to read the bytes [start, end) of a remote file, for callers with their own retry policy.
 
     Returns:
-        What the server sent, which may be more or less than was asked for; or the error of the client library, which
-        `is_transient` and `explain` understand. Cancelling it ends the request.
+        The bytes that the server sends, which may be more or fewer than requested; or the error of the client library,
+        for `is_transient` and `explain`. Cancelling the future ends the request.
     """
     return connect(url).begin_range(url, start, end)
 
 
-def _as_many(data: bytes, url: str, start: int, end: int) -> bytes:
-    """The bytes of a range, if they are as many as were asked for."""
-    wanted = end - start
-    if len(data) < wanted:
+def _check_length(data: bytes, url: str, start: int, end: int) -> bytes:
+    """Return the bytes of a range, if their number is as requested."""
+    requested = end - start
+    if len(data) < requested:
         raise CorruptDataError(
-            f"file ends early: bytes {start} to {end} asked for, {len(data)} of {wanted} there",
+            f"file ends early: {len(data)} of {requested} bytes in range {start} to {end}",
             where=display(url),
             remedy="write the file again; it is shorter than its index says",
         )
-    if len(data) > wanted:
+    if len(data) > requested:
         raise StorageError(
-            f"the server answered {len(data)} bytes to a request for {wanted}",
+            f"the server answered {len(data)} bytes to a request for {requested}",
             where=display(url),
             remedy="use a server that supports HTTP range requests, or copy the data to local disk",
         )
@@ -113,7 +116,7 @@ def _as_many(data: bytes, url: str, start: int, end: int) -> bytes:
 
 
 def read_text(url: str) -> str:
-    """The content of a UTF-8 file.
+    """Read a UTF-8 file.
 
     Raises:
         CorruptDataError: It is not UTF-8.
@@ -127,7 +130,7 @@ def read_text(url: str) -> str:
 
 
 def read_json(url: str) -> Any:
-    """The value of a JSON file.
+    """Read a JSON file.
 
     Raises:
         CorruptDataError: It is not JSON.
@@ -139,8 +142,8 @@ def read_json(url: str) -> Any:
         raise CorruptDataError(f"not JSON: {error}", where=display(url), remedy="write the file again") from error
 
 
-def is_same_place(one: str, other: str) -> bool:
-    """Whether two absolute places are one, symbolic links and other names of a local folder included."""
+def is_same_url(one: str, other: str) -> bool:
+    """Whether two absolute URLs name the same file or folder, also through symbolic links of local folders."""
     if is_local(one) and is_local(other):
         return os.path.realpath(one) == os.path.realpath(other)
     return one.rstrip("/") == other.rstrip("/")
@@ -150,12 +153,12 @@ def is_same_place(one: str, other: str) -> bool:
 
 
 def write_bytes(url: str, data: bytes) -> None:
-    """Write a whole file; readers see what was there before or all of `data`, also after a crash."""
+    """Write a whole file atomically: readers see the previous content or all of `data`, also after a crash."""
     _run("write", url, lambda store: store.write(url, data))
 
 
 def write_buffers(url: str, buffers: Sequence[Buffer]) -> None:
-    """Write a whole file, the buffers one after the other, as `write_bytes` does; large ones are not put together."""
+    """Write a whole file from consecutive buffers, as `write_bytes` does, without joining large ones in memory."""
     _run("write", url, lambda store: store.write_all(url, buffers))
 
 
@@ -170,15 +173,15 @@ def write_json(url: str, value: Any) -> None:
 
 
 def create_exclusive(url: str, data: bytes) -> bool:
-    """Write a file only if it does not exist: of any number of callers exactly one succeeds.
+    """Write a file only if it does not exist: of any number of concurrent callers exactly one succeeds.
 
     Args:
         url: The file.
         data: Content that no other caller writes (a random token in it suffices). When the answer to a
-            successful request is lost, the retry knows its own file by it.
+            successful request is lost, the retry recognises its own file by it.
 
     Returns:
-        True if this call wrote the file, False if it was there already.
+        True if this call wrote the file, False if it existed already.
     """
     tries = 0
 
@@ -192,23 +195,23 @@ def create_exclusive(url: str, data: bytes) -> bool:
 
 def upload(local_file: str, url: str) -> None:
     """Copy a file of this machine to `url`, atomically like `write_bytes`."""
-    # The local file first: an error about it is no error of `url`.
+    # Checked first, so that an error of the local file is not reported for `url`.
     size(local_file)
     _run(f"copy {local_file} to it", url, lambda store: store.put(local_file, url))
 
 
 def download(url: str, local_file: str) -> None:
-    """Copy `url` to a file of this machine, which appears whole or not at all."""
+    """Copy `url` to a file of this machine, atomically."""
     _run(f"copy it to {local_file}", url, lambda store: store.get(url, local_file))
 
 
 def make_dirs(url: str) -> None:
-    """Make a directory and those above it; nothing to do on object stores, which have none."""
+    """Create a directory and those above it; does nothing on object stores, which have no directories."""
     _run("make the directory", url, lambda store: store.make_dirs(url))
 
 
 def delete_tree(url: str) -> None:
-    """Delete a file, or a directory and all below it; no error if it is absent.
+    """Delete a file, or a directory and its contents; no error if it is absent.
 
     Raises:
         StorageError: It cannot be deleted, or is a whole bucket, a file system, a home directory or a directory at the
@@ -218,15 +221,15 @@ def delete_tree(url: str) -> None:
 
 
 def delete_staged(url: str) -> None:
-    """Delete what writers that were killed have left directly below `url`: files that never got their name.
+    """Delete temporary files that killed writers have left directly below `url`.
 
-    Nothing else may be writing there. Only local disks have such files.
+    No other process may be writing there. Only local disks have such files.
     """
     if is_local(url):
         _run("delete", url, lambda store: _disk.delete_staged(url))
 
 
-# Asking
+# Looking up and listing
 
 
 def exists(url: str) -> bool:
@@ -239,17 +242,19 @@ def exists(url: str) -> bool:
 
 
 def size(url: str) -> int:
-    """The size of a file in bytes."""
-    found = _run("look up", url, lambda store: store.info(url))
-    if found is None and can_list(url):
+    """Look up the size of a file in bytes."""
+    file_size = _run("look up", url, lambda store: store.info(url))
+    if file_size is None and can_list(url):
         raise NotFoundError("it is a directory, not a file", where=display(url), remedy="check the path")
-    if found is None:
-        raise StorageError("the server does not tell its size", where=display(url), remedy="use another web server")
-    return found
+    if file_size is None:
+        raise StorageError(
+            "the server does not send the size of the file", where=display(url), remedy="use another web server"
+        )
+    return file_size
 
 
 def holds_files(url: str) -> bool:
-    """Whether there is a file at `url` or at any depth below it; empty folders are nothing, as on object stores."""
+    """Whether there is a file at `url` or at any depth below it; empty folders do not count, as on object stores."""
     if list_files(url):
         return True
     try:
@@ -260,14 +265,14 @@ def holds_files(url: str) -> bool:
 
 
 def can_list(url: str) -> bool:
-    """Whether listings tell all that is there; a web server shows what it likes."""
+    """Whether listings are complete, which those of web servers need not be."""
     return scheme(url) not in _CANNOT_LIST
 
 
 def stamps(urls: Sequence[str]) -> list[str]:
-    """For each file a text that becomes another when the file is written again; empty where there is no file.
+    """Return a version stamp of each file, which changes when the file is written again; empty where there is no file.
 
-    It is made of size and times on local disk, elsewhere of what the server tells: an ETag, a time, or the size alone.
+    It consists of size and times on local disk, elsewhere of the server's metadata: an ETag, a time, or only the size.
     """
 
     def look_up(url: str) -> str:
@@ -281,30 +286,31 @@ def stamps(urls: Sequence[str]) -> list[str]:
 
 
 def list_dir(url: str) -> list[str]:
-    """The names of the files and directories directly below `url`, sorted; none if it is absent or a file.
+    """List the names of the files and directories directly below `url`, sorted; none if it is absent or a file.
 
     Raises:
-        UnsafeNameError: A server lists a name that is none of something in this directory, such as `../x`.
+        UnsafeNameError: A server lists a name that leads out of the directory, such as `../x`.
     """
     return sorted(_run("list", url, lambda store: store.entries(url)))
 
 
 def list_files(url: str) -> list[str]:
-    """The files at any depth below `url`, as names relative to it, sorted; none if it is absent or a file."""
+    """List the files at any depth below `url`, as names relative to it, sorted; none if it is absent or a file."""
     return sorted(_run("list", url, lambda store: store.walk(url)))
 
 
 def file_sizes(url: str, names: Sequence[str], listing: bool = True) -> dict[str, int]:
-    """The sizes in bytes of those of the files `names` directly below `url` that exist.
+    """Look up the sizes in bytes of the files `names` directly below `url`; absent ones are left out.
 
     Args:
         url: The directory.
         names: The files.
-        listing: By one listing of the directory; else, and where the storage cannot list (HTTP), by a request each.
+        listing: Whether to list the directory once; otherwise, and where storage cannot list (HTTP), there is one
+            request for each file.
     """
     if listing and can_list(url):
-        found = _run("list", url, lambda store: store.entries(url))
-        return {name: found[name] or 0 for name in names if found.get(name) is not None}
+        entries = _run("list", url, lambda store: store.entries(url))
+        return {name: entries[name] or 0 for name in names if entries.get(name) is not None}
 
     def look_up(name: str) -> int | None:
         try:
@@ -317,9 +323,9 @@ def file_sizes(url: str, names: Sequence[str], listing: bool = True) -> dict[str
 
 
 def _run(verb: str, url: str, action: Callable[[Store], T]) -> T:
-    """Do `action`, again where that may help, and explain what finally fails."""
+    """Run `action`, with retries after transient errors, and explain the final error."""
     attempts = 1 if is_local(url) else ATTEMPTS
-    # Client libraries raise what they like; on the local disk anything but an OSError is a fault of ours.
+    # Client libraries raise errors of any type; on the local disk anything but an OSError is a bug.
     failures: type[Exception] = OSError if is_local(url) else Exception
     attempt = 1
     while True:
@@ -330,5 +336,7 @@ def _run(verb: str, url: str, action: Callable[[Store], T]) -> T:
         except failures as error:
             if attempt == attempts or not is_transient(error):
                 raise explain(verb, url, error, attempt) from error
-            time.sleep(_jitter.uniform(0, _FIRST_WAIT_S * 2 ** (attempt - 1)))
+            pause = _jitter.uniform(0, _FIRST_BACKOFF_S * 2 ** (attempt - 1))
+            logger.debug("cannot %s %s, retry in %.2f s: %s", verb, display(url), pause, type(error).__name__)
+            time.sleep(pause)
         attempt += 1

@@ -75,7 +75,7 @@ def find(config: Config, run_url: str, here: dict[str, Any], attempts_before: in
         raise CheckpointError(fault, where=url, remedy="give another one, or run.resume=auto")
     name = store.CheckpointName.parse(url.rstrip("/").rsplit("/", 1)[-1])
     # Also through a symbolic link, or below a folder that has another name here.
-    own = name is not None and collectives.on_rank_zero(lambda: storage.is_same_place(name.url(run_url), url))
+    own = name is not None and collectives.on_rank_zero(lambda: storage.is_same_url(name.url(run_url), url))
     return _checked(Resume(url, name.attempt if name and own else None, _state(url), tuple(notes)), here)
 
 

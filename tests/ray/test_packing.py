@@ -34,16 +34,16 @@ def test_ray_tasks_write_the_same_bytes_as_this_process(
     pack(OPENER(), str(tmp_path / "here"), OPTIONS)
     with connected(2, debug=False):
         pool = RayTasks()
-        pack(OPENER(), str(tmp_path / "ray"), OPTIONS, opener=OPENER, crew=pool)
+        pack(OPENER(), str(tmp_path / "ray"), OPTIONS, opener=OPENER, pool=pool)
         assert tree(tmp_path / "ray") == tree(tmp_path / "here")
         for name in ("here", "ray"):
             for path in (tmp_path / name / "train").glob("*.idx"):
                 path.unlink()
         here = index_tars(str(tmp_path / "here" / "train"), corpus="c", split="train")
-        assert index_tars(str(tmp_path / "ray" / "train"), corpus="c", split="train", crew=pool) == here
+        assert index_tars(str(tmp_path / "ray" / "train"), corpus="c", split="train", pool=pool) == here
         assert tree(tmp_path / "ray") == tree(tmp_path / "here")
         damaged = tmp_path / "ray" / "train" / "synth-train-000002.tar"
         damaged.write_bytes(damaged.read_bytes()[:-2000])
         with pytest.raises(CorruptDataError, match=r"synth-train-000002\.tar") as caught:
-            index_tars(str(tmp_path / "ray" / "train"), corpus="c", split="train", crew=pool)
+            index_tars(str(tmp_path / "ray" / "train"), corpus="c", split="train", pool=pool)
         assert caught.value.remedy

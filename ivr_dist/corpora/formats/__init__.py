@@ -1,1 +1,1 @@
-"""The formats of corpus cards, one a module."""
+"""Corpus formats: one module for each `format` of cards."""

@@ -1,4 +1,4 @@
-"""Format `arrays`: a corpus as flat arrays in .npz files or records in .json files, put together by its card."""
+"""Format `arrays`: a corpus as flat arrays in .npz files or records in .json files, combined as its card describes."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ _NO_WORDS = np.zeros(0, "U1")
 class ArraysSource(CardSource):
     """A corpus of flat arrays.
 
-    Every array is read from its .npz once and kept; a sample is a copy of its slices. Nothing is unpickled.
+    Every array is read from its .npz once and kept in memory; a sample is a copy of its slices. Pickles are not read.
 
     Args:
         root: Folder or URL that the card's paths are relative to.
         card: A card of format `arrays`.
 
     Raises:
-        DataError: A file is not the one the card describes, an array is missing or does not fit, the splits are not
-            clean, or a split has another count than the card expects.
+        DataError: A file does not match the card, an array is missing or has a wrong shape, the splits have leakage, or
+            a split has another number of samples than the card expects.
     """
 
     def __init__(self, root: str, card: Card) -> None:
@@ -63,10 +63,10 @@ class ArraysSource(CardSource):
             self._context = self._read_context(self._mapping.context, [group or "" for group in self._groups])
 
     def load(self, split: str, ref: SampleRef) -> SourceSample:
-        """Put one sample together.
+        """Assemble one sample.
 
         Raises:
-            DataError: A label is out of range, or an id points past the end of its lookup table.
+            DataError: A label is out of range, or an id is beyond the end of its lookup table.
         """
         rows = [ref.number] if self._context is None else self._context[ref.number]
         where = f"{self._card.files[self._mapping.file].path}, sample {ref.id}"
@@ -90,10 +90,10 @@ class ArraysSource(CardSource):
 
     def _strings(self, array: str) -> list[str]:
         values = self._files.read(self._mapping.file, array)
-        return texts_of(values, f"{self._files.place(self._mapping.file)}, array {array}")
+        return texts_of(values, f"{self._files.display(self._mapping.file)}, array {array}")
 
     def _read_groups(self, array: str | None) -> list[str | None] | None:
-        """The group of each sample; None where it is empty."""
+        """Read the group of each sample; None where it is empty."""
         return None if array is None else [group or None for group in self._strings(array)]
 
     def _read_splits(self) -> dict[str, list[SampleRef]]:
@@ -104,7 +104,7 @@ class ArraysSource(CardSource):
         else:
             by_group = split_of_group(self._root, self._card) or {}
             names = [by_group.get(str(group)) for group in groups]
-        where = self._files.place(self._mapping.file)
+        where = self._files.display(self._mapping.file)
         if not len(names) == len(groups) == len(self._ids):
             raise DataError("the arrays of ids, groups and splits differ in length", where=where)
         splits: dict[str, list[SampleRef]] = {name: [] for name in self._card.splits}
@@ -116,34 +116,34 @@ class ArraysSource(CardSource):
         return splits
 
     def _modality(self, name: str, column: Column) -> _View:
-        """A column of steps: vectors, or token ids."""
-        found = self._numbers(column)
-        steps = found.values if found.table is None else found.table
+        """View a column of time steps: vectors, or token ids."""
+        view = self._numbers(column)
+        steps = view.values if view.table is None else view.table
         if self._card.features[name].kind == "features" and steps.ndim != 2:
             array = column.array if column.lookup is None else column.lookup.array
             raise DataError(
                 f"array {array} is {list(steps.shape)}, not [steps, features], for {name}",
-                where=self._files.place(column.file or self._mapping.file),
-                remedy="write the steps of all samples one behind the other, and map their offset",
+                where=self._files.display(column.file or self._mapping.file),
+                remedy="concatenate the steps of all samples, and map their offset",
             )
-        return found
+        return view
 
     def _numbers(self, column: Column) -> _View:
-        """A column of numbers; empty texts alone are what a column without any number looks like."""
-        found = self._view(column)
-        steps = found.values if found.table is None else found.table
-        if found.table is None and steps.dtype.kind == "U" and not (steps != "").any():
-            return replace(found, values=np.full(steps.shape, math.nan))
+        """View a column of numbers; one that holds only empty texts is a column of NaN."""
+        view = self._view(column)
+        steps = view.values if view.table is None else view.table
+        if view.table is None and steps.dtype.kind == "U" and not (steps != "").any():
+            return replace(view, values=np.full(steps.shape, math.nan))
         if steps.dtype.kind not in NUMBERS:
-            where = self._files.place(column.file or self._mapping.file)
+            where = self._files.display(column.file or self._mapping.file)
             raise DataError(f"array {column.array} holds {steps.dtype}, not numbers", where=where)
-        return found
+        return view
 
     def _view(self, column: Column) -> _View:
-        """Bring a column's arrays together and check that they fit each other."""
+        """Collect a column's arrays, and check that their shapes match."""
         file = column.file or self._mapping.file
         values = self._files.read(file, column.array)
-        where = self._files.place(file)
+        where = self._files.display(file)
         offset = None if column.offset is None else self._files.read(file, column.offset)
         if offset is not None:
             _check_offset(offset, len(values), f"{where}, array {column.offset}")
@@ -163,19 +163,19 @@ class ArraysSource(CardSource):
         return _View(values, offset, rows, table)
 
     def _joined(self, ids: Array, where: str) -> npt.NDArray[np.int64]:
-        """Row of each of our samples in a file with its own order, _ABSENT where it has none."""
+        """Find the row of each sample in a file with its own order, _ABSENT where there is none."""
         row_of = {id_: row for row, id_ in enumerate(texts_of(ids, where))}
         if len(row_of) != len(ids):
             raise DataError("a sample id is given twice", where=where)
         rows = np.array([row_of.get(id_, _ABSENT) for id_ in self._ids], np.int64)
         if len(rows) and rows.max() == _ABSENT:
-            raise DataError("none of its ids is one of the main file's", where=where, remedy="check join in the card")
+            raise DataError("none of its ids is in the main file", where=where, remedy="check join in the card")
         return rows
 
     def _read_context(self, context: Context, groups: list[str]) -> list[list[int]]:
-        """Rows of each sample's sequence: its own, then the nearest earlier one of its group, and so on."""
+        """List the rows of each sample's sequence: its own, then those of its group before it, newest first."""
         order = self._files.read(self._mapping.file, context.order)
-        where = f"{self._files.place(self._mapping.file)}, array {context.order}"
+        where = f"{self._files.display(self._mapping.file)}, array {context.order}"
         if order.shape != (len(groups),) or order.dtype.kind not in NUMBERS or not np.isfinite(order).all():
             what = f"{list(order.shape)} of {order.dtype}, not one finite number for each of {len(groups)} samples"
             raise DataError(what, where=where)
@@ -187,14 +187,14 @@ class ArraysSource(CardSource):
             earlier.append(row)
         rows: list[list[int]] = [[] for _ in groups]
         for sequence in sequences.values():
-            for place, row in enumerate(sequence):
-                rows[row] = sequence[max(0, place - context.before) : place + 1][::-1]
+            for position, row in enumerate(sequence):
+                rows[row] = sequence[max(0, position - context.before) : position + 1][::-1]
         return rows
 
 
 @dataclass(frozen=True)
 class _View:
-    """One column of the card over loaded arrays."""
+    """A column of the card as a view of loaded arrays."""
 
     values: Array
     offset: Array | None
@@ -204,12 +204,12 @@ class _View:
 
     @property
     def width(self) -> int | None:
-        """Features of a step; None where a step is not a vector."""
+        """Features of a time step; None where a step is not a vector."""
         steps = self.values if self.table is None else self.table
         return steps.shape[1] if steps.ndim == 2 else None
 
     def entries(self, number: int) -> Array:
-        """What a sample has, [entries, ...]; no entries where its file does not know it."""
+        """Return the entries of a sample, [entries, ...]; none if its file lacks the sample."""
         row = int(self.rows[number])
         if row == _ABSENT:
             start, end = 0, 0
@@ -229,37 +229,37 @@ class ArrayFiles:
         self._archives: dict[str, Any] = {}
         self._arrays: dict[tuple[str, str], Array] = {}
 
-    def place(self, file: str) -> str:
-        """What errors call a file."""
+    def display(self, file: str) -> str:
+        """Name of a file, for errors."""
         return storage.display(storage.join(self._root, self._card.files[file].path))
 
     def read(self, file: str, name: str) -> Array:
-        """One array of one file.
+        """Read one array of one file.
 
         Raises:
-                DataError: The file is not what its name says, holds no such array, or it is not of numbers or text.
+            DataError: The file is of another kind, has no such array, or the array is not of numbers or text.
         """
         if (file, name) not in self._arrays:
             if file not in self._archives:
                 self._archives[file] = self._open(file)
             archive = self._archives[file]
             if name not in archive.files:
-                known = ", ".join(archive.files)
-                raise DataError(f"no array {name}", where=self.place(file), remedy=f"it has: {known}")
+                names = ", ".join(archive.files)
+                raise DataError(f"no array {name}", where=self.display(file), remedy=f"it has: {names}")
             self._arrays[file, name] = archive[name]
             if self._arrays[file, name].ndim == 0:
-                raise DataError(f"array {name} is a single value", where=self.place(file))
+                raise DataError(f"array {name} is a single value", where=self.display(file))
         return self._arrays[file, name]
 
     def _open(self, file: str) -> Any:
         described = self._card.files[file]
         if described.path.endswith(".json"):
-            return _Records(read_source_text(self._root, described, "a JSON file"), self.place(file))
-        return NpzFile(read_source_file(self._root, described), self.place(file))
+            return _Records(read_source_text(self._root, described, "a JSON file"), self.display(file))
+        return NpzFile(read_source_file(self._root, described), self.display(file))
 
 
 class _Records:
-    """A JSON list of objects that all have the same keys, seen as an array for each key."""
+    """A JSON list of objects with the same keys, as one array for each key."""
 
     def __init__(self, text: str, where: str) -> None:
         self._where = where
@@ -274,40 +274,42 @@ class _Records:
         for number, row in enumerate(rows):
             if row.keys() != rows[0].keys():
                 what = f"object {number} of the list does not have the same keys as the first"
-                raise DataError(what, where=where, remedy="give every object all keys, null where there is nothing")
+                raise DataError(
+                    what, where=where, remedy="write all keys in every object, with null for missing values"
+                )
         self._rows: list[dict[str, Any]] = rows
         self.files = list(rows[0])
 
     def __getitem__(self, name: str) -> Array:
-        """An array of texts or numbers; null is an empty text, or NaN."""
+        """Make an array of texts or numbers; null becomes an empty text, or NaN."""
         values = [None if is_missing(row[name]) else row[name] for row in self._rows]
-        given = {type(value) for value in values if value is not None}
-        if given <= {str}:
+        types = {type(value) for value in values if value is not None}
+        if types <= {str}:
             return np.array([value or "" for value in values])
-        # JSON writes 3.0 as 3: numbers may be of both types.
-        if given <= {int, float}:
-            found = np.array([math.nan if value is None else value for value in values])
-            if found.dtype.kind in "iuf" and (found.dtype.kind != "f" or float in given or None in values):
-                return found
-            # Beyond 64 bits, numpy keeps Python's integers, or takes the nearest float.
+        # JSON may write 3.0 as 3, so numbers may be of both types.
+        if types <= {int, float}:
+            array = np.array([math.nan if value is None else value for value in values])
+            if array.dtype.kind in "iuf" and (array.dtype.kind != "f" or float in types or None in values):
+                return array
+            # Beyond 64 bits, numpy keeps Python's integers, or rounds to float.
             raise DataError(f"array {name} holds whole numbers of more than 64 bits", where=self._where)
-        what = f"array {name} holds neither texts alone nor numbers alone"
-        raise DataError(what, where=self._where, remedy="make all of them one or the other, or null")
+        what = f"array {name} mixes texts and numbers, or holds other values"
+        raise DataError(what, where=self._where, remedy="use only texts or only numbers, and null")
 
 
 def texts_of(values: Array, where: str, text: Callable[[Any], str] = as_text) -> list[str]:
-    """The entries of an array as texts.
+    """Convert the entries of an array to texts.
 
     Raises:
-        DataError: One cannot be; says which.
+        DataError: An entry cannot be converted; names its row.
     """
-    found = []
+    texts = []
     for value in values.reshape(-1).tolist():
         try:
-            found.append(text(value))
+            texts.append(text(value))
         except ValueError as error:
-            raise DataError(f"row {len(found)}: {error}", where=where) from None
-    return found
+            raise DataError(f"row {len(texts)}: {error}", where=where) from None
+    return texts
 
 
 def _check_offset(offset: Array, entries: int, where: str) -> None:
@@ -321,5 +323,5 @@ def _scalar(entries: Array, where: str) -> float | None:
     if entries.size == 0:
         return None
     if entries.size > 1:
-        raise DataError(f"{entries.size} values", where=where, remedy="map an array with one value a sample")
+        raise DataError(f"{entries.size} values", where=where, remedy="map an array with one value for each sample")
     return as_label(entries.reshape(-1)[0])

@@ -1,8 +1,8 @@
-"""Format `csd`: files of the CMU Multimodal SDK, every step a word.
+"""Format `csd`: files of the CMU Multimodal SDK, with words as time steps.
 
-A segment of the labels has the words whose middle lies in its interval, pauses left out; it is dropped if there are
-none. What else was measured is averaged over the rows that overlap a word by more than a millisecond, without weights,
-over finite values alone; where there is none the value is NaN, which packing counts and replaces by 0.
+A labelled segment has the words whose midpoint is in its interval, without pauses; it is dropped if there are none.
+Other features are averaged over the rows that overlap a word by more than a millisecond, without weights, over finite
+values only; if there are none, the value is NaN, which packing counts and replaces by 0.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from ivr_dist.errors import DataError
 from ivr_dist.shards.npy import NUMBERS
 
 _LEAST_OVERLAP_S = 1e-3
-"""Neighbours that touch overlap by rounding, more so where a file keeps times as float32."""
+"""Adjacent intervals overlap by rounding errors, in particular where a file has times as float32."""
 _ONE_ROW_LATE = "words_one_row_late"
 
 
 @dataclass(frozen=True)
 class _Segment:
-    """A labelled stretch of a video with the words in it."""
+    """A labelled segment of a video, with its words."""
 
     video: str
     row: int
-    """In the labels of the video."""
+    """Row in the labels of the video."""
     start: float
     end: float
     words: list[str]
@@ -43,17 +43,17 @@ class _Segment:
 
 
 class CsdSource(CardSource):
-    """A corpus in computational sequences.
+    """A corpus of computational sequences.
 
-    Words and times are read when it is opened, features with their sample.
+    Words and times are read when the corpus is opened, features together with their sample.
 
     Args:
         root: Folder or URL that the card's paths are relative to.
         card: A card of format `csd`.
 
     Raises:
-        DataError: A file is not a computational sequence, a video is in no split, or a split has another count than the
-            card expects.
+        DataError: A file is not a computational sequence, a video is in no split, or a split has another number of
+            samples than the card expects.
     """
 
     def __init__(self, root: str, card: Card) -> None:
@@ -76,11 +76,11 @@ class CsdSource(CardSource):
         self._splits = check_hygiene(refs, card.expected_counts(), f"corpus {card.name}")
 
     def dropped(self) -> Sequence[Dropped]:
-        """Segments without words, and videos that are in no split or have no labels."""
+        """List segments without words, and videos that are in no split or have no labels."""
         return self._dropped
 
     def load(self, split: str, ref: SampleRef) -> SourceSample:
-        """Average one segment.
+        """Assemble one segment, with features averaged over words.
 
         Raises:
             DataError: A label is out of range, or a file is damaged.
@@ -131,10 +131,10 @@ class CsdSource(CardSource):
                     self._dropped.append(Dropped(id_, reason))
                     continue
                 splits[split_of[video]].append(SampleRef(len(self._segments), id_, video))
-                spoken = [words[place] for place in inside]
+                spoken = [words[index] for index in inside]
                 self._segments.append(_Segment(video, row, start, end, spoken, times[inside]))
         unknown = [video for video in split_of if video not in self._labels]
-        self._dropped += [Dropped(video, "a split lists this video, but no label is there") for video in unknown]
+        self._dropped += [Dropped(video, "a split lists this video, but it has no labels") for video in unknown]
         return splits
 
     def _drop_unlisted(self, video: str, segments: int) -> None:
@@ -150,19 +150,19 @@ class CsdSource(CardSource):
         return f"{video}_{row + self._mapping.first}"
 
     def _timed_words(self, video: str) -> tuple[list[str], npt.NDArray[np.float64]]:
-        """The words of a video without pauses, and [n, 2] their times."""
+        """Return the words of a video without pauses, and their times [n, 2]."""
         if video not in self._words:
             return [], np.zeros((0, 2))
         words, times = self._words.words(video), self._words.intervals(video)
         if _ONE_ROW_LATE in self._mapping.fixes and len(words):
-            # The time of the first word is lost; that of the second is the nearest there is.
+            # The time of the first word is lost; that of the second is the closest available.
             times = np.concatenate([times[:1], times[:-1]])
-        spoken = [place for place, word in enumerate(words) if word not in self._mapping.pauses]
-        return [words[place] for place in spoken], times[spoken]
+        spoken = [index for index, word in enumerate(words) if word not in self._mapping.pauses]
+        return [words[index] for index in spoken], times[spoken]
 
 
 def _average(file: CsdFile, segment: _Segment) -> tuple[Array, int]:
-    """[T, D] the mean of the file's rows over each word, and how many values that are not finite it leaves out.
+    """Average the file's rows over each word, [T, D], and count the values left out because they are not finite.
 
     T is 0 if no row overlaps any word.
     """
@@ -177,18 +177,18 @@ def _average(file: CsdFile, segment: _Segment) -> tuple[Array, int]:
     rows = file.rows(segment.video, first, end).astype(np.float64)
     means = np.full((len(words), rows.shape[1]), np.nan)
     left_out = 0
-    for place, chosen in enumerate(use):
-        values = rows[chosen]
+    for word, overlapping in enumerate(use):
+        values = rows[overlapping]
         finite = np.isfinite(values)
         count = finite.sum(axis=0)
         filled = count > 0
-        means[place, filled] = np.where(finite, values, 0).sum(axis=0)[filled] / count[filled]
+        means[word, filled] = np.where(finite, values, 0).sum(axis=0)[filled] / count[filled]
         left_out += int((~finite)[:, filled].sum())
     return means, left_out
 
 
 def _columns(labels: CsdFile, mapping: CsdMapping) -> dict[str, int]:
-    """Number of each task's column."""
+    """Find the number of each task's column."""
     described, stated = labels.column_names(), mapping.labels.columns
     if described is not None and stated is not None and described != stated:
         what = f"the file has the columns {', '.join(described)}, the card {', '.join(stated)}"
@@ -212,7 +212,7 @@ def _width(file: CsdFile) -> int:
 
 
 def _read_vocabulary(files: ArrayFiles, vocabulary: CsdVocabulary) -> tuple[dict[str, int], Array]:
-    """Row of each word, and the [words, D] table."""
+    """Read the row of each word, and the table [words, D]."""
     words, vectors = files.read(vocabulary.file, vocabulary.words), files.read(vocabulary.file, vocabulary.vectors)
     if (
         vectors.ndim != 2
@@ -221,6 +221,6 @@ def _read_vocabulary(files: ArrayFiles, vocabulary: CsdVocabulary) -> tuple[dict
         or len(words) != len(vectors)
         or not 0 <= vocabulary.unknown < len(vectors)
     ):
-        what = f"{len(words)} words, vectors {list(vectors.shape)} and row {vocabulary.unknown} do not fit each other"
-        raise DataError(what, where=files.place(vocabulary.file))
-    return {word: row for row, word in enumerate(texts_of(words, files.place(vocabulary.file)))}, vectors
+        what = f"{len(words)} words, vectors {list(vectors.shape)} and row {vocabulary.unknown} do not match"
+        raise DataError(what, where=files.display(vocabulary.file))
+    return {word: row for row, word in enumerate(texts_of(words, files.display(vocabulary.file)))}, vectors

@@ -1,13 +1,13 @@
-"""Format `mmsa`: the pickles of MMSA, {train, valid, test} of arrays padded to one length.
+"""Format `mmsa`: the pickles of MMSA, {train, valid, test} of arrays padded to a common length.
 
-How padding is removed:
-* Where the file has `audio_lengths` and `vision_lengths` it is not aligned: audio and vision have as many steps as they
-  say, the text has those that the mask of `text_bert` marks, or without one all but the zeros at its padded end.
-* Where it has not it is aligned: all modalities keep the same number of steps, as many as the mask marks, or more where
-  one is not zero yet, so that nothing but zeros is cut.
+Padding is removed in this way:
+* A file with `audio_lengths` and `vision_lengths` is not aligned: audio and vision have these lengths, and the text has
+  the steps in the mask of `text_bert` or, without a mask, all but the zeros at its padded end.
+* A file without lengths is aligned: all modalities keep the same number of steps, as many as the mask has, or more if a
+  step beyond it is not zero, so that only zeros are removed.
 
-A modality that is zero throughout is missing. Word pieces (`text: text_bert`) are those that the mask marks, with the
-special ones.
+A modality that is zero throughout is missing. Word pieces (`text: text_bert`) are those in the mask, with the special
+ones.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class MmsaSource(CardSource):
         card: A card of format `mmsa`.
 
     Raises:
-        DataError: The file is not such a pickle, an array is missing or does not fit, the splits are not clean, or a
-            split has another count than the card expects.
+        DataError: The file is not such a pickle, an array is missing or has a wrong shape, the splits have leakage, or
+            a split has another number of samples than the card expects.
     """
 
     def __init__(self, root: str, card: Card) -> None:
@@ -63,7 +63,7 @@ class MmsaSource(CardSource):
         """Read one sample and remove its padding.
 
         Raises:
-            DataError: A label is out of range, or a mask or a length cannot be.
+            DataError: A label is out of range, or a mask or a length is invalid.
         """
         part = self._parts[split]
         where = f"{part.where}, sample {ref.id}"
@@ -91,7 +91,7 @@ class _Part:
         self._ids = part.texts("id")
         spoken = part.texts("raw_text", as_spoken, self._ids) if part.has("raw_text") else None
         self.transcripts = [""] * len(part) if spoken is None else spoken
-        # A split without labels is packed: it can be predicted.
+        # A split without labels is packed as well, for prediction.
         self.labels = {task: part.single_numbers(name) for task, name in mapping.labels.items() if part.has(name)}
         self._steps = {name: part.steps(name) for name in card.features if name != "text" or mapping.text == "text"}
         self._tokens = "text" in card.features and mapping.text == _BERT
@@ -109,72 +109,72 @@ class _Part:
             raise DataError(what, where=part.where, remedy="use the file with lengths")
 
     def refs(self) -> list[SampleRef]:
-        """Its samples."""
+        """List its samples."""
         separator = self._mapping.separator
         return [SampleRef(n, id_, group_of(id_, separator, self.where)) for n, id_ in enumerate(self._ids)]
 
     def arrays(self, number: int, where: str) -> dict[str, Array]:
-        """By modality, without padding."""
+        """Read the arrays of a sample by modality, without padding."""
         side = self._mapping.padding
         rows = {name: steps.row(number) for name, steps in self._steps.items()}
         pieces = None if self._bert is None else _Pieces.of(self._bert.row(number), where)
-        found: dict[str, Array] = {}
+        arrays: dict[str, Array] = {}
         if self._tokens and pieces is not None:
-            found["text"] = pieces.ids
+            arrays["text"] = pieces.ids
         if not self._lengths:
-            # Nothing that is marked is cut, at whatever end the mask is.
-            return found | padding.cut_alike(rows, side, 0 if pieces is None else pieces.count)
+            # At least as many steps as the mask has, on either side.
+            return arrays | padding.cut_alike(rows, side, 0 if pieces is None else pieces.count)
         if "text" in rows:
             text = rows.pop("text")
-            found["text"] = _without_zeros(text, side) if pieces is None else _marked(text, pieces, side, where)
+            arrays["text"] = _without_zeros(text, side) if pieces is None else _in_mask(text, pieces, side, where)
         for name, values in rows.items():
-            found[name] = _cut(values, int(self._lengths[name][number]), side, name, where)
-        return found
+            arrays[name] = _cut(values, int(self._lengths[name][number]), side, name, where)
+        return arrays
 
 
 @dataclass(frozen=True)
 class _Pieces:
-    """The word pieces that a mask marks, all in one run."""
+    """The word pieces in a mask, which must be one run."""
 
     ids: Array
-    """[T]."""
+    """[T] ids."""
     first: int
-    """Step of the first."""
+    """Time step of the first piece."""
     steps: int
-    """Of the row, padding included."""
+    """Time steps of the row, padding included."""
 
     @property
     def count(self) -> int:
-        """T."""
+        """Number of pieces T."""
         return len(self.ids)
 
     @classmethod
     def of(cls, block: Array, where: str) -> _Pieces:
-        """Those of [3, steps] ids, mask and types."""
+        """Select the pieces of [3, steps] ids, mask and types."""
         ids, marked = block[0], np.flatnonzero(block[1])
         if len(marked) and marked[-1] - marked[0] + 1 != len(marked):
             raise DataError("the mask of text_bert has gaps", where=where)
-        # MMSA keeps them as float32 in some files.
+        # Some files of MMSA have them as float32.
         with np.errstate(invalid="ignore"):
-            found: Array = ids[marked].astype(np.int64)
-        if not np.array_equal(found, ids[marked]):
+            selected: Array = ids[marked].astype(np.int64)
+        if not np.array_equal(selected, ids[marked]):
             raise DataError("the ids of text_bert are not whole numbers", where=where)
-        return cls(found, int(marked[0]) if len(marked) else 0, len(ids))
+        return cls(selected, int(marked[0]) if len(marked) else 0, len(ids))
 
 
 def _without_zeros(text: Array, side: padding.Side) -> Array:
-    """The steps of a text without a mask: `padding` is where audio and vision have theirs, the text may differ."""
+    """Remove the padding of a text without a mask; it may be on another side than that of audio and vision."""
     if side == "front" and len(text) and text[0].any():
         side = "end"
     return padding.keep(text, padding.steps(text, side), side)
 
 
-def _marked(text: Array, pieces: _Pieces, side: padding.Side, where: str) -> Array:
-    """The steps of the text that the mask marks; as many at the padded end, where it is plainly not there."""
+def _in_mask(text: Array, pieces: _Pieces, side: padding.Side, where: str) -> Array:
+    """Select the steps of the text in the mask; or as many on the unpadded side, if the mask clearly does not match."""
     if len(text) == pieces.steps:
         end = pieces.first + pieces.count
         kept = text[pieces.first : end]
-        # A word without a vector is zero; what is not zero must not be left out.
+        # A word without a vector is zero; a step that is not zero must not be left out.
         if not (text[: pieces.first].any() or text[end:].any()) or (kept[:1].any() and kept[-1:].any()):
             return padding.present(kept)
     return _cut(text, pieces.count, side, "text", where)

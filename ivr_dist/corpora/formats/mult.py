@@ -1,7 +1,7 @@
 """Format `mult`: the pickles of MulT and MultiBench, {train, valid, test} of arrays padded with zeros at the front.
 
-Padding is cut from every modality for itself; in aligned files from all alike, as much as all of them have. A modality
-that is zero throughout is missing. There is no transcript.
+Padding is removed from each modality separately; in aligned files the same number of steps is removed from all. A
+modality that is zero throughout is missing. There is no transcript.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ class MultSource(CardSource):
     """A corpus in a pickle of MulT or MultiBench.
 
     Ids and labels are read once; features stay in the file and are read with their sample. An id of three parts (video,
-    start, end) has its video as group; one of a single part where the card gives a separator. Samples without ids are
-    called by split and row, and then nothing can be said about videos in two splits.
+    start, end) has its video as group; an id of a single part has one if the card has a separator. Samples without ids
+    are named by split and row; leakage between their splits cannot be detected.
 
     Args:
         root: Folder or URL that the card's paths are relative to.
         card: A card of format `mult`.
 
     Raises:
-        DataError: The file is not such a pickle, an array is missing or does not fit, the splits are not clean, or a
-            split has another count than the card expects.
+        DataError: The file is not such a pickle, an array is missing or has a wrong shape, the splits have leakage, or
+            a split has another number of samples than the card expects.
     """
 
     def __init__(self, root: str, card: Card) -> None:
@@ -50,7 +50,7 @@ class MultSource(CardSource):
             if self._mapping.aligned and len(lengths) > 1:
                 remedy = "set mult.aligned to false"
                 raise DataError("the modalities differ in steps", where=self._parts[split].where, remedy=remedy)
-        # A split without labels is packed: it can be predicted.
+        # A split without labels is packed as well, for prediction.
         self._labels = {split: self._read_labels(part) for split, part in self._parts.items() if part.has(_LABELS)}
         refs = {split: self._refs(split, part) for split, part in self._parts.items()}
         self._splits = check_hygiene(refs, card.expected_counts(), f"corpus {card.name}")
@@ -88,7 +88,7 @@ class MultSource(CardSource):
         return refs
 
     def _read_labels(self, part: SplitPart) -> Array:
-        """[N, columns, values] as the file has them."""
+        """Read the labels [N, columns, values]."""
         values = part.numbers(_LABELS)
         values = values.reshape(*values.shape, *[1] * (3 - values.ndim))
         last = max(self._mapping.labels.values(), default=0)
@@ -99,7 +99,7 @@ class MultSource(CardSource):
 
 
 def _label(row: Array, column: int, where: str) -> float:
-    """A label of [columns, values]; of several values in one-hot form, which of them is the 1."""
+    """Return a label of [columns, values]; of several values in one-hot form, the index of the 1."""
     values = row[column]
     if len(values) == 1:
         return as_label(values[0])

@@ -1,4 +1,4 @@
-"""Format `table`: a JSONL file with a line a sample, and a .npy file a modality of each sample."""
+"""Format `table`: a JSONL file with a line for each sample, and a .npy file for each modality of a sample."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ class TableSource(CardSource):
     """A corpus listed in a JSONL table.
 
     A line is an object with `id`, `split` (unless the card lists groups), `labels` (numbers by task, null or absent
-    where there is none) and, where it has them, `group`, `transcript`, `provenance`, and `text`, `audio`, `vision`:
-    paths of .npy files relative to the folder that is packed.
+    where there is none) and optionally `group`, `transcript`, `provenance`, and `text`, `audio`, `vision`: paths of
+    .npy files relative to the folder that is packed.
 
     Args:
         root: Folder or URL that all paths are relative to.
         card: A card of format `table`.
 
     Raises:
-        DataError: A line cannot be understood, the splits are not clean, or a count differs from the card's.
+        DataError: A line is invalid, the splits have leakage, or a split has another number of samples than the card
+            expects.
     """
 
     def __init__(self, root: str, card: Card) -> None:
@@ -51,14 +52,14 @@ class TableSource(CardSource):
         self._splits = check_hygiene(self._read_splits(), card.expected_counts(), f"corpus {card.name}")
 
     def paths(self) -> list[str]:
-        """The .npy files of all samples, relative to the folder that is packed."""
+        """List the .npy files of all samples, relative to the folder that is packed."""
         return [row[name] for row in self._rows for name in MODALITIES if row.get(name) is not None]
 
     def load(self, split: str, ref: SampleRef) -> SourceSample:
         """Read the arrays of one sample.
 
         Raises:
-            DataError: A .npy file is missing or broken, or a label is out of range.
+            DataError: A .npy file is missing or damaged, or a label is out of range.
         """
         row = self._rows[ref.number]
         provenance = {"file": self._file.path, "line": self._lines[ref.number]}
@@ -79,17 +80,17 @@ class TableSource(CardSource):
 
     def _read_rows(self) -> None:
         text = read_source_text(self._root, self._file, "a JSONL file")
-        # Not splitlines: it also cuts at characters that JSON allows inside a string.
+        # Not splitlines, which also splits at characters that JSON allows in a string.
         for line, row_text in enumerate(text.split("\n"), start=1):
             if row_text.strip():
                 self._lines.append(line)
                 self._rows.append(_parse_row(row_text, self._where(len(self._rows)), self._card.features))
                 for path in (self._rows[-1].get(name) for name in MODALITIES):
                     if path is not None:
-                        self._place(path, len(self._rows) - 1)
+                        self._url(path, len(self._rows) - 1)
 
     def _read_dims(self) -> dict[str, int]:
-        """Widths that the card leaves open, as the first sample that has the modality gives them."""
+        """Read the widths that the card does not state, from the first sample that has the modality."""
         dims = {}
         for name, described in self._card.features.items():
             number = next((number for number, row in enumerate(self._rows) if row.get(name) is not None), None)
@@ -112,18 +113,18 @@ class TableSource(CardSource):
             splits[name].append(SampleRef(number, row["id"], group))
         return splits
 
-    def _place(self, path: str, number: int) -> str:
+    def _url(self, path: str, number: int) -> str:
         try:
             return storage.join(self._root, path)
         except storage.UnsafeNameError:
-            remedy = "give a path below the folder that is packed"
+            remedy = "use a path below the folder that is packed"
             raise DataError(f"{path!r} leads out of the corpus", where=self._where(number), remedy=remedy) from None
 
     def _array(self, path: str, number: int) -> Array:
-        place = self._place(path, number)
-        where = f"{storage.display(place)}, named by {self._where(number)}"
+        url = self._url(path, number)
+        where = f"{storage.display(url)}, named by {self._where(number)}"
         try:
-            data = storage.read_bytes(place)
+            data = storage.read_bytes(url)
         except storage.NotFoundError:
             raise DataError("no such file", where=where, remedy="correct the table or add the file") from None
         array = parse_npy(data, where)
@@ -138,24 +139,24 @@ def _parse_row(text: str, where: str, features: Mapping[str, FeatureSet]) -> dic
         row = strict_json.loads(text)
     except ValueError as error:
         what = f"not JSON: {describe(error)}"
-        raise DataError(what, where=where, remedy="give every line one whole JSON object") from None
+        raise DataError(what, where=where, remedy="write one whole JSON object on every line") from None
     if not isinstance(row, dict):
-        raise DataError("not a JSON object", where=where, remedy="give every line one object, without a list around")
-    # NaN is how many programs write null.
+        raise DataError("not a JSON object", where=where, remedy="write one object on every line, without a list")
+    # Many programs write NaN for null.
     row = {name: value for name, value in row.items() if name == "id" or not is_missing(value) or name not in _KEYS}
     for name, value in row.items():
         if name not in _KEYS:
             raise DataError(f"unknown key {name}", where=where, remedy=suggest(name, _KEYS))
         if name in MODALITIES and name not in features:
             raise DataError(f"{name} is not among the card's features", where=where, remedy="describe it in the card")
-        wanted = dict if name in ("labels", "provenance") else str
-        if not isinstance(value, wanted):
-            kind = "an object" if wanted is dict else "a text"
+        expected = dict if name in ("labels", "provenance") else str
+        if not isinstance(value, expected):
+            kind = "an object" if expected is dict else "a text"
             raise DataError(f"key {name} is not {kind}", where=where)
         if name in MODALITIES and not (is_text(str(value)) and "\0" not in value):
             raise DataError(f"key {name} is not the name of a file", where=where)
     if not row.get("id"):
-        raise DataError("the sample has no id", where=where, remedy="give every line its own id")
+        raise DataError("the sample has no id", where=where, remedy="write a unique id on every line")
     for task, value in row.get("labels", {}).items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
             raise DataError(f"label {task} is not a number or null", where=where)

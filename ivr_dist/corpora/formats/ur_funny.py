@@ -1,8 +1,8 @@
-"""Format `ur_funny`: the pickles of UR-FUNNY, version 1 and 2, word by word.
+"""Format `ur_funny`: the pickles of UR-FUNNY, versions 1 and 2, with words as time steps.
 
-A sample is a punchline, with the sentences before it as its context. The provenance always holds their text (version 2
-has it); with `context: steps` the words of the context also come before those of the punchline, in every modality
-and the transcript. The ids say nothing about the talk that a sample was cut from, so samples have no group.
+A sample is a punchline, with the sentences before it as its context. The provenance always holds the text of the
+context, which version 2 has; with `context: steps` the words of the context also precede those of the punchline, in
+every modality and the transcript. The ids do not name the talk of a sample, so samples have no group.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from ivr_dist.corpora.card_mappings import UrFunnyMapping
 from ivr_dist.corpora.card_source import CardSource
 from ivr_dist.corpora.readers.pickle_arrays import PickledArray, as_numbers, as_rows, as_texts
 from ivr_dist.corpora.readers.safe_pickle import load_pickle
-from ivr_dist.corpora.readers.split_pickle import by_split, passed_over, undescribed
+from ivr_dist.corpora.readers.split_pickle import by_split, skipped_note, undescribed
 from ivr_dist.corpora.readers.texts import as_spoken, is_missing
 from ivr_dist.corpora.source import Array, SampleRef, SourceSample, as_label, check_hygiene, checked_labels
 from ivr_dist.errors import DataError
 from ivr_dist.shards.npy import NUMBERS
 
 _MAX_SENTENCES = 1000
-"""Of a context; a list in a pickle may hold one sentence many times, and so with words."""
+"""Maximum number of sentences of a context; a list in a pickle may repeat one sentence many times."""
 _MAX_CHARACTERS = 100_000
 _MAX_REPEATED = 100_000
-"""Steps."""
+"""Maximum number of time steps of repeated sentences."""
 
 
 class UrFunnySource(CardSource):
     """A corpus in UR-FUNNY's pickles.
 
-    They are dictionaries of lists, so they are read whole when the corpus is opened.
+    The pickles are dictionaries of lists, so they are read completely when the corpus is opened.
 
     Args:
         root: Folder or URL that the card's paths are relative to.
         card: A card of format `ur_funny`.
 
     Raises:
-        DataError: A file is not what the card says, the folds are not clean, or a split has another count than the card
-            expects.
+        DataError: A file does not match the card, the folds have leakage, or a split has another number of samples than
+            the card expects.
     """
 
     def __init__(self, root: str, card: Card) -> None:
@@ -63,13 +63,13 @@ class UrFunnySource(CardSource):
         self._splits = check_hygiene(splits, card.expected_counts(), f"corpus {card.name}")
 
     def load(self, split: str, ref: SampleRef) -> SourceSample:
-        """Put one sample together; what a file has no entry for is missing.
+        """Assemble one sample; modalities without an entry in their file are missing.
 
         Raises:
-            DataError: An entry is not what the file's layout says, or a word index points past the table.
+            DataError: An entry does not have the format's layout, or a word index is beyond the table.
         """
         key = self._keys[split][ref.number]
-        where = f"{self._place(self._mapping.language)}, sample {ref.id}"
+        where = f"{self._display(self._mapping.language)}, sample {ref.id}"
         label = self._labels.get(key)
         if label is not None and not isinstance(label, int | float | np.floating):
             raise DataError(f"the label is not a number but {type(label).__name__}", where=where)
@@ -93,27 +93,27 @@ class UrFunnySource(CardSource):
         )
 
     def _read(self, file: str) -> dict[Any, Any]:
-        found = load_pickle(self._root, self._card.files[file])
-        if not isinstance(found, dict):
-            raise DataError("not a dictionary by id", where=self._place(file), remedy="check files in the card")
-        return found
+        entries = load_pickle(self._root, self._card.files[file])
+        if not isinstance(entries, dict):
+            raise DataError("not a dictionary by id", where=self._display(file), remedy="check files in the card")
+        return entries
 
-    def _place(self, file: str) -> str:
+    def _display(self, file: str) -> str:
         return storage.display(storage.join(self._root, self._card.files[file].path))
 
     def _read_vectors(self, file: str) -> Array:
         try:
             return as_rows(load_pickle(self._root, self._card.files[file]))
         except ValueError as error:
-            raise DataError(f"not a table of word vectors: {error}", where=self._place(file)) from None
+            raise DataError(f"not a table of word vectors: {error}", where=self._display(file)) from None
 
     def _read_folds(self) -> dict[str, list[SampleRef]]:
-        folds, where = self._read(self._mapping.folds), self._place(self._mapping.folds)
+        folds, where = self._read(self._mapping.folds), self._display(self._mapping.folds)
         splits = {}
         parts, others = by_split(folds, self._card, where)
         if any(isinstance(folds[name], list | tuple | PickledArray) for name in others):
             raise undescribed(folds, self._card, where)
-        self._notes = passed_over(others, where)
+        self._notes = skipped_note(others, where)
         for name, fold in parts.items():
             try:
                 ids = as_texts(fold)
@@ -125,23 +125,23 @@ class UrFunnySource(CardSource):
             splits[name] = [SampleRef(number, id_) for number, id_ in enumerate(ids)]
         keys = [key for fold in self._keys.values() for key in fold]
         if self._language and keys and not any(key in self._language for key in keys):
-            what = f"none of its ids is one of the language's: {keys[0]!r}, {next(iter(self._language))!r}"
+            what = f"none of its ids is in the language file: {keys[0]!r}, {next(iter(self._language))!r}"
             raise DataError(what, where=where, remedy="use files of one version, with ids of one type")
         return splits
 
     def _widths(self) -> dict[str, int]:
-        """Features of a step, of the first sample that has one."""
-        found = {} if self._vectors is None else {"text": self._vectors.shape[1]}
+        """Take the features of a time step by modality, from the first sample that has it."""
+        dims = {} if self._vectors is None else {"text": self._vectors.shape[1]}
         for name, frames in self._frames.items():
             for entry in frames.values():
                 rows = self._rows(name, entry)
                 if rows.shape[1]:
-                    found[name] = rows.shape[1]
+                    dims[name] = rows.shape[1]
                     break
-        return found
+        return dims
 
     def _parts(self, entry: Any, punchline: str, context: str) -> Iterator[Any]:
-        """What an entry holds for each sentence that is kept, in time."""
+        """Iterate over the parts of an entry for each sentence that is kept, in time."""
         if not isinstance(entry, dict) or punchline not in entry:
             raise ValueError(f"an entry without {punchline}")
         if self._mapping.context == "steps":
@@ -149,7 +149,7 @@ class UrFunnySource(CardSource):
         yield entry[punchline]
 
     def _rows(self, name: str, entry: Any) -> Array:
-        """[T, D] frames of the sentences that are kept; T = 0 without an entry."""
+        """Return the [T, D] frames of the sentences that are kept; T = 0 without an entry."""
         if entry is None:
             return np.zeros((0, 0))
         try:
@@ -166,22 +166,21 @@ class UrFunnySource(CardSource):
         return np.concatenate(spoken) if spoken else parts[0]
 
     def _words(self, entry: Any) -> Array:
-        """[T] word indexes of the sentences that are kept, or [T, D] their vectors."""
+        """Return the [T] word indexes of the sentences that are kept, or their [T, D] vectors."""
         if not entry:
             return np.zeros((0,))
         parts = list(self._parts(entry, "punchline_embedding_indexes", "context_embedding_indexes"))
         _refuse_repeated(parts)
-        indexes = [_indexes(part) for part in parts]
-        found = np.concatenate(indexes)
+        indexes = np.concatenate([_indexes(part) for part in parts])
         if self._vectors is None:
-            return found
-        if len(found) and (found.min() < 0 or found.max() >= len(self._vectors)):
+            return indexes
+        if len(indexes) and (indexes.min() < 0 or indexes.max() >= len(self._vectors)):
             raise ValueError(f"a word index is not in the table of {len(self._vectors)} vectors")
-        return self._vectors[found]  # type: ignore[no-any-return]
+        return self._vectors[indexes]  # type: ignore[no-any-return]
 
 
 def _refuse_repeated(sentences: Sequence[Any]) -> None:
-    """A list in a pickle may hold one long sentence many times; a short one may well be said again."""
+    """Refuse a list that repeats one long sentence many times, as a pickle can; short ones may really be repeated."""
     if not all(isinstance(sentence, list | tuple | PickledArray) for sentence in sentences):
         raise ValueError("not a list of steps")
     distinct = {id(sentence): len(sentence) for sentence in sentences}
@@ -191,7 +190,7 @@ def _refuse_repeated(sentences: Sequence[Any]) -> None:
 
 
 def _indexes(words: Any) -> Array:
-    """[T] word indexes; the files have them flat, or as a list of one for each word."""
+    """Convert word indexes to [T]; the files have them flat, or as a list of one for each word."""
     if isinstance(words, PickledArray) and words.items is None:
         values = words.load().reshape(-1)
     else:
@@ -201,14 +200,14 @@ def _indexes(words: Any) -> Array:
     if values.dtype.kind not in NUMBERS:
         raise ValueError("word indexes that are not numbers of 64 bits or less")
     with np.errstate(invalid="ignore"):
-        found = values.astype(np.int64)
-    if not np.array_equal(found, values):
+        indexes = values.astype(np.int64)
+    if not np.array_equal(indexes, values):
         raise ValueError("word indexes that are not whole numbers")
-    return found
+    return indexes
 
 
 def _sentences(entry: Any) -> tuple[str, list[str]]:
-    """The punchline and the sentences before it; empty in version 1, which has no text."""
+    """Return the punchline and the sentences before it; empty in version 1, which has no text."""
     if not isinstance(entry, dict):
         raise ValueError("an entry that is not a dictionary")
     context = _context(entry.get("context_sentences"))
@@ -216,7 +215,7 @@ def _sentences(entry: Any) -> tuple[str, list[str]]:
 
 
 def _context(sentences: Any) -> Sequence[Any]:
-    """What an entry holds for each sentence before the punchline; None stands for none."""
+    """List the parts of an entry for each sentence before the punchline; None means none."""
     if isinstance(sentences, PickledArray):
         sentences = sentences.load().tolist() if sentences.items is None else sentences.items
     if not isinstance(sentences, list | tuple | type(None)):
@@ -227,7 +226,7 @@ def _context(sentences: Any) -> Sequence[Any]:
 
 
 def _sentence(value: Any) -> str:
-    """A sentence, whether the file has it as text, as a list of one text, or as a list of words."""
+    """Convert a sentence to text, from a text, a list of one text, or a list of words."""
     words = as_texts([value] if isinstance(value, str | bytes) or is_missing(value) else value, as_spoken)
     if sum(map(len, words)) > _MAX_CHARACTERS:
         raise ValueError(f"a sentence of more than {_MAX_CHARACTERS} characters")

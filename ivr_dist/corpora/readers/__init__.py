@@ -1,1 +1,1 @@
-"""Readers of the files that corpora come in."""
+"""Readers of source files: pickles, computational sequences, numpy files, texts and padding."""

@@ -1,6 +1,6 @@
-"""`.npy` and `.npz` files of a corpus: numbers and text, of which nothing is unpickled.
+"""`.npy` and `.npz` files of a corpus: numbers and text, without pickles.
 
-What is claimed is compared with what is there before anything of the claimed size exists.
+Claimed sizes are compared with the actual bytes before anything is allocated.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ivr_dist.shards import npy
 _KINDS = "fiubSU"
 _MAX_ELEMENTS = 1 << 48
 _MAX_RATIO = 1100
-"""Bytes that a stored byte can stand for; deflate reaches 1032."""
+"""Maximum compression ratio; that of deflate is 1032."""
 _ENCRYPTED = 1
 _TORCH = "/data.pkl"
 _REMEDY = "save it with numpy.save, as plain numbers or text"
@@ -33,32 +33,32 @@ _BROKEN = (
     zipfile.BadZipFile,
     zlib.error,
 )
-"""Raised for damaged files by numpy and zipfile, which has NotImplementedError for compressions that it lacks."""
+"""Errors of numpy and zipfile for damaged files; NotImplementedError is for unknown compression methods."""
 
 
 def parse_npy(data: bytes, where: str) -> Array:
-    """The array of numbers or text in a `.npy` file, read-only.
+    """Parse a `.npy` file of numbers or text, as a read-only array.
 
     Raises:
-        DataError: It is something else; says what, as far as that can be told.
+        DataError: It is of another kind, which the error names if possible.
     """
     refuse_other(data, "a .npy file", where, "a .npy file")
     try:
-        found = npy.parse(data, where, _KINDS, most=_MAX_ELEMENTS)
-        npy.refuse_no_text(found)
+        array = npy.parse(data, where, _KINDS, most=_MAX_ELEMENTS)
+        npy.check_unicode(array)
     except CorruptDataError as error:
         raise DataError(error.what, where=where, remedy=_REMEDY) from None
     except ValueError as error:
         raise DataError(str(error), where=where, remedy=_REMEDY) from None
-    return found
+    return array
 
 
 class NpzFile:
-    """The arrays of an `.npz` file, unpacked when they are asked for.
+    """The arrays of an `.npz` file, uncompressed on access.
 
     Args:
         data: The file.
-        where: What errors call it.
+        where: Name of the file, for errors.
 
     Raises:
         DataError: It is not such a file.
@@ -74,25 +74,25 @@ class NpzFile:
             raise DataError(f"not an .npz file: {error}", where=where, remedy="check files in the card") from None
         if any(name.endswith(_TORCH) for name in names):
             raise DataError(
-                "this is what torch.save wrote, not an .npz file", where=where, remedy="save arrays with numpy.savez"
+                "this is a file of torch.save, not an .npz file", where=where, remedy="save arrays with numpy.savez"
             )
         self.files = [name.removesuffix(".npy") for name in names]
         """Names of the arrays."""
 
     def __getitem__(self, name: str) -> Array:
-        """One of them.
+        """Read an array.
 
         Raises:
-            DataError: It is not an array of numbers or text, or unpacks to more than it can.
+            DataError: It is not an array of numbers or text, or its compression ratio is impossible.
         """
         where = f"{self._where}, array {name}"
         try:
             info = self._archive.getinfo(f"{name}.npy")
             if info.flag_bits & _ENCRYPTED or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise ValueError("it is encrypted, or compressed in another way than numpy does")
+                raise ValueError("it is encrypted, or compressed by another method than those of numpy")
             if info.file_size > info.compress_size * _MAX_RATIO:
-                raise ValueError(f"{info.compress_size} bytes cannot stand for {info.file_size}")
+                raise ValueError(f"{info.compress_size} bytes cannot be {info.file_size} bytes compressed")
             content = self._archive.read(info)
         except _BROKEN as error:
-            raise DataError(f"it cannot be unpacked: {error}", where=where, remedy="get the file again") from None
+            raise DataError(f"cannot be uncompressed: {error}", where=where, remedy="get the file again") from None
         return parse_npy(content, where)

@@ -1,7 +1,7 @@
-"""Padding of sequences in arrays of one length: steps of zeros, at the end or at the front.
+"""Padding removal: sequences in arrays of a common length, padded with zero steps at the end or at the front.
 
-A step is padding only if it and all that follow (or precede) it are exactly zero in every feature, so that no value
-other than zero is ever cut; a NaN or an infinity is not zero. A sequence of zeros alone has no steps: it is missing.
+A time step is padding only if it and all steps after it (or before it) are exactly zero in every feature, so only zeros
+are ever removed; NaN and infinity are not zero. A sequence of zeros only has no steps, which means it is missing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Side = Literal["end", "front"]
 
 
 def steps(rows: Array, padded: Side) -> int:
-    """Steps of [T, D] rows that are not padding; 0 if all are zero."""
+    """Count the steps of [T, D] rows that are not padding; 0 if all are zero."""
     if not len(rows):
         return 0
     filled = np.logical_or.reduce(rows, axis=1)
@@ -27,26 +27,26 @@ def steps(rows: Array, padded: Side) -> int:
 
 
 def keep(rows: Array, count: int, padded: Side) -> Array:
-    """The `count` steps of [T, D] rows (or [T] ids) that are not padding."""
+    """Select the `count` steps of [T, D] rows (or [T] ids) on the unpadded side."""
     return rows[:count] if padded == "end" else rows[len(rows) - count :]
 
 
 def cut_each(rows: Mapping[str, Array], padded: Side) -> dict[str, Array]:
-    """Every modality's own steps; those that are missing are absent."""
+    """Remove the padding of each modality separately; missing modalities are absent from the result."""
     counts = {name: steps(values, padded) for name, values in rows.items()}
     return {name: keep(rows[name], count, padded) for name, count in counts.items() if count}
 
 
 def cut_alike(rows: Mapping[str, Array], padded: Side, at_least: int = 0) -> dict[str, Array]:
-    """The same number of steps of every modality, as many as the longest needs: step t stays step t.
+    """Remove the same number of padding steps from every modality, as far as all are padded, to keep them aligned.
 
     Args:
-        rows: By modality: [T, D], T the same for all.
-        padded: Where.
-        at_least: Steps that are known not to be padding.
+        rows: By modality: [T, D], with the same T.
+        padded: Side of the padding.
+        at_least: Number of steps to keep at least.
 
     Returns:
-        By modality; those that are missing are absent.
+        Steps by modality; missing modalities are absent.
     """
     counts = {name: steps(values, padded) for name, values in rows.items()}
     count = max([at_least, *counts.values()])
@@ -54,11 +54,11 @@ def cut_alike(rows: Mapping[str, Array], padded: Side, at_least: int = 0) -> dic
 
 
 def cut_to_length(rows: Array, length: int, padded: Side) -> Array:
-    """The steps that the file's own length says.
+    """Cut rows to a length that the file states.
 
     Raises:
-        ValueError: There are fewer, or the padding is plainly at the other side: the outermost step that is kept is
-            zero, and one that is cut is not.
+        ValueError: There are fewer steps, or the padding is clearly on the other side: the outermost step that is kept
+            is zero, and one that is cut is not.
     """
     if not 0 <= length <= len(rows):
         raise ValueError(f"it has {len(rows)} steps, its length says {length}")
@@ -70,5 +70,5 @@ def cut_to_length(rows: Array, length: int, padded: Side) -> Array:
 
 
 def present(rows: Array) -> Array:
-    """The steps; none of them if all are zero."""
+    """Return the steps, or none if all are zero."""
     return rows if rows.any() else rows[:0]

@@ -1,7 +1,7 @@
-"""Arrays of a pickle whose bytes stay in the file until they are asked for.
+"""Lazy arrays of a pickle: their bytes stay in the file until they are accessed.
 
-What pickles hold of numpy arrives in pieces: a data type, then how it is stored; an empty array, then its shape and
-bytes. The classes here take the pieces and refuse what cannot be before anything of the claimed size exists.
+A pickle has numpy's objects in parts: a data type, then its byte order; an empty array, then its shape and bytes. The
+classes here accept the parts, and refuse contradictions before anything of the claimed size is allocated.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ _MAX_DIMENSIONS = 8
 _MAX_ELEMENTS = 1 << 48
 _MAX_BYTES_IN_ERROR = 40
 _MAX_REPEATED = 1 << 22
-"""Numbers that the repeated rows of a list may have: a file can say one long row again in two bytes."""
+"""Maximum number of values in repeated rows of a list: a file can repeat one long row with two bytes."""
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
-    """Bytes that were left in the file."""
+class FileRange:
+    """Bytes that stay in the file."""
 
     file: storage.RangeReader
     start: int
     size: int
 
     def read(self, start: int, end: int) -> bytes:
-        """Some of them."""
+        """Read the bytes [start, end) of the range."""
         return self.file.read(self.start + start, self.start + end)
 
 
 class PickledDtype:
-    """A data type: its kind and width come first, the order of its bytes later."""
+    """A data type: first its kind and width, later the byte order."""
 
     __slots__ = ("_code", "_numpy", "_order")
 
@@ -59,9 +59,9 @@ class PickledDtype:
         self._numpy: np.dtype[Any] | None = None
 
     def set_state(self, state: Any) -> None:
-        """Take what the pickle says about a data type: (version, order, subtype, names, fields, ...)."""
+        """Set the state of a data type in the pickle: (version, order, subtype, names, fields, ...)."""
         if not isinstance(state, tuple) or len(state) < 5 or state[1] not in _ORDERS:
-            raise ValueError("a data type is not described as numpy does")
+            raise ValueError("a data type does not have the format of numpy")
         if state[2:5] != (None, None, None):
             raise ValueError("arrays of records are not read")
         self._order = state[1]
@@ -69,11 +69,11 @@ class PickledDtype:
 
     @property
     def holds_objects(self) -> bool:
-        """Whether it stands for Python objects."""
+        """Whether it is the type of Python objects."""
         return self._code[0] == "O"
 
     def numpy(self) -> np.dtype[Any]:
-        """The same for numpy; TypeError for a width that it does not have."""
+        """Convert to a dtype of numpy; TypeError for a width that numpy lacks."""
         if self._numpy is None:
             self._numpy = np.dtype(self._order.replace("|", "=") + self._code)
             if self._numpy.itemsize == 0:
@@ -82,7 +82,7 @@ class PickledDtype:
 
 
 class PickledArray:
-    """An array as the pickle gives it: numbers or text of one width, or a list of what Python holds."""
+    """An array in a pickle: numbers or text of one width, or a list of Python objects."""
 
     __slots__ = ("_dtype", "_fortran", "_items", "_payload", "shape")
 
@@ -90,21 +90,21 @@ class PickledArray:
         self.shape: tuple[int, ...] = (0,)
         self._dtype: np.dtype[Any] = np.dtype(np.float64)
         self._fortran = False
-        self._payload: bytes | Stretch = b""
+        self._payload: bytes | FileRange = b""
         self._items: list[Any] | None = None
 
     def set_state(self, state: Any) -> None:
-        """Take what the pickle says about an array: (version, shape, data type, whether by columns, content)."""
+        """Set the state of an array in the pickle: (version, shape, data type, is Fortran order, content)."""
         if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[2], PickledDtype):
-            raise ValueError("an array is not described as numpy does")
+            raise ValueError("an array does not have the format of numpy")
         self.fill(state[4], state[2], state[1], bool(state[3]))
 
     def fill(self, content: Any, dtype: PickledDtype, shape: Any, fortran: bool) -> None:
-        """Take shape and content, which must be as long as the shape says."""
+        """Set shape and content, whose lengths must match."""
         sound = isinstance(shape, tuple) and len(shape) <= _MAX_DIMENSIONS
         if not sound or not all(type(extent) is int and extent >= 0 for extent in shape):
             raise ValueError("an array has no shape")
-        # Extents beside a 0 count too: numpy refuses their product.
+        # Extents beside a 0 count as well, because numpy refuses their product.
         if math.prod(extent or 1 for extent in shape) > _MAX_ELEMENTS:
             raise ValueError(f"an array has the shape {list(shape)}")
         self.shape = shape
@@ -112,36 +112,36 @@ class PickledArray:
         count = math.prod(shape)
         if dtype.holds_objects:
             if not isinstance(content, list) or len(content) != count or (fortran and len(shape) > 1):
-                raise ValueError(f"an array of objects does not hold the {count} that its shape says")
+                raise ValueError(f"an array of objects does not have the {count} objects of its shape")
             self._items = content
             return
         self._dtype = dtype.numpy()
-        self._payload = content if isinstance(content, Stretch) else as_bytes(content)
-        size = self._payload.size if isinstance(self._payload, Stretch) else len(self._payload)
+        self._payload = content if isinstance(content, FileRange) else as_bytes(content)
+        size = self._payload.size if isinstance(self._payload, FileRange) else len(self._payload)
         if size != count * self._dtype.itemsize:
-            wanted = count * self._dtype.itemsize
-            raise ValueError(f"an array {list(shape)} of {self._dtype} takes {wanted} bytes, {size} are there")
+            expected = count * self._dtype.itemsize
+            raise ValueError(f"an array {list(shape)} of {self._dtype} takes {expected} bytes, but has {size}")
 
     def __len__(self) -> int:
         return self.shape[0] if self.shape else 1
 
     @property
     def dtype(self) -> str:
-        """What it holds, for errors."""
+        """Name of its data type, for errors."""
         return "Python objects" if self._items is not None else str(self._dtype)
 
     @property
     def kind(self) -> str:
-        """The letter of numpy for the kind of its data type."""
+        """Letter of numpy for the kind of its data type."""
         return "O" if self._items is not None else self._dtype.kind
 
     @property
     def items(self) -> list[Any] | None:
-        """The Python objects of the array, rows first; None where it holds numbers or text of one width."""
+        """Python objects of the array in C order; None where it holds numbers or text of one width."""
         return self._items
 
     def row(self, number: int) -> Array:
-        """[...] the entry `number` of the first dimension; read from the file alone where its bytes are in one run.
+        """Read the entry `number` of the first dimension, [...]; only its bytes are read if the array is in C order.
 
         Raises:
             ValueError: The array holds Python objects.
@@ -154,27 +154,27 @@ class PickledArray:
         size = math.prod(shape) * self._dtype.itemsize
         start = number * size
         payload = self._payload
-        data = payload.read(start, start + size) if isinstance(payload, Stretch) else payload[start : start + size]
+        data = payload.read(start, start + size) if isinstance(payload, FileRange) else payload[start : start + size]
         return np.frombuffer(data, self._dtype).reshape(shape)
 
     def load(self) -> Array:
-        """The whole array; one that is stored by columns is kept in memory from then on.
+        """Read the whole array; one in Fortran order stays in memory afterwards.
 
         Raises:
             ValueError: The array holds Python objects.
         """
         if self._items is not None:
             raise ValueError("an array of objects is not one of numbers")
-        data = self._payload.read(0, self._payload.size) if isinstance(self._payload, Stretch) else self._payload
+        data = self._payload.read(0, self._payload.size) if isinstance(self._payload, FileRange) else self._payload
         if self._fortran:
             self._payload = data
         flat: npt.NDArray[Any] = np.frombuffer(data, self._dtype)
-        npy.refuse_no_text(flat)
+        npy.check_unicode(flat)
         return flat.reshape(self.shape, order="F" if self._fortran else "C")
 
 
 def scalar(dtype: PickledDtype, content: Any) -> Any:
-    """A single value of numpy; text and whole numbers as Python's, since they may be keys of a dictionary."""
+    """Decode a numpy scalar; text and whole numbers become Python's, because they may be keys of a dictionary."""
     array = PickledArray()
     array.fill(content, dtype, (), fortran=False)
     value = array.load()[()]
@@ -182,7 +182,7 @@ def scalar(dtype: PickledDtype, content: Any) -> Any:
 
 
 def as_bytes(content: Any) -> bytes:
-    """Bytes, also where Python 2 wrote them as text of one byte a character."""
+    """Convert to bytes, which Python 2 wrote as text with one byte for each character."""
     if isinstance(content, str):
         return content.encode("latin-1")
     if not isinstance(content, bytes):
@@ -191,11 +191,11 @@ def as_bytes(content: Any) -> bytes:
 
 
 def as_numbers(values: Any) -> Array:
-    """[n] a list of single numbers.
+    """Convert a list of single numbers to [n].
 
     Raises:
-        ValueError: It holds something else; lists in a list are not followed, since they can share their parts and
-            then stand for more than there is memory.
+        ValueError: It holds other values. Nested lists are refused, because they can share parts and then represent
+            more than fits in memory.
     """
     if not isinstance(values, list | tuple) or not all(
         isinstance(value, int | float | np.floating) for value in values
@@ -205,14 +205,14 @@ def as_numbers(values: Any) -> Array:
 
 
 def as_rows(values: Any, width: int | None = None) -> Array:
-    """[n, D] an array, or a list of arrays or of lists of numbers of one width.
+    """Convert an array, or a list of arrays or of lists of numbers of one width, to [n, D].
 
     Args:
-        values: An empty list gives [0, D].
+        values: The rows; an empty list becomes [0, D].
         width: D; None: that of the first row.
 
     Raises:
-        ValueError: It is something else, or not of the width.
+        ValueError: It has another type, or another width.
     """
     if isinstance(values, PickledArray):
         if values.items is None:
@@ -232,10 +232,10 @@ def as_rows(values: Any, width: int | None = None) -> Array:
     width = len(_vector(values[0])) if width is None else width
     repeated = len(values) - len({id(row) for row in values})
     if repeated * width > _MAX_REPEATED:
-        raise ValueError(f"{repeated} of {len(values)} steps of {width} features are the same row again")
+        raise ValueError(f"{repeated} of {len(values)} steps of {width} features are repeated rows")
     vectors = [_vector(row) for row in values]
     if any(len(vector) != width for vector in vectors):
-        raise ValueError(f"the steps are not of {width} features each")
+        raise ValueError(f"the steps do not all have {width} features")
     return np.stack(vectors)
 
 
@@ -249,34 +249,35 @@ def _vector(row: Any) -> Array:
 
 
 def as_texts(values: Any, text: Callable[[Any], str] = as_text) -> list[str]:
-    """A list, tuple or array of texts, bytes or numbers as texts, rows first.
+    """Convert a list, tuple or array of texts, bytes or numbers to texts, in C order.
 
     Args:
         values: The list.
-        text: Makes each a text; `as_spoken` for transcripts, of which some may be missing.
+        text: Converts each entry; `as_spoken` for transcripts, some of which may be missing.
 
     Raises:
-        ValueError: It holds something else; says at which place.
+        ValueError: It has another type.
+        BadEntryError: An entry cannot be converted.
     """
     if isinstance(values, PickledArray):
         values = values.load().reshape(-1).tolist() if values.items is None else values.items
     if not isinstance(values, Sequence) or isinstance(values, str | bytes):
         raise ValueError("not a list of texts")
-    found = []
+    texts = []
     for value in values:
         try:
-            found.append(text(value))
+            texts.append(text(value))
         except ValueError as error:
-            raise BadEntryError(len(found), str(error)) from None
-    return found
+            raise BadEntryError(len(texts), str(error)) from None
+    return texts
 
 
 class BadEntryError(ValueError):
-    """One entry of a list cannot be.
+    """An invalid entry of a list.
 
     Args:
-        number: Its place in the list.
-        what: Why.
+        number: Index in the list.
+        what: The reason.
     """
 
     def __init__(self, number: int, what: str) -> None:

@@ -1,10 +1,10 @@
-"""Pickles of numbers and text, read without running anything that they ask for.
+"""Safe unpickling: reads pickles of numbers and text without executing any code that they name.
 
-A pickle is a program for a small machine with a stack, and the usual machine calls whatever the program names. This one
-knows the names in `_KNOWN` and no others: numpy's arrays, data types and single values, bytes, and plain containers
-(sets and frozen sets become lists, in the order of the file). It has no instruction that makes an object of a class.
-Nothing larger than the file can come out, and long bytes are not read but left where they are, as arrays that are read
-a row at a time (`PickledArray`): opening a pickle of many gigabytes takes as long as reading its names.
+A pickle is a program for a stack machine, and Python's machine calls any function that the program names. This machine
+has an allowlist, `_ALLOWED`: numpy's arrays, data types and scalars, bytes, and plain containers (sets and frozen sets
+become lists, in the order of the file). It has no instruction that creates an object of a class. The result is never
+larger than the file. Long bytes stay in the file, as lazy arrays that are read a row at a time (`PickledArray`), so
+opening a pickle of many gigabytes takes only as long as reading its names.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from ivr_dist.common.file_signatures import HEAD
 from ivr_dist.common.library_errors import describe
 from ivr_dist.corpora.card import SourceFile
 from ivr_dist.corpora.files import open_source_file, refuse_other
-from ivr_dist.corpora.readers.pickle_arrays import PickledArray, PickledDtype, Stretch, as_bytes, scalar
+from ivr_dist.corpora.readers.pickle_arrays import FileRange, PickledArray, PickledDtype, as_bytes, scalar
 from ivr_dist.corpora.readers.texts import OldText
 from ivr_dist.errors import DataError
 
 _LEFT_IN_FILE = 1 << 16
-"""Bytes from which on a content is left in the file; Python's pickler puts such outside of its frames, too."""
+"""Bytes from which on a value stays in the file; Python's pickler writes such values outside of its frames as well."""
 _MAX_LINE = 1 << 20
 _MAX_INTEGER = 32
-"""Bytes of an integer; numpy has none of more than 8."""
+"""Maximum bytes of an integer; numpy's have at most 8."""
 _MAX_NAME = 120
 _BROKEN = (
     ArithmeticError,
@@ -40,54 +40,54 @@ _BROKEN = (
     ValueError,
     struct.error,
 )
-"""What reading nonsense ends in."""
+"""Errors caused by damaged pickles."""
 
 
 class _Refused(Exception):
-    """The pickle asks for something that this machine does not have."""
+    """The pickle names something that is not allowed."""
 
 
-class _Known:
-    """What a name stands for: a function of ours that takes the pickle's arguments."""
+class _Allowed:
+    """An allowed name: the function to call with the pickle's arguments."""
 
     def __init__(self, call: Callable[..., Any]) -> None:
         self.call = call
 
 
 def load_pickle(root: str, file: SourceFile) -> Any:
-    """Read a pickle of the corpus, of any protocol, also one that Python 2 wrote.
+    """Read a pickle of the corpus, of any protocol, also of Python 2.
 
     Args:
         root: Folder or URL that the card's paths are relative to.
-        file: What the card says about it.
+        file: Its entry in the card.
 
     Returns:
         Dictionaries, lists, tuples, text, bytes, numbers, and `PickledArray` for numpy's arrays.
 
     Raises:
-        DataError: It is absent, not the file the card describes, not a pickle, or asks for a class or function that is
-            not one of numpy's arrays or a plain container; that is named.
+        DataError: It is missing, has another checksum, is not a pickle, or names a class or function that is not one of
+            numpy's arrays or a plain container.
     """
-    place = storage.join(root, file.path)
+    url = storage.join(root, file.path)
     with open_source_file(root, file) as stream:
-        refuse_other(stream.read(HEAD), "a pickle", storage.display(place), "a pickle")
+        refuse_other(stream.read(HEAD), "a pickle", storage.display(url), "a pickle")
         stream.seek(0)
-        machine = _Machine(stream, place)
+        machine = _Machine(stream, url)
         try:
             return machine.run()
         except _Refused as refusal:
             raise DataError(
                 str(refusal),
-                where=storage.display(place),
+                where=storage.display(url),
                 remedy="do not load it with other programs unless you trust it; convert it where it was made",
             ) from None
         except _BROKEN as error:
-            where = f"{storage.display(place)}, byte {stream.tell()}"
+            where = f"{storage.display(url)}, byte {stream.tell()}"
             raise DataError(f"not a pickle that can be read: {describe(error)}", where=where) from None
 
 
 def _array(kind: Any, shape: Any, code: Any) -> PickledArray:
-    """What numpy writes to make an array that is filled later."""
+    """Create an empty array, which numpy's pickles fill later."""
     return PickledArray()
 
 
@@ -102,16 +102,16 @@ def _from_buffer(content: Any, dtype: PickledDtype, shape: Any, order: str) -> P
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
-    """How Python 3 writes bytes in the old protocols."""
+    """Decode bytes as Python 3 writes them in the old protocols."""
     return text.encode({"latin1": "latin-1", "latin-1": "latin-1"}[encoding])
 
 
-def _bytes(content: Any = b"", encoding: str = "latin1") -> bytes | Stretch:
-    return content if isinstance(content, Stretch) else as_bytes(content)
+def _bytes(content: Any = b"", encoding: str = "latin1") -> bytes | FileRange:
+    return content if isinstance(content, FileRange) else as_bytes(content)
 
 
 def _items(items: Any = ()) -> Any:
-    # Not copied: a file could ask for copies of one long list over and over.
+    # Without a copy: a file could request copies of one long list over and over.
     return _container(items, (list, tuple)) or []
 
 
@@ -119,14 +119,14 @@ def _empty_dict() -> dict[Any, Any]:
     return {}
 
 
-_KNOWN: dict[tuple[str, str], _Known] = {
-    ("numpy", "ndarray"): _Known(_array),
-    ("numpy", "dtype"): _Known(_dtype),
-    ("_codecs", "encode"): _Known(_encode),
-    ("collections", "OrderedDict"): _Known(_empty_dict),
+_ALLOWED: dict[tuple[str, str], _Allowed] = {
+    ("numpy", "ndarray"): _Allowed(_array),
+    ("numpy", "dtype"): _Allowed(_dtype),
+    ("_codecs", "encode"): _Allowed(_encode),
+    ("collections", "OrderedDict"): _Allowed(_empty_dict),
     **{
-        (f"{package}.{name}", function): _Known(call)
-        # numpy 2 renamed numpy.core, and files of both are about.
+        (f"{package}.{name}", function): _Allowed(call)
+        # numpy 2 renamed numpy.core, and there are files of both.
         for package in ("numpy.core", "numpy._core")
         for name, function, call in (
             ("multiarray", "_reconstruct", _array),
@@ -135,7 +135,7 @@ _KNOWN: dict[tuple[str, str], _Known] = {
         )
     },
     **{
-        (module, name): _Known(call)
+        (module, name): _Allowed(call)
         for module in ("builtins", "__builtin__")
         for name, call in (
             ("bytes", _bytes),
@@ -153,12 +153,12 @@ def _old_text(content: bytes) -> str:
     return text if content.isascii() else OldText(text)
 
 
-def _find(module: str, name: str) -> _Known:
-    known = _KNOWN.get((module, name))
-    if known is None:
+def _find(module: str, name: str) -> _Allowed:
+    allowed = _ALLOWED.get((module, name))
+    if allowed is None:
         full = f"{module}.{name}"[:_MAX_NAME].encode("ascii", "backslashreplace").decode()
-        raise _Refused(f"the pickle asks for {full}, which is neither a numpy array nor a plain container; not loaded")
-    return known
+        raise _Refused(f"the pickle names {full}, which is neither a numpy array nor a plain container; not loaded")
+    return allowed
 
 
 def _key(key: Any) -> Any:
@@ -170,17 +170,18 @@ def _key(key: Any) -> Any:
 
 def _container(value: Any, kinds: type | tuple[type, ...]) -> Any:
     if not isinstance(value, kinds):
-        raise ValueError("something is put into what is no container")
+        raise ValueError("a value is added to something that is not a container")
     return value
 
 
+# decision 028
 class _Machine:
-    """One run over one pickle."""
+    """The stack machine, for one pickle."""
 
-    def __init__(self, stream: BinaryIO, place: str) -> None:
+    def __init__(self, stream: BinaryIO, url: str) -> None:
         self._stream = stream
-        self._file = storage.RangeReader(place)
-        self._size = storage.size(place)
+        self._file = storage.RangeReader(url)
+        self._size = storage.size(url)
         self._stack: list[Any] = []
         self._marked: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
@@ -218,15 +219,15 @@ class _Machine:
             raise ValueError("a line is cut off or too long")
         return line[:-1].removesuffix(b"\r")
 
-    def content(self, size: int) -> bytes | Stretch:
-        """Bytes of the file, or where they are if they are many."""
+    def content(self, size: int) -> bytes | FileRange:
+        """Read bytes of the file, or only their range if they are many."""
         if size < _LEFT_IN_FILE:
             return self.take(size)
         start = self._stream.tell()
         if start + size > self._size:
             raise ValueError("it is cut off")
         self._stream.seek(start + size)
-        return Stretch(self._file, start, size)
+        return FileRange(self._file, start, size)
 
     # Stack and memo
 
@@ -253,7 +254,7 @@ class _Machine:
 
     def get(self, number: int) -> None:
         if number not in self._memo:
-            raise ValueError(f"it refers to entry {number} of its memory, which it has not made")
+            raise ValueError(f"it refers to entry {number} of its memo, which does not exist")
         self.push(self._memo[number])
 
     # Containers
@@ -286,11 +287,11 @@ class _Machine:
         self.find(module, name)
 
     def reduce(self) -> None:
-        arguments, known = self._pop(), self._pop()
-        if not isinstance(known, _Known):
-            raise _Refused("the pickle calls something that is not a known name; not loaded")
+        arguments, function = self._pop(), self._pop()
+        if not isinstance(function, _Allowed):
+            raise _Refused("the pickle calls something that is not an allowed name; not loaded")
         self._count_copies(_container(arguments, tuple))
-        self.push(known.call(*arguments))
+        self.push(function.call(*arguments))
 
     def build(self) -> None:
         state, target = self._pop(), self._stack[-1]
@@ -300,35 +301,35 @@ class _Machine:
         target.set_state(state)
 
     def _count_copies(self, values: tuple[Any, ...]) -> None:
-        """Text and bytes that are handed to a function may be copied: a sound file hands each over once.
+        """Limit the text and bytes passed to functions, which may copy them; a valid file passes each only once.
 
-        So are bytes that were left in the file, where a single value or an array by columns is made of them.
+        Bytes that stay in the file count as well, because scalars and arrays in Fortran order copy them.
         """
         self._copied += sum(
-            value.size if isinstance(value, Stretch) else len(value)
+            value.size if isinstance(value, FileRange) else len(value)
             for value in values
-            if isinstance(value, str | bytes | Stretch)
+            if isinstance(value, str | bytes | FileRange)
         )
         if self._copied > 2 * self._size:
-            raise ValueError("it makes more of its text than it holds")
+            raise ValueError("it copies its text more often than a valid file")
 
     def instance(self) -> None:
-        """An object of an old class: never known, so refused by its name."""
+        """Refuse an object of an old-style class, by its name."""
         self.find(self.line().decode(), self.line().decode())
-        raise _Refused("the pickle makes objects in the way of Python 1; not loaded")
+        raise _Refused("the pickle creates objects of old-style classes; not loaded")
 
     def refuse(self) -> None:
-        raise _Refused("the pickle makes an object of a class, or refers to one outside of the file; not loaded")
+        raise _Refused("the pickle creates an object of a class, or refers to one outside of the file; not loaded")
 
     # Numbers and text
 
     def text(self, size: int) -> str:
         return self.take(size).decode("utf-8", "surrogatepass")
 
-    def old_text(self, size: int) -> str | Stretch:
-        """A text of Python 2, which may be bytes of an array."""
+    def old_text(self, size: int) -> str | FileRange:
+        """Read a text of Python 2, which may be the bytes of an array."""
         content = self.content(size)
-        return content if isinstance(content, Stretch) else _old_text(content)
+        return content if isinstance(content, FileRange) else _old_text(content)
 
     def integer(self, size: int) -> int:
         if size > _MAX_INTEGER:
@@ -344,7 +345,7 @@ class _Machine:
         return int(line)
 
     def written_text(self) -> str:
-        # The quoted form of Python 2; as bytes, so that escapes mean single bytes.
+        # A string literal of Python 2; as bytes, so that escapes mean single bytes.
         value = ast.literal_eval("b" + self.line().decode("ascii"))
         return _old_text(bytes(value))
 
@@ -415,4 +416,4 @@ _INSTRUCTIONS: dict[bytes, Callable[[_Machine], Any]] = {
     b"i": _Machine.instance,
     **dict.fromkeys((b"o", b"\x81", b"\x92", b"P", b"Q", b"\x82", b"\x83", b"\x84", b"\x97", b"\x98"), _Machine.refuse),
 }
-"""By code: what it does. An instruction that takes arguments of the stack and finds none fails with IndexError."""
+"""Actions by opcode. An instruction whose arguments are missing on the stack fails with IndexError."""

@@ -1,4 +1,4 @@
-"""Texts of source files, whatever type the programs gave them that wrote the files."""
+"""Texts of source files: conversion from strings, bytes and numbers, and placeholders of missing values."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import numpy as np
 from ivr_dist.sanitize import shorten
 
 PLACEHOLDERS = frozenset(("nan", "NaN", "None", "NaT", "<NA>", "null"))
-"""What programs make of a missing value when they turn it into text. They may be words, so they are kept, and told."""
+"""Texts that programs write for a missing value. They may also be words, so they are kept and reported."""
 
 
 class OldText(str):
-    """A text of Python 2: a string of bytes, of an encoding that the file does not name; a character for each byte."""
+    """A text of Python 2, with bytes in an unknown encoding, as one character for each byte."""
 
     __slots__ = ()
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a value stands for none: None, or NaN."""
+    """Whether a value is missing: None, or NaN."""
     return value is None or (isinstance(value, float | np.floating) and math.isnan(value))
 
 
 def as_text(value: Any) -> str:
-    """A text, bytes in UTF-8, or a number, as text.
+    """Convert a text, bytes in UTF-8, or a number to text.
 
     Raises:
-        ValueError: It is something else, or there is none.
+        ValueError: It has another type, or is missing.
     """
     if is_missing(value):
         raise ValueError(f"{'None' if value is None else 'NaN'} where a text should be")
@@ -47,5 +47,5 @@ def as_text(value: Any) -> str:
 
 
 def as_spoken(value: Any) -> str:
-    """A transcript: as `as_text`, and empty where there is none."""
+    """Convert a transcript like `as_text`; empty where it is missing."""
     return "" if is_missing(value) else as_text(value)

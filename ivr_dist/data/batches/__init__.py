@@ -1,1 +1,1 @@
-"""From samples to padded batches."""
+"""Batching: samples become padded tensors, by collation, tokenization and length bucketing."""

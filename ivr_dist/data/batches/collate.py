@@ -1,4 +1,4 @@
-"""Samples to tensors: one padded micro-batch with masks, labels and flat indices."""
+"""Collate samples into tensors: one padded micro-batch with masks, labels and flat indices."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ivr_dist.shards.sample_columns import Column, Samples
 from ivr_dist.shards.specs import TaskSpec
 
 WORDS = "words"
-"""Kind of text that is the words of the transcript, for a pretrained encoder."""
+"""Kind of text features for a pretrained encoder: the words of the transcript."""
 
 Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]
@@ -30,7 +30,7 @@ Int64Array = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class BatchSpec:
-    """What every batch of a run holds, whichever split it comes from."""
+    """Contents of every batch of a run, for all splits."""
 
     modalities: Mapping[str, tuple[str, int]]
     """By modality, in the order of MODALITIES: kind and width: D of `features`, size of the vocabulary of `tokens`,
@@ -39,10 +39,10 @@ class BatchSpec:
     statistics: Mapping[str, tuple[Float32Array, Float32Array]]
     """By standardised modality: mean [D] and standard deviation [D] over the valid steps of the training split."""
     common_length: bool = False
-    """Whether every modality of every sample is as long as the longest of the global batch, and padding counts as
-    steps: what the released model was trained on. No modality is ever missing then."""
+    """Whether every modality of every sample is as long as the longest of the global batch, and padding counts as valid
+    steps, as in the training of the released model. No modality is ever missing then."""
     tokenizer: Tokenizer | None = field(default=None, compare=False)
-    """Cuts words into the pieces of the pretrained encoder, where text is of kind `words`."""
+    """Splits words into the pieces of the pretrained encoder, where text is of kind `words`."""
 
     @classmethod
     def from_manifest(
@@ -59,15 +59,15 @@ class BatchSpec:
 
         Args:
             train: Manifest of the training split.
-            modalities: Modalities to use, of those the data set has.
-            standardize: Modalities to standardise, of those used; tokens and words are left as they are.
+            modalities: Modalities to use, where the data set has them.
+            standardize: Modalities to standardise, where they are used; tokens and words are not changed.
             common_length: See the field.
-            text: The pretrained encoder that reads the transcript in place of the packed text, if there is one.
-            note: Told what its tokenizer has to say.
+            text: The pretrained encoder that reads the transcript instead of the packed text, if there is one.
+            note: Called with warnings of its tokenizer.
 
         Raises:
-            DataError: None of the modalities is there, the manifest lacks the statistics of one, or there is no
-                transcript to read.
+            DataError: The data set has none of the modalities, the manifest lacks the statistics of one, or there is no
+                transcript.
         """
         reads = text if "text" in modalities else None
         used = {m: _layout(train, m) for m in train.features if m in modalities and not (reads and m == "text")}
@@ -89,8 +89,8 @@ class BatchSpec:
                     where="data.standardize",
                     remedy=f"leave {name} out of it, or pack the training split",
                 )
-            found = train.statistics[name]
-            statistics[name] = (np.array(found.mean, np.float32), np.array(found.std, np.float32))
+            stored = train.statistics[name]
+            statistics[name] = (np.array(stored.mean, np.float32), np.array(stored.std, np.float32))
         return cls(
             modalities=used,
             tasks=train.tasks,
@@ -100,30 +100,30 @@ class BatchSpec:
         )
 
     def check_split(self, split: Manifest) -> None:
-        """Make sure that a split holds what the training split does.
+        """Check that a split has the modalities and tasks of the training split.
 
         Raises:
             DataError: It lacks a modality or task, or has one of another width or type.
         """
-        found = {name: (spec.kind, spec.dim) for name, spec in split.features.items()}
-        # Every split has a vocabulary of its own; the model knows that of the training split.
-        known = {m: (kind, 1 if kind == "tokens" else width) for m, (kind, width) in self.modalities.items()}
+        actual = {name: (spec.kind, spec.dim) for name, spec in split.features.items()}
+        # Every split has its own vocabulary; the model uses that of the training split.
+        expected = {m: (kind, 1 if kind == "tokens" else width) for m, (kind, width) in self.modalities.items()}
         remedy = "pack all splits from one source with one card"
-        if known.get("text", ("",))[0] == WORDS:
-            del known["text"]
+        if expected.get("text", ("",))[0] == WORDS:
+            del expected["text"]
             split.check_transcripts()
-        for name, layout in known.items():
-            if found.get(name) != layout:
-                have = f"{name} {found[name][0]} of width {found[name][1]}" if name in found else f"no {name}"
+        for name, layout in expected.items():
+            if actual.get(name) != layout:
+                own = f"{name} {actual[name][0]} of width {actual[name][1]}" if name in actual else f"no {name}"
                 raise DataError(
-                    f"the split has {have} where training has {name} {layout[0]} of width {layout[1]}",
+                    f"the split has {own} where training has {name} {layout[0]} of width {layout[1]}",
                     where=f"{split.corpus}, split {split.split}",
                     remedy=remedy,
                 )
         for name, task in self.tasks.items():
             if split.tasks.get(name) != task:
                 raise DataError(
-                    f"the split does not have the task {name} as training has it",
+                    f"the split lacks the task {name} of training, or has another one of that name",
                     where=f"{split.corpus}, split {split.split}",
                     remedy=remedy,
                 )
@@ -135,7 +135,7 @@ def _layout(train: Manifest, name: str) -> tuple[str, int]:
         return spec.kind, spec.dim
     if name not in train.vocabulary:
         raise DataError(
-            f"the training split does not say how many token ids of {name} there are",
+            f"the training split has no vocabulary size of the token ids of {name}",
             where=f"{train.corpus}, split {train.split}",
             remedy="pack all splits again with this version",
         )
@@ -151,12 +151,12 @@ def collate(
         samples: B samples, 0 or more.
         slots: [B] slot of each in the global batch, ascending.
         positions: [B] number of each in its data set.
-        spec: What the batch holds; modalities and labels that it does not name are left out.
-        steps: Places of every modality, all of which count as steps; None: as many as the longest sample has, of which
-            only its own steps count.
+        spec: Contents of the batch; modalities and labels that it does not name are left out.
+        steps: Length of every modality, all of which counts as valid; None: as long as the longest sample, of which
+            only its own steps are valid.
 
     Raises:
-        CorruptDataError: A label is not one of its task.
+        CorruptDataError: A label is not valid for its task.
     """
     labels, label_mask = {}, {}
     for name, task in spec.tasks.items():
@@ -182,7 +182,7 @@ def _modalities(samples: Samples, spec: BatchSpec, common: int | None) -> dict[s
         own = np.maximum(np.array(samples.columns[name].steps, np.int64), 0)
         steps = int(own.max(initial=0)) if common is None else common
         features = _padded(samples.columns[name], own, steps, name, spec)
-        # What follows from the lengths alone is worked out once where modalities are aligned.
+        # The flat indices follow from the lengths only, so aligned modalities share them.
         counted = own if common is None else np.full_like(own, common)
         aligned = by_lengths.get(counted.tobytes())
         if aligned is None:
@@ -194,12 +194,12 @@ def _modalities(samples: Samples, spec: BatchSpec, common: int | None) -> dict[s
 
 
 def _padded(column: Column, lengths: Int64Array, steps: int, name: str, spec: BatchSpec) -> Tensor:
-    """[B, T, D] or [B, T] features of the arrays of [B] lengths; the padding is 0 after standardisation too."""
+    """Pad arrays of [B] lengths to [B, T, D] or [B, T], and standardise them; the padding is 0 afterwards as well."""
     kind, dim = spec.modalities[name]
     dtype = np.int64 if kind == "tokens" else np.float32
     padded: npt.NDArray[Any] = _joined(column, lengths, steps).astype(dtype, copy=False)
     if kind == "tokens":
-        # Ids that the training split does not have are one and the same to the model: the first unknown one.
+        # The model regards all ids that the training split lacks as the same one, the first unknown id.
         np.minimum(padded, dim, out=padded)
     if name in spec.statistics:
         mean, deviation = spec.statistics[name]
@@ -210,38 +210,37 @@ def _padded(column: Column, lengths: Int64Array, steps: int, name: str, spec: Ba
 
 
 def _joined(column: Column, lengths: Int64Array, steps: int) -> npt.NDArray[Any]:
-    """The arrays of [B] lengths as rows of [B, T, ...], with zeros behind them."""
+    """Join arrays of [B] lengths as rows of [B, T, ...], padded with zeros."""
     parts = column.values
     if len(lengths) and lengths.min() < steps:
         missing = ((steps - lengths) * column.kind.step_bytes).tolist()
         zeros = memoryview(bytes(max(missing)))
         parts = [part for own, size in zip(parts, missing, strict=True) for part in (own, zeros[:size])]
-    # A bytearray, since what it holds may be changed. It joins in half the time that numpy takes to concatenate.
+    # A bytearray, because the array must be writable. It joins in half the time that numpy takes to concatenate.
     return np.ndarray(column.kind.shape(len(lengths), steps), column.kind.dtype, bytearray().join(parts))
 
 
 def _labels(samples: Samples, name: str, task: TaskSpec) -> tuple[Tensor, Tensor]:
-    """Values and mask of one task's labels, both [B]."""
-    found = [labels.get(name) for labels in samples.labels]
-    mask = np.array([value is not None for value in found], bool)
-    values = np.array([0.0 if value is None else value for value in found], np.float64)
+    """Return values and mask of one task's labels, both [B]."""
+    stored = [labels.get(name) for labels in samples.labels]
+    mask = np.array([value is not None for value in stored], bool)
+    values = np.array([0.0 if value is None else value for value in stored], np.float64)
     if task.type == "regression":
         low, high = -math.inf if task.low is None else task.low, math.inf if task.high is None else task.high
         wrong = mask & ~((low <= values) & (values <= high))
         if wrong.any():
-            raise _other_label(samples, values, wrong, name, f"outside {low:g}..{high:g}", "range")
+            raise _invalid_label(samples, values, wrong, name, f"outside {low:g}..{high:g}", "range")
         return torch.from_numpy(values.astype(np.float32)), torch.from_numpy(mask)
     classes = task.classes or 0
     wrong = ~((values == np.floor(values)) & (values >= 0) & (values < classes))
     if wrong.any():
-        raise _other_label(samples, values, wrong, name, f"not a class 0..{classes - 1}", "classes")
+        raise _invalid_label(samples, values, wrong, name, f"not a class 0..{classes - 1}", "classes")
     return torch.from_numpy(values.astype(np.int64)), torch.from_numpy(mask)
 
 
-def _other_label(
-    samples: Samples, values: npt.NDArray[np.float64], wrong: npt.NDArray[np.bool_], *said: str
+def _invalid_label(
+    samples: Samples, values: npt.NDArray[np.float64], wrong: npt.NDArray[np.bool_], name: str, why: str, what: str
 ) -> CorruptDataError:
-    name, why, what = said
     first = int(wrong.argmax())
     return CorruptDataError(
         f"label {name} is {values[first]:g}, {why}",

@@ -1,4 +1,4 @@
-"""What all dataclasses of tensors can do."""
+"""Base class of dataclasses of tensors: copy all of them to a device, or to page-locked memory."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 
 
 class Tensors:
-    """Base of dataclasses whose fields are tensors, mappings of them, other such dataclasses, or anything else."""
+    """Base of dataclasses whose fields are tensors, mappings of them, other such dataclasses, or values of any type."""
 
     def to(self, device: torch.device) -> Self:
         """Copy to `device`, without blocking where the host memory is pinned."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pinned(self) -> Self:
-        """Copy to page-locked memory of the host, from which a GPU copies while it computes."""
+        """Copy to page-locked host memory, from which a GPU copies while it computes."""
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Self:

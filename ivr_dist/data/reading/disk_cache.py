@@ -1,14 +1,17 @@
-"""Ranges of remote files kept on local disk, by all processes of a machine together.
+"""On-disk LRU cache of ranges of remote files, shared by all processes of a machine.
 
-A file for each range, named after its checksum and size, so that whoever reads it can tell that it is whole: nothing
-has to be flushed, and what a crash leaves behind is read as absent. Files appear by a rename. Those that were used
-longest ago go first; one process at a time clears up, under a lock of the kernel's, which a killed one cannot keep.
+* Each range is a file named after its checksum and size, so a reader can verify it. Nothing has to be flushed: after
+  a crash, a damaged file is a cache miss.
+* Files appear by an atomic rename.
+* The least recently used files are evicted first, by one process at a time, under a kernel lock (`flock`), which ends
+  with a killed process.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import tempfile
 import time
@@ -19,30 +22,32 @@ from pathlib import Path
 from ivr_dist.common.library_errors import describe
 from ivr_dist.errors import StorageError
 
+logger = logging.getLogger(__name__)
+
 _LOCK_NAME = "lock"
 _PART_PREFIX = "part-"
 _PART_AGE_S = 3600.0
-"""After which an unfinished file must be that of a process that was killed."""
-_REST_S = 60.0
-"""After a failure."""
-_PASSING = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE))
-"""What no run ends at, for it may pass."""
+"""Age at which an unfinished file is regarded as left by a killed process."""
+_PAUSE_S = 60.0
+"""Seconds for which the cache is not written to after a failure."""
+_TRANSIENT = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE))
+"""Errors that do not end a run, because they may pass."""
 _KEPT_SHARE = 0.9
-"""Of the limit, after clearing up: so that it is not done for every file."""
+"""Share of the limit to which files are evicted, so that this is not needed for every new file."""
 _CHECKS = 16
-"""Times a process looks at the directory while it writes as many bytes as the limit."""
+"""Number of scans of the directory by a process while it writes as many bytes as the limit."""
 
 
 class DiskCache:
     """Ranges on local disk; safe to use from several threads and processes.
 
     Args:
-        directory: Made if it is not there. Only what this class has put there is ever deleted.
-        limit: Bytes to keep to; passed by at most an eighth for each process, between two looks.
-        note: Told once when nothing can be kept for now.
+        directory: Created if it does not exist. Only files that this class has written are ever deleted.
+        limit: Target size in bytes; exceeded by at most an eighth for each process, between two scans.
+        note: Called once when the cache cannot be written to for now.
 
     Raises:
-        StorageError: The directory cannot be written to, and will not be.
+        StorageError: The directory cannot be written to, and the cause will not pass.
     """
 
     def __init__(self, directory: str, limit: int, note: Callable[[str], None] | None = None) -> None:
@@ -56,8 +61,8 @@ class DiskCache:
             with tempfile.TemporaryFile(dir=self.directory):
                 pass
         except OSError as error:
-            if error.errno in _PASSING:
-                self._rest(error)
+            if error.errno in _TRANSIENT:
+                self._pause(error)
                 return
             raise StorageError(
                 f"cannot keep files: {error.strerror}",
@@ -66,62 +71,63 @@ class DiskCache:
             ) from error
 
     def get(self, name: str) -> bytes | None:
-        """What was put there under this name, which may be damaged; None if nothing is there."""
-        place = self._place(name)
+        """Return the cached bytes of this name, which may be damaged; None on a cache miss."""
+        path = self._path(name)
         try:
-            data = place.read_bytes()
-            os.utime(place)
+            data = path.read_bytes()
+            os.utime(path)
         except OSError:
             return None
         return data
 
     def put(self, name: str, data: bytes) -> None:
-        """Keep a range; a disk that is full or fails is as good as none, until it is well again."""
+        """Cache a range; does nothing for a while after the disk was full or failed."""
         if len(data) > self.limit or time.monotonic() < self._usable_from:
             return
         try:
-            self._write(self._place(name), data)
+            self._write(self._path(name), data)
         except OSError as error:
-            self._rest(error)
+            self._pause(error)
             return
-        # Without a lock, which a forked child would find held: a count that threads spoil only moves the next look.
+        # Without a lock, which might be held in a forked child: a lost update only moves the next scan.
         self._unchecked += len(data)
         if self._unchecked * _CHECKS >= self.limit:
             self._unchecked = 0
-            self._clear_up()
+            self._evict()
 
-    def _rest(self, error: OSError) -> None:
-        """Leave the disk alone for a while: a read is no place to wait for a failing one."""
-        self._usable_from = time.monotonic() + _REST_S
+    def _pause(self, error: OSError) -> None:
+        """Do not use the disk for a while, so that reads do not wait for a failing one."""
+        self._usable_from = time.monotonic() + _PAUSE_S
+        logger.warning("%s is not used for %.0f s: %s", self.directory, _PAUSE_S, describe(error))
         if self._note is not None:
-            self._note(f"data.disk_cache keeps nothing for now: {describe(error)}")
+            self._note(f"data.disk_cache cannot be written to for now: {describe(error)}")
             self._note = None
 
-    def _place(self, name: str) -> Path:
+    def _path(self, name: str) -> Path:
         return self.directory / name[:2] / name
 
-    def _write(self, place: Path, data: bytes) -> None:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(prefix=_PART_PREFIX, dir=place.parent)
+    def _write(self, path: Path, data: bytes) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, part = tempfile.mkstemp(prefix=_PART_PREFIX, dir=path.parent)
         try:
             with open(handle, "wb") as file:
                 file.write(data)
-            os.replace(part, place)
+            os.replace(part, path)
         except BaseException:
             with suppress(OSError):
                 os.unlink(part)
             raise
 
-    def _clear_up(self) -> None:
-        """Delete what was used longest ago, until the rest is within the limit."""
+    def _evict(self) -> None:
+        """Delete the least recently used files until the rest is within the limit."""
         with suppress(OSError), open(self.directory / _LOCK_NAME, "ab") as lock:
-            # Whoever holds it is doing the same work.
+            # If it is held, another process is evicting files.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            found = sorted(self._files())
-            total = sum(size for _, size, _ in found)
+            files = sorted(self._files())
+            total = sum(size for _, size, _ in files)
             if total <= self.limit:
                 return
-            for _, size, path in found:
+            for _, size, path in files:
                 if total <= _KEPT_SHARE * self.limit:
                     break
                 with suppress(FileNotFoundError):
@@ -129,14 +135,14 @@ class DiskCache:
                 total -= size
 
     def _files(self) -> Iterator[tuple[float, int, str]]:
-        """Time of last use, size and path of what is kept; what killed processes left is deleted."""
+        """Iterate over time of last use, size and path of cached files; delete what killed processes left."""
         for folder in os.scandir(self.directory):
             if len(folder.name) != 2 or not folder.is_dir(follow_symlinks=False):
                 continue
             for file in os.scandir(folder.path):
                 with suppress(FileNotFoundError):
-                    found = file.stat(follow_symlinks=False)
+                    stat = file.stat(follow_symlinks=False)
                     if not file.name.startswith(_PART_PREFIX):
-                        yield found.st_mtime, found.st_size, file.path
-                    elif found.st_mtime < time.time() - _PART_AGE_S:
+                        yield stat.st_mtime, stat.st_size, file.path
+                    elif stat.st_mtime < time.time() - _PART_AGE_S:
                         os.unlink(file.path)

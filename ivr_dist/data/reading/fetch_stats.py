@@ -1,4 +1,4 @@
-"""What a fetcher did: counts, and how long requests took."""
+"""Statistics of a fetcher: counts of requests, retries and hedges, and latency quantiles."""
 
 from __future__ import annotations
 
@@ -7,34 +7,35 @@ from collections import deque
 from dataclasses import dataclass
 
 _RECENT = 512
-"""Requests whose times are kept."""
-_ENOUGH = 32
-"""Requests after which their times tell something."""
+"""Number of requests whose latency is kept."""
+_MIN_SAMPLES = 32
+"""Number of requests before their latency quantiles are used."""
 
 
 @dataclass(frozen=True)
 class FetchCounts:
-    """Sums since the start, and the times of recent requests."""
+    """Totals since the start, and latency of recent requests."""
 
     requests: int = 0
-    """Ranges that were asked for, each counted once however often it was tried."""
+    """Requested ranges, each counted once, whatever the number of attempts."""
     bytes: int = 0
-    """That were read, from wherever."""
+    """Bytes read, from storage of any kind."""
     retries: int = 0
     """Attempts after a failed one."""
     hedges: int = 0
-    """Second requests for what a first one took long to bring."""
+    """Hedged requests: second ones, sent because the first was slow."""
     corrupt: int = 0
-    """Answers that were not what their checksum says."""
+    """Answers that did not match their checksum."""
     cache_hits: int = 0
     """Ranges found in the disk cache."""
     p50_s: float = 0.0
-    """Median time of recent requests, attempts and waits together; 0 before the first."""
+    """Median latency of recent requests, all attempts and waits included; 0 before the first."""
     p99_s: float = 0.0
+    """99th percentile of the same."""
 
 
 class FetchMeters:
-    """Counts what a fetcher does; safe to use from several threads."""
+    """Counts the work of a fetcher; safe to use from several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -43,38 +44,38 @@ class FetchMeters:
         self._attempts: deque[float] = deque(maxlen=_RECENT)
 
     def add(self, name: str, count: int = 1) -> None:
-        """Count something: a field of `FetchCounts`."""
+        """Increase a count, a field of `FetchCounts`."""
         with self._lock:
             self._counts[name] += count
 
-    def request_took(self, seconds: float, size: int) -> None:
-        """A range is there."""
+    def record_request(self, seconds: float, size: int) -> None:
+        """Record a range that was read."""
         with self._lock:
             self._counts["requests"] += 1
             self._counts["bytes"] += size
             self._requests.append(seconds)
 
-    def attempt_took(self, seconds: float) -> None:
-        """A server has answered one request."""
+    def record_attempt(self, seconds: float) -> None:
+        """Record an attempt that a server has answered."""
         with self._lock:
             self._attempts.append(seconds)
 
-    def slow_after(self, share: float) -> float | None:
-        """Seconds within which all but one in a hundred recent answers came.
+    def hedge_after_s(self, share: float) -> float | None:
+        """Compute the seconds after which a request is hedged: the 99th percentile of recent attempts.
 
         Args:
-            share: Second requests that may be made for each request.
+            share: Maximum number of hedged requests for each request.
 
         Returns:
-            None before enough is known, and where no second request may be made.
+            None before there are enough attempts, and where no further request may be hedged.
         """
         with self._lock:
-            if len(self._attempts) < _ENOUGH or self._counts["hedges"] > share * self._counts["requests"]:
+            if len(self._attempts) < _MIN_SAMPLES or self._counts["hedges"] > share * self._counts["requests"]:
                 return None
             return _quantile(self._attempts, 0.99)
 
     def counts(self) -> FetchCounts:
-        """What happened so far."""
+        """Return the totals and the latency so far."""
         with self._lock:
             times = self._requests
             return FetchCounts(**self._counts, p50_s=_quantile(times, 0.5), p99_s=_quantile(times, 0.99))

@@ -1,4 +1,4 @@
-"""Work that is done by whoever needs its result, in the form of a future."""
+"""A lazy future: the work runs in the thread that first calls `result()`."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ T = TypeVar("T")
 
 
 class LazyFuture(Future[T]):
-    """A future whose work is done in the thread that first asks for the result.
+    """A future whose work runs in the thread that first calls `result()` or `exception()`.
 
-    For work that nothing is gained by beginning earlier: no other thread then competes for Python with the one that is
-    waiting for it.
+    For work where an early start has no benefit. It needs no other thread, which would compete for the interpreter lock
+    with the thread that waits for the result.
 
     Args:
-        work: What gives the result, or raises.
+        work: Returns the result, or raises.
     """
 
     def __init__(self, work: Callable[[], T]) -> None:
         super().__init__()
         self._work = work
-        # Reentrant: whoever hears that it is done may ask for the result at once.
-        self._turn = threading.RLock()
+        # Reentrant, because a done callback may call `result()`.
+        self._lock = threading.RLock()
 
     def result(self, timeout: float | None = None) -> T:
-        """See `Future`; the work itself takes as long as it takes."""
-        self._do()
+        """See `Future`; the timeout does not apply to the work itself."""
+        self._run()
         return super().result(timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """See `Future`; the work itself takes as long as it takes."""
-        self._do()
+        """See `Future`; the timeout does not apply to the work itself."""
+        self._run()
         return super().exception(timeout)
 
-    def _do(self) -> None:
-        with self._turn:
+    def _run(self) -> None:
+        with self._lock:
             if self.done():
                 return
             try:
                 self.set_result(self._work())
-            except Exception as error:  # whoever asked gets it, now and later
+            except Exception as error:  # raised by every call of `result()`
                 self.set_exception(error)

@@ -1,4 +1,4 @@
-"""Segments of shards in memory: those that are wanted soon, and as many others as there is room for."""
+"""In-memory segment cache: segments of pending requests are pinned by reference count, the rest is an LRU cache."""
 
 from __future__ import annotations
 
@@ -13,112 +13,116 @@ Segment = tuple[int, int]
 """Number of a shard and of a segment in it."""
 
 
+# decision 018
 class SegmentCache:
-    """Keeps segments by how many requests want them; safe to use from several threads.
+    """Keeps segments by the number of requests that have pinned them; safe to use from several threads.
 
-    A segment is wanted from `pin` to `unpin`, and stays for as long; what nobody wants any more stays while all
-    together are within the limit, and goes in the order in which it was last wanted.
+    1. `pin` increments the reference count of a segment; one that is not in memory begins to load.
+    2. A pinned segment stays in memory, whatever the limit. The caller pins no more while `has_room` is false.
+    3. `unpin` decrements the count. At 0 the segment becomes the most recently used one of the LRU cache, or is
+       dropped if it could not be read.
+    4. While pinned and cached segments together exceed the limit, the least recently used one is evicted.
 
     Args:
-        limit: Bytes to keep to. What is wanted is kept in any case; `room` tells when to want no more.
-        in_flight: Bytes that may be under way at a time.
-        load: Begins to read a segment.
+        limit: Target for the bytes in memory.
+        in_flight: Maximum number of bytes being loaded at a time.
+        load: Begins to read a segment; returns its future bytes and their number.
     """
 
     def __init__(self, limit: int, in_flight: int, load: Callable[[Segment], tuple[Future[Content], int]]) -> None:
         self._limit = limit
-        self._most_in_flight = in_flight
+        self._max_in_flight = in_flight
         self._load = load
         self._lock = threading.Lock()
-        # Of its own: whoever brings a segment must not wait for the one who asks for a hundred more.
+        # Separate, so that a thread that has loaded a segment does not wait for one that pins a hundred more.
         self._in_flight_lock = threading.Lock()
-        self._wanted: dict[Segment, CachedSegment] = {}
+        self._pinned: dict[Segment, CachedSegment] = {}
         self._idle: OrderedDict[Segment, CachedSegment] = OrderedDict()
-        self._wanted_bytes = 0
+        self._pinned_bytes = 0
         self._idle_bytes = 0
         self._in_flight = 0
 
     @property
     def resident(self) -> int:
-        """Bytes in memory or under way."""
-        return self._wanted_bytes + self._idle_bytes
+        """Bytes in memory or being loaded."""
+        return self._pinned_bytes + self._idle_bytes
 
     @property
-    def room(self) -> bool:
-        """Whether more may be wanted."""
-        return self._in_flight < self._most_in_flight and self._wanted_bytes < self._limit
+    def has_room(self) -> bool:
+        """Whether more segments may be pinned."""
+        return self._in_flight < self._max_in_flight and self._pinned_bytes < self._limit
 
     def pin(self, segments: Iterable[Segment]) -> dict[Segment, CachedSegment]:
-        """Want segments once more each."""
-        found = {}
+        """Increment the reference count of each segment, and begin to load those that are not in memory."""
+        pinned = {}
         with self._lock:
             for segment in segments:
-                held = self._wanted.get(segment) or self._want(segment)
-                held.wanted += 1
-                found[segment] = held
-        return found
+                cached = self._pinned.get(segment) or self._pin_first(segment)
+                cached.references += 1
+                pinned[segment] = cached
+        return pinned
 
     def unpin(self, segments: Mapping[Segment, CachedSegment]) -> None:
-        """Want segments once less each."""
+        """Decrement the reference count of each segment."""
         with self._lock:
-            for segment, held in segments.items():
-                held.wanted -= 1
-                if not held.wanted:
-                    del self._wanted[segment]
-                    self._wanted_bytes -= held.size
-                    if held.usable:
-                        self._idle[segment] = held
-                        self._idle_bytes += held.size
-            self._make_room()
+            for segment, cached in segments.items():
+                cached.references -= 1
+                if not cached.references:
+                    del self._pinned[segment]
+                    self._pinned_bytes -= cached.size
+                    if cached.is_loaded:
+                        self._idle[segment] = cached
+                        self._idle_bytes += cached.size
+            self._evict()
 
-    def _want(self, segment: Segment) -> CachedSegment:
-        """Begin to want a segment."""
-        held = self._idle.pop(segment, None)
-        if held is None:
-            held = self._begin(segment)
+    def _pin_first(self, segment: Segment) -> CachedSegment:
+        """Move a segment from the LRU cache to the pinned ones, or begin to load it."""
+        cached = self._idle.pop(segment, None)
+        if cached is None:
+            cached = self._begin(segment)
         else:
-            self._idle_bytes -= held.size
-        self._wanted[segment] = held
-        self._wanted_bytes += held.size
-        self._make_room()
-        return held
+            self._idle_bytes -= cached.size
+        self._pinned[segment] = cached
+        self._pinned_bytes += cached.size
+        self._evict()
+        return cached
 
     def _begin(self, segment: Segment) -> CachedSegment:
         future, size = self._load(segment)
         with self._in_flight_lock:
             self._in_flight += size
-        future.add_done_callback(lambda _: self._arrived(size))
+        future.add_done_callback(lambda _: self._on_loaded(size))
         return CachedSegment(future, size)
 
-    def _arrived(self, size: int) -> None:
+    def _on_loaded(self, size: int) -> None:
         with self._in_flight_lock:
             self._in_flight -= size
 
-    def _make_room(self) -> None:
-        while self._idle and self._wanted_bytes + self._idle_bytes > self._limit:
+    def _evict(self) -> None:
+        while self._idle and self._pinned_bytes + self._idle_bytes > self._limit:
             self._idle_bytes -= self._idle.popitem(last=False)[1].size
 
 
 class CachedSegment:
-    """A segment in memory or under way."""
+    """A segment in memory or being loaded."""
 
-    __slots__ = ("_data", "future", "size", "wanted")
+    __slots__ = ("_data", "future", "references", "size")
 
     def __init__(self, future: Future[Content], size: int) -> None:
         self.future = future
         self.size = size
-        """In bytes."""
-        self.wanted = 0
-        """By how many requests."""
+        """Size in bytes."""
+        self.references = 0
+        """Number of requests that have pinned it."""
         self._data: memoryview | None = None
 
     @property
-    def usable(self) -> bool:
-        """Whether its bytes are there; what could not be read is read again when it is wanted again."""
+    def is_loaded(self) -> bool:
+        """Whether its bytes are in memory; a segment that could not be read is not kept, so the next pin retries it."""
         return self.future.done() and not self.future.cancelled() and self.future.exception() is None
 
     def data(self) -> memoryview:
-        """Its bytes; waits for them, or raises why they cannot be had."""
+        """Return its bytes; waits for them, and raises the error if they could not be read."""
         if self._data is None:
             self._data = memoryview(self.future.result())
         return self._data

@@ -1,4 +1,4 @@
-"""The indexes of a split's shards, read ahead and kept while they are of use."""
+"""Shard indexes of a split: prefetched, and kept in an LRU cache."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from ivr_dist.shards.member_layout import Layout
 
 _THREADS = 32
 _KEPT_SAMPLES = 200_000
-"""Of open shards together, but for those that are in use."""
+"""Number of samples of open shards together, except for those in use."""
 
 
 class OpenShard:
-    """One shard's index, laid out for looking up single samples.
+    """One shard's index, with columns for fast access to single samples.
 
-    What is looked up for every sample is a list, whose entries are had faster than an array's; but for where its
-    members are: that would take four times the memory.
+    Columns that are read for every sample are lists, because access to their items is faster than to those of arrays;
+    except for the offsets of members, which would take four times the memory as lists.
 
     Args:
-        name: Of the tar.
-        url: Of the tar.
-        index: What was read.
-        layout: Of the split.
+        name: Name of the tar.
+        url: URL of the tar.
+        index: The index.
+        layout: Layout of the split.
     """
 
     __slots__ = (
-        "as_packed",
         "begins",
         "ends",
         "firsts",
+        "is_as_packed",
         "keys",
         "lengths",
         "members",
@@ -61,38 +61,38 @@ class OpenShard:
         self.sizes = index.size
         firsts, lasts = index.segment[:-1], index.segment[1:] - 1
         self.firsts: list[int] = index.segment.tolist()
-        """By segment: its first sample; and the number of samples behind them."""
+        """Row of the first sample of each segment, and the number of samples."""
         self.segments: list[int] = np.repeat(np.arange(len(firsts)), lasts + 1 - firsts).tolist()
-        """By sample: its segment."""
+        """Segment of each sample."""
         starts = index.offset[firsts]
         self.starts: list[int] = starts.tolist()
-        """By segment: where its bytes begin."""
+        """Offset of each segment in the tar."""
         self.begins = index.offset - np.repeat(starts, lasts + 1 - firsts)
-        """By sample: where it begins in its segment."""
+        """Offset of each sample in its segment."""
         self.ends: list[int] = (index.offset[lasts] + index.size[lasts]).tolist()
         self.xxh3: list[int] = index.xxh3.tolist()
-        self.members = layout.places(index)
-        """By sample: where its members are, if `pack` wrote it; see `Layout.places`."""
-        self.as_packed = True
-        """Whether all samples so far were found there."""
+        self.members = layout.member_offsets(index)
+        """Offsets of the members of each sample, if `pack` wrote the shard; see `Layout.member_offsets`."""
+        self.is_as_packed = True
+        """Whether all samples so far were at these offsets."""
 
-    def bounds(self, place: int) -> tuple[int, int]:
-        """Where a sample begins and ends in its segment."""
-        start = int(self.begins[place])
-        return start, start + int(self.sizes[place])
+    def bounds(self, row: int) -> tuple[int, int]:
+        """Start and end of a sample in its segment."""
+        start = int(self.begins[row])
+        return start, start + int(self.sizes[row])
 
-    def samples_of(self, segment: int) -> str:
-        """Names the samples of a segment, for errors."""
+    def describe_segment(self, segment: int) -> str:
+        """Name the samples of a segment, for errors."""
         return f"samples {self.keys[self.firsts[segment]]} to {self.keys[self.firsts[segment + 1] - 1]}"
 
 
 class ShardIndexes:
-    """Opens shards by number; safe to use from several threads.
+    """Opens shard indexes by number of the shard; safe to use from several threads.
 
     Args:
         split_url: Directory or fsspec URL of the split.
         manifest: The split's manifest.
-        layout: Of the split.
+        layout: Layout of the split.
         fetcher: Reads the files.
     """
 
@@ -104,52 +104,52 @@ class ShardIndexes:
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="ivr-index")
         self._lock = threading.Lock()
         self._open: dict[int, OpenShard] = {}
-        self._under_way: dict[int, Future[OpenShard]] = {}
+        self._pending: dict[int, Future[OpenShard]] = {}
         self._samples = 0
         self._most_at_once = 0
 
     def prefetch(self, shards: Iterable[int]) -> None:
-        """Begin to open shards that will be wanted soon."""
+        """Begin to open shards that will be needed soon."""
         with self._lock:
             for shard in shards:
                 if shard not in self._open:
                     self._begin(shard)
 
-    def has(self, shards: Iterable[int]) -> bool:
-        """Whether all of some shards are open."""
+    def are_open(self, shards: Iterable[int]) -> bool:
+        """Whether all these shards are open."""
         return all(map(self._open.__contains__, shards))
 
     def get(self, shards: Sequence[int]) -> list[OpenShard]:
-        """Shards by number; waits for those that are not open yet.
+        """Open shards by number; waits for those that are not open yet.
 
         Raises:
             DataError: An index file is missing.
-            CorruptDataError: It does not match the manifest, or is not sound.
+            CorruptDataError: An index does not match the manifest, or is damaged.
             StorageError: Storage failed.
         """
-        found = list(self.iterate(shards))
+        opened = list(self.iterate(shards))
         if self._samples > _KEPT_SAMPLES:
-            self._forget(shards)
-        return found
+            self._evict(shards)
+        return opened
 
     def iterate(self, shards: Iterable[int]) -> Iterator[OpenShard]:
-        """Like `get`, one after the other as they come; none is closed."""
-        is_open = self._open.get
-        return (is_open(number) or self._wait_for(number) for number in shards)
+        """Open shards like `get`, one after the other, without closing others."""
+        get_open = self._open.get
+        return (get_open(number) or self._wait_for(number) for number in shards)
 
     def close(self) -> None:
-        """Stop without waiting for requests under way; may be called again."""
+        """Stop without waiting for pending requests; may be called again."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _begin(self, number: int) -> Future[OpenShard]:
-        """A shard that is not open, under way."""
-        future = self._under_way.get(number)
+        """Begin to open a shard, unless that is pending already."""
+        future = self._pending.get(number)
         if future is None:
             if storage.is_local(self._split_url):
                 future = LazyFuture(partial(self._read, number))
             else:
                 future = self._pool.submit(self._read, number)
-            self._under_way[number] = future
+            self._pending[number] = future
         return future
 
     def _wait_for(self, number: int) -> OpenShard:
@@ -160,16 +160,16 @@ class ShardIndexes:
         with suppress(CancelledError):
             future.exception()
         with self._lock:
-            # Once, whoever waited for it; what failed is tried again by whoever asks next.
-            if self._under_way.get(number) is future:
-                del self._under_way[number]
+            # Only the first of the threads that waited does this; after a failure, the next call tries again.
+            if self._pending.get(number) is future:
+                del self._pending[number]
                 if not future.cancelled() and future.exception() is None:
                     self._open[number] = future.result()
                     self._samples += len(self._open[number].keys)
         return future.result()
 
-    def _forget(self, shards: Sequence[int]) -> None:
-        """Close those that were used longest ago; twice as many as are used at once stay, whatever their size."""
+    def _evict(self, shards: Sequence[int]) -> None:
+        """Close the least recently used shards; twice as many as one call uses stay open, whatever their size."""
         with self._lock:
             used = dict.fromkeys(shards)
             for number in used:

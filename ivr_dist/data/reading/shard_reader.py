@@ -1,8 +1,13 @@
-"""Samples by number, read ahead of those who ask for them.
+"""Random access to samples by index, with prefetching.
 
-Samples are fetched in segments, runs of about 1 MiB of a shard: one ranged request each, compared with its checksum by
-a `Fetcher`. Whoever knows what is wanted next (`read_ahead`) has it under way while earlier samples are
-decoded; how far ahead is counted in bytes. Nothing is ever left out: what cannot be read is an error in its place.
+Samples are read in segments, runs of about 1 MiB of a shard: one range request each, verified by a `Fetcher`. A stream
+of requests (`read_ahead`) is read in these steps:
+
+1. Locate the samples of the next requests in their shards, and prefetch the shards' indexes.
+2. Pin the segments of further requests in the segment cache, while its limits in bytes allow it; segments that are not
+   in memory begin to load.
+3. Wait for the segments of the first request, and decode its samples: as a batch or, if that fails, one by one.
+4. Unpin its segments, and return the result. A sample that could not be read is an error in the result, never left out.
 """
 
 from __future__ import annotations
@@ -29,19 +34,19 @@ from ivr_dist.shards.member_layout import Layout
 from ivr_dist.shards.sample_columns import Samples
 
 IN_FLIGHT_BYTES = 64 << 20
-"""Bytes of segments that may be under way at a time."""
+"""Maximum number of bytes of segments that are loading at a time."""
 
-_SCOUTED = 64
-"""Requests whose shards are opened before their segments are asked for."""
-_MOST_AHEAD = 256
-"""Requests under way, where all they need is in memory."""
-_MORE_AT_ONCE = 4
-"""Requests that are added for one that is done: the first must not wait until the last is planned."""
+_LOCATED_AHEAD = 64
+"""Number of requests whose indexes are prefetched."""
+_MAX_PENDING = 256
+"""Maximum number of pending requests, which is reached where all segments are in memory."""
+_ADDED_AT_ONCE = 4
+"""Number of requests added for each one that is done, so that the first does not wait until the last is planned."""
 
 
 @dataclass(frozen=True)
 class StoredSample:
-    """A sample that was read and checked, but not decoded."""
+    """A sample that was read and verified, but not decoded."""
 
     key: str
     shard: str
@@ -51,27 +56,27 @@ class StoredSample:
 
 @dataclass(frozen=True)
 class ReadFailure:
-    """A sample that is not to be had."""
+    """A sample that could not be read."""
 
     name: str
-    """See `ShardReader.names`."""
+    """Name of the sample; see `ShardReader.names`."""
     error: IvrError
 
 
 @dataclass(frozen=True)
 class ReadResult:
-    """What came of a request."""
+    """Result of a request."""
 
     samples: Samples
-    """Those that could be read, in the order asked for."""
+    """Samples that could be read, in the order of the request."""
     failures: Mapping[int, ReadFailure] = field(default_factory=dict)
-    """The others, by their places in the request, ascending."""
+    """The other ones, by their row in the request, ascending."""
 
     def all_or_raise(self) -> Samples:
-        """All samples that were asked for.
+        """Return all samples of the request.
 
         Raises:
-            DataError, CorruptDataError, StorageError: Why the first one of those that are not there is not.
+            DataError, CorruptDataError, StorageError: The error of the first sample that could not be read.
         """
         for each in self.failures.values():
             raise each.error
@@ -84,9 +89,9 @@ class ShardReader:
     Args:
         split_url: Directory or fsspec URL of the split.
         manifest: The split's manifest.
-        cache_bytes: Segments kept in memory, in bytes of tar; the least recently used go first. The segments that one
-            request needs are in memory together, whatever the limit.
-        fetcher: Reads files; closed with the reader. None: one with the usual policy.
+        cache_bytes: Bytes of segments kept in memory; the least recently used are evicted first. All segments of one
+            request are in memory together, whatever the limit.
+        fetcher: Reads files; closed with the reader. None: one with the default policy.
     """
 
     def __init__(self, split_url: str, manifest: Manifest, cache_bytes: int, fetcher: Fetcher | None = None) -> None:
@@ -100,28 +105,28 @@ class ShardReader:
 
     @property
     def resident(self) -> int:
-        """Bytes of segments in memory or under way."""
+        """Bytes of segments in memory or being loaded."""
         return self._segments.resident
 
     def read(self, numbers: Int64Array) -> Samples:
-        """The samples with these numbers (manifest order, 0..samples-1), in the order asked for.
+        """Read the samples with these numbers (manifest order, 0..samples-1), in the order given.
 
         Raises:
             DataError: A shard or index file is missing.
             CorruptDataError: Bytes do not match their checksum, index or layout; names shard and sample.
             StorageError: Storage failed.
         """
-        (answer,) = self.read_ahead([numbers])
-        return answer.all_or_raise()
+        (result,) = self.read_ahead([numbers])
+        return result.all_or_raise()
 
     def read_ahead(self, requests: Iterable[Int64Array]) -> Iterator[ReadResult]:
-        """The samples of each request in turn, while those of the next ones are under way.
+        """Read the samples of each request in turn, while those of the next ones are prefetched.
 
         Args:
-            requests: Numbers of samples, as for `read`. Some requests are taken before they are answered.
+            requests: Numbers of samples, as for `read`. The iterator is consumed ahead of the results.
 
         Returns:
-            An answer to each request.
+            A result for each request.
 
         Raises:
             DataError, CorruptDataError, StorageError: An index cannot be read.
@@ -131,38 +136,38 @@ class ShardReader:
         window: deque[_Request] = deque()
         try:
             while True:
-                more = _MORE_AT_ONCE
-                while not window or (more and len(window) < _MOST_AHEAD and self._segments.room):
-                    found = located.next()
-                    if found is None:
+                more = _ADDED_AT_ONCE
+                while not window or (more and len(window) < _MAX_PENDING and self._segments.has_room):
+                    rows = located.next()
+                    if rows is None:
                         break
-                    window.append(self._hold(*found))
+                    window.append(self._pin(*rows))
                     more -= 1
                 if not window:
                     return
-                answer = self._answer(window[0])
-                self._segments.unpin(window.popleft().held)
-                yield answer
+                result = self._decode(window[0])
+                self._segments.unpin(window.popleft().pinned)
+                yield result
         finally:
             for request in window:
-                self._segments.unpin(request.held)
+                self._segments.unpin(request.pinned)
 
     def stored(self, numbers: Int64Array) -> list[StoredSample]:
-        """Like `read`, the samples as they stand in the shards."""
+        """Read samples like `read`, without decoding them."""
         self._after_fork()
-        shards, places = self._table.locate(numbers)
-        request = self._hold(shards, places)
+        shards, rows = self._table.locate(numbers)
+        request = self._pin(shards, rows)
         try:
-            found = []
-            for shard, place, segment in request:
-                start, end = shard.bounds(place)
-                found.append(StoredSample(shard.keys[place], shard.name, segment.data()[start:end]))
-            return found
+            samples = []
+            for shard, row, segment in request:
+                start, end = shard.bounds(row)
+                samples.append(StoredSample(shard.keys[row], shard.name, segment.data()[start:end]))
+            return samples
         finally:
-            self._segments.unpin(request.held)
+            self._segments.unpin(request.pinned)
 
     def lengths(self, numbers: Int64Array, modalities: Collection[str]) -> Int64Array:
-        """Steps of the longest of these modalities of each sample, at least 0.
+        """Look up the time steps of the longest of these modalities of each sample, at least 0.
 
         Only the indexes are read.
 
@@ -170,45 +175,45 @@ class ShardReader:
             DataError, CorruptDataError, StorageError: As for `read`.
         """
         self._after_fork()
-        shards, places = self._table.locate(numbers)
+        shards, rows = self._table.locate(numbers)
         opened = self._shards.get(shards.tolist())
         columns = [MODALITIES.index(name) for name in modalities]
-        found = [shard.lengths[place, columns] for shard, place in zip(opened, places.tolist(), strict=True)]
-        longest: Int64Array = np.array(found, np.int64).reshape(len(found), len(columns)).max(axis=1, initial=0)
+        lengths = [shard.lengths[row, columns] for shard, row in zip(opened, rows.tolist(), strict=True)]
+        longest: Int64Array = np.array(lengths, np.int64).reshape(len(lengths), len(columns)).max(axis=1, initial=0)
         return longest
 
     def names(self, numbers: Int64Array) -> list[str]:
-        """How each sample is called as far as its index tells: by its id, or by the KEY that `pack` made of it.
+        """Look up the name of each sample in its index: its id, or the KEY that `pack` derived from it.
 
         Raises:
             DataError, CorruptDataError, StorageError: As for `read`.
         """
         self._after_fork()
-        shards, places = self._table.locate(numbers)
+        shards, rows = self._table.locate(numbers)
         opened = self._shards.get(shards.tolist())
-        return [shard.names[place] for shard, place in zip(opened, places.tolist(), strict=True)]
+        return [shard.names[row] for shard, row in zip(opened, rows.tolist(), strict=True)]
 
     def extents(self, numbers: Int64Array) -> tuple[Int64Array, Int64Array, Int64Array]:
-        """Shard, segment in it, and bytes of each sample; only the indexes are read.
+        """Look up shard, segment in the shard, and bytes of each sample; only the indexes are read.
 
         Raises:
             DataError, CorruptDataError, StorageError: As for `read`.
         """
         self._after_fork()
-        shards, places = self._table.locate(numbers)
-        opened = list(zip(self._shards.get(shards.tolist()), places.tolist(), strict=True))
-        segments = [shard.segments[place] for shard, place in opened]
-        sizes = [shard.sizes[place] for shard, place in opened]
+        shards, rows = self._table.locate(numbers)
+        opened = list(zip(self._shards.get(shards.tolist()), rows.tolist(), strict=True))
+        segments = [shard.segments[row] for shard, row in opened]
+        sizes = [shard.sizes[row] for shard, row in opened]
         return shards, np.array(segments, np.int64), np.array(sizes, np.int64)
 
     def segment_bytes(self, segment: Segment) -> int:
-        """Bytes of a segment."""
+        """Look up the bytes of a segment."""
         number, part = segment
         (shard,) = self._shards.iterate([number])
         return shard.ends[part] - shard.starts[part]
 
     def close(self) -> None:
-        """Stop the threads without waiting for requests under way; may be called again."""
+        """Stop the threads without waiting for pending requests; may be called again."""
         self._shards.close()
         self.fetcher.close()
 
@@ -218,106 +223,106 @@ class ShardReader:
         self._segments = SegmentCache(self._cache_bytes, IN_FLIGHT_BYTES, self._load)
 
     def _after_fork(self) -> None:
-        """What was under way stays so in the parent alone: in the child nobody would ever bring it."""
+        """Begin again in a forked child, which has no threads to complete pending requests."""
         if self._pid != os.getpid():
             self._begin()
 
-    def _hold(self, shards: Int64Array, places: Int64Array) -> _Request:
-        numbers, in_shard = shards.tolist(), places.tolist()
-        begun = self._begin_by_shard(numbers, in_shard)
+    def _pin(self, shards: Int64Array, rows: Int64Array) -> _Request:
+        shard_numbers, rows_in_shard = shards.tolist(), rows.tolist()
+        early = self._pin_early(shard_numbers, rows_in_shard)
         try:
-            opened = self._shards.get(numbers)
-            parts = [shard.segments[place] for shard, place in zip(opened, in_shard, strict=True)]
-            where = list(zip(numbers, parts, strict=True))
-            held = self._segments.pin(dict.fromkeys(where))
+            opened = self._shards.get(shard_numbers)
+            parts = [shard.segments[row] for shard, row in zip(opened, rows_in_shard, strict=True)]
+            segments = list(zip(shard_numbers, parts, strict=True))
+            pinned = self._segments.pin(dict.fromkeys(segments))
         finally:
-            self._segments.unpin(begun)
-        return _Request(opened, in_shard, list(map(held.__getitem__, where)), held)
+            self._segments.unpin(early)
+        return _Request(opened, rows_in_shard, list(map(pinned.__getitem__, segments)), pinned)
 
-    def _begin_by_shard(self, shards: Sequence[int], places: Sequence[int]) -> dict[Segment, CachedSegment]:
-        """Where indexes are still under way: want the segments of each shard as soon as its own index is there."""
-        begun: dict[Segment, CachedSegment] = {}
-        if self._shards.has(shards):
-            return begun
-        with suppress(IvrError):  # which is raised again where all indexes are asked for
-            for number, place, shard in zip(shards, places, self._shards.iterate(shards), strict=True):
-                segment = number, shard.segments[place]
-                if segment not in begun:
-                    begun |= self._segments.pin([segment])
-        return begun
+    def _pin_early(self, shards: Sequence[int], rows: Sequence[int]) -> dict[Segment, CachedSegment]:
+        """Where indexes are still loading, pin the segments of each shard as soon as its own index is loaded."""
+        pinned: dict[Segment, CachedSegment] = {}
+        if self._shards.are_open(shards):
+            return pinned
+        with suppress(IvrError):  # `ShardIndexes.get` raises it again
+            for number, row, shard in zip(shards, rows, self._shards.iterate(shards), strict=True):
+                segment = number, shard.segments[row]
+                if segment not in pinned:
+                    pinned |= self._segments.pin([segment])
+        return pinned
 
     def _load(self, segment: Segment) -> tuple[Future[Content], int]:
         """Begin to read a segment of a shard that is open."""
         number, part = segment
         (shard,) = self._shards.iterate([number])
         start, end = shard.starts[part], shard.ends[part]
-        who = shard.samples_of(part)
-        return self.fetcher.submit(shard.url, start, end, xxh3=shard.xxh3[part], who=who), end - start
+        what = shard.describe_segment(part)
+        return self.fetcher.submit(shard.url, start, end, xxh3=shard.xxh3[part], what=what), end - start
 
-    def _answer(self, request: _Request) -> ReadResult:
-        """Decode what a request holds: together, or one by one if that cannot be done."""
+    def _decode(self, request: _Request) -> ReadResult:
+        """Decode the samples of a request as a batch or, if that fails, one by one."""
         try:
-            found = self._decode_batch(request.shards, request.places, request.segments)
+            samples = self._decode_batch(request.shards, request.rows, request.segments)
         except IvrError:
-            found = None
-        if found is not None:
-            return ReadResult(found)
-        return self._one_by_one([self._decode_one(*sample) for sample in request])
+            samples = None
+        if samples is not None:
+            return ReadResult(samples)
+        return self._result_of([self._decode_one(*sample) for sample in request])
 
-    def _one_by_one(self, found: Sequence[Samples | ReadFailure]) -> ReadResult:
-        """The answer of which these are the single samples."""
-        samples = Samples.joined([each for each in found if isinstance(each, Samples)], self._layout)
-        return ReadResult(samples, {place: each for place, each in enumerate(found) if isinstance(each, ReadFailure)})
+    def _result_of(self, decoded: Sequence[Samples | ReadFailure]) -> ReadResult:
+        """Combine the results of single samples."""
+        samples = Samples.joined([each for each in decoded if isinstance(each, Samples)], self._layout)
+        return ReadResult(samples, {row: each for row, each in enumerate(decoded) if isinstance(each, ReadFailure)})
 
     def _decode_batch(
-        self, shards: Sequence[OpenShard], places: Sequence[int], segments: Sequence[CachedSegment]
+        self, shards: Sequence[OpenShard], rows: Sequence[int], segments: Sequence[CachedSegment]
     ) -> Samples | None:
-        """What `decode_batch` makes of samples.
+        """Decode samples as a batch; None if that fails, see `decode_batch`.
 
         Raises:
             DataError, CorruptDataError, StorageError: A segment cannot be read.
         """
-        if not shards or any(not shard.as_packed for shard in shards):
+        if not shards or any(not shard.is_as_packed for shard in shards):
             return None
         return decode_batch(
-            [shard.keys[place] for shard, place in zip(shards, places, strict=True)],
+            [shard.keys[row] for shard, row in zip(shards, rows, strict=True)],
             [shard.name for shard in shards],
             [segment.data() for segment in segments],
-            [shard.members[place] for shard, place in zip(shards, places, strict=True)],
+            [shard.members[row] for shard, row in zip(shards, rows, strict=True)],
             self._layout,
         )
 
-    def _decode_one(self, shard: OpenShard, place: int, segment: CachedSegment) -> Samples | ReadFailure:
-        key = shard.keys[place]
+    def _decode_one(self, shard: OpenShard, row: int, segment: CachedSegment) -> Samples | ReadFailure:
+        key = shard.keys[row]
         try:
-            found = self._decode_batch([shard], [place], [segment])
-            if found is None:
-                # Its other samples are likely to lie in another order than `pack` has too.
-                shard.as_packed = False
-                start, end = shard.bounds(place)
+            samples = self._decode_batch([shard], [row], [segment])
+            if samples is None:
+                # The other samples of this shard probably do not have the layout of `pack` either.
+                shard.is_as_packed = False
+                start, end = shard.bounds(row)
                 sample = decode_sample(segment.data()[start:end], shard.name, key, self.manifest.features)
-                found = Samples.of([sample], self._layout)
-            return found
+                samples = Samples.of([sample], self._layout)
+            return samples
         except IvrError as error:
-            return ReadFailure(shard.names[place], error)
+            return ReadFailure(shard.names[row], error)
 
 
 @dataclass(frozen=True)
 class _Request:
-    """What was asked for together: of each sample its shard, its place in it, and its segment."""
+    """A pending request: shard, row in the shard, and segment of each sample."""
 
     shards: list[OpenShard]
-    places: list[int]
+    rows: list[int]
     segments: list[CachedSegment]
-    held: dict[Segment, CachedSegment]
+    pinned: dict[Segment, CachedSegment]
     """The segments, each once."""
 
     def __iter__(self) -> Iterator[tuple[OpenShard, int, CachedSegment]]:
-        return zip(self.shards, self.places, self.segments, strict=True)
+        return zip(self.shards, self.rows, self.segments, strict=True)
 
 
 class _LocatedRequests:
-    """Requests located in their shards, whose indexes are read some requests ahead."""
+    """Requests located in their shards; the shards' indexes are prefetched some requests ahead."""
 
     def __init__(self, requests: Iterable[Int64Array], table: ShardTable, shards: ShardIndexes) -> None:
         self._requests = iter(requests)
@@ -326,8 +331,8 @@ class _LocatedRequests:
         self._located: deque[tuple[Int64Array, Int64Array]] = deque()
 
     def next(self) -> tuple[Int64Array, Int64Array] | None:
-        """Shards and places of the next request's samples; None after the last."""
-        while len(self._located) <= _SCOUTED:
+        """Return shards and rows of the next request's samples; None after the last."""
+        while len(self._located) <= _LOCATED_AHEAD:
             numbers = next(self._requests, None)
             if numbers is None:
                 break

@@ -1,9 +1,9 @@
-"""Samples from shards that cannot be read in ranges: whole tars, front to back, through the webdataset library.
+"""Sequential reader: samples from shards without range requests, whole tars front to back, through webdataset.
 
-For what gives a file only as a stream: a command's output, a server that knows no ranges. The order is that of
-`ShardReader`, so global batches, resuming and the audit are the same. What is weaker: every worker reads each shard
-that holds a sample of it as a whole, nothing is read ahead, and no checksum is compared. The manifest and the indexes
-are files all the same.
+For files that are only available as a stream: the output of a command, or a server without range requests. The order is
+that of `ShardReader`, so global batches, resuming and the audit are the same. Three guarantees are weaker: every worker
+reads the whole of each shard that holds one of its samples, nothing is prefetched, and checksums are not verified. The
+manifest and the indexes still have to be files.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from ivr_dist.shards.manifest import Manifest
 from ivr_dist.shards.sample_columns import Samples
 
 Members = dict[str, bytes]
-"""By suffix: the content of a sample's member."""
+"""Contents of a sample's members by suffix."""
 
-_MOST_OPEN = 128
-"""Streams that may be under way, whatever is in memory: each may be a process and a connection."""
+_MAX_STREAMS = 128
+"""Maximum number of open streams, each of which may be a process and a connection."""
 
 
 class StreamReader(ShardReader):
@@ -38,10 +38,10 @@ class StreamReader(ShardReader):
     Args:
         split_url: Directory or fsspec URL of the split.
         manifest: The split's manifest.
-        cache_bytes: Of samples that were passed on the way to those asked for, after which streams are closed, the one
-            that was used longest ago first. It is begun again if it is needed again.
+        cache_bytes: Bytes of samples that were skipped on the way to requested ones. Beyond it the least recently used
+            streams are closed; a closed stream is opened again when it is needed.
         fetcher: Reads the indexes; closed with the reader.
-        pipe: Shell command whose output is a shard; `{}` in it stands for the shard's place. Empty: the file is opened.
+        pipe: Shell command whose output is a shard; `{}` stands for the shard's URL. Empty: the file is opened.
     """
 
     def __init__(
@@ -54,18 +54,18 @@ class StreamReader(ShardReader):
 
     @property
     def resident(self) -> int:
-        """Bytes of samples that were passed."""
+        """Bytes of skipped samples in memory."""
         return sum(stream.bytes for stream in self._streams.values())
 
     def read_ahead(self, requests: Iterable[Int64Array]) -> Iterator[ReadResult]:
-        """The samples of each request in turn; see `ShardReader.read_ahead`. Nothing is read before it is asked for."""
+        """Read the samples of each request in turn, without prefetching; see `ShardReader.read_ahead`."""
         self._after_fork()
         for numbers in requests:
-            shards, places = self._table.locate(numbers)
+            shards, rows = self._table.locate(numbers)
             opened = self._shards.get(shards.tolist())
-            where = zip(shards.tolist(), opened, places.tolist(), strict=True)
-            yield self._one_by_one([self._found(number, shard, place) for number, shard, place in where])
-            self._make_room()
+            samples = zip(shards.tolist(), opened, rows.tolist(), strict=True)
+            yield self._result_of([self._read_one(number, shard, row) for number, shard, row in samples])
+            self._evict()
 
     def close(self) -> None:
         """Close all streams; may be called again."""
@@ -74,67 +74,67 @@ class StreamReader(ShardReader):
         self._streams.clear()
         super().close()
 
-    def _found(self, number: int, shard: OpenShard, place: int) -> Samples | ReadFailure:
-        key = shard.keys[place]
+    def _read_one(self, number: int, shard: OpenShard, row: int) -> Samples | ReadFailure:
+        key = shard.keys[row]
         try:
             sample = decode_members(self._members(number, shard, key), shard.name, key, self.manifest.features)
             return Samples.of([sample], self._layout)
         except IvrError as error:
-            return ReadFailure(shard.names[place], error)
+            return ReadFailure(shard.names[row], error)
 
     def _members(self, number: int, shard: OpenShard, key: str) -> Members:
-        """Those of a sample; a stream that has passed it is begun again."""
+        """Read the members of a sample; a stream that is past it is opened again."""
         for _ in range(2):
             stream = self._streams.pop(number, None) or _Stream(shard.url, self._pipe)
             self._streams[number] = stream
-            found = stream.find(key)
-            if found is not None:
-                return found
+            members = stream.find(key)
+            if members is not None:
+                return members
             self._streams.pop(number).close()
         raise CorruptDataError(
             "the shard does not hold this sample", where=f"{storage.display(shard.url)}, sample {key}", remedy=REMEDY
         )
 
-    def _make_room(self) -> None:
-        held = self.resident
-        while len(self._streams) > 1 and (held > self._limit or len(self._streams) > _MOST_OPEN):
+    def _evict(self) -> None:
+        resident = self.resident
+        while len(self._streams) > 1 and (resident > self._limit or len(self._streams) > _MAX_STREAMS):
             _, stream = self._streams.popitem(last=False)
-            held -= stream.bytes
+            resident -= stream.bytes
             stream.close()
 
 
 class _Stream:
-    """One shard on its way, with the samples that were passed and not asked for yet."""
+    """One shard being read, with the samples that were skipped and not requested yet."""
 
     def __init__(self, url: str, pipe: str) -> None:
         self.bytes = 0
         self._url = url
-        self._passed: dict[str, tuple[Members, int]] = {}
+        self._skipped: dict[str, tuple[Members, int]] = {}
         self._file = _opened(url, pipe)
         self._samples = _groups(self._file, url)
 
     def find(self, key: str) -> Members | None:
-        """The members of a sample that was not asked for before; None if it is not there."""
-        found = self._passed.pop(key, None)
-        if found is not None:
-            self.bytes -= found[1]
-            return found[0]
+        """Read the members of a sample that was not requested before; None if the rest does not hold it."""
+        skipped = self._skipped.pop(key, None)
+        if skipped is not None:
+            self.bytes -= skipped[1]
+            return skipped[0]
         try:
             for sample in self._samples:
                 members = {suffix: value for suffix, value in sample.items() if not suffix.startswith("__")}
                 if sample["__key__"] == key:
                     return members
                 size = sum(map(len, members.values()))
-                self._passed[sample["__key__"]] = (members, size)
+                self._skipped[sample["__key__"]] = (members, size)
                 self.bytes += size
         except StorageError:
             raise
         except Exception as error:
-            # tarfile and webdataset raise what they like; a command that fails is an OSError of webdataset's.
+            # tarfile and webdataset raise errors of many types; a failed command is an OSError of webdataset's.
             raise CorruptDataError(
-                f"the shard cannot be read to sample {key}: {describe(error)}",
+                f"the shard cannot be read up to sample {key}: {describe(error)}",
                 where=storage.display(self._url),
-                remedy=f"see whether data.pipe gives the whole file; else {REMEDY}",
+                remedy=f"check that data.pipe writes the whole file; otherwise {REMEDY}",
             ) from error
         return None
 
@@ -142,15 +142,15 @@ class _Stream:
         """End the command or the connection."""
         command = getattr(self._file, "proc", None)
         if command is not None:
-            # Not by SIGTERM: workers on a cluster of our own have it blocked, and so have the commands they start.
+            # Not by SIGTERM: workers on a private cluster have it blocked, and the commands they start inherit that.
             command.kill()
-        # A command that was not read to its end has failed, in webdataset's eyes.
+        # webdataset regards a command that was not read to its end as failed.
         with suppress(OSError):
             self._file.close()
 
 
 def _opened(url: str, pipe: str) -> Any:
-    """A shard from its beginning."""
+    """Open a shard at its beginning."""
     import webdataset
 
     if pipe:
@@ -162,8 +162,8 @@ def _opened(url: str, pipe: str) -> Any:
 
 
 def _groups(file: Any, url: str) -> Iterator[dict[str, Any]]:
-    """Samples as webdataset makes them of a tar."""
+    """Iterate over the samples of a tar as webdataset groups them."""
     from webdataset.tariterators import group_by_keys, tar_file_expander
 
-    found: Iterator[dict[str, Any]] = group_by_keys(tar_file_expander([{"url": url, "stream": file}]))
-    return found
+    samples: Iterator[dict[str, Any]] = group_by_keys(tar_file_expander([{"url": url, "stream": file}]))
+    return samples

@@ -1,4 +1,4 @@
-"""Cards: what is accepted, what is refused, and that those in shards/ are valid."""
+"""Cards: valid and invalid ones; all cards in shards/ are valid."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_what_is_wrong_is_named(tmp_path: Path, old: str, new: str, message: str
         ("  split: split\n", "", r"one way"),
         ("sentiment: {array", "sentiments: {array", r"labels.sentiments.*did you mean sentiment"),
         ("{array: frames}", "{array: frames, file: other}", r"arrays.audio.file"),
-        ("{array: frames}", "{array: frames, join: segment}", r"join goes with another file"),
+        ("{array: frames}", "{array: frames, join: segment}", r"join is for another file"),
         ("{array: frames}", "{array: ids, lookup: {file: glove, array: vectors}}", r"arrays.audio.lookup.file"),
         ("  group: video\n", "  context: {order: index, before: 3}\n", r"need arrays.group"),
         ("  group: video\n", "  group: video\n  context: {order: index, before: 0}\n", r"context.before"),

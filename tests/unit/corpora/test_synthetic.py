@@ -74,7 +74,7 @@ def test_splits_and_groups() -> None:
     assert len({ref.id for refs in splits.values() for ref in refs}) == 1500
 
 
-def test_a_sample_depends_on_seed_and_number_alone() -> None:
+def test_a_sample_depends_only_on_seed_and_number() -> None:
     small, large = SynthSource(20, seed=1), SynthSource(200, seed=1)
     for number in (0, 13):
         ref = small.splits()["train"][number]
@@ -120,10 +120,10 @@ def test_tokens_are_the_words_of_the_transcript_and_change_nothing_else() -> Non
             assert [word_of.setdefault(i, word) for i, word in zip(ids.tolist(), other.transcript.split(), strict=True)]
             assert [word_of[i] for i in ids.tolist()] == other.transcript.split()
     assert {"good", "bad"} < set(word_of.values())
-    with pytest.raises(ConfigError, match="no text as words; choose features or tokens"):
+    with pytest.raises(ConfigError, match="cannot be words; choose features or tokens"):
         SynthSource(60, text="words")  # type: ignore[arg-type]
 
 
 def test_too_few_samples_are_refused() -> None:
-    with pytest.raises(ConfigError, match="3 samples do not fill"):
+    with pytest.raises(ConfigError, match="3 samples are too few"):
         SynthSource(3)

@@ -1,4 +1,4 @@
-"""The loader: every rank reads its part of the order, from any cursor, and neither errors nor endings hang."""
+"""The loader: every rank reads its part of the order from any cursor; neither errors nor closing cause a deadlock."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def loaders(packed: Path) -> Iterator[LoaderFactory]:
-    """Makes loaders and closes them; no thread may be left behind."""
+    """Makes loaders and closes them; no thread may remain."""
     factory = LoaderFactory(packed)
     yield factory
     factory.close()
@@ -138,7 +138,7 @@ def test_content_is_the_corpus(loaders: LoaderFactory) -> None:
 
 @pytest.mark.parametrize(("world", "accumulation"), [(1, 1), (3, 2), (24, 1)])
 def test_the_common_length_is_that_of_the_global_batch(loaders: LoaderFactory, world: int, accumulation: int) -> None:
-    """Whoever holds the longest sample, and on ranks that hold none."""
+    """On the rank with the longest sample, on other ranks, and on ranks without samples."""
     lengths = {
         number: max((len(array) for array in SOURCE.load("train", ref).arrays.values()), default=1)
         for number, ref in enumerate(shuffled(SOURCE.splits()["train"], 0))
@@ -158,7 +158,7 @@ def test_the_common_length_is_that_of_the_global_batch(loaders: LoaderFactory, w
 
 
 @pytest.mark.parametrize("skipped", [1, STEPS - 1, STEPS, STEPS + 3])
-def test_a_resumed_loader_goes_on_exactly_there(loaders: LoaderFactory, skipped: int) -> None:
+def test_a_resumed_loader_continues_exactly_there(loaders: LoaderFactory, skipped: int) -> None:
     loader = loaders(accumulation=2)
     before, *after = islice(loader.steps(loader.start), skipped - 1, skipped + 3)
     saved = DataCursor.from_json(before.cursor.advance(STEPS).to_json())
@@ -249,10 +249,10 @@ def test_an_error_of_the_thread_reaches_the_consumer_after_the_steps_before_it(
 
 
 @pytest.mark.parametrize(("world", "accumulation"), [(1, 1), (2, 2), (3, 1)])
-def test_what_cannot_be_read_is_skipped_where_that_is_asked_for(
+def test_samples_that_cannot_be_read_are_skipped_with_skip(
     loaders: LoaderFactory, packed: Path, tmp_path: Path, world: int, accumulation: int
 ) -> None:
-    """The slots of all other samples stay as they are."""
+    """The slots of all other samples do not change."""
     place = damage_last_shard(packed, tmp_path / "train")
     found: dict[int, tuple[int, str]] = {}
     skipped: dict[str, str] = {}
@@ -371,10 +371,10 @@ def test_a_new_stream_ends_the_one_before(loaders: LoaderFactory) -> None:
 def test_a_process_that_forgets_to_close_still_ends(packed: Path) -> None:
     script = """
 import sys
-from ivr_dist.data.collate import BatchSpec
+from ivr_dist.data.batches.collate import BatchSpec
 from ivr_dist.data.loader import Loader
-from ivr_dist.data.manifest import Manifest
-from ivr_dist.data.reader import ShardReader
+from ivr_dist.shards.manifest import Manifest
+from ivr_dist.data.reading.shard_reader import ShardReader
 
 manifest = Manifest.load(sys.argv[1])
 spec = BatchSpec.from_manifest(manifest, ["text"], [])

@@ -1,4 +1,4 @@
-"""What `plan` says about reading, against what reading does."""
+"""The read forecast of `plan`, compared with real reading."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_bytes_and_memory_are_those_of_a_real_reader(packed: str) -> None:
         samples = np.array([shard.samples for shard in manifest.shards], np.int64)
         order = EpochOrder(samples, manifest.id, 0, 0, LANES, BATCH, DELAY)
         for step in range(order.steps):
-            numbers = loader._planned(loader.start, order.batch(step)).numbers
+            numbers = loader._plan(loader.start, order.batch(step)).numbers
             needed += sum(len(sample.content) for sample in reader.stored(numbers))
             most = max(most, reader.resident)
         fetched += reader.fetcher.meters.counts().bytes

@@ -1,4 +1,4 @@
-"""The lanes order, against a naive implementation in Python integers and against its promises."""
+"""The sample order, compared with a naive implementation in Python integers, and its guarantees."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ def test_an_elastic_run_sees_the_batches_of_an_undisturbed_one(
     borders = sorted(data.draw(st.lists(st.integers(0, 2 * steps), min_size=len(worlds) - 1, max_size=len(worlds) - 1)))
     seen: list[list[int]] = [[], []]
     for (world, accumulation), first, last in zip(worlds, [0, *borders], [*borders, 2 * steps], strict=True):
-        # A new group makes its orders anew; each rank knows its own slots alone.
+        # A new group computes its own orders; each rank reads only its own slots.
         orders = {epoch: order(epoch) for epoch in range(2)}
         for number in range(first, last):
             epoch, step = divmod(number, steps)
@@ -305,7 +305,7 @@ GOLDEN = [
 
 @pytest.mark.parametrize(("arguments", "expected"), GOLDEN)
 def test_golden_orders(arguments: tuple, expected: str) -> None:
-    """The order is a file format: checkpoints of older versions must go on exactly where they stopped."""
+    """The order is a file format: checkpoints of older versions must resume exactly where they stopped."""
     sizes, *rest = arguments
     outputs = every_batch(EpochOrder(np.array(sizes), *rest)).astype("<i8").tobytes()
     assert hashlib.sha256(outputs).hexdigest()[:16] == expected

@@ -68,10 +68,12 @@ def padded(part: ModalityBatch, more: int, fill: int) -> ModalityBatch:
     assert part.pieces is not None
     ids, mask = part.pieces.ids, part.pieces.mask
     old, new = ids.shape[1], ids.shape[1] + more
-    place = torch.div(part.pieces.place, old, rounding_mode="floor") * new + part.pieces.place % old
+    position = torch.div(part.pieces.position, old, rounding_mode="floor") * new + part.pieces.position % old
     wide = torch.full((len(ids), new), fill)
     wide[:, :old] = ids
-    grown = replace(part.pieces, ids=wide, mask=torch.cat([mask, mask.new_zeros(len(ids), more)], dim=1), place=place)
+    grown = replace(
+        part.pieces, ids=wide, mask=torch.cat([mask, mask.new_zeros(len(ids), more)], dim=1), position=position
+    )
     return replace(part, pieces=grown)
 
 
@@ -99,7 +101,7 @@ def test_one_step_is_one_word(folder: str) -> None:
     part = batch(folder, TEXTS).modalities["text"]
     assert part.mask.sum(dim=1).tolist() == [len(words) for words in TEXTS]
     assert part.pieces is not None and part.pieces.mask[:, 0].all()
-    assert len(part.pieces.place) > len(part.flat), "no word has two pieces, so nothing was pooled"
+    assert len(part.pieces.position) > len(part.flat), "no word has two pieces, so nothing was pooled"
 
 
 def test_padding_changes_nothing(folder: str) -> None:

@@ -51,7 +51,7 @@ def test_what_webdataset_wrote_is_read_back(tmp_path: Path) -> None:
     assert manifest == Manifest.load(str(place))
     manifest.check_shards(str(place))
     check(place, manifest, written(corpus()))
-    # In place: the tars stay as they were.
+    # In place: the tars are not changed.
     assert {name: (place / name).read_bytes() for name in before} == before
     assert len(list(place.iterdir())) == 3 + 3 + 1
 
@@ -135,14 +135,14 @@ def test_processes_give_the_same_manifest_and_the_same_errors(tmp_path: Path) ->
     shutil.copytree(*places)
     here = index(places[0])
     calls: list[tuple[int, int]] = []
-    crew = ProcessPool(2, start_s=0)
+    pool = ProcessPool(2, start_s=0)
     found = index_tars(
         str(places[1]),
         corpus="clips",
         split="train",
         scale="mosi",
-        progress=lambda done, total: calls.append((done, total)),
-        crew=crew,
+        on_progress=lambda done, total: calls.append((done, total)),
+        pool=pool,
     )
     assert found == here and calls == [(1, 3), (2, 3), (3, 3)]
     assert [path.read_bytes() for path in sorted(places[0].glob("*.idx"))] == [
@@ -150,7 +150,7 @@ def test_processes_give_the_same_manifest_and_the_same_errors(tmp_path: Path) ->
     ]
     (places[1] / "part-1.tar").write_bytes((places[1] / "part-1.tar").read_bytes()[:-20_000])
     with pytest.raises(CorruptDataError, match=r"part-1\.tar"):
-        index_tars(str(places[1]), corpus="clips", split="train", crew=crew)
+        index_tars(str(places[1]), corpus="clips", split="train", pool=pool)
 
 
 def test_tars_of_other_features_are_refused_wherever_they_stand(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_progress_and_what_is_no_tar(tmp_path: Path) -> None:
     for name in ("README.md", ".part-9.tar", "part-9.tar.sha256", "tar.gz.txt"):
         (place / name).write_bytes(b"not a tar")
     calls: list[tuple[int, int]] = []
-    index_tars(str(place), corpus="c", split="train", progress=lambda done, total: calls.append((done, total)))
+    index_tars(str(place), corpus="c", split="train", on_progress=lambda done, total: calls.append((done, total)))
     assert calls == [(1, 3), (2, 3), (3, 3)]
 
 
@@ -332,7 +332,7 @@ def plain(place: Path, name: str = "a.tar", keys: tuple[str, ...] = ("k0", "k1")
 
 def told(place: Path) -> tuple[Manifest, list[str]]:
     notes: list[str] = []
-    return index_tars(str(place), corpus="c", split="train", tell=notes.append), notes
+    return index_tars(str(place), corpus="c", split="train", on_note=notes.append), notes
 
 
 @pytest.mark.parametrize(
@@ -342,17 +342,19 @@ def told(place: Path) -> tuple[Manifest, list[str]]:
 def test_tars_that_would_be_left_out_are_refused(tmp_path: Path, name: str) -> None:
     place = plain(tmp_path / "train")
     (place / name).write_bytes(b"anything")
-    assert f"tars would be left out, which are compressed, not whole, or not named NAME.tar: {name}" in failure(place)
+    assert f"tars would be left out because they are compressed, incomplete or not named NAME.tar: {name}" in failure(
+        place
+    )
 
 
-def test_what_lies_there_unpacked_as_well_and_what_lies_below_is_named(tmp_path: Path) -> None:
+def test_tars_that_exist_uncompressed_too_and_tars_below_are_noted(tmp_path: Path) -> None:
     place = plain(tmp_path / "train")
     (place / "a.tar.gz").write_bytes(b"the same")
     plain(place / "old")
     manifest, notes = told(place)
     assert manifest.samples == 2
-    assert notes[0] == "passed over, since they are there as .tar as well: a.tar.gz"
-    assert notes[1].startswith("passed over, since they are in folders below") and notes[1].endswith("old/a.tar")
+    assert notes[0] == "skipped, because they exist as .tar as well: a.tar.gz"
+    assert notes[1].startswith("skipped, because they are in folders below") and notes[1].endswith("old/a.tar")
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "gbk"])
@@ -390,7 +392,7 @@ def test_members_that_are_not_side_by_side_are_to_be_sorted(tmp_path: Path) -> N
     assert "tar --sort=name" in failure(place, CorruptDataError)
 
 
-def test_labels_are_counted_and_their_absence_told(tmp_path: Path) -> None:
+def test_labels_are_counted_and_missing_ones_noted(tmp_path: Path) -> None:
     samples = corpus(4)
     manifest, notes = told(write(tmp_path / "train", samples))
     assert manifest.labels == {"sentiment": 3} and notes == []
@@ -424,7 +426,7 @@ def test_arrays_of_other_kinds(tmp_path: Path, array: Any, message: str) -> None
     assert message in failure(place, IvrError)
 
 
-def test_whole_numbers_that_training_rounds_are_told(tmp_path: Path) -> None:
+def test_whole_numbers_that_training_rounds_are_noted(tmp_path: Path) -> None:
     place = plain(tmp_path / "train", keys=("k",))
     with tarfile.open(place / "a.tar", "w") as archive:
         add(archive, "k.json", b'{"labels": {"s": 1}}')

@@ -1,4 +1,4 @@
-"""Packing: what goes into the shards comes out again, bit for bit, and the same input gives the same bytes."""
+"""Packing: samples are read back bit for bit, and the same input results in the same bytes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SMALL = PackOptions(shard_samples=25, seed=5)
 
 @dataclass(frozen=True)
 class ListSource:
-    """A corpus of samples that are given."""
+    """A corpus of given samples."""
 
     samples: Sequence[SourceSample]
     features: Mapping[str, FeatureSpec]
@@ -138,7 +138,7 @@ def test_statistics_are_those_of_the_training_steps(tmp_path: Path) -> None:
     assert not Manifest.load(str(tmp_path / "test")).statistics
 
 
-def test_shards_have_about_the_bytes_asked_for(tmp_path: Path) -> None:
+def test_shards_have_about_the_requested_bytes(tmp_path: Path) -> None:
     (train, valid, _) = pack(SynthSource(1000), str(tmp_path), PackOptions(shard_bytes=200_000)).splits
     shards = Manifest.load(str(tmp_path / "train")).shards
     assert train.shards == len(shards) > 10 and valid.shards > 1
@@ -155,7 +155,7 @@ def test_a_sample_larger_than_a_shard_has_one_to_itself(tmp_path: Path) -> None:
 
 
 def test_the_bytes_of_a_packing_are_pinned(tmp_path: Path) -> None:
-    # Another value here would make every corpus another one, trained on in another order.
+    # Another value would change the id and the order of every corpus.
     arrays = [np.arange(6, dtype=np.float32).reshape(3, 2) + number for number in range(4)]
     source = ListSource(
         [sample(f"s{n}", audio=array) for n, array in enumerate(arrays)], features(audio=(2, "float32"))
@@ -226,7 +226,7 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path: Path, arrays: dict[str, An
     assert not (tmp_path / "train" / "manifest.json").exists()
 
 
-def test_packing_again_leaves_everything_alone(tmp_path: Path) -> None:
+def test_packing_again_changes_nothing(tmp_path: Path) -> None:
     first = pack(SynthSource(60), str(tmp_path), SMALL)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     second = pack(SynthSource(60), str(tmp_path), replace(SMALL, overwrite=True))
@@ -236,10 +236,10 @@ def test_packing_again_leaves_everything_alone(tmp_path: Path) -> None:
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
 
 
-def test_other_data_is_not_overwritten_unasked(tmp_path: Path) -> None:
+def test_other_data_is_overwritten_only_with_the_option(tmp_path: Path) -> None:
     pack(SynthSource(60), str(tmp_path), SMALL)
     before = files(tmp_path)
-    with pytest.raises(DataError, match=r"another packing is there already.*--overwrite"):
+    with pytest.raises(DataError, match=r"the folder holds another packing.*--overwrite"):
         pack(SynthSource(80), str(tmp_path), SMALL)
     assert files(tmp_path) == before
     pack(SynthSource(30), str(tmp_path), replace(SMALL, overwrite=True))
@@ -284,7 +284,7 @@ def test_what_a_killed_packing_left_is_replaced(tmp_path: Path) -> None:
 def test_splits_of_another_corpus_are_not_mixed_in(tmp_path: Path) -> None:
     pack(SynthSource(60), str(tmp_path), SMALL)
     source = ListSource([sample(audio=[[1.0, 2.0]])], features(audio=(2, "float32")))
-    with pytest.raises(DataError, match="a packed split test is there, which corpus list does not have"):
+    with pytest.raises(DataError, match="the folder has a packed split test, which corpus list does not have"):
         pack(source, str(tmp_path), replace(SMALL, overwrite=True))
 
 
@@ -306,7 +306,7 @@ def test_progress_counts_every_sample(tmp_path: Path) -> None:
     assert seen == begun + [(split, done + 1, count) for split, count in counts.items() for done in range(count)]
 
 
-def test_order_depends_on_ids_and_seed_alone() -> None:
+def test_order_depends_only_on_ids_and_seed() -> None:
     refs = [SampleRef(number, f"s{number}") for number in range(100)]
     order = [ref.id for ref in shuffled(refs, 7)]
     assert order == [ref.id for ref in shuffled(refs[::-1], 7)]

@@ -1,4 +1,4 @@
-"""How packing runs: the same bytes on any number of processes and after any kill, in bounded memory."""
+"""Packing runs: the same bytes with any number of processes and after any kill, in bounded memory."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def place(tmp_path: Path) -> Iterator[Path]:
 
 
 def run(place: Path, opener: Opener = OPENER, options: PackOptions = OPTIONS, jobs: int = 0) -> PackSummary:
-    return pack(opener(), str(place), options, opener=opener, crew=ProcessPool(jobs, start_s=0) if jobs else None)
+    return pack(opener(), str(place), options, opener=opener, pool=ProcessPool(jobs, start_s=0) if jobs else None)
 
 
 def tree(place: Path) -> dict[str, str]:
-    """All there is: files with their hash, hidden ones and directories too."""
+    """Snapshot of a folder: files with their hash, hidden ones and directories included."""
     return {
         str(path.relative_to(place)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "directory"
         for path in sorted(place.rglob("*"))
@@ -54,7 +54,7 @@ def tree(place: Path) -> dict[str, str]:
 
 
 def check_manifests(place: Path) -> int:
-    """What a reader sees: each manifest, and all that it promises; gives the number of manifests."""
+    """Check every manifest and the files that it lists; returns the number of manifests."""
     found = list(place.glob("*/manifest.json"))
     for path in found:
         for shard in Manifest.load(str(path.parent)).shards:
@@ -65,7 +65,7 @@ def check_manifests(place: Path) -> int:
 
 @dataclass
 class Watched:
-    """A corpus that says which samples were loaded, and may break after some of them."""
+    """A corpus that records which samples were loaded, and may fail after some of them."""
 
     source: Source
     loaded: list[str]
@@ -109,7 +109,7 @@ def test_any_number_of_processes_writes_the_same_bytes(place: Path) -> None:
     assert tree(place / "0") == tree(place / "1") == tree(place / "3")
     assert len({tuple(split.manifest_id for split in summary.splits) for summary in summaries}) == 1
     assert summaries[0].splits[0].shards > 5
-    # Compared by processes, too.
+    # Compared on the process pool as well.
     assert {split.status for split in run(place / "3", options=options, jobs=2).splits} == {"already packed"}
 
 
@@ -120,7 +120,7 @@ def test_progress_over_processes_adds_up(place: Path) -> None:
         assert done <= total
         seen.setdefault(split, []).append(done)
 
-    pack(OPENER(), str(place), OPTIONS, progress, opener=OPENER, crew=ProcessPool(2, start_s=0))
+    pack(OPENER(), str(place), OPTIONS, progress, opener=OPENER, pool=ProcessPool(2, start_s=0))
     assert {split: calls[-1] for split, calls in seen.items()} == {"train": 112, "valid": 24, "test": 24}
     assert all(calls == sorted(calls) for calls in seen.values())
 
@@ -181,10 +181,10 @@ def test_an_overwriting_that_was_broken_off_leaves_no_manifest(place: Path) -> N
     packed = place / "place"
     run(packed, other)
     before = tree(packed)
-    with pytest.raises(DataError, match="another packing is there already"):
+    with pytest.raises(DataError, match="the folder holds another packing"):
         run(packed)
     assert tree(packed) == before
-    # 160 samples are loaded to compare; then it breaks in the second shard.
+    # 160 samples are loaded for the comparison; then it fails in the second shard.
     broken_off(packed, after=160 + 30, options=options)
     assert check_manifests(packed) == 0
     run(packed, options=options)
@@ -239,7 +239,7 @@ def test_a_kill_with_processes_at_work(place: Path) -> None:
 
 
 def test_a_kill_after_the_manifests_loses_nothing(place: Path) -> None:
-    """Records go last, so even then nothing is made again."""
+    """Records are deleted last, so even then no shard is made again."""
     run(place / "whole")
     packed = place / "killed"
     child = multiprocessing.get_context("fork").Process(target=_die_at_the_first_record_deleted, args=(packed,))
@@ -264,9 +264,9 @@ IN_BOUNDED_MEMORY = """
 import resource, sys
 import numpy as np
 from ivr_dist.corpora.source import SampleRef, SourceSample
-from ivr_dist.data.foreign import index_tars
-from ivr_dist.data.manifest import FeatureSpec
-from ivr_dist.data.pack import PackOptions, pack
+from ivr_dist.packing.index_tars import index_tars
+from ivr_dist.shards.specs import FeatureSpec
+from ivr_dist.packing.pack import PackOptions, pack
 
 COUNT, STEPS, WIDTH = 100, 1024, 1024  # 4 MiB each
 place = sys.argv[1]

@@ -1,12 +1,15 @@
-"""Jobs in processes: every job once, whatever ends early ends all, and nobody outlives the one who asked."""
+"""Worker pools: every job runs once, a failed job ends the others, and no process outlives the caller."""
 
 from __future__ import annotations
 
+import _thread
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -15,18 +18,18 @@ from ivr_dist.errors import DataError, IvrError, WorkerError
 from ivr_dist.packing.worker_pool import InlinePool, OnProgress, ProcessPool, WorkerPool
 
 
-def squared(job: int, tick: OnProgress) -> tuple[int, int]:
-    tick(1)
+def squared(job: int, on_progress: OnProgress) -> tuple[int, int]:
+    on_progress(1)
     return job * job, os.getpid()
 
 
-def slow(job: int, tick: OnProgress) -> None:
+def slow(job: int, on_progress: OnProgress) -> None:
     for done in range(1, 6):
         time.sleep(0.06)
-        tick(done)
+        on_progress(done)
 
 
-def failing(job: int, tick: OnProgress) -> int:
+def failing(job: int, on_progress: OnProgress) -> int:
     if job == 3:
         raise DataError("a fault", where=f"job {job}", remedy="mend it")
     if job == 4:
@@ -34,15 +37,32 @@ def failing(job: int, tick: OnProgress) -> int:
     return job
 
 
-def killed(job: int, tick: OnProgress) -> None:
+def killed(job: int, on_progress: OnProgress) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def run(crew: WorkerPool, function: object, jobs: list[int]) -> tuple[dict[int, object], list[tuple[int, int]]]:
+def failing_beside_a_long_one(job: int, on_progress: OnProgress) -> None:
+    if job == 0:
+        raise DataError("a fault")
+    time.sleep(60)
+
+
+def cut_result(job: int, on_progress: OnProgress) -> bytes:
+    """A worker that is killed when it has sent half of its result."""
+
+    def send_half(self: Connection, data: bytes) -> None:
+        os.write(self.fileno(), data[: len(data) // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    Connection._send = send_half  # type: ignore[attr-defined]
+    return bytes(100)
+
+
+def run(pool: WorkerPool, function: object, jobs: list[int]) -> tuple[dict[int, object], list[tuple[int, int]]]:
     results: dict[int, object] = {}
-    seen: list[tuple[int, int]] = []
-    crew.run(function, jobs, lambda *call: seen.append(call), results.__setitem__)  # type: ignore[arg-type]
-    return results, seen
+    progress: list[tuple[int, int]] = []
+    pool.run(function, jobs, lambda *call: progress.append(call), results.__setitem__)  # type: ignore[arg-type]
+    return results, progress
 
 
 @pytest.fixture(autouse=True)
@@ -53,26 +73,28 @@ def _no_process_stays() -> Iterator[None]:
     assert set(multiprocessing.active_children()) <= set(before)
 
 
-@pytest.mark.parametrize("crew", [InlinePool(), ProcessPool(2), ProcessPool(8)], ids=["here", "two", "more than jobs"])
-def test_every_job_is_done_once(crew: WorkerPool) -> None:
-    results, _ = run(crew, squared, [5, 3, 3, 7])
+@pytest.mark.parametrize(
+    "pool", [InlinePool(), ProcessPool(2), ProcessPool(8)], ids=["inline", "two", "more than jobs"]
+)
+def test_every_job_is_done_once(pool: WorkerPool) -> None:
+    results, _ = run(pool, squared, [5, 3, 3, 7])
     assert {number: value for number, (value, _) in results.items()} == {0: 25, 1: 9, 2: 9, 3: 49}  # type: ignore[misc]
     pids = {pid for _, pid in results.values()}  # type: ignore[misc]
-    assert (os.getpid() in pids) == isinstance(crew, InlinePool)
+    assert (os.getpid() in pids) == isinstance(pool, InlinePool)
 
 
 def test_no_jobs() -> None:
     assert run(ProcessPool(2), squared, []) == ({}, [])
 
 
-def test_progress_within_jobs_is_heard_of() -> None:
+def test_progress_within_jobs_is_reported() -> None:
     assert run(InlinePool(), slow, [0, 0])[1] == [(job, done) for job in (0, 1) for done in range(1, 6)]
-    seen = run(ProcessPool(2), slow, [0, 0])[1]
-    assert {number for number, _ in seen} == {0, 1}
-    assert all(0 < done <= 5 for _, done in seen)
+    progress = run(ProcessPool(2), slow, [0, 0])[1]
+    assert {number for number, _ in progress} == {0, 1}
+    assert all(0 < done <= 5 for _, done in progress)
 
 
-def test_the_error_of_a_job_comes_back_as_it_was() -> None:
+def test_the_error_of_a_job_comes_back_unchanged() -> None:
     with pytest.raises(DataError) as caught:
         run(ProcessPool(2), failing, [1, 2, 3, 5, 6])
     assert (caught.value.what, caught.value.where, caught.value.remedy) == ("a fault", "job 3", "mend it")
@@ -80,12 +102,29 @@ def test_the_error_of_a_job_comes_back_as_it_was() -> None:
         run(ProcessPool(1), failing, [4])
 
 
-def test_a_killed_process_is_told() -> None:
+def test_a_failed_job_ends_running_ones_at_once() -> None:
+    start = time.monotonic()
+    with pytest.raises(DataError, match="a fault"):
+        run(ProcessPool(2), failing_beside_a_long_one, [1, 0])
+    assert time.monotonic() - start < 30
+
+
+def test_ctrl_c_ends_running_jobs_at_once() -> None:
+    timer = threading.Timer(3, _thread.interrupt_main)
+    timer.start()
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run(ProcessPool(2), failing_beside_a_long_one, [1, 1])
+    assert time.monotonic() - start < 30
+
+
+@pytest.mark.parametrize("function", [killed, cut_result], ids=["in a job", "while it sends a result"])
+def test_a_killed_process_is_an_error(function: object) -> None:
     with pytest.raises(WorkerError, match="SIGKILL"):
-        run(ProcessPool(2), killed, [0, 1, 2])
+        run(ProcessPool(2), function, [0, 1, 2])
 
 
-def marked(job: str, tick: OnProgress) -> None:
+def marked(job: str, on_progress: OnProgress) -> None:
     Path(job, f"started-{os.getpid()}").touch()
     time.sleep(60)
 

@@ -71,12 +71,12 @@ def test_a_transcript_of_another_type_is_refused(transcript: object) -> None:
         decode([("k1.json", as_json(transcript=transcript))])
 
 
-def test_only_the_modalities_asked_for() -> None:
+def test_only_the_requested_modalities_are_decoded() -> None:
     data = tar([("k1.audio.npy", npy(AUDIO)), ("k1.json", as_json()), ("k1.vision.npy", b"not an array")])
     assert set(decode_sample(data, "s", "k1", ["audio"]).arrays) == {"audio"}
 
 
-def test_members_that_are_not_ours_are_passed_over() -> None:
+def test_unknown_members_are_skipped() -> None:
     sample = decode([("k1.jpg", b"picture"), ("k1.json", as_json()), ("k1.txt", b"words")])
     assert sample.arrays == {}
 

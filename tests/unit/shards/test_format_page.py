@@ -1,4 +1,4 @@
-"""The format page holds: its code runs, in its order, and its tables name what is written."""
+"""The format page is correct: its code runs in order, and its tables match what is written."""
 
 from __future__ import annotations
 

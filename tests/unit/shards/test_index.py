@@ -1,4 +1,4 @@
-"""Indexes: places, segments and checksums are right, bytes are the same everywhere, hostile ones are refused."""
+"""Shard indexes: offsets, segments and checksums are right; equal bytes everywhere; hostile files are refused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ivr_dist.errors import CorruptDataError
 from ivr_dist.shards import index as index_module
 from ivr_dist.shards import tar
 from ivr_dist.shards.index import SEGMENT_BYTES, ShardIndex, build_index, load
-from ivr_dist.shards.sample_ids import tar_key, tells
+from ivr_dist.shards.sample_ids import is_key_of, tar_key
 
 COLUMNS = ("keys", "offset", "size", "lengths", "segment", "xxh3")
 
@@ -118,7 +118,7 @@ def test_a_sample_larger_than_a_segment_is_a_segment() -> None:
     assert build_index(data).segment.tolist() == [0, 1, 2, 4]
 
 
-def test_what_lies_between_samples_does_not_make_segments_long() -> None:
+def test_gaps_between_samples_do_not_make_segments_long() -> None:
     data = made([("a.json", b"1"), ("README", bytes(3 << 20)), ("b.json", b"2"), ("c.json", b"3")])
     index = build_index(data)
     assert index.keys == ["a", "b", "c"]
@@ -158,13 +158,13 @@ def test_round_trip(data: bytes, tmp_path: Path) -> None:
 
 
 IDS = st.lists(st.text(st.characters(), max_size=100), min_size=3, max_size=3).filter(lambda ids: ids[0] != "a")
-"""Any text, half surrogate pairs and zero bytes too."""
+"""Any text, half surrogate pairs and zero bytes included."""
 
 
 @given(IDS)
 def test_ids_come_back_where_keys_do_not_tell_them(ids: list[str]) -> None:
     by_key = dict(zip("abc", ids, strict=True))
-    index = build_index(SMALL, look=lambda key, content: by_key[key])
+    index = build_index(SMALL, on_sample=lambda key, content: by_key[key])
     assert index.names == ids
     again = ShardIndex.from_bytes(index.to_bytes(), "s.idx")
     assert equal(again, index) and again.ids == ids
@@ -177,15 +177,15 @@ def test_an_index_whose_keys_tell_the_ids_is_as_it_was_before_there_were_ids_in_
 
 @given(st.text(st.characters(), min_size=1))
 def test_a_key_that_pack_made_tells_the_id(id_: str) -> None:
-    assert tells(tar_key(id_), id_)
-    assert tells(id_, id_)
-    assert not tells("another", id_) or id_ == "another"
+    assert is_key_of(tar_key(id_), id_)
+    assert is_key_of(id_, id_)
+    assert not is_key_of("another", id_) or id_ == "another"
 
 
 @given(IDS, st.data())
 def test_damaged_ids_are_refused_or_texts(ids: list[str], data: st.DataObject) -> None:
     by_key = dict(zip("abc", ids, strict=True))
-    content = build_index(SMALL, look=lambda key, _: by_key[key]).to_bytes()
+    content = build_index(SMALL, on_sample=lambda key, _: by_key[key]).to_bytes()
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         arrays = {name.removesuffix(".npy"): np.load(io.BytesIO(archive.read(name))) for name in archive.namelist()}
     ends = arrays["id_ends"].copy()
@@ -299,7 +299,7 @@ def test_what_would_have_to_be_unpacked_is_refused(kind: int) -> None:
 def test_pickles_and_absurd_shapes_are_refused() -> None:
     assert "only bytes" in refusal(archive({**columns(), "keys": npy(np.array([{}]), allow_pickle=True)}))
     sound = columns()["keys"]
-    for count, message in ((b"2000000000", "takes 2000000000 bytes, 3 are there"), (b"9999999999", "elements")):
+    for count, message in ((b"2000000000", "takes 2000000000 bytes, but has 3"), (b"9999999999", "elements")):
         huge = sound.replace(b"(3,), }" + b" " * 9, b"(" + count + b",), }")
         assert huge != sound
         assert message in refusal(archive({**columns(), "keys": huge}))

@@ -1,4 +1,4 @@
-"""Manifests: what is saved is loaded, and whatever is not what was saved is refused on one helpful line."""
+"""Manifests: saving and loading; damaged and contradictory ones are refused with a one-line error."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_hand_forged_content_that_is_sound_loads(tmp_path: Path) -> None:
 def test_without_a_manifest(tmp_path: Path) -> None:
     assert "there is no manifest.json" in refusal(tmp_path)
     assert "there is no manifest.json" in refusal(tmp_path / "nowhere")
-    assert "give the directory of one split" in refusal(tmp_path)
+    assert "name the directory of one split" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -163,8 +163,8 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "huge bound": (lambda m: m["tasks"]["sentiment"].update(high=10**400), "... is not a finite number"),
     "modality": (lambda m: m["features"].update(smell=m["features"]["audio"]), "features.smell is not a modality"),
     "width": (lambda m: m["features"]["text"].update(dim=0), "features.text is not a modality with features"),
-    "statistics of nothing": (lambda m: m["features"].pop("audio"), "statistics.audio does not fit"),
-    "short statistics": (lambda m: m["statistics"]["audio"]["std"].pop(), "statistics.audio does not fit"),
+    "statistics of nothing": (lambda m: m["features"].pop("audio"), "statistics.audio does not match"),
+    "short statistics": (lambda m: m["statistics"]["audio"]["std"].pop(), "statistics.audio does not match"),
     "too wide": (lambda m: m["features"]["audio"].update(dim=1 << 60), "features.audio is not a modality with feat"),
     "no deviation": (lambda m: m["statistics"]["audio"]["std"].__setitem__(0, 0.0), "positive deviations in float32"),
     "negative deviation": (
@@ -188,7 +188,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "index path": (lambda m: m["shards"][0]["index"].update(name="a/b"), "'a/b' is not the name of a file"),
     "dots": (lambda m: m["shards"][0].update(name=".."), "'..' is not the name of a file"),
     "no name": (lambda m: m["shards"][0].update(name=""), "'' is not the name of a file"),
-    "twice": (lambda m: m["shards"].__setitem__(1, m["shards"][0]) or m.update(samples=16), "have one name"),
+    "twice": (lambda m: m["shards"].__setitem__(1, m["shards"][0]) or m.update(samples=16), "have the same name"),
 }
 
 
@@ -325,8 +325,8 @@ def test_counts_of_tokens_and_transcripts_are_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"vocabulary": {"audio": 3}}, "vocabulary.audio does not fit features.audio"),
-        ({"vocabulary": {"text": 0}}, "vocabulary.text does not fit"),
+        ({"vocabulary": {"audio": 3}}, "vocabulary.audio does not match features.audio"),
+        ({"vocabulary": {"text": 0}}, "vocabulary.text does not match"),
         ({"transcripts": 12}, "transcripts is 12 of 11 samples"),
         ({"labels": {"sentiment": 12}}, "labels.sentiment is 12 of 11 samples"),
         ({"labels": {"mood": 1}}, "labels.mood is 1 of 11 samples, or belongs to no task"),

@@ -1,4 +1,4 @@
-"""Places that are worked out are those where the members are, or are not gone by."""
+"""Member layout: computed offsets are those of the members, or are not used."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def tar_of(files: list[tuple[str, bytes]]) -> bytes:
 
 def together(data: bytes, index: ShardIndex, numbers: Sequence[int]) -> Samples | None:
     """Samples of a tar of few segments."""
-    places = LAYOUT.places(index)
+    places = LAYOUT.member_offsets(index)
     starts = index.offset[index.segment[:-1]]
     segments = [memoryview(data)[starts[np.searchsorted(index.segment, number, "right") - 1] :] for number in numbers]
     return decode_batch(
@@ -139,7 +139,7 @@ def test_what_others_write_is_not_taken_for_something_else(order: str) -> None:
         assert np.array_equal(carefully(data, index, 0).arrays[name], array)
 
 
-def test_what_stands_beside_the_json_is_passed_over() -> None:
+def test_members_beside_the_json_are_skipped() -> None:
     arrays = make({"text": 5, "audio": 4, "vision": 4}, 0)
     files = members("k", arrays, "")
     files.insert(2, ("k.jpg", bytes(600)))
@@ -166,7 +166,7 @@ def test_a_tar_of_webdatasets_own_writer_is_not_gone_by(tmp_path: Path) -> None:
 @pytest.mark.parametrize("steps", [200, 2**31 - 1])
 @pytest.mark.parametrize("name", list(FEATURES))
 def test_lengths_that_the_sample_has_no_room_for_are_not_gone_by(steps: int, name: str) -> None:
-    """An index may say anything; what it says is looked for inside the sample alone."""
+    """An index may hold any value; members are only searched for inside their sample."""
     files = members("a", make({"text": 3, "audio": 3, "vision": 3}, 0), "")
     data = tar_of(files)
     index = build_index(data)

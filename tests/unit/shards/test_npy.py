@@ -1,4 +1,4 @@
-"""Arrays from `.npy` bytes: all that numpy writes of numbers is read, all else refused before it costs memory."""
+"""`.npy` parsing: all numeric arrays of numpy are read; all else is refused before memory is allocated."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_the_array_is_a_read_only_view() -> None:
     assert npy.parse_header(data[:128], "w")[0] == (1000,)
 
 
-def test_byte_strings_only_where_asked_for() -> None:
+def test_byte_strings_are_read_only_with_their_kind() -> None:
     array = np.array([b"ab", b"c"])
     assert npy.parse(saved(array), "w", npy.BYTES).tolist() == [b"ab", b"c"]
     assert "only plain numbers" in refusal(saved(array))
@@ -120,7 +120,7 @@ def test_shapes_that_are_none_are_refused(shape: str) -> None:
 
 @pytest.mark.parametrize("payload", [b"", bytes(7), bytes(9), bytes(800)])
 def test_payloads_that_do_not_fit_are_refused(payload: bytes) -> None:
-    assert f"takes 8 bytes, {len(payload)} are there" in refusal(made(header(), payload))
+    assert f"takes 8 bytes, but has {len(payload)}" in refusal(made(header(), payload))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Mean and deviation in one pass."""
+"""Running mean and standard deviation."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from ivr_dist.shards.running_statistics import RunningStatistics
     st.sampled_from([0.0, 1.0, 1e5]),
     st.sampled_from([3, 12, 22, 1 << 17]),
 )
-def test_any_division_gives_the_two_pass_result(lengths: list[int], seed: int, shift: float, gathered: int) -> None:
-    """However many values are gathered before they are looked at, also across a pickle."""
+def test_any_division_gives_the_two_pass_result(lengths: list[int], seed: int, shift: float, buffered: int) -> None:
+    """However many values are buffered before they are summed, also across a pickle."""
     random = np.random.default_rng(seed)
     parts = [(random.standard_normal((length, 3)) + shift).astype(np.float32) for length in lengths]
     running, halves = RunningStatistics(3), [RunningStatistics(3), RunningStatistics(3)]
-    with patch.object(running_statistics, "_GATHERED", gathered):
+    with patch.object(running_statistics, "_BUFFERED", buffered):
         for number, part in enumerate(parts):
             running.add(part)
             halves[number % 2].add(part)

@@ -1,4 +1,4 @@
-"""Shards as columns: the same entries, refused where they cannot be, and small and quick for millions."""
+"""Shard tables: the same entries as a list; invalid ones are refused; small and fast for millions of shards."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_damage_is_refused_or_harmless(position: int, value: int, length: int) -
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Manifests of more than 8 shards have a table."""
     monkeypatch.setattr(manifest_module, "_LONGEST_LIST", 8)
-    monkeypatch.setattr(manifest_module, "_LOOKED_FOR", 4)
+    monkeypatch.setattr(manifest_module, "_CHECKED", 4)
 
 
 @pytest.mark.usefixtures("short")
@@ -141,8 +141,9 @@ def test_a_table_that_is_not_the_manifests(tmp_path: Path, damage: str) -> None:
 SCALE = """
 import sys, time
 import numpy as np
-from ivr_dist.data.manifest import Manifest
-from ivr_dist.data.order import EpochOrder, default_delay, rank_slots
+from ivr_dist.shards.manifest import Manifest
+from ivr_dist.config.lanes import default_delay
+from ivr_dist.data.sample_order import EpochOrder, rank_slots
 
 def most():
     return next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))

@@ -1,4 +1,4 @@
-"""Tars: ours are plain USTAR that others read, others' are read alike, and hostile ones are refused."""
+"""Tars: written as plain USTAR that other programs read; theirs are read as well; hostile ones are refused."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def theirs(files: Files, kind: int = tarfile.USTAR_FORMAT, pax: dict[str, str] |
 
 
 def entry(name: str = "a.json", kind: bytes = b"0", content: bytes = b"", size: bytes | None = None) -> bytes:
-    """One member, whatever it says; `size` replaces the header's field."""
+    """One member with any header; `size` replaces the header's field."""
     info = tarfile.TarInfo(name)
     info.size, info.type = len(content), kind
     block = bytearray(info.tobuf(tarfile.GNU_FORMAT)[-tar.BLOCK :])
@@ -79,7 +79,7 @@ def refusal(data: bytes) -> str:
     return str(caught.value)
 
 
-def test_tarfile_reads_ours() -> None:
+def test_tarfile_reads_written_tars() -> None:
     with tarfile.open(fileobj=io.BytesIO(ours(FILES))) as archive:
         found = archive.getmembers()
         assert [(item.name, archive.extractfile(item).read()) for item in found] == FILES  # type: ignore[union-attr]
@@ -87,7 +87,7 @@ def test_tarfile_reads_ours() -> None:
         assert all(item.pax_headers == {} for item in found)
 
 
-def test_ours_is_the_same_at_any_time_and_has_nothing_to_spare() -> None:
+def test_written_tars_are_the_same_at_any_time_and_minimal() -> None:
     assert ours(FILES) == ours(FILES)
     assert len(ours(FILES)) == 512 * (5 + 1 + 2 + 0 + 1 + 2) + 1024
 
@@ -111,7 +111,7 @@ def test_names_longer_than_ustar_has_room_for(kind: int) -> None:
     assert read(theirs(files, kind)) == files
 
 
-def test_pax_headers_that_say_nothing_of_the_content_are_passed_over() -> None:
+def test_pax_headers_without_name_and_size_are_skipped() -> None:
     assert read(theirs(FILES, tarfile.PAX_FORMAT, {"mtime": "1.5", "comment": "x" * 2000})) == FILES
     everywhere = entry("pax_global_header", b"g", record("comment", "made by"))
     assert read(everywhere + ours(FILES)) == FILES
@@ -126,7 +126,7 @@ def test_sizes_in_pax_and_base_256() -> None:
     assert read(base256 + content.ljust(1024, b"\0") + ours(FILES)) == [("a.npy", content), *FILES]
 
 
-def test_directories_are_passed_over_whatever_size_they_have() -> None:
+def test_directories_are_skipped_whatever_size_they_have() -> None:
     assert read(entry("dir/", b"5") + entry("d2/", b"5", b"", b"%011o\0" % 4096) + ours(FILES)) == FILES
 
 
@@ -204,8 +204,8 @@ def test_a_tar_cut_anywhere_is_refused() -> None:
     assert read(data[:-512]) == FILES
 
 
-def test_a_tar_that_goes_on_after_its_end_mark_is_refused() -> None:
-    assert "goes on" in refusal(ours(FILES) + ours(FILES))
+def test_a_tar_that_continues_after_its_end_mark_is_refused() -> None:
+    assert "continues" in refusal(ours(FILES) + ours(FILES))
     assert read(ours(FILES) + bytes(10_000)) == FILES
 
 
@@ -264,7 +264,7 @@ def test_what_webdataset_passes_over_is_in_no_sample(tmp_path: Path) -> None:
     assert [item["__key__"] for item in webdataset.WebDataset(str(path), shardshuffle=False)] == keys
 
 
-def test_webdataset_reads_ours_with_the_same_samples_in_order(tmp_path: Path) -> None:
+def test_webdataset_reads_written_tars_with_the_same_samples_in_order(tmp_path: Path) -> None:
     path = tmp_path / "s.tar"
     path.write_bytes(ours(FILES))
     found = list(webdataset.WebDataset(str(path), shardshuffle=False))
@@ -347,7 +347,7 @@ def test_a_stream_gives_what_memory_gives(data: bytes, chunk: int) -> None:
     found = []
     for item in tar.members(stream, "s.tar", whole=True):
         found.append((item.name, bytes(stream.take(item.payload, item.payload + item.size))))
-        stream.forget(item.end)
+        stream.release(item.end)
     assert found == read(data)
     assert stream.sha256() == hashlib.sha256(data).hexdigest()
 
@@ -363,7 +363,7 @@ def test_a_stream_is_read_once_and_holds_little() -> None:
     stream = tar.Stream(from_file, len(data), "s.tar", chunk=10_000, most=20_000)
     tracemalloc.start()
     for item in tar.members(stream, "s.tar", whole=True):
-        stream.forget(item.end)
+        stream.release(item.end)
     stream.sha256()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -1,4 +1,4 @@
-"""Storage behaves alike on disk, in memory and on a real S3 server; its failures are explained on one line."""
+"""Storage has the same semantics on disk, in memory and on a real S3 server; errors are explained on one line."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.xdist_group("s3")
 
 @pytest.fixture(params=["disk", "file-url", "memory", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An empty place of each kind."""
+    """An empty folder of each kind of storage."""
     unique = uuid.uuid4().hex
     if request.param == "disk":
         return str(tmp_path)
@@ -351,7 +351,7 @@ class FaultyServer(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def faulty(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setattr(storage, "_FIRST_WAIT_S", 0.02)
+    monkeypatch.setattr("ivr_dist.storage.api._FIRST_BACKOFF_S", 0.02)
     FaultyServer.faults, FaultyServer.requests = [], []
     with serve(FaultyServer) as url:
         yield f"{url}/file"
@@ -371,7 +371,7 @@ class TestRetries:
         assert len(FaultyServer.requests) == 4
 
     @pytest.mark.parametrize("status,text", [("403", "not allowed"), ("404", "no such file"), ("400", "400")])
-    def test_answers_that_will_not_change_are_not_asked_for_again(self, faulty: str, status: str, text: str) -> None:
+    def test_permanent_errors_are_not_retried(self, faulty: str, status: str, text: str) -> None:
         FaultyServer.faults = [status] * 2
         with pytest.raises(StorageError, match=text):
             storage.read_bytes(faulty)

@@ -1,4 +1,4 @@
-"""Parts of local files as the system has them, whatever becomes of the file."""
+"""Memory-mapped files: views of ranges, also if the file is changed or truncated."""
 
 from __future__ import annotations
 

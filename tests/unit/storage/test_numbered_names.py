@@ -1,4 +1,4 @@
-"""Names with numbers in them: their order is that of the numbers, and what is not exactly one is another's."""
+"""Numbered names: sorted by number; names of any other format are ignored."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STRAYS = (".nfs0000000000001", ".DS_Store", "{} (copy){}", "{}~", "._{}{}", "{}{
 
 
 def strays(name: str) -> list[str]:
-    """What others leave beside a file of ours."""
+    """Files that other programs create beside such a file."""
     stem, dot, suffix = name.partition(".")
     return [form.format(stem, dot + suffix) for form in STRAYS]
 
@@ -43,7 +43,7 @@ def test_only_a_name_as_we_write_it_is_one(name: str) -> None:
 
 def test_what_others_leave_is_no_name() -> None:
     assert [FORM.parse(name) for name in strays(FORM.name(1, 2))] == [None] * len(STRAYS)
-    assert FORM.parse("rank-\u0660\u0660\u0660\u0660\u0661-000001.jsonl") is None, "digits of ours only"
+    assert FORM.parse("rank-\u0660\u0660\u0660\u0660\u0661-000001.jsonl") is None, "ASCII digits only"
 
 
 def test_order_is_that_of_the_numbers(tmp_path: Path) -> None:

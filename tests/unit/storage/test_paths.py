@@ -1,4 +1,4 @@
-"""Places and names that come from elsewhere: what they mean, what is refused, and what of them is never shown."""
+"""URLs and untrusted names: their meaning, what is refused, and secrets that are never shown."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ivr_dist.sanitize import hide_secrets
 from ivr_dist.shards.shard_table import IndexEntry, ShardColumns, ShardEntry
 from tests.http_servers import serve
 
-# Places
+# URLs
 
 
 @pytest.mark.parametrize(
@@ -57,11 +57,11 @@ def test_places_that_would_mean_something_else_are_refused(
     place: str, instead: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(storage.PlaceError) as caught:
+    with pytest.raises(storage.InvalidUrlError) as caught:
         storage.absolute(place)
     assert f"did you mean {instead}" in str(caught.value)
     assert caught.value.exit_code == 2
-    # Also by those who did not ask first.
+    # Also without a call of `absolute` before.
     if place == place.strip() and place != "s3://":
         for work in (storage.make_dirs, lambda url: storage.write_text(storage.join(url, "f"), "x"), storage.exists):
             with pytest.raises(StorageError):
@@ -70,8 +70,8 @@ def test_places_that_would_mean_something_else_are_refused(
 
 
 @pytest.mark.parametrize("place", ["$DATA/x", "${DATA}/x", "/data/$USER", "s3://$BUCKET/x"])
-def test_variables_that_nobody_replaced_are_refused(place: str) -> None:
-    with pytest.raises(storage.PlaceError, match="is not replaced here"):
+def test_variables_that_were_not_replaced_are_refused(place: str) -> None:
+    with pytest.raises(storage.InvalidUrlError, match="is not replaced here"):
         storage.absolute(place)
 
 
@@ -183,7 +183,7 @@ def server() -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def sound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "_FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr("ivr_dist.storage.api._FIRST_BACKOFF_S", 0.001)
     Listing.links, Listing.keys, Listing.status = [], [], 200
 
 
@@ -209,7 +209,7 @@ def test_pages_of_web_servers_are_listings(server: str) -> None:
 )
 def test_links_that_lead_out_of_the_folder_are_refused(server: str, link: str) -> None:
     Listing.links = ["a.tar", link]
-    with pytest.raises(storage.UnsafeNameError, match="is not the name of something in this folder"):
+    with pytest.raises(storage.UnsafeNameError, match="is not the name of a file in this folder"):
         storage.list_dir(f"{server}/folder")
 
 
@@ -297,7 +297,7 @@ def test_what_is_gone_is_absent(server: str, status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 429, 500, 502, 503])
-def test_what_cannot_be_told_is_no_absence(server: str, status: int, tmp_path: Path) -> None:
+def test_a_failed_look_up_does_not_mean_absence(server: str, status: int, tmp_path: Path) -> None:
     Listing.status = status
     url = f"{server}/folder/x"
     for work in (

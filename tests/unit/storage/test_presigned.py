@@ -1,4 +1,4 @@
-"""Ranges by requests that were signed beforehand: from a real S3 server, and from ones that do not take them."""
+"""Presigned reads from a real S3 server, and from servers that refuse them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ivr_dist import storage
 from ivr_dist.errors import StorageError
 from ivr_dist.storage import _presigned
 from ivr_dist.storage._fsspec import connect
-from ivr_dist.storage._presigned import SignedReads
+from ivr_dist.storage._presigned import PresignedReads
 from tests import s3_server
 from tests.fault_proxy import Proxy
 
@@ -20,7 +20,7 @@ URL = f"s3://{s3_server.BUCKET}/signed/some file+1.tar"
 
 @pytest.fixture
 def proxy(s3_proxy: Proxy) -> Proxy:
-    """A file of DATA is behind it."""
+    """A proxy in front of a server with a file of DATA."""
     storage.write_bytes(URL, DATA)
     return s3_proxy
 
@@ -29,8 +29,8 @@ def read(start: int, end: int, url: str = URL) -> bytes:
     return storage.begin_range(url, start, end).result(30)
 
 
-def signed_reads() -> SignedReads:
-    found = connect(URL)._signed
+def presigned_reads() -> PresignedReads:
+    found = connect(URL)._presigned
     assert found is not None
     return found
 
@@ -49,24 +49,24 @@ def test_a_server_that_takes_no_signed_requests_is_sent_no_more_of_them(proxy: P
     assert len(proxy.signed) == 1
 
 
-def test_where_signed_requests_break_the_client_of_s3_goes_on(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where a firewall cuts what it does not know: it must not be tried until a deadline."""
+def test_where_presigned_reads_break_the_s3_client_is_used(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As behind a firewall that breaks unknown connections: this must not be retried until a deadline."""
     asked: list[str] = []
 
     async def cut(url: str, **_: object) -> bytes:
         asked.append(url)
         raise ConnectionResetError("connection reset by peer")
 
-    monkeypatch.setattr(signed_reads()._http, "_cat_file", cut)
+    monkeypatch.setattr(presigned_reads()._http, "_cat_file", cut)
     for start in range(0, 1000, 100):
         assert read(start, start + 100) == DATA[start : start + 100]
-    assert len(asked) == _presigned._MOST_FAILED
+    assert len(asked) == _presigned._MAX_FAILED
 
 
 def test_a_connection_that_breaks_once_is_no_refusal(proxy: Proxy) -> None:
     assert read(0, 100) == DATA[:100]
     proxy.choose = lambda path, count: "503"
-    for _ in range(2 * _presigned._MOST_FAILED):
+    for _ in range(2 * _presigned._MAX_FAILED):
         with pytest.raises(_presigned.BusyError):
             read(100, 200)
     proxy.choose = lambda path, count: None
@@ -75,41 +75,41 @@ def test_a_connection_that_breaks_once_is_no_refusal(proxy: Proxy) -> None:
 
 
 def test_a_signature_that_is_refused_is_made_anew(proxy: Proxy) -> None:
-    """As when credentials ended before it did."""
+    """As when the credentials expired earlier."""
     assert read(0, 100) == DATA[:100]
-    reads = signed_reads()
-    for path, (url, since) in reads._signed.items():
-        reads._signed[path] = (url.replace("X-Amz-Signature=", "X-Amz-Signature=0"), since)
+    reads = presigned_reads()
+    for path, (url, since) in reads._urls.items():
+        reads._urls[path] = (url.replace("X-Amz-Signature=", "X-Amz-Signature=0"), since)
     assert [read(0, 100), read(100, 200)] == [DATA[:100], DATA[100:200]]
     assert len(proxy.signed) == 3
     assert proxy.signed[1] not in (proxy.signed[0], proxy.signed[2])
-    # The client of S3 was asked once.
+    # The S3 client was used once.
     assert len(proxy.requests) == 4
 
 
 def test_signatures_are_renewed_before_they_end(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_presigned.time, "monotonic", lambda: 0.0)
     read(0, 100)
-    first = dict(signed_reads()._signed)
+    first = dict(presigned_reads()._urls)
     monkeypatch.setattr(_presigned.time, "monotonic", lambda: _presigned._VALID_S / 2 - 1.0)
     read(0, 100)
-    assert signed_reads()._signed == first
+    assert presigned_reads()._urls == first
     monkeypatch.setattr(_presigned.time, "monotonic", lambda: _presigned._VALID_S / 2 + 1.0)
     read(0, 100)
-    assert {since for _, since in signed_reads()._signed.values()} == {_presigned._VALID_S / 2 + 1.0}
+    assert {since for _, since in presigned_reads()._urls.values()} == {_presigned._VALID_S / 2 + 1.0}
 
 
 def test_no_more_signatures_are_kept_than_there_is_room_for(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_presigned, "_MOST_SIGNED", 2)
+    monkeypatch.setattr(_presigned, "_MAX_URLS", 2)
     for number in range(5):
         storage.write_bytes(f"{URL}{number}", DATA)
         assert read(0, 10, f"{URL}{number}") == DATA[:10]
-        assert len(signed_reads()._signed) <= 2
+        assert len(presigned_reads()._urls) <= 2
 
 
 @pytest.mark.parametrize("fault", ["503", "403", "cut"])
 def test_no_error_tells_a_signature(proxy: Proxy, fault: str) -> None:
-    """Whoever reads a log could read the file with it."""
+    """A presigned URL in a log would give access to the file."""
     proxy.choose = lambda path, count: fault  # type: ignore[return-value]
     with pytest.raises(Exception) as caught:
         read(0, 100)
@@ -119,7 +119,7 @@ def test_no_error_tells_a_signature(proxy: Proxy, fault: str) -> None:
         assert "Signature" not in f"{error}{error!r}"
         error = error.__cause__
     assert storage.is_transient(caught.value) == (fault != "403")  # type: ignore[arg-type]
-    assert signed_reads()._taken
+    assert presigned_reads()._is_enabled
 
 
 def test_what_is_not_there(proxy: Proxy) -> None:
@@ -127,7 +127,7 @@ def test_what_is_not_there(proxy: Proxy) -> None:
         read(0, 10, f"{URL}.absent")
     assert read(len(DATA), len(DATA) + 10) == b""
     assert read(len(DATA) - 5, len(DATA) + 10) == DATA[-5:]
-    assert signed_reads()._taken
+    assert presigned_reads()._is_enabled
 
 
 @pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1])
@@ -144,7 +144,7 @@ def test_a_file_that_may_not_be_read(proxy: Proxy) -> None:
 
 @pytest.mark.parametrize("url", ["s3://arn:aws:s3:eu:1:accesspoint/a/k", "s3://bucket--x-s3/k"])
 def test_buckets_that_sign_in_their_own_way(proxy: Proxy, url: str) -> None:
-    assert connect(url)._signed is None
+    assert connect(url)._presigned is None
 
 
 def test_behind_a_proxy_the_client_of_s3_does_all(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -289,8 +289,8 @@ def test_records_of_a_json_file_are_arrays(tmp_path: Path) -> None:
         ({"id": "a"}, "not a JSON list of objects"),
         ([], "not a JSON list of objects"),
         ([record("a"), record("b") | {"more": 1}], "object 1 of the list does not have the same keys"),
-        ([record("a"), record("b"), record("c", text=3)], "array text holds neither texts alone nor numbers"),
-        ([record("a"), record("b"), record("c", label=True)], "array label holds neither texts alone nor numbers"),
+        ([record("a"), record("b"), record("c", text=3)], "array text mixes texts and numbers"),
+        ([record("a"), record("b"), record("c", label=True)], "array label mixes texts and numbers"),
         (
             [record("a"), record("b"), record("c", label=10**400)],
             "array label holds whole numbers of more than 64 bits",

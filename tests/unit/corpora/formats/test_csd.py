@@ -77,7 +77,7 @@ def frames(random: np.random.Generator, rate: float, seconds: float, width: int)
 
 
 def corpus() -> dict[str, Video]:
-    """v0: two segments; v1: one, and one of pauses alone; v2: one, without audio."""
+    """v0: two segments; v1: one, and one of pauses only; v2: one, without audio."""
     random = np.random.default_rng(2)
     words = {"v0": timed("so sp good film the film"), "v1": timed("the unheard sp sp"), "v2": timed("sp film good")}
     labels = {
@@ -205,7 +205,7 @@ def test_videos_in_no_split(tmp_path: Path) -> None:
     assert [(sample.id, sample.reason) for sample in summary.dropped] == [
         ("v1_0", "its video is in no split"),
         ("v1_1", "its video is in no split"),
-        ("v9", "a split lists this video, but no label is there"),
+        ("v9", "a split lists this video, but it has no labels"),
     ]
 
 
@@ -283,7 +283,7 @@ def test_sequences_that_do_not_fit_are_refused(tmp_path: Path, change: Any, mess
 
 
 def test_a_broken_vocabulary_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"5 words, vectors \[5, 4\] and row 7 do not fit"):
+    with pytest.raises(DataError, match=r"5 words, vectors \[5, 4\] and row 7 do not match"):
         opened(tmp_path, corpus(), CARD.replace("unknown: 0", "unknown: 7"))
 
 
@@ -293,7 +293,7 @@ def test_words_of_any_length(tmp_path: Path) -> None:
     source = opened(tmp_path, {**content, "words": texts})
     assert source.load("test", source.splits()["test"][0]).transcript == "film"
     texts["v2"] = (np.array([[b"x" * 5000]] * 3, object), texts["v2"][1])
-    with pytest.raises(DataError, match="of more than 1000 characters"):
+    with pytest.raises(DataError, match="more than 1000 characters"):
         opened(tmp_path, {**content, "words": texts})
 
 
@@ -342,7 +342,7 @@ def a_group(group: Any, file: Any) -> None:
 
 
 def nothing(group: Any, file: Any) -> None:
-    """Leave it away."""
+    """Leave it out."""
 
 
 def two_sequences(group: Any, file: Any) -> None:
@@ -353,9 +353,9 @@ def two_sequences(group: Any, file: Any) -> None:
     ("make", "message"),
     [
         (external_link, "features is a link to another file"),
-        (soft_link, "features is a link to another place"),
-        (external_storage, "kept in other files"),
-        (virtual, "kept in other files"),
+        (soft_link, "features is a link to another path"),
+        (external_storage, "stored in other files"),
+        (virtual, "stored in other files"),
         (huge, r"is \[8388608, 1048576\] of float32, in 0 bytes"),
         (many_rows, r"is \[1099511627776, 2\]"),
         (objects, r"features of v0 are \[72, 2\] of object"),
@@ -372,7 +372,7 @@ def test_files_that_reach_out_or_lie_are_refused(tmp_path: Path, make: Any, mess
     (tmp_path / "secret.bin").write_bytes(bytes(72 * 8))
     with h5py.File(tmp_path / "facet.csd", "r+") as file:
         replace_features(file, make)
-    with pytest.raises(DataError, match=rf"{message}.*facet\.csd.*made to mislead"):
+    with pytest.raises(DataError, match=rf"{message}.*facet\.csd.*malicious"):
         open_corpus(tmp_path, CARD)
 
 
@@ -421,7 +421,7 @@ def test_chunks_that_unpack_to_much_are_refused(tmp_path: Path, which: str) -> N
             )
             # A byte in place of what the chunk was compressed to: nothing of its size is made here.
             data.id.write_direct_chunk((0, 0), b"x")
-    with pytest.raises(DataError, match=rf"{which} is kept in chunks of \d+ bytes, of which 67108864 are the most"):
+    with pytest.raises(DataError, match=rf"{which} is stored in chunks of \d+ bytes, more than 67108864"):
         CsdFile(str(tmp_path), SourceFile(path="x.csd"))
 
 

@@ -1,4 +1,4 @@
-"""Format mmsa: pickles of MMSA come out of the shards as they went in, without their padding."""
+"""Format mmsa: pickles of MMSA are packed exactly, without their padding."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_the_group_is_the_video(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="group train-v_0 is in the splits train and test"):
         opened(tmp_path, content)
     content["test"]["id"][0] = "clip9"
-    with pytest.raises(DataError, match=r"id clip9 has no \$_\$ in it"):
+    with pytest.raises(DataError, match=r"id clip9 does not contain \$_\$"):
         opened(tmp_path, content)
     free = opened(tmp_path, content, CARD.replace("  file: data\n", "  file: data\n  separator: ''\n"))
     assert {ref.group for ref in free.splits()["test"]} == {None}
@@ -221,7 +221,7 @@ def test_samples_without_labels_are_packed(tmp_path: Path) -> None:
         ),
         (
             lambda c: c["test"].update(vision=c["test"]["vision"][:, :, :1]),
-            r"array vision has 2 features elsewhere and 1",
+            r"array vision has 1 features here and 2 in another split",
         ),
         (
             lambda c: c["test"].update(audio=c["test"]["audio"][:, 0]),
@@ -363,16 +363,16 @@ def test_entries_that_cannot_be_are_named_by_their_sample(tmp_path: Path) -> Non
     with pytest.raises(DataError, match=r"array raw_text: sample test-v_0\$_\$1: b'caf.*byte 0xe9"):
         opened(tmp_path, content)
     content["test"]["raw_text"] = ["x" * (1 << 22)] * 3
-    with pytest.raises(DataError, match=r"array raw_text: 8388608 characters are the same texts again"):
+    with pytest.raises(DataError, match=r"array raw_text: 8388608 characters are repeated texts"):
         opened(tmp_path, content)
 
 
-def test_what_is_no_split_is_passed_over_and_named(tmp_path: Path) -> None:
+def test_entries_that_are_no_split_are_skipped_and_named(tmp_path: Path) -> None:
     content, _ = corpus(aligned=True)
     settings = {"audio": {"tool": "librosa"}, "text": {"model": "bert"}, "id": "x", "labels": ["a"]}
     source = opened(tmp_path, content | {"config": settings, "version": 2, "note": None})
     summary, _ = round_trip(source, tmp_path / "out")
-    assert len(summary.notes) == 1 and "passed over, since it is no split: config, version, note" in summary.notes[0]
+    assert len(summary.notes) == 1 and "skipped, because it is not a split: config, version, note" in summary.notes[0]
     assert summary.warnings == list(summary.notes)
     for more in (content["test"], {"id": ["a$_$1"]}):
         with pytest.raises(DataError, match="has the splits train, valid, test, more, the card"):

@@ -1,4 +1,4 @@
-"""Format mult: pickles of MulT and MultiBench come out of the shards as they went in, without their padding."""
+"""Format mult: pickles of MulT and MultiBench are packed exactly, without their padding."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_labels_in_one_hot_form(tmp_path: Path) -> None:
         (lambda c: c["test"].update(id=[["a"], [], ["b"]]), r"array id: a sample without a text"),
         (lambda c: c["test"].update(id=np.zeros((3, 0), "U1")), r"array id: a sample without a text"),
         (lambda c: c["test"].update(id=np.zeros((1 << 40, 0), "U1")), r"array id: 1099511627776 entries for 3 samples"),
-        (lambda c: c["test"].update(id=[["a"] * 9] * 3), r"array id: more than 8 texts a sample"),
+        (lambda c: c["test"].update(id=[["a"] * 9] * 3), r"array id: a sample with more than 8 texts"),
         (lambda c: c["test"].update(id=[["a", "0", "1"]] * 3), r"sample id a_0_1 is given twice"),
         (
             lambda c: c["train"].update({n: v[:4] for n, v in c["train"].items()}),

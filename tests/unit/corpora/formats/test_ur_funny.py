@@ -1,4 +1,4 @@
-"""Format ur_funny: pickles of UR-FUNNY, version 1 and 2, come out of the shards as they went in."""
+"""Format ur_funny: pickles of UR-FUNNY, version 1 and 2, are packed exactly."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_folds_may_be_columns_and_contexts_arrays(tmp_path: Path) -> None:
 def test_folds_with_ids_of_another_type_are_refused(tmp_path: Path) -> None:
     content, _ = corpus(2)
     content["data_folds"] = {name: list(map(str, fold)) for name, fold in FOLDS.items()}
-    with pytest.raises(DataError, match="none of its ids is one of the language's: '11', 11"):
+    with pytest.raises(DataError, match="none of its ids is in the language file: '11', 11"):
         opened(tmp_path, content)
 
 
@@ -227,7 +227,7 @@ def test_pickles_that_do_not_fit_are_refused(tmp_path: Path, change: Any, messag
         (
             "covarep_features_sdk",
             {"punchline_features": [[1.0, 2.0, 3.0], [1.0]]},
-            r"audio: the steps are not of 3 feat",
+            r"audio: the steps do not all have 3 feat",
         ),
         ("covarep_features_sdk", {"punchline_features": [[1.0] * 3000] * 100000}, r"100000 steps of 3000 features"),
         ("covarep_features_sdk", {"punchline_features": "abc"}, r"audio: not a list of steps"),

@@ -1,4 +1,4 @@
-"""Computational sequences with changed bytes are refused, or give what they hold."""
+"""Damaged computational sequences are refused, or read as they are."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def test_flipped_bits_are_refused_or_harmless(sound: bytes, tmp_path: Path, flip
 @pytest.mark.parametrize(
     ("videos", "message"),
     [
-        ({"v2": np.full((6, 1), b"so")}, "rows of v2 are words, of others not"),
-        ({"v1": np.full((6, 1), b"so"), "v2": np.ones((6, 1))}, "rows of v2 are numbers, of others not"),
+        ({"v2": np.full((6, 1), b"so")}, "rows of v2 are words, those of others are not"),
+        ({"v1": np.full((6, 1), b"so"), "v2": np.ones((6, 1))}, "rows of v2 are numbers, those of others are not"),
         ({"v1": h5py.Empty("f4")}, r"features is \[\] of float32"),
     ],
 )

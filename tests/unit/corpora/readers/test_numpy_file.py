@@ -1,4 +1,4 @@
-"""`.npz` and `.npy` files of a corpus: numbers and text come out, and nothing larger than the file."""
+"""`.npz` and `.npy` files of a corpus: numbers and text are read, and nothing larger than the file."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def test_numbers_and_text_come_back(array: Any) -> None:
         (npy(np.ones(3)), r"this is a .npy file, not an .npz file"),
         (b"\x1f\x8b\x08", "compressed with gzip, not an .npz file"),
         (npz(a=np.ones(3))[:-5], "not an .npz file"),
-        (zipped("archive/data.pkl", b"x"), "what torch.save wrote"),
+        (zipped("archive/data.pkl", b"x"), "a file of torch.save"),
         (zipped("a.npy", b"x"), r"not a .npy file \(f.npz, array a\)"),
-        (zipped("a.npy", bytes(1 << 20), zipfile.ZIP_BZIP2), "compressed in another way"),
-        (zipped("a.npy", bytes(1 << 20), zipfile.ZIP_LZMA), "compressed in another way"),
+        (zipped("a.npy", bytes(1 << 20), zipfile.ZIP_BZIP2), "compressed by another method"),
+        (zipped("a.npy", bytes(1 << 20), zipfile.ZIP_LZMA), "compressed by another method"),
         (zipped("a.npy", npy(np.ones((2, 2))).replace(b"(2, 2)", b"(99999999, 2)"))[:], r"cannot be read|takes"),
         (npz(a=np.array([None])), "arrays of Python objects"),
         (npz(a=np.ones(3, complex)), "arrays of complex numbers"),
@@ -72,7 +72,7 @@ def test_a_member_that_claims_more_than_its_bytes_can_stand_for_is_refused() -> 
     data = bytearray(zipped("a.npy", npy(np.zeros(3))))
     for place in (data.index(b"PK\x01\x02") + 24, 22):
         data[place : place + 4] = (1 << 30).to_bytes(4, "little")
-    with pytest.raises(DataError, match=r"\d+ bytes cannot stand for 1073741824"):
+    with pytest.raises(DataError, match=r"\d+ bytes cannot be 1073741824"):
         NpzFile(bytes(data), "f.npz")["a"]
 
 

@@ -1,4 +1,4 @@
-"""Padding: what is cut is zero, and what was padded comes back."""
+"""Padding removal: only zeros are removed, and padding is undone."""
 
 from __future__ import annotations
 

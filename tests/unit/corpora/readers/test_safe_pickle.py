@@ -1,4 +1,4 @@
-"""Pickles: numbers and text come out as they went in, and nothing in a file is run."""
+"""Safe unpickling: numbers and text are read exactly, and no code of a file is executed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ivr_dist.corpora.card import SourceFile
-from ivr_dist.corpora.readers.pickle_arrays import PickledArray, Stretch, as_rows, as_texts
+from ivr_dist.corpora.readers.pickle_arrays import FileRange, PickledArray, as_rows, as_texts
 from ivr_dist.corpora.readers.safe_pickle import load_pickle
 from ivr_dist.errors import DataError, IvrError
 
@@ -28,7 +28,7 @@ def load(folder: Path, data: bytes) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """What came out with arrays in memory."""
+    """The result with arrays in memory."""
     if isinstance(value, PickledArray):
         return value.load() if value.items is None else plain(value.items)
     if isinstance(value, dict):
@@ -91,9 +91,9 @@ def test_pickles_of_python_2(tmp_path: Path) -> None:
     assert load(tmp_path, b"(dp0\nS'it\\'s'\np1\nL12L\nsS'\\x80'\nF1.5\ns.") == {"it's": 12, "\x80": 1.5}
 
 
-def test_rows_are_read_alone(tmp_path: Path) -> None:
+def test_only_the_requested_rows_are_read(tmp_path: Path) -> None:
     found = load(tmp_path, pickle.dumps({"x": BIG, "small": BIG[:1, :2]}, 4))
-    assert isinstance(found["x"]._payload, Stretch) and isinstance(found["small"]._payload, bytes)
+    assert isinstance(found["x"]._payload, FileRange) and isinstance(found["small"]._payload, bytes)
     assert found["x"].shape == BIG.shape and len(found["x"]) == 40
     assert np.array_equal(found["x"].row(7), BIG[7])
     (tmp_path / "x.pkl").write_bytes((tmp_path / "x.pkl").read_bytes()[:50_000])
@@ -129,7 +129,7 @@ def test_classes_and_functions_are_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: int, value: Any, name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=rf"asks for {name}.*neither a numpy array nor a plain container.*x\.pkl"):
+    with pytest.raises(DataError, match=rf"names {name}.*neither a numpy array nor a plain container.*x\.pkl"):
         load(tmp_path, pickle.dumps([BIG[:1], value], protocol))
     assert not (tmp_path / "pwned").exists()
 
@@ -141,8 +141,8 @@ def test_classes_and_functions_are_refused_by_name(
         (b"\x80\x02c__main__\nBad\n)\x81.", r"__main__\.Bad"),
         (b"\x80\x04\x8c\x08builtins\x8c\x04exec\x93.", r"builtins\.exec"),
         (b"\x80\x04\x8c\x05numpy\x8c\x12ndarray.__reduce__\x93.", r"numpy\.ndarray\.__reduce__"),
-        (b"\x80\x02cnumpy\ndtype\n)\x81.", "makes an object of a class"),
-        (b"\x80\x02\x82\x01.", "makes an object of a class"),
+        (b"\x80\x02cnumpy\ndtype\n)\x81.", "creates an object of a class"),
+        (b"\x80\x02\x82\x01.", "creates an object of a class"),
         (b"Pouter\n.", "refers to one outside"),
         (b"\x80\x02]K\x01\x85R.", "calls something"),
         (b"\x80\x02}}b.", "changes the state"),
@@ -155,7 +155,7 @@ def test_hand_made_attacks_are_refused(tmp_path: Path, data: bytes, message: str
 
 
 def array_of(shape: bytes, dtype: bytes, content: bytes) -> bytes:
-    """A pickle of one array that says what it likes."""
+    """A pickle of one array with any claims."""
     text = b"\x80\x03cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R(K\x01" + shape
     return text + b"cnumpy\ndtype\nX" + struct.pack("<I", len(dtype)) + dtype + b"\x89\x88\x87R\x89" + content + b"tb."
 
@@ -169,8 +169,8 @@ EXABYTE = b"\x8a\x08" + struct.pack("<q", 1 << 60) + b"\x85"
     [
         (array_of(EXABYTE, b"f4", b"C\x08" + bytes(8)), r"shape \[1152921504606846976\]"),
         (array_of(b"K\x00" + EXABYTE[:-1] + b"\x86", b"f4", b"C\x00"), "shape"),
-        (array_of(b"M\xff\xffM\xff\xff\x86", b"f4", b"C\x08" + bytes(8)), "takes 17179344900 bytes, 8 are there"),
-        (array_of(SMALL_SHAPE, b"f4", b"C\x07" + bytes(7)), "takes 8 bytes, 7 are there"),
+        (array_of(b"M\xff\xffM\xff\xff\x86", b"f4", b"C\x08" + bytes(8)), "takes 17179344900 bytes, but has 8"),
+        (array_of(SMALL_SHAPE, b"f4", b"C\x07" + bytes(7)), "takes 8 bytes, but has 7"),
         (array_of(b"J\xff\xff\xff\xff\x85", b"f4", b"C\x08" + bytes(8)), "no shape"),
         (array_of(b"(" + b"K\x01" * 9 + b"t", b"f4", b"C\x04" + bytes(4)), "no shape"),
         (array_of(SMALL_SHAPE, b"V8", b"C\x10" + bytes(16)), "V8"),
@@ -178,7 +178,7 @@ EXABYTE = b"\x8a\x08" + struct.pack("<q", 1 << 60) + b"\x85"
         (array_of(SMALL_SHAPE, b"c16", b"C\x20" + bytes(32)), "c16"),
         (array_of(SMALL_SHAPE, b"U0", b"C\x00"), "without a width"),
         (array_of(SMALL_SHAPE, b"f3", b"C\x06" + bytes(6)), "not a pickle that can be read"),
-        (array_of(SMALL_SHAPE, b"O8", b"]"), "does not hold the 2"),
+        (array_of(SMALL_SHAPE, b"O8", b"]"), "does not have the 2"),
         (array_of(SMALL_SHAPE, b"f4", b"N"), "not bytes"),
         (b"\x80\x04\x8e" + struct.pack("<Q", 1 << 62) + b"xx.", "cut off"),
         (b"\x80\x04\x8d" + struct.pack("<Q", 1 << 62) + b"xx.", "cut off"),
@@ -189,7 +189,7 @@ EXABYTE = b"\x8a\x08" + struct.pack("<q", 1 << 60) + b"\x85"
         (b"\x80\x04)" + b"\x85" * 300_000 + b"}q\x00h\x00K\x01\x86s.", "not a pickle"),
         (b"\x80\x04})" + b"\x85" * 300_000 + b"K\x01s.", "neither text nor a number"),
         (b"\x80\x04}]K\x01s.", "neither text nor a number"),
-        (b"\x80\x04K\x01K\x02a.", "no container"),
+        (b"\x80\x04K\x01K\x02a.", "not a container"),
         (b"\x80\x04(K\x01d.", "not a pickle"),
         (b"\x80\x04h\x05.", "not a pickle"),
         (b"\x80\x04.", "not a pickle"),
@@ -204,7 +204,7 @@ EXABYTE = b"\x8a\x08" + struct.pack("<q", 1 << 60) + b"\x85"
         (
             b"\x80\x02c_codecs\nencode\nq\x00X" + struct.pack("<I", 1 << 20) + b"x" * (1 << 20) + b"q\x01"
             b"]" + b"h\x00h\x01\x85Ra" * 50 + b".",
-            "more of its text than it holds",
+            "copies its text more often",
         ),
         # One megabyte that was left in the file, as many single values.
         (
@@ -214,7 +214,7 @@ EXABYTE = b"\x8a\x08" + struct.pack("<q", 1 << 60) + b"\x85"
             + b"q\x02]"
             + b"h\x00h\x01h\x02\x86Ra" * 50
             + b".",
-            "more of its text than it holds",
+            "copies its text more often",
         ),
     ],
 )
@@ -258,7 +258,7 @@ def test_lists_of_rows_and_texts(tmp_path: Path) -> None:
             as_rows(wrong)
     assert as_texts(found[4][0]) == ["a"]
     again = [np.ones(1 << 16)] * 66
-    with pytest.raises(ValueError, match="65 of 66 steps of 65536 features are the same row again"):
+    with pytest.raises(ValueError, match="65 of 66 steps of 65536 features are repeated rows"):
         as_rows(load(tmp_path, pickle.dumps(again)))
     with pytest.raises(ValueError, match="not a list of texts"):
         as_texts("ab")
@@ -288,5 +288,5 @@ def test_text_of_letters_that_do_not_exist_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_was_not_remembered_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="refers to entry 101 of its memory, which it has not made"):
+    with pytest.raises(DataError, match="refers to entry 101 of its memo, which does not exist"):
         load(tmp_path, b"hello\n")

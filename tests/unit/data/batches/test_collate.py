@@ -267,7 +267,7 @@ def test_ids_that_training_does_not_have_are_one_unknown_id() -> None:
     assert batch.modalities["text"].features.tolist() == [[9, 10, 10], [10, 0, 0]]
     spec = BatchSpec.from_manifest(manifest(), ["text"], [])
     spec.check_split(manifest(split="valid", vocabulary={"text": 99}))
-    with pytest.raises(DataError, match=r"not say how many token ids of text there are \(mosi, split train\); pack"):
+    with pytest.raises(DataError, match=r"has no vocabulary size of the token ids of text \(mosi, split train\); pack"):
         BatchSpec.from_manifest(manifest(vocabulary={}), ["text"], [])
 
 
@@ -287,7 +287,7 @@ def test_splits_that_do_not_fit_training_are_refused() -> None:
         spec.check_split(manifest(split="valid", features={"audio": features["audio"]}))
     with pytest.raises(DataError, match="has audio features of width 9 where training has audio features of width 2"):
         spec.check_split(manifest(features={**features, "audio": replace(features["audio"], dim=9)}))
-    with pytest.raises(DataError, match="does not have the task humor as training has it"):
+    with pytest.raises(DataError, match="lacks the task humor of training"):
         spec.check_split(manifest(tasks={"sentiment": TASKS["sentiment"]}))
 
 
@@ -342,7 +342,7 @@ def test_transcripts_in_place_of_the_packed_text() -> None:
     assert text.mask.tolist() == [[True, True], [False, False], [True, False]]
     assert text.pieces is not None
     assert text.pieces.ids.tolist() == [[2, 4], [0, 0], [2, 0]]
-    # A text without pieces shows the encoder one of padding, since attention to nothing is not defined.
+    # For a text without pieces the encoder sees one padding piece, because attention over nothing is undefined.
     assert text.pieces.mask.tolist() == [[True, True], [True, False], [True, False]]
     moved = text.to(torch.device("cpu"))
     assert moved.pieces is not None and torch.equal(moved.pieces.step, text.pieces.step)

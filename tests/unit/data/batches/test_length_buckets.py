@@ -1,4 +1,4 @@
-"""Blocks hold every sample once, in places of its own, and leave little padding."""
+"""Length bucketing: blocks hold every sample once, at its own positions, with little padding."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BATCHES = st.integers(0, 40).flatmap(
 
 
 def occupied(blocks: Blocks, lengths: list[int]) -> list[int]:
-    """Places of all steps, each sample's placeholder among them."""
+    """Positions of all steps, including each sample's placeholder."""
     starts = blocks.start.tolist()
     return [start + step for start, length in zip(starts, lengths, strict=True) for step in range(length + 1)]
 

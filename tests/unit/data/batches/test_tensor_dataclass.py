@@ -1,4 +1,4 @@
-"""Batches moved whole: every tensor of them, and nothing else."""
+"""Copying batches: every tensor is copied, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading ranges from a real S3 server through a proxy that fails, stalls and lies; and the disk cache."""
+"""Reading ranges from a real S3 server through a fault-injecting proxy (errors, stalls, corruption); the disk cache."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ pytestmark = pytest.mark.xdist_group("s3")
 
 SIZE = 100_000
 DATA = bytes(range(256)) * (2 * SIZE // 256)
-QUICK = FetchPolicy(deadline_s=20.0, attempt_s=5.0, first_wait_s=0.01, longest_wait_s=0.05)
+QUICK = FetchPolicy(deadline_s=20.0, attempt_s=5.0, first_backoff_s=0.01, max_backoff_s=0.05)
 
 
 @pytest.fixture
 def proxy(s3_proxy: Proxy) -> Proxy:
-    """A file of DATA is behind it."""
+    """A proxy in front of a server with a file of DATA."""
     storage.write_bytes(url_of("file.tar"), DATA)
     return s3_proxy
 
@@ -44,7 +44,7 @@ def url_of(name: str) -> str:
 
 def fetch(fetcher: Fetcher, start: int = 0, end: int = SIZE, url: str = "", xxh3: int | None = None) -> bytes:
     expected = xxhash.xxh3_64_intdigest(DATA[start:end]) if xxh3 is None else xxh3
-    return fetcher.submit(url or url_of("file.tar"), start, end, xxh3=expected, who="samples a to b").result(60)
+    return fetcher.submit(url or url_of("file.tar"), start, end, xxh3=expected, what="samples a to b").result(60)
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_a_stalled_attempt_is_given_up(proxy: Proxy) -> None:
         ("cut", StorageError, "not read within 1 s"),
         ("403", StorageError, "not allowed to read"),
         ("whole", StorageError, "range requests"),
-        ("short", CorruptDataError, "samples a to b: file ends early: bytes 0 to 100000 asked for, 99999 of 100000"),
+        ("short", CorruptDataError, "samples a to b: file ends early: 99999 of 100000 bytes in range 0 to 100000"),
         ("flip", CorruptDataError, "samples a to b: bytes 0 to 100000 do not match their checksum"),
     ],
 )
@@ -91,7 +91,7 @@ def test_what_does_not_pass_is_an_error_within_the_deadline(
     proxy: Proxy, fault: Finding, kind: type[IvrError], text: str
 ) -> None:
     proxy.choose = lambda path, count: fault
-    # Where the deadline is what ends it, it is short; what is told at once is waited for on a busy machine too.
+    # Short where the deadline ends the read; otherwise long enough for a busy machine.
     waits = fault in ("503", "stall", "cut")
     fetcher = Fetcher(replace(QUICK, attempt_s=0.3 if waits else 4.0, deadline_s=1.0 if waits else 4.0))
     started = time.monotonic()
@@ -102,10 +102,10 @@ def test_what_does_not_pass_is_an_error_within_the_deadline(
     assert "file.tar" in caught.value.where
 
 
-def test_a_missing_file_is_not_asked_for_again(proxy: Proxy, fetcher: Fetcher) -> None:
+def test_a_missing_file_is_not_retried(proxy: Proxy, fetcher: Fetcher) -> None:
     with pytest.raises(DataError, match="shard file is missing"):
         fetch(fetcher, url=url_of("absent.tar"))
-    # The client of S3 has the last word on what is missing.
+    # The S3 client decides whether a file is missing.
     assert len(proxy.requests) == len(proxy.signed) + 1 == 2
 
 
@@ -121,7 +121,7 @@ def test_a_slow_request_gets_a_second_one_beside_it(proxy: Proxy) -> None:
     assert fetcher.meters.counts().hedges == 1
 
 
-def test_a_server_that_is_slow_as_a_whole_is_not_asked_twice(proxy: Proxy) -> None:
+def test_requests_to_a_server_that_is_slow_as_a_whole_are_not_hedged(proxy: Proxy) -> None:
     fetcher = Fetcher(QUICK)
     for start in range(40):
         fetch(fetcher, start)
@@ -133,7 +133,7 @@ def test_a_server_that_is_slow_as_a_whole_is_not_asked_twice(proxy: Proxy) -> No
 
 
 def test_of_two_answers_the_good_one_counts(fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where both are there by the time somebody looks."""
+    """Also where both have arrived before the futures are checked."""
     for order in ((0, 1), (1, 0)):
         good: Future[bytes] = Future()
         good.set_result(DATA[:SIZE])
@@ -142,18 +142,18 @@ def test_of_two_answers_the_good_one_counts(fetcher: Fetcher, monkeypatch: pytes
         answers = iter([(good, bad)[number] for number in order])
         late: Future[bytes] = Future()
         monkeypatch.setattr(storage, "begin_range", lambda *_, answers=answers, late=late: next(answers, late))
-        monkeypatch.setattr(fetcher.meters, "slow_after", lambda share: 0.0)
+        monkeypatch.setattr(fetcher.meters, "hedge_after_s", lambda share: 0.0)
         monkeypatch.setattr("ivr_dist.data.reading.fetcher.wait", _both_at_once)
         assert fetch(fetcher) == DATA[:SIZE]
 
 
 def _both_at_once(futures: set[Future[bytes]], timeout: float, *_: object) -> Any:
-    """As if the first look came too early, and the next one late."""
+    """As if the futures were checked too early first, and then late."""
     return DoneAndNotDoneFutures(set(), futures) if len(futures) == 1 else DoneAndNotDoneFutures(futures, set())
 
 
-def test_what_takes_long_is_told_now_and_then(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ivr_dist.data.reading.fetcher._QUIET_S", 0.3)
+def test_long_retries_are_reported_from_time_to_time(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ivr_dist.data.reading.fetcher._NOTICE_S", 0.3)
     told: list[str] = []
     proxy.choose = lambda path, count: "503"
     fetcher = Fetcher(replace(QUICK, deadline_s=1.5), notice=told.append)
@@ -175,8 +175,8 @@ def test_a_config_says_how_hard_to_try(tmp_path: Path) -> None:
 
 def test_closing_ends_the_waits(proxy: Proxy) -> None:
     proxy.choose = lambda path, count: "503"
-    fetcher = Fetcher(replace(QUICK, first_wait_s=60.0, longest_wait_s=60.0, deadline_s=600.0))
-    future = fetcher.submit(url_of("file.tar"), 0, SIZE, xxh3=0, who="a")
+    fetcher = Fetcher(replace(QUICK, first_backoff_s=60.0, max_backoff_s=60.0, deadline_s=600.0))
+    future = fetcher.submit(url_of("file.tar"), 0, SIZE, xxh3=0, what="a")
     fault_proxy.wait_until(lambda: len(proxy.requests) > 0)
     fetcher.close()
     fetcher.close()
@@ -184,7 +184,7 @@ def test_closing_ends_the_waits(proxy: Proxy) -> None:
         future.result(10)
 
 
-def test_local_damage_is_not_asked_for_again(tmp_path: Path, fetcher: Fetcher) -> None:
+def test_local_damage_is_not_retried(tmp_path: Path, fetcher: Fetcher) -> None:
     (tmp_path / "a.tar").write_bytes(DATA)
     assert fetch(fetcher, url=str(tmp_path / "a.tar")) == DATA[:SIZE]
     with pytest.raises(CorruptDataError, match="do not match their checksum"):
@@ -197,19 +197,19 @@ def test_local_damage_is_not_asked_for_again(tmp_path: Path, fetcher: Fetcher) -
 def test_meters() -> None:
     meters = FetchMeters()
     assert meters.counts() == FetchCounts()
-    assert meters.slow_after(0.05) is None
+    assert meters.hedge_after_s(0.05) is None
     for thousandths in range(100):
-        meters.attempt_took(thousandths / 1000)
-        meters.request_took(thousandths / 1000, 10)
+        meters.record_attempt(thousandths / 1000)
+        meters.record_request(thousandths / 1000, 10)
     counts = meters.counts()
     assert (counts.requests, counts.bytes, counts.p50_s, counts.p99_s) == (100, 1000, 0.05, 0.099)
-    assert meters.slow_after(0.05) == 0.099
+    assert meters.hedge_after_s(0.05) == 0.099
     meters.add("hedges", 6)
-    assert meters.slow_after(0.05) is None
+    assert meters.hedge_after_s(0.05) is None
 
 
 class TestDiskCache:
-    def test_what_was_read_is_not_asked_for_again(self, proxy: Proxy, tmp_path: Path) -> None:
+    def test_cached_ranges_are_not_requested_again(self, proxy: Proxy, tmp_path: Path) -> None:
         first = Fetcher(QUICK, DiskCache(str(tmp_path), 1 << 30))
         assert fetch(first) == DATA[:SIZE]
         asked = len(proxy.requests)
@@ -264,7 +264,7 @@ class TestDiskCache:
         monkeypatch.undo()
         cache.put("ab", b"x")
         assert cache.get("ab") is None
-        assert notes == ["data.disk_cache keeps nothing for now: No space left on device"]
+        assert notes == ["data.disk_cache cannot be written to for now: No space left on device"]
         later = time.monotonic() + 61
         monkeypatch.setattr("ivr_dist.data.reading.disk_cache.time.monotonic", lambda: later)
         cache.put("ab", b"x")
@@ -282,7 +282,7 @@ class TestDiskCache:
         cache.put("ab", b"x")
         assert cache.get("ab") is None and len(notes) == 1
 
-    def test_a_place_that_cannot_be_written_is_told(self, tmp_path: Path) -> None:
+    def test_a_directory_that_cannot_be_written_is_an_error(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_bytes(b"")
         with pytest.raises(StorageError, match=r"data\.disk_cache"):
             DiskCache(str(tmp_path / "file"), 100)

@@ -1,4 +1,4 @@
-"""Work in the thread of whoever needs it: once, whatever comes of it and however many ask."""
+"""Lazy futures: the work runs once, in the thread that first calls `result()`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from ivr_dist.data.reading.lazy_future import LazyFuture
 
 
-def test_nothing_is_done_until_somebody_asks_and_then_once() -> None:
+def test_the_work_runs_once_on_the_first_call_of_result() -> None:
     done: list[str] = []
     future = LazyFuture(lambda: done.append(threading.current_thread().name) or 7)
     told: list[int] = []

@@ -1,4 +1,4 @@
-"""Whole epochs from a real S3 server through a proxy that fails, and loaders in forked and spawned processes."""
+"""Whole epochs from a real S3 server through a fault-injecting proxy; loaders in forked and spawned processes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.xdist_group("s3")
 
 SOURCE = SynthSource(300, dims={"text": 300, "audio": 74, "vision": 35})
 OPTIONS = PackOptions(shard_bytes=3 << 19)
-POLICY = FetchPolicy(deadline_s=30.0, attempt_s=2.0, first_wait_s=0.02, longest_wait_s=0.2, wrong_answers=8)
+POLICY = FetchPolicy(deadline_s=30.0, attempt_s=2.0, first_backoff_s=0.02, max_backoff_s=0.2, wrong_answers=8)
 SEED = 5
 
 
@@ -114,7 +114,7 @@ def _read_in_child(url: str, answers: Any, loader: Loader | None = None) -> None
 @pytest.mark.parametrize("place", ["local", "remote"])
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_in_a_child_process(request: pytest.FixtureRequest, place: str, method: str) -> None:
-    """The parent has read with threads under way when the child is made."""
+    """The parent has reader threads when the child is forked."""
     url = request.getfixturevalue(place)
     with open_loader(url) as loader:
         steps = loader.steps(loader.start)
@@ -130,7 +130,7 @@ def test_in_a_child_process(request: pytest.FixtureRequest, place: str, method: 
 
 
 @pytest.mark.parametrize("place", ["local", "remote"])
-def test_an_open_loader_goes_on_in_a_forked_child(request: pytest.FixtureRequest, place: str) -> None:
+def test_an_open_loader_continues_in_a_forked_child(request: pytest.FixtureRequest, place: str) -> None:
     url = request.getfixturevalue(place)
     with open_loader(url, prefetch=100) as loader:
         steps = loader.steps(loader.start)
@@ -148,7 +148,7 @@ def test_an_open_loader_goes_on_in_a_forked_child(request: pytest.FixtureRequest
 
 @pytest.mark.parametrize(("width", "samples"), [(8, 6000), (1_000, 600), (100_000, 20)])
 def test_memory_stays_within_the_limit(tmp_path: Path, width: int, samples: int) -> None:
-    """With samples of about 1 KB, 100 KB and 10 MB; one request's segments are there in any case."""
+    """With samples of about 1 KB, 100 KB and 10 MB; the segments of one request are in memory in any case."""
     pack(SynthSource(samples, dims={"text": width}), str(tmp_path), PackOptions(shard_bytes=8 << 20))
     url = str(tmp_path / "train")
     manifest = Manifest.load(url)

@@ -1,4 +1,4 @@
-"""Reading samples by number from a packed corpus on disk, sound and damaged."""
+"""Random access to samples of a packed corpus on disk, intact and damaged."""
 
 from __future__ import annotations
 
@@ -143,9 +143,9 @@ def fetched(reader: ShardReader) -> list[str]:
     found: list[str] = []
     submit = reader.fetcher.submit
 
-    def noting(url: str, start: int, end: int, *, xxh3: int, who: str) -> Future[bytes]:
-        found.append(who)
-        return submit(url, start, end, xxh3=xxh3, who=who)
+    def noting(url: str, start: int, end: int, *, xxh3: int, what: str) -> Future[bytes]:
+        found.append(what)
+        return submit(url, start, end, xxh3=xxh3, what=what)
 
     reader.fetcher.submit = noting  # type: ignore[method-assign]
     return found
@@ -182,11 +182,11 @@ def test_requests_are_answered_in_turn_and_held_no_longer(packed: Path, cache_by
     requests = [random.integers(0, len(REFS), count) for count in (3, 0, 40, 1, 40)]
     for numbers, found in zip(requests, reader.read_ahead(iter(requests)), strict=True):
         assert found.all_or_raise().ids == [REFS[number].id for number in numbers]
-    assert not reader._segments._wanted
+    assert not reader._segments._pinned
     answers = reader.read_ahead(iter(requests))
     next(answers)
     answers.close()
-    assert not reader._segments._wanted
+    assert not reader._segments._pinned
     assert reader._segments.resident <= cache_bytes
 
 
@@ -208,7 +208,7 @@ def test_segments_are_under_way_before_all_indexes_are_there(packed: Path, monke
     begun = threading.Event()
 
     def late(number: int) -> OpenShard:
-        # The last one's index comes when the first one's segment has been asked for.
+        # The last index arrives after the first segment was requested.
         assert number != len(ends) - 1 or begun.wait(20)
         return reads(number)
 
@@ -249,7 +249,7 @@ def test_shards_laid_out_by_pack_and_by_others_in_one_request(damaged: Path) -> 
     random = np.random.default_rng(0)
     for _ in range(3):
         check_sample(reader, random.permutation(len(REFS)).tolist())
-    assert [shard.as_packed for shard in reader._shards.get([0, 1, 2])] == [True, False, False]
+    assert [shard.is_as_packed for shard in reader._shards.get([0, 1, 2])] == [True, False, False]
     reader.close()
 
 

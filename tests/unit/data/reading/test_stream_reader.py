@@ -1,4 +1,4 @@
-"""Shards as streams: the same batches as from ranges, and errors that say where."""
+"""Shards as streams: the same batches as from ranges, and errors that name the shard and sample."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_a_command_that_fails(packed: str, pipe: str) -> None:
     reader.close()
 
 
-def test_a_sample_may_be_asked_for_again(packed: str) -> None:
+def test_a_sample_may_be_requested_again(packed: str) -> None:
     reader = opened(StreamReader, packed)
     first = reader.read(np.array([7, 3, 7])).ids
     assert first == opened(ShardReader, packed).read(np.array([7, 3, 7])).ids
