@@ -49,23 +49,23 @@ def test_gloo_takes_the_address_of_the_host_name(monkeypatch: pytest.MonkeyPatch
 def test_doctor_tells_what_gloo_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     named(monkeypatch, None)
     found = doctor._network()
-    assert (found.decide, found.what) == ("note", "network")
+    assert (found.verdict, found.what) == ("note", "network")
     assert "gloo uses 127.0.0.1" in found.found and "GLOO_SOCKET_IFNAME" in found.remedy
     monkeypatch.setattr(network_interface, "gloo_address", lambda: "10.0.0.3")
     found = doctor._network()
-    assert (found.decide, found.found, found.remedy) == ("ok", found.found, "")
+    assert (found.verdict, found.found, found.remedy) == ("ok", found.found, "")
     assert "gloo uses 10.0.0.3" in found.found and "lo 127.0.0.1" in found.found
     monkeypatch.undo()
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "no-such0")
     found = doctor._network()
-    assert found.decide == "BAD" and "GLOO_SOCKET_IFNAME=no-such0" in found.found
+    assert found.verdict == "BAD" and "GLOO_SOCKET_IFNAME=no-such0" in found.found
 
 
 def test_machines_that_others_cannot_reach() -> None:
     assert list(doctor._reachable({"one": "127.0.0.1"})) == [], "alone it need not be reached"
     assert list(doctor._reachable({"one": "10.0.0.1", "two": "10.0.0.2"})) == []
     (found,) = doctor._reachable({"one": "10.0.0.1", "two": "127.0.1.1", "three": ""})
-    assert found.decide == "BAD" and "three, two" in found.found
+    assert found.verdict == "BAD" and "three, two" in found.found
 
 
 def test_doctor_tells_the_version_of_nccl(monkeypatch: pytest.MonkeyPatch) -> None:
