@@ -1,33 +1,30 @@
-"""Configs in and out: YAML files with dotted overrides, plain dictionaries for checkpoints, commented YAML for people.
+"""Loads configs: YAML files with dotted overrides and presets, and the plain dictionaries of checkpoints.
 
-Every fault is a ConfigError that names the file and line (or the override as typed), the key, the value and the remedy;
-all of them are told at once.
+Every fault is a ConfigError with the file and line (or the override as typed), the key, the value and a remedy; all
+faults of a config are reported together.
 """
 
 from __future__ import annotations
 
 import copy
-import difflib
-import json
-import re
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
-from typing import Any, Literal, get_args, get_origin
-
-import yaml
+from typing import Any, get_origin
 
 from ivr_dist.common.decoder import DecodeError
 from ivr_dist.config.presets import preset_values
-from ivr_dist.config.schema import Config
+from ivr_dist.config.schema import Config, key_name
+from ivr_dist.config.suggestions import suggest_keys, value_remedy
 from ivr_dist.config.types import Key, Word, convert, keys, section_fields, section_paths, show, value_of
 from ivr_dist.config.validation import faults, with_defaults, wrong_keys
 from ivr_dist.config.yaml_source import Located, parse_value, read_yaml
+from ivr_dist.config.yaml_writer import yaml_value
 from ivr_dist.errors import ConfigError, UserError, raise_together
 from ivr_dist.sanitize import shorten
 
-_PLAIN = re.compile(r"[A-Za-z_/][\w/.-]*(://[\w/.-]+)?", re.ASCII)
-_SUGGESTIONS = 4
+logger = logging.getLogger(__name__)
+
 _OVERRIDE = "override "
 _LONGEST = 200
 """Characters of an override in an error."""
@@ -35,11 +32,11 @@ _LONGEST = 200
 
 @dataclass(frozen=True)
 class Loaded:
-    """A config, and where it came from."""
+    """A config, and the origins of its values."""
 
     config: Config
     origins: Mapping[str, str]
-    """By dotted key: the place of its value, such as `configs/mosi.yaml:12` or `override 'train.lr=1'`; keys with
+    """By dotted key: the origin of its value, such as `configs/mosi.yaml:12` or `override 'train.lr=1'`; keys with
     their default are absent."""
     place: str
     """The config file; empty if there is none."""
@@ -53,7 +50,7 @@ Look = Callable[[Loaded], Sequence[UserError]]
 
 
 def load_config(path: str | None, overrides: Sequence[str] = ()) -> Config:
-    """`load` without the places."""
+    """Load a config as `load` does, without the origins of its values."""
     return load(path, overrides).config
 
 
@@ -63,14 +60,14 @@ def load(path: str | None, overrides: Sequence[str] = (), look: Look | None = No
     Args:
         path: A YAML file; None starts from the defaults.
         overrides: `section.key=value`. A value that begins with a bracket, a brace or a quote is YAML, any other is
-            taken as it stands. A mapping given for a section is merged into it; entries of `loss.tasks` and `deepspeed`
+            taken literally. A mapping given for a section is merged into it; entries of `loss.tasks` and `deepspeed`
             can be set one by one (`deepspeed.zero_optimization.reduce_bucket_size=1000000`).
-        look: Asked for what else is wrong with a config that has faults, so that the user learns of all at once; it is
-            given defaults for what is no value of its key.
+        look: Called with a config that has faults, to find further faults, so that all are reported together; keys
+            with faults have their defaults in it.
 
     Raises:
         ConfigError: The file cannot be read, a key is unknown or given twice, a value has the wrong type or range, or
-            keys contradict each other; of several faults all are told.
+            keys contradict each other; names all faults.
     """
     values = _Values()
     unread: list[ConfigError] = []
@@ -78,7 +75,7 @@ def load(path: str | None, overrides: Sequence[str] = (), look: Look | None = No
         try:
             values.merge(read_yaml(path), "", path)
         except ConfigError as error:
-            # What it would say is not known, and so neither what would be missing or contradict it.
+            # Without the content of the file, checks of missing or contradictory keys would be wrong.
             unread.append(error)
     for override in overrides:
         values.override(override)
@@ -112,69 +109,60 @@ def _checked(values: _Values, place: str, look: Look | None, unread: Sequence[Co
         ConfigError: It is wrong, or a part of it could not be read.
     """
     loaded = Loaded(values.build(), values.origins, place)
-    found: list[UserError] = [*unread, *values.faults]
+    problems: list[UserError] = [*unread, *values.faults]
     if not unread:
-        found += faults(loaded.config, loaded.origins, values.suspects)
-        if found and look is not None:
+        problems += faults(loaded.config, loaded.origins, values.suspects)
+        if problems and look is not None:
             wrong = wrong_keys(loaded.config, values.suspects)
             more = look(replace(loaded, config=with_defaults(loaded.config, wrong)))
-            # What is said of a key begins with it; of the defaults there is nothing to say.
-            found += [fault for fault in more if fault.what.partition(" ")[0] not in wrong]
-    raise_together(found, loaded.place)
+            # The text of a fault begins with its key; faults of the substituted defaults are dropped.
+            problems += [fault for fault in more if fault.what.partition(" ")[0] not in wrong]
+    raise_together(problems, loaded.place)
+    logger.debug("config %s: %d keys set", place or "without a file", len(values.origins))
     return loaded
 
 
 def override(key: str, value: str) -> str:
-    """The override that sets a key to a text, whatever the text looks like."""
-    return f"{key}={_yaml_value(value)}"
+    """The override that sets a key to any text, quoted where needed."""
+    return f"{key}={yaml_value(value)}"
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """Every key as nested plain dictionaries, fit for JSON."""
-    return asdict(config)
+    """Convert a config to nested plain dictionaries, fit for JSON."""
+    return asdict(config, dict_factory=lambda entries: {key_name(name): value for name, value in entries})
 
 
 def from_dict(values: Mapping[str, Any], where: str = "config") -> Config:
     """Rebuild a config from `to_dict`'s dictionary, as a checkpoint holds it.
 
-    Types are checked as strictly as in files; keys that are missing take their defaults, so that a config written
-    before a key existed can still be read. Contradictions are not looked for: it was checked before it was written.
+    Types are checked as strictly as in files. Missing keys take their defaults, so that a config written before a key
+    existed can still be read. Contradictions between keys are not checked again.
 
     Args:
         values: Nested dictionaries.
-        where: What they were read from, for errors.
+        where: Their source, for errors.
 
     Raises:
         ConfigError: An unknown key or a value of the wrong type.
     """
-    found = _Values()
-    found.merge(values, "", where)
-    raise_together(found.faults, where)
-    return found.build()
-
-
-def to_yaml(config: Config) -> str:
-    """The whole config as YAML, with each key's doc line above it; `load_config` reads it back to an equal config."""
-    return "".join(f"{line}\n" for line in _yaml_lines(config, ""))
-
-
-def describe_keys() -> list[tuple[str, str, str, str]]:
-    """Rows of the reference: key, type in words, default as YAML, doc line."""
-    return [(key.path, key.type_name, _yaml_value(key.default), key.doc) for key in keys().values()]
+    merged = _Values()
+    merged.merge(values, "", where)
+    raise_together(merged.faults, where)
+    return merged.build()
 
 
 class _Values:
-    """Values by dotted key, gathered from a file and overrides, and where each came from; what is wrong is kept too."""
+    """Values by dotted key from a file and overrides, with their origins; faults are collected."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
         self.origins: dict[str, str] = {}
         self.faults: list[ConfigError] = []
         self.suspects: set[str] = set()
-        """Keys that have another value than was meant, because that was not understood."""
+        """Keys whose intended value was not understood."""
 
     def merge(self, section: Mapping[str, Any], prefix: str, where: str) -> None:
-        """Take over the entries of a section."""
+        """Merge the entries of a section."""
         for name, value in section.items():
             path = f"{prefix}{name}"
             place = section.places[name] if isinstance(section, Located) else where
@@ -210,7 +198,7 @@ class _Values:
         self._set(key, value, place, merged=bool(inner))
 
     def build(self) -> Config:
-        """The config of these values; elsewhere those of the preset, then the defaults."""
+        """Build the config: these values, else those of the preset, else the defaults."""
         config: Config = _section(Config, "", {**preset_values(self.values), **self.values})
         return config
 
@@ -226,7 +214,7 @@ class _Values:
         try:
             converted = convert(value, key.annotation)
         except DecodeError as error:
-            self._fault(str(error.below(key.path)), place, _value_remedy(key, value))
+            self._fault(str(error.below(key.path)), place, value_remedy(key, value))
             self.suspects.add(key.path)
             return
         if merged:
@@ -235,8 +223,8 @@ class _Values:
         self.origins[key.path] = place
 
     def _unknown(self, path: str, place: str) -> None:
-        similar = _similar_keys(path)
-        self._fault(f"unknown key {path}", place, _unknown_remedy(path, similar))
+        similar, remedy = suggest_keys(path)
+        self._fault(f"unknown key {path}", place, remedy)
         self.suspects |= {key for known in similar for key in _below(known)}
 
     def _fault(self, what: str, place: str, remedy: str) -> None:
@@ -251,7 +239,7 @@ def _below(path: str) -> set[str]:
 def _section(kind: type, prefix: str, values: Mapping[str, Any]) -> Any:
     given: dict[str, Any] = {}
     for name, (annotation, _) in section_fields(kind).items():
-        path = f"{prefix}{name}"
+        path = f"{prefix}{key_name(name)}"
         if is_dataclass(annotation):
             given[name] = _section(annotation, f"{path}.", values)  # type: ignore[arg-type]
         elif path in values:
@@ -261,7 +249,7 @@ def _section(kind: type, prefix: str, values: Mapping[str, Any]) -> Any:
 
 
 def _split_entry(path: str) -> tuple[Key | None, list[str]]:
-    """The key a dotted path is or lies in, and the rest of the path: `loss.tasks.happy` is `happy` of `loss.tasks`."""
+    """Split a dotted path into a key and the entry in its mapping: `loss.tasks.happy` is `happy` of `loss.tasks`."""
     names = path.split(".")
     for count in range(len(names), 0, -1):
         key = keys().get(".".join(names[:count]))
@@ -277,90 +265,3 @@ def _merge_entries(base: Any, new: Any) -> Any:
     for name, value in new.items():
         merged[name] = _merge_entries(merged.get(name), value)
     return merged
-
-
-def _unknown_remedy(path: str, suggestions: Sequence[str]) -> str:
-    if len(suggestions) == 1:
-        doc = f" ({keys()[suggestions[0]].doc})" if suggestions[0] in keys() else ""
-        return f"did you mean {suggestions[0]}?{doc}"
-    if suggestions:
-        return f"did you mean {', '.join(suggestions[:-1])} or {suggestions[-1]}?"
-    section = path.rpartition(".")[0]
-    section = section if section in section_paths() else ""
-    return f"use one of {', '.join(known for known in _known_paths() if known.rpartition('.')[0] == section)}"
-
-
-def _known_paths() -> list[str]:
-    return sorted(section_paths()) + list(keys())
-
-
-def _similar_keys(path: str) -> list[str]:
-    """Known keys and sections that may have been meant, best first: a name of another section, or a misspelling."""
-    section, _, leaf = path.rpartition(".")
-
-    def likeness(known: str) -> float:
-        known_section, _, known_leaf = known.rpartition(".")
-        leaves = difflib.SequenceMatcher(None, leaf, known_leaf).ratio()
-        sections = difflib.SequenceMatcher(None, section, known_section).ratio()
-        return leaves + 0.25 * sections
-
-    likely = {known: likeness(known) for known in _known_paths()}
-    leaf_of = {known: known.rpartition(".")[2] for known in likely}
-    same = [known for known in likely if leaf_of[known] == leaf]
-    close = difflib.get_close_matches(leaf, set(leaf_of.values()), n=_SUGGESTIONS, cutoff=0.75)
-    found = same or [known for known in likely if leaf_of[known] in close]
-    siblings = [known for known in found if known.rpartition(".")[0] == section]
-    return sorted(siblings or found, key=lambda known: -likely[known])[:_SUGGESTIONS]
-
-
-def _value_remedy(key: Key, value: Any) -> str:
-    """A hint for a value of the wrong type, and what the key is for."""
-    about = f"{key.path}: {key.doc.rstrip('.')}"
-    if isinstance(value, Word) and value.written:
-        return f'write "{value.written.strip()}" in quotes if all of it is meant, else leave away what is not ({about})'
-    options = [str(choice) for choice in _choices(key.annotation)]
-    wrong = value if isinstance(value, list) else [value]
-    typed = [str(item) for item in wrong if isinstance(item, str) and str(item) not in options]
-    close = difflib.get_close_matches(typed[0], options, n=1) if typed and options else []
-    if close:
-        return f"did you mean {close[0]}? ({about})"
-    if get_origin(key.annotation) is list and isinstance(value, str):
-        return f"write [{value}] ({about})"
-    if key.annotation is str and key.default[:1].isdigit():
-        return f"write it like {key.default} ({about})"
-    if key.annotation is str and isinstance(value, Word):
-        return f'write "{value}" in quotes if it is meant as text ({about})'
-    return about
-
-
-def _choices(annotation: Any) -> tuple[Any, ...]:
-    if get_origin(annotation) is Literal:
-        return get_args(annotation)
-    return tuple(choice for inner in get_args(annotation) for choice in _choices(inner))
-
-
-def _yaml_lines(section: Any, indent: str) -> Iterator[str]:
-    kind: type = type(section)
-    for name, (annotation, doc) in section_fields(kind).items():
-        value = getattr(section, name)
-        yield f"{indent}# {doc}"
-        if is_dataclass(annotation):
-            yield f"{indent}{name}:"
-            yield from _yaml_lines(value, f"{indent}  ")
-        else:
-            yield f"{indent}{name}: {_yaml_value(value)}"
-
-
-def _yaml_value(value: Any) -> str:
-    """One value in flow style, quoted wherever any YAML reader might take text for something else."""
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{_yaml_value(name)}: {_yaml_value(item)}' for name, item in value.items())}}}"
-    if isinstance(value, list):
-        return f"[{', '.join(_yaml_value(item) for item in value)}]"
-    if isinstance(value, str):
-        plain = _PLAIN.fullmatch(value) and isinstance(Word(value).resolve(), str)
-        return value if plain else str(yaml.safe_dump(value, default_style='"', width=sys.maxsize)).strip()
-    if isinstance(value, float) and "e" in repr(value) and "." not in repr(value):
-        # YAML 1.1 readers take 1e-05 for text.
-        return repr(value).replace("e", ".0e")
-    return json.dumps(value)

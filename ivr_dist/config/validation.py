@@ -1,4 +1,4 @@
-"""What a config must satisfy before any data is looked at: ranges of single keys, and contradictions between keys."""
+"""Validates configs without data: ranges of single keys, and contradictions between keys."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from ivr_dist.config.lanes import check_layout, default_lanes
 from ivr_dist.config.presets import RELEASE_FIXED
-from ivr_dist.config.ranges import RANGES, RATE
-from ivr_dist.config.schema import Config, EncoderConfig, Modality
+from ivr_dist.config.ranges import Range
+from ivr_dist.config.schema import Config, EncoderConfig, Modality, key_name
 from ivr_dist.config.types import keys, value_of
 from ivr_dist.errors import ConfigError, raise_together
 from ivr_dist.units import parse_bytes, parse_interval
@@ -29,14 +29,14 @@ class _Fault:
 
 
 def check(config: Config, origins: Mapping[str, str] | None = None) -> None:
-    """Refuse a config that cannot train, whatever the data.
+    """Raise the faults of a config that cannot train on any data.
 
     Args:
         config: The config.
         origins: See `faults`.
 
     Raises:
-        ConfigError: Something is wrong; of several faults all are told.
+        ConfigError: Names all faults.
     """
     raise_together(faults(config, origins))
 
@@ -44,13 +44,13 @@ def check(config: Config, origins: Mapping[str, str] | None = None) -> None:
 def faults(
     config: Config, origins: Mapping[str, str] | None = None, suspects: Collection[str] = ()
 ) -> list[ConfigError]:
-    """All that keeps a config from training, whatever the data.
+    """Find the faults that keep a config from training on any data.
 
     Args:
         config: The config.
         origins: Where each key's value came from, such as `configs/mosi.yaml:12`; keys with their default are absent.
-        suspects: Keys whose values are known to be wrong, or not to be what was meant: what they contradict is left
-            out, as it is for a key that is out of its range.
+        suspects: Keys known to have a wrong or unintended value: contradictions with them are not reported, as for
+            keys out of their range.
     """
     single = _singly(config)
     wrong = wrong_keys(config, suspects)
@@ -61,15 +61,15 @@ def faults(
 
 
 def wrong_keys(config: Config, suspects: Collection[str] = ()) -> set[str]:
-    """The suspects, and the keys that are wrong whatever the others are."""
+    """The suspects, and the keys that are wrong by themselves."""
     return {key for fault in _singly(config) for key in fault.keys} | set(suspects)
 
 
 def with_defaults(section: T, paths: Collection[str], prefix: str = "") -> T:
-    """The config with some keys reset to their defaults, so that checks of several keys can rely on each."""
+    """Reset some keys to their defaults, so that checks of several keys can rely on each."""
     changes: dict[str, Any] = {}
     for item in fields(section):
-        path, value = f"{prefix}{item.name}", getattr(section, item.name)
+        path, value = f"{prefix}{key_name(item.name)}", getattr(section, item.name)
         if is_dataclass(value):
             changes[item.name] = with_defaults(value, paths, f"{path}.")  # type: ignore[type-var]
         elif path in paths:
@@ -87,16 +87,24 @@ def _error(fault: _Fault, origins: Mapping[str, str]) -> ConfigError:
 
 
 def _ranges(config: Config) -> Iterator[_Fault]:
-    for path, allowed in RANGES.items():
+    for path, key in keys().items():
         value = value_of(config, path)
-        if value is not None and value not in allowed:
-            yield _Fault((path,), f"{path} = {value} must be {allowed}", f"{path}: {keys()[path].doc.rstrip('.')}")
+        # Lists and mappings have messages of their own.
+        if key.range is not None and isinstance(value, int | float) and value not in key.range:
+            yield _Fault((path,), f"{path} = {value} must be {key.range}", f"{path}: {key.doc.rstrip('.')}")
+    allowed = _range("loss.tasks")
     for task, weight in config.loss.tasks.items():
-        if weight < 0:
-            yield _Fault(("loss.tasks",), f"loss.tasks.{task} = {weight} must be at least 0", "0 turns a task off")
-    betas = config.train.betas
-    if len(betas) != 2 or not all(beta in RATE for beta in betas):
-        yield _Fault(("train.betas",), f"train.betas = {betas} must be two numbers, each {RATE}", "try [0.9, 0.999]")
+        if weight not in allowed:
+            yield _Fault(("loss.tasks",), f"loss.tasks.{task} = {weight} must be {allowed}", "0 turns a task off")
+    betas, allowed = config.train.betas, _range("train.betas")
+    if len(betas) != 2 or not all(beta in allowed for beta in betas):
+        yield _Fault(("train.betas",), f"train.betas = {betas} must be two numbers, each {allowed}", "try [0.9, 0.999]")
+
+
+def _range(path: str) -> Range:
+    allowed = keys()[path].range
+    assert allowed is not None
+    return allowed
 
 
 def _single(config: Config) -> Iterator[_Fault]:
@@ -104,11 +112,11 @@ def _single(config: Config) -> Iterator[_Fault]:
     if not config.run.dir:
         yield _Fault(("run.dir",), "run.dir is empty", "set it to a directory or URL, such as runs/first")
     workers = config.run.num_workers
-    several = [1, *workers] if isinstance(workers, list) else [0, workers]
-    if several != sorted(several) or (isinstance(workers, list) and len(workers) != 2):
+    several = [1, *workers] if isinstance(workers, list) else []
+    if isinstance(workers, list) and (several != sorted(several) or len(workers) != 2):
         yield _Fault(
             ("run.num_workers",),
-            f"run.num_workers = {workers} must be a number, or two from 1 on, the smaller first",
+            f"run.num_workers = {workers} must be a number, or two of at least 1 with the smaller first",
             "write it like 4, or like [2, 8]",
         )
     if not config.run.resume:
@@ -123,7 +131,7 @@ def _single(config: Config) -> Iterator[_Fault]:
         if twice:
             yield _Fault((path,), f"{path} names {twice[0]} twice", "name each once")
     if data.pipe and "{}" not in data.pipe:
-        yield _Fault(("data.pipe",), "data.pipe does not say where the shard's place goes", "write {} there")
+        yield _Fault(("data.pipe",), "data.pipe has no placeholder for the shard", "write {} where its URL goes")
     if "://" in data.disk_cache:
         yield _Fault(("data.disk_cache",), f"data.disk_cache = {data.disk_cache} is a URL", "name a local directory")
 
@@ -177,7 +185,7 @@ def _batch(config: Config) -> Iterator[_Fault]:
 
 
 def _lacking(config: Config) -> list[str]:
-    """Modalities that the released model needs and the config leaves out."""
+    """Modalities that the released model requires and the config leaves out."""
     return [name for name in get_args(Modality) if name not in config.data.modalities]
 
 
@@ -239,7 +247,7 @@ def _model(config: Config) -> Iterator[_Fault]:
 
 
 def _divisor(number: int, most: int) -> int:
-    """The largest divisor that is at most so large."""
+    """The largest divisor up to `most`."""
     return next(size for size in range(most, 0, -1) if number % size == 0)
 
 
@@ -276,8 +284,8 @@ def _loss(config: Config) -> Iterator[_Fault]:
             "set svr.kind=js, or svr.over=sample",
         )
     off = "or turn the term off with loss.svr.weight=0"
-    already_told = config.model.preset == "release" and _lacking(config)
-    if not set(config.svr.modalities) & set(config.data.modalities) and not already_told:
+    is_reported = config.model.preset == "release" and _lacking(config)
+    if not set(config.svr.modalities) & set(config.data.modalities) and not is_reported:
         used = ", ".join(config.data.modalities)
         named = f"[{', '.join(config.svr.modalities)}]"
         yield _Fault(

@@ -1,4 +1,4 @@
-"""Overrides that YAML would change, faults that are told together, and groups that fit the batch."""
+"""Overrides that YAML would change, faults that are reported together, and groups that fit the batch."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ivr_dist.config.loading import load_config, override
-from ivr_dist.config.ranges import RANGES
 from ivr_dist.config.types import keys
 from ivr_dist.errors import ConfigError, FaultsError
 from tests.configs import MINIMAL, Writer, refused
 
 
 @pytest.mark.parametrize("text", ["runs/take #2", "#2", "a: b", "a - b", "*a", "&a b", "%1", "@x", "- x", "runs/a # b"])
-def test_an_override_is_taken_as_it_stands(text: str) -> None:
+def test_an_override_is_taken_literally(text: str) -> None:
     """To YAML some of these are shorter, a mapping, a list or no value at all."""
     assert load_config(None, [*MINIMAL, f"run.dir={text}"]).run.dir == text
 
 
 @given(st.text(st.sampled_from(" ab#:'\"[]{}!&*,-?|>%@`~=/.0_1e\n\t"), min_size=1, max_size=8))
-def test_an_override_of_a_place_is_that_place_or_refused(text: str) -> None:
+def test_an_override_of_a_path_is_that_path_or_refused(text: str) -> None:
     try:
         config = load_config(None, [*MINIMAL, f"run.dir={text}"])
     except ConfigError:
@@ -41,9 +40,9 @@ def test_any_text_can_be_made_an_override(text: str) -> None:
 @pytest.mark.parametrize(
     ("written", "parts"),
     [
-        ("run.dir='a' #2", ["#2 behind the value would not be read"]),
-        ("data.modalities=[text] # only", ["# only behind the value"]),
-        ("run.dir= runs/a", ["' runs/a' would be read as 'runs/a'", "leave away what is not"]),
+        ("run.dir='a' #2", ["#2 after the value would not be read"]),
+        ("data.modalities=[text] # only", ["# only after the value"]),
+        ("run.dir= runs/a", ["' runs/a' would be read as 'runs/a'", "leave out the rest"]),
         ("data.test=runs/a ", ["'runs/a ' would be read as 'runs/a'"]),
         ("run.dir=1_000", ["1_000 is not a string"]),
         ("run.dir=1e-3", ["1e-3 is not a string"]),
@@ -75,7 +74,7 @@ def test_what_looks_like_a_comment_in_a_file(write: Writer) -> None:
         load_config(write(f"run:\n  {line}\n"), MINIMAL)
 
 
-def test_all_faults_are_told_at_once(write: Writer) -> None:
+def test_all_faults_are_reported_together(write: Writer) -> None:
     path = write("train:\n  lr: fast\n  lrr: 2\n  epochs: 0\n  global_batch: 96\nloss: {consistency: {group: 36}}\n")
     with pytest.raises(FaultsError) as error:
         load_config(path, [*MINIMAL, "zero.stage=4", "model", "model.hidden=30", "model=3"])
@@ -98,7 +97,7 @@ def test_all_faults_are_told_at_once(write: Writer) -> None:
 
 
 def test_one_cause_is_one_fault() -> None:
-    """What contradicts a value that is none, or that was not understood, is not told besides."""
+    """Contradictions with a value that is invalid or was not understood are not reported."""
     for wrong in ("train.global_batch=0", "train.global_batch=x", "model.hidden=-2", "data.modalities=[txt]"):
         refused(None, wrong, "loss.consistency.group=48" if "batch" in wrong else "train.lr=0.1")
     assert "unknown key data.vald" in refused(None, "data.vald=x", "train.select=best")
@@ -119,11 +118,20 @@ def test_a_batch_without_divisors_needs_a_group() -> None:
 
 
 def test_every_number_has_a_range() -> None:
-    """Those without one are checked by themselves: see `config_check`."""
     numbers = {path for path, key in keys().items() if {int, float} & {key.annotation, *get_args(key.annotation)}}
-    assert set(RANGES) <= numbers
-    by_themselves = {"run.num_workers", "data.lanes", "data.shuffle_delay", "train.betas", "loss.tasks"}
-    assert {path for path in numbers - set(RANGES)} <= by_themselves
+    ranged = {path for path, key in keys().items() if key.range is not None}
+    assert ranged == numbers
+
+
+BY_THEMSELVES = ("run.num_workers", "train.betas", "loss.tasks")
+"""Keys of several numbers, whose errors say more than the range."""
+RANGES = {path: key.range for path, key in keys().items() if key.range is not None and path not in BY_THEMSELVES}
+
+
+@pytest.mark.parametrize("path", sorted(RANGES))
+def test_a_default_is_in_its_range(path: str) -> None:
+    default = keys()[path].default
+    assert default is None or default in RANGES[path]
 
 
 @pytest.mark.parametrize("path", sorted(RANGES))
