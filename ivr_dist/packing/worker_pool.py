@@ -6,7 +6,7 @@ needs to open files itself.
 `ProcessPool` is a `concurrent.futures.ProcessPoolExecutor` plus what that does not do:
 
 1. Progress within jobs: each worker writes a counter in shared memory, which the caller polls.
-2. A failed job or Ctrl-C terminates running jobs; the executor would wait for them.
+2. A failed job or Ctrl-C kills running jobs; the executor would wait for them.
 3. Workers end with their parent, also if that is killed. Otherwise they would go on writing shards next to those of
    the command that the user starts again.
 4. A killed worker is an error that names the signal, also when the worker was in the middle of sending a result. The
@@ -21,11 +21,13 @@ import os
 import pickle
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, MutableSequence, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from itertools import islice
+from multiprocessing import connection
 from multiprocessing.context import SpawnContext
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol, TypeVar
@@ -137,13 +139,12 @@ class ProcessPool:
                 if any(process.exitcode for process in context.processes):
                     raise BrokenProcessPool
         except BrokenProcessPool:
-            _terminate(executor, context)
             raise WorkerError(
                 f"a worker process {_how_one_ended(context.processes)}",
                 remedy="the same command continues from here; if memory was short, use fewer --jobs",
             ) from None
         finally:
-            _terminate(executor, context)
+            _kill(executor, context)
 
 
 class _Context(SpawnContext):
@@ -176,10 +177,11 @@ class _ProgressReport:
                 self._on_job_progress(number, done)
 
 
-def _terminate(executor: ProcessPoolExecutor, context: _Context) -> None:
+def _kill(executor: ProcessPoolExecutor, context: _Context) -> None:
     """End all workers at once, and the executor with them."""
+    # Not by SIGTERM, which workers inherit blocked or ignored from some parents.
     for process in context.processes:
-        process.terminate()
+        process.kill()
     for process in context.processes:
         process.join()
     # A result of which a part was sent ends in an EOF only when no process holds the other end of the pipe.
@@ -190,9 +192,15 @@ def _terminate(executor: ProcessPoolExecutor, context: _Context) -> None:
 
 
 def _how_one_ended(processes: Sequence[BaseProcess]) -> str:
-    """Say how the first one ended that was not terminated because of another."""
-    codes = [process.exitcode for process in processes if process.exitcode]
-    code = next((code for code in codes if code != -signal.SIGTERM), -signal.SIGTERM)
+    """Describe the end of the first worker that died; the executor then ends the others by SIGTERM."""
+    sentinels = connection.wait([process.sentinel for process in processes])
+    ended = [process for process in processes if process.sentinel in sentinels]
+    # The code follows a moment after the sentinel; a thread of the executor may be the one that receives it.
+    codes = [process.exitcode for process in ended]
+    while None in codes:
+        time.sleep(0.001)
+        codes = [process.exitcode for process in ended]
+    code = next((code for code in codes if code and code != -signal.SIGTERM), -signal.SIGTERM)
     return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
 

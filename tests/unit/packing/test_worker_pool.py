@@ -47,6 +47,13 @@ def failing_beside_a_long_one(job: int, on_progress: OnProgress) -> None:
     time.sleep(60)
 
 
+def killed_beside_a_long_one(job: int, on_progress: OnProgress) -> None:
+    if job == 0:
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)
+
+
 def cut_result(job: int, on_progress: OnProgress) -> bytes:
     """A worker that is killed when it has sent half of its result."""
 
@@ -107,6 +114,17 @@ def test_a_failed_job_ends_running_ones_at_once() -> None:
     with pytest.raises(DataError, match="a fault"):
         run(ProcessPool(2), failing_beside_a_long_one, [1, 0])
     assert time.monotonic() - start < 30
+
+
+def test_workers_that_inherit_a_blocked_sigterm_are_ended_too() -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        with pytest.raises(DataError, match="a fault"):
+            run(ProcessPool(2), failing_beside_a_long_one, [1, 0])
+        with pytest.raises(WorkerError, match="SIGKILL"):
+            run(ProcessPool(2), killed_beside_a_long_one, [1, 0])
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def test_ctrl_c_ends_running_jobs_at_once() -> None:
