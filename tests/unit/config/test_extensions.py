@@ -80,7 +80,7 @@ def test_without_classes_there_is_nothing() -> None:
         ("loss.extra.x={class: a:B, weight: true}", "loss.extra.x.weight = True must be at least 0"),
         ("loss.extra={a-b: a:B}", "loss.extra.a-b is not a name"),
         ("eval.metrics={a/b: a:B}", "eval.metrics.a/b is not a name"),
-        ("run.callbacks=[3]", "run.callbacks: 3 is not"),
+        ("run.callbacks=[3]", "run.callbacks[0]: 3 is not a string or a mapping"),
         ("run.callbacks=[{after: 3}]", "run.callbacks[0]: a mapping without class"),
     ],
 )
