@@ -43,7 +43,7 @@ class StepCounts:
     """Counts over the global batch of one step, equal on all ranks; whole numbers.
 
     Those that terms are divided by are float64 scalars on the host: numbers of Python would be constants of a compiled
-    loss, which would be compiled anew at every step.
+    loss, which would be recompiled at every step.
     """
 
     samples: float

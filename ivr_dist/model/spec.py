@@ -1,4 +1,4 @@
-"""What a model is built for, and what it returns."""
+"""Types of a model's interface: `ModelSpec`, the data it is built for, and `IVROutput`, the result of a forward pass."""
 
 from __future__ import annotations
 

@@ -14,7 +14,8 @@ from ivr_dist.cli.main import main
 from ivr_dist.config import Config
 from ivr_dist.config.loading import load_config
 from ivr_dist.run.events import Event
-from ivr_dist.run.ledger import HISTORY, read_lineage
+from ivr_dist.run.ledger import read_lineage
+from ivr_dist.run.paths import HISTORY
 from tests.extending_examples import write_examples
 from tests.ranks import run_ranks
 from tests.repository import ROOT

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from ivr_dist.common.dotted_path import ClassReference
 from ivr_dist.run.events import Event
-from ivr_dist.run.ledger import AUDIT, HISTORY, LedgerWriter
+from ivr_dist.run.ledger import LedgerWriter
+from ivr_dist.run.paths import AUDIT, HISTORY
 from ivr_dist.testing.callbacks import CallbackContract
 from ivr_dist.training.callbacks.base import Callback
 from ivr_dist.training.callbacks.event_files import TensorBoard
