@@ -24,6 +24,7 @@ class StepLayout:
     """Slots G."""
     accumulation: int
     """Micro-steps A; each holds whole groups."""
+    # decision 035
     group: int
     """Consecutive slots whose batch statistics are taken together; A * group divides G."""
 
@@ -122,6 +123,7 @@ def local_counts(
         tasks: Their names.
         extra: Terms of `loss.extra` by name, each with a count of its own.
     """
+    # One vector, summed over the ranks in one all-reduce before the forward pass: decision 008.
     codes = torch.zeros(layout.groups, len(modalities), dtype=torch.float64)
     samples = nonfinite = 0.0
     steps, pairs, labels = dict.fromkeys(modalities, 0), dict.fromkeys(modalities, 0), dict.fromkeys(tasks, 0.0)

@@ -106,7 +106,7 @@ class Bilinear(nn.Module):
 
 
 class ReleaseFusion(nn.Module):
-    """All modalities to one vector a sample, [B, H]: cross attention from text to the others behind a gate of 0 or 1."""
+    """All modalities to one vector a sample, [B, H]: cross attention from text to the others, and a 0-1 gate."""
 
     def __init__(self, width: int, heads: int, rates: dict[str, float]) -> None:
         super().__init__()

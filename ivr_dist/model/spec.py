@@ -1,4 +1,4 @@
-"""Types of a model's interface: `ModelSpec`, the data it is built for, and `IVROutput`, the result of a forward pass."""
+"""Interface of models: `ModelSpec`, the data that one is built for, and `IVROutput`, the result of a forward pass."""
 
 from __future__ import annotations
 

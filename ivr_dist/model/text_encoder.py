@@ -123,7 +123,7 @@ class TextEncoder:
         check_source(self.source)
         from transformers import AutoConfig
 
-        config = self._loaded(lambda: AutoConfig.from_pretrained(self._location, trust_remote_code=False))
+        config = self._loaded(lambda: AutoConfig.from_pretrained(self._origin, trust_remote_code=False))
         if getattr(config, "is_encoder_decoder", False) or getattr(config, "hidden_size", None) is None:
             raise ConfigError(
                 f"a model of type {config.model_type} is not a text encoder",
@@ -140,7 +140,7 @@ class TextEncoder:
         # Byte-level tokenizers tell a word's start by the space before it, which words that come one by one lack.
         tokenizer = self._loaded(
             lambda: AutoTokenizer.from_pretrained(
-                self._location, config=config, add_prefix_space=True, trust_remote_code=False
+                self._origin, config=config, add_prefix_space=True, trust_remote_code=False
             )
         )
         if not tokenizer.is_fast:
@@ -152,7 +152,7 @@ class TextEncoder:
         return tokenizer
 
     @property
-    def _location(self) -> str:
+    def _origin(self) -> str:
         return str(local_folder(self.source) or self.source)
 
     def tokenizer(self, note: Callable[[str], None] = lambda text: None) -> WordTokenizer:
@@ -191,7 +191,7 @@ class TextEncoder:
         if self.weights:
             model, about = self._loaded(
                 lambda: AutoModel.from_pretrained(
-                    self._location,
+                    self._origin,
                     config=config,
                     dtype=torch.float32,
                     output_loading_info=True,
@@ -208,6 +208,7 @@ class TextEncoder:
 
     def files(self) -> Mapping[str, bytes]:
         """Config and tokenizer as files, from which `TextEncoder(folder, weights=False)` reads them back."""
+        # decision 016
         with tempfile.TemporaryDirectory(prefix="ivr-text-") as scratch:
             self._config.save_pretrained(scratch)
             self._tokenizer.save_pretrained(scratch)
