@@ -21,11 +21,6 @@ def key_name(field_name: str) -> str:
     return field_name.removesuffix("_")
 
 
-def key_name(field_name: str) -> str:
-    """The key of a field: that of a keyword of Python, such as `class`, has an underscore behind it in Python only."""
-    return field_name.removesuffix("_")
-
-
 def key(
     default: Any,
     doc: str,
