@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from ivr_dist.config import Config, extensions
-from ivr_dist.config.loading import from_dict, load_config, to_dict, to_yaml
+from ivr_dist.config.loading import from_dict, load_config, to_dict
+from ivr_dist.config.yaml_writer import to_yaml
 from ivr_dist.errors import ConfigError
 
 BASE = ["data.train=x", "train.select=last"]
