@@ -146,7 +146,7 @@ def open_run(path: StrPath) -> Run:
     return Run(os.fspath(path))
 
 
-def load(path: StrPath, *, device: str | torch.device | None = None) -> Model:
+def load(path: StrPath, *, device: str | torch.device | None = None, trust_code: bool = False) -> Model:
     """Load a trained model from a run or a checkpoint. Needs neither Ray nor DeepSpeed.
 
     Of a run, the checkpoint that its result names is loaded: the best one by validation, if there is validation; of a
@@ -161,14 +161,17 @@ def load(path: StrPath, *, device: str | torch.device | None = None) -> Model:
     Args:
         path: Directory or URL of a run or a checkpoint.
         device: Where the model goes, such as `cpu` or `cuda:1`; None: the GPU if there is one.
+        trust_code: Whether classes outside the package that the checkpoint names may be imported, which runs their
+            code: a model of your own, and metrics of your own, which are left out without it.
 
     Raises:
-        UserError: There is no model, or it is an export, which this version cannot load.
+        UserError: There is no model; it is an export, which this version cannot load; or it is a class outside the
+            package that is not trusted or cannot be imported.
         CheckpointError: The checkpoint is not complete, or damaged.
     """
     from ivr_dist.inference import load as inference
 
-    return inference.load(os.fspath(path), device=device)
+    return inference.load(os.fspath(path), device=device, trust_code=trust_code)
 
 
 def predict(

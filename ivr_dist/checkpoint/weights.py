@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from ivr_dist.checkpoint import store
 from ivr_dist.checkpoint.fragments import saved_buffers
 from ivr_dist.checkpoint.tensors import open_tensors
-from ivr_dist.config import Config
+from ivr_dist.common import dotted_path
+from ivr_dist.config import Config, extensions
 from ivr_dist.config.loading import from_dict, to_dict
 from ivr_dist.data.batches.collate import WORDS, BatchSpec
 from ivr_dist.errors import CheckpointError, CheckpointMismatchError
@@ -25,6 +26,9 @@ from ivr_dist.model.spec import ModelSpec
 from ivr_dist.model.text_encoder import TextEncoder
 from ivr_dist.sanitize import hide_secrets
 from ivr_dist.shards.specs import TaskSpec
+
+CLASSES = "classes"
+"""Key of `state.json`: classes outside the package, by the key of the config that names them; absent without any."""
 
 
 def read_weights(url: str, *, verified: bool = False) -> dict[str, Tensor]:
@@ -78,13 +82,47 @@ def describe_model(config: Config, spec: BatchSpec) -> dict[str, Any]:
     """What `state.json` must hold so that the model can be built and fed again."""
     # Not the size: it only says what other keys were where they were unset, and two sizes can be the same model.
     model = {name: value for name, value in to_dict(config)["model"].items() if name != "size"}
+    # Checkpoints from before the key have none.
+    if not model["class"]:
+        del model["class"]
     return {
+        **recorded_classes(config),
         "config": _without_secrets(to_dict(config)),
         "model": model,
         "features": {name: list(part) for name, part in spec.modalities.items()},
         "tasks": {name: asdict(task) for name, task in spec.tasks.items()},
         "statistics": {name: [part.tolist() for part in parts] for name, parts in spec.statistics.items()},
     }
+
+
+def recorded_classes(config: Config) -> dict[str, Any]:
+    """The record of the classes outside the package that a config names, with their versions; empty without any.
+
+    Raises:
+        ConfigError: One cannot be imported.
+    """
+    named = {reference.key: reference for reference in extensions.all_of(config)}
+    records = {key: dotted_path.recorded(entry, dotted_path.import_class(entry)) for key, entry in named.items()}
+    return {CLASSES: records} if records else {}
+
+
+def changed_classes(state: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """Classes whose version differs from that of a checkpoint, a sentence each.
+
+    Args:
+        state: The checkpoint's `state.json`.
+        here: This run's values of it.
+    """
+    theirs = state.get(CLASSES)
+    before: dict[str, Any] = theirs if isinstance(theirs, dict) else {}
+    return [
+        f"{key}: {record[dotted_path.CLASS]} is {record['version']} here, the checkpoint was written with "
+        f"{before[key].get('version')}"
+        for key, record in here.get(CLASSES, {}).items()
+        if isinstance(before.get(key), dict)
+        and before[key].get(dotted_path.CLASS) == record[dotted_path.CLASS]
+        and before[key].get("version") != record["version"]
+    ]
 
 
 def _without_secrets(value: Any) -> Any:
@@ -166,23 +204,36 @@ def stored_config(state: dict[str, Any], url: str) -> Config:
         return from_dict(state["config"], where=url)
 
 
-def load_model(url: str, *, verified: bool = False) -> nn.Module:
+def load_model(url: str, *, verified: bool = False, trust_code: bool = False) -> nn.Module:
     """Build a checkpoint's model on the host and put its weights in.
 
     Args:
         url: The checkpoint.
         verified: As for `read_weights`.
+        trust_code: Whether a class outside the package that the checkpoint names as its model may be imported.
 
     Raises:
         CheckpointError: It is not complete, or damaged.
+        UserError: It names a class, and that is not trusted or cannot be imported.
     """
     state = store.read_state(url) if verified else store.verify(url)
     config = stored_config(state, url)
+    _import_model(config, state, url, trust_code)
     spec = batch_spec(state, url=url)
     with stored_text(url, state) as text:
         model = build_model(config.model, ModelSpec(spec.modalities, spec.tasks, text), config.loss)
     load_weights(model, url, verified=True)
     return model
+
+
+def _import_model(config: Config, state: Mapping[str, Any], url: str, trust_code: bool) -> None:
+    """Import the class that a checkpoint names as its model, if it names one and is trusted."""
+    named = extensions.model(config)
+    if named is not None:
+        dotted_path.check_trusted(named, trust_code, url)
+        with _well_formed(url):
+            version = str(state.get(CLASSES, {}).get(named.key, {}).get("version", ""))
+        dotted_path.import_recorded(named, url, version)
 
 
 def check_same_model(state: dict[str, Any], here: dict[str, Any], url: str) -> None:

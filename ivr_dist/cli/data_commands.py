@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
-from ivr_dist.cli.options import EXIT_FAILED, AsJson, Debug, Jobs, OnRay, Overwrite, Section, print_json
+from ivr_dist.cli.options import EXIT_FAILED, AsJson, Debug, Jobs, OnRay, Overwrite, Section, TrustCode, print_json
 from ivr_dist.errors import UserError
 from ivr_dist.sanitize import say
 
@@ -30,6 +30,7 @@ def pack(
     overwrite: Overwrite = False,
     jobs: Jobs = None,
     ray: OnRay = False,
+    trust_code: TrustCode = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> int:
@@ -42,7 +43,8 @@ def pack(
     from ivr_dist.packing.pack import PackOptions
 
     options = PackOptions(shard_samples=shard_samples, seed=seed, overwrite=overwrite)
-    return _print_packed(pack_card(source, find_card(card), out, options, Where(jobs, ray, debug)), as_json)
+    where = Where(jobs, ray, debug)
+    return _print_packed(pack_card(source, find_card(card), out, options, where, trust_code=trust_code), as_json)
 
 
 @SECTION.command("ivr-dist index s3://bucket/corpus/train s3://bucket/corpus/valid --corpus mycorpus --scale mosi")

@@ -31,6 +31,9 @@ Debug = Annotated[
         "--debug", callback=_debug, help="Show tracebacks and the output of workers; same as --log-level DEBUG."
     ),
 ]
+TrustCode = Annotated[
+    bool, typer.Option("--trust-code", help="Import classes outside the package that the file names; this runs code.")
+]
 ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file; configs/ has examples.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Config keys, set over those of the file.")

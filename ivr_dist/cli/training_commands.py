@@ -16,6 +16,7 @@ from ivr_dist.cli.options import (
     NumWorkers,
     Overrides,
     Section,
+    TrustCode,
     print_json,
 )
 from ivr_dist.errors import UserError
@@ -103,6 +104,7 @@ def evaluate(
     num_workers: Annotated[
         int | None, typer.Option(metavar="N", min=0, help="Number of processes of this machine; default: 1.")
     ] = None,
+    trust_code: TrustCode = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> int:
@@ -112,7 +114,7 @@ def evaluate(
     """
     from ivr_dist.cli import training_output
 
-    return training_output.evaluate(checkpoint, shards, split, num_workers, as_json=as_json)
+    return training_output.evaluate(checkpoint, shards, split, num_workers, as_json=as_json, trust_code=trust_code)
 
 
 @SECTION.command("ivr-dist submit configs/quickstart.yaml --address http://head:8265 run.dir=s3://bucket/runs/1")

@@ -65,7 +65,15 @@ def train(loaded: Loaded, *, as_json: bool = False, debug: bool = False) -> int:
     return outcome.exit_code
 
 
-def evaluate(checkpoint: str, shards: str | None, split: str, num_workers: int | None, *, as_json: bool = False) -> int:
+def evaluate(
+    checkpoint: str,
+    shards: str | None,
+    split: str,
+    num_workers: int | None,
+    *,
+    as_json: bool = False,
+    trust_code: bool = False,
+) -> int:
     """Score a checkpoint on a packed split, and print its metrics.
 
     Args:
@@ -74,17 +82,22 @@ def evaluate(checkpoint: str, shards: str | None, split: str, num_workers: int |
         split: Which of the run's own splits.
         num_workers: Processes of this machine that share the work; None: one.
         as_json: Print one JSON object instead of a table.
+        trust_code: Whether classes outside the package that the checkpoint names may be imported.
 
     Returns:
         The exit code.
     """
     from ivr_dist.display.tables import print_metrics
     from ivr_dist.evaluation.own_split import own_split
-    from ivr_dist.evaluation.score_checkpoint import score_checkpoint
+    from ivr_dist.evaluation.score_checkpoint import metrics_of_own_code, score_checkpoint
 
     url = storage.absolute(checkpoint)
     split_url = storage.absolute(own_split(url, split) if shards is None else shards)
-    metrics = score_checkpoint(url, split_url, num_workers or 1)
+    metrics = score_checkpoint(url, split_url, num_workers or 1, trust_code=trust_code)
+    left_out = [] if trust_code else metrics_of_own_code(url)
+    if left_out:
+        text = f"metrics of its own code are left out: {', '.join(left_out)}; --trust-code imports and computes them"
+        say(f"note: {text}", sys.stderr)
     if as_json:
         shown = {"checkpoint": storage.display(url), "shards": storage.display(split_url), "metrics": metrics}
         print_json(shown)

@@ -12,6 +12,8 @@ from typing import Any, Literal
 from ivr_dist.config.ranges import Range
 
 Modality = Literal["text", "audio", "vision"]
+ClassPath = str | dict[str, Any]
+"""A class outside the package: `package.module:Class`, or a mapping of `class` and the constructor's arguments."""
 
 
 def key_name(field_name: str) -> str:
@@ -75,6 +77,9 @@ class RunConfig:
         300.0,
         "Watchdog: seconds without progress (and 20 usual steps) after which a hanging worker is ended; 0: never.",
         at_least=0,
+    )
+    callbacks: list[ClassPath] = key(
+        [], "Callbacks, each package.module:Class or {class: ..., arguments}; instantiated on every worker."
     )
 
     @property
@@ -182,6 +187,7 @@ class ModelConfig:
     preset: Literal["ivr", "release"] = key(
         "ivr", "Which model: ivr, the corrected method; release, the authors' released one, and its other defaults."
     )
+    class_: ClassPath = key("", "Your own model, package.module:Class or {class: ..., arguments}; empty: the preset.")
     size: Literal["base", "large", "xl"] = key(
         "base", "Width, layers and heads of preset ivr, where their own keys are unset: h = 128, 512 or 1024."
     )
@@ -269,6 +275,9 @@ class LossConfig:
     adversary: AdversaryConfig = section(AdversaryConfig, "Invariant codes not attributable to a modality.")
     reconstruction: ReconstructionConfig = section(ReconstructionConfig, "Codes keep the content.")
     svr: SvrWeightConfig = section(SvrWeightConfig, "Codes vary smoothly along the sequence.")
+    extra: dict[str, ClassPath] = key(
+        {}, "Your own terms by name, each package.module:Class or {class: ..., weight: 1, arguments}."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -345,6 +354,15 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Scoring."""
+
+    metrics: dict[str, ClassPath] = key(
+        {}, "Your own metrics by name, each package.module:Class or {class: ..., arguments}."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ZeroConfig:
     """DeepSpeed ZeRO."""
 
@@ -389,6 +407,7 @@ class Config:
     loss: LossConfig = section(LossConfig, "Loss terms.")
     svr: SvrConfig = section(SvrConfig, "Sequential variation regularizer.")
     train: TrainConfig = section(TrainConfig, "Optimisation.")
+    eval: EvalConfig = section(EvalConfig, "Scoring.")
     zero: ZeroConfig = section(ZeroConfig, "DeepSpeed ZeRO.")
     checkpoint: CheckpointConfig = section(CheckpointConfig, "Checkpoints.")
     log: LogConfig = section(LogConfig, "TensorBoard and console.")

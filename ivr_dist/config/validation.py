@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
+from ivr_dist.config import extensions
 from ivr_dist.config.lanes import check_layout, default_lanes
 from ivr_dist.config.presets import RELEASE_FIXED
 from ivr_dist.config.ranges import Range
@@ -132,6 +133,8 @@ def _single(config: Config) -> Iterator[_Fault]:
             yield _Fault((path,), f"{path} names {twice[0]} twice", "name each once")
     if data.pipe and "{}" not in data.pipe:
         yield _Fault(("data.pipe",), "data.pipe has no placeholder for the shard", "write {} where its URL goes")
+    for key, error in extensions.faults(config):
+        yield _Fault((key,), error.what, error.remedy)
     if "://" in data.disk_cache:
         yield _Fault(("data.disk_cache",), f"data.disk_cache = {data.disk_cache} is a URL", "name a local directory")
 

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Literal
 
 from ivr_dist import storage
+from ivr_dist.common.dotted_path import ClassReference, reference
 from ivr_dist.common.modalities import MODALITIES
+from ivr_dist.config.schema import ClassPath
 from ivr_dist.config.yaml_source import read_yaml
 from ivr_dist.corpora.card_mappings import CsdMapping, MmsaMapping, MultMapping, UrFunnyMapping
 from ivr_dist.corpora.card_parser import build, suggest
@@ -21,6 +23,8 @@ from ivr_dist.errors import ConfigError, DataError
 from ivr_dist.shards.manifest import MAX_WIDTH
 from ivr_dist.shards.specs import FeatureKind, FeatureSpec, TaskSpec
 
+FORMAT = "format"
+"""Key of a card: how its files become samples."""
 _FORMATS = ("arrays", "table", "mmsa", "mult", "csd", "ur_funny")
 _SPLIT_BY_FILE = ("mmsa", "mult", "ur_funny")
 _WIDTH = f"map an array of 1 to {MAX_WIDTH} features a step"
@@ -153,7 +157,9 @@ class Card:
     """How to obtain the data, for people."""
     cautions: list[str] = field(default_factory=list)
     """Known problems of the data that affect results."""
-    format: Literal["arrays", "table", "mmsa", "mult", "csd", "ur_funny"]
+    format: ClassPath
+    """How the files become samples: arrays, table, mmsa, mult, csd or ur_funny; or a source outside the package, as
+    `package.module:Class` or a mapping of `class` and arguments."""
     files: dict[str, SourceFile]
     """Files by the key that the mapping refers to."""
     features: dict[str, FeatureSet]
@@ -215,6 +221,10 @@ class Card:
         """Return this card without checksums, to open files again that were already verified."""
         return replace(self, files={name: replace(file, sha256=None) for name, file in self.files.items()})
 
+    def source_class(self) -> ClassReference | None:
+        """The class that reads the files; None for a format of the package."""
+        return None if self.format in _FORMATS else reference(self.format, FORMAT)
+
     def expected_counts(self) -> dict[str, int | None]:
         """Return the number of samples that each split must have; None: any number."""
         return {name: split.samples for name, split in self.splits.items()}
@@ -227,10 +237,16 @@ def load_card(path: str) -> Card:
         ConfigError: It is not a valid card; names the file, the line, the key and a remedy.
     """
     card = build(Card, read_yaml(path), path)
+    _check_format(card, path)
     _check_names(card, path)
     _check_paths(card, path)
     _check_splits(card, path)
-    if [name for name in _FORMATS if getattr(card, name) is not None] != [card.format]:
+    given = [name for name in _FORMATS if getattr(card, name) is not None]
+    if named := card.source_class():
+        if given:
+            what = f"the section {given[0]} is not for a class"
+            raise ConfigError(what, where=path, remedy=f"remove it; arguments of {named.path} stand beside class")
+    elif given != [card.format]:
         remedy = f"give the section {card.format} and no other"
         raise ConfigError(f"the sections do not match format {card.format}", where=path, remedy=remedy)
     if card.arrays is not None:
@@ -301,6 +317,14 @@ def _check_names(card: Card, place: str) -> None:
             raise ConfigError("a regression needs low and high, low < high", where=f"{place}, key tasks.{name}")
 
 
+def _check_format(card: Card, place: str) -> None:
+    if isinstance(card.format, str) and ":" not in card.format and card.format not in _FORMATS:
+        remedy = f"{suggest(card.format, _FORMATS)} or name a class, package.module:Class"
+        what = f"{FORMAT}: {card.format!r} is not one of {', '.join(_FORMATS)}"
+        raise ConfigError(what, where=f"{place}, key {FORMAT}", remedy=remedy)
+    card.source_class()
+
+
 def _check_splits(card: Card, place: str) -> None:
     split_of: dict[str, str] = {}
     for name, split in card.splits.items():
@@ -317,7 +341,8 @@ def _check_splits(card: Card, place: str) -> None:
         raise ConfigError(
             f"the files of format {card.format} define the splits themselves", where=place, remedy="remove groups"
         )
-    if card.format not in _SPLIT_BY_FILE and any(split.called is not None for split in card.splits.values()):
+    by_group = card.format not in _SPLIT_BY_FILE and card.source_class() is None
+    if by_group and any(split.called is not None for split in card.splits.values()):
         raise ConfigError(f"called is not for format {card.format}", where=place, remedy="remove it")
 
 

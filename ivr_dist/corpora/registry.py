@@ -1,4 +1,4 @@
-"""Registry of corpus formats: opens the source of a card's format."""
+"""Registry of corpus formats: the sources that read them, those of the package and those of a card by dotted path."""
 
 from __future__ import annotations
 
@@ -7,26 +7,18 @@ from collections.abc import Callable
 from functools import partial
 
 from ivr_dist import storage
+from ivr_dist.common import dotted_path
+from ivr_dist.common.dotted_path import ClassReference
 from ivr_dist.corpora.card import Card
 from ivr_dist.corpora.formats.arrays import ArraysSource
 from ivr_dist.corpora.formats.mmsa import MmsaSource
 from ivr_dist.corpora.formats.mult import MultSource
 from ivr_dist.corpora.formats.table import TableSource
 from ivr_dist.corpora.formats.ur_funny import UrFunnySource
-from ivr_dist.corpora.source import Opener, Source
+from ivr_dist.corpora.source import NamesFiles, Opener, Source
 
-
-def open_source(root: str, card: Card) -> Source:
-    """Open the files of a corpus; the same arguments result in the same samples in every process.
-
-    Args:
-        root: Folder or URL that the card's paths are relative to.
-        card: The card.
-
-    Raises:
-        DataError: Files are missing, or do not match the card.
-    """
-    return _FORMATS[card.format](root, card)
+_METHODS, _PROPERTIES = ("splits", "load"), ("corpus", "features", "tasks")
+_ROLE = "a source"
 
 
 def _csd(root: str, card: Card) -> Source:
@@ -36,7 +28,7 @@ def _csd(root: str, card: Card) -> Source:
     return CsdSource(root, card)
 
 
-_FORMATS: dict[str, Callable[[str, Card], Source]] = {
+FORMATS: dict[str, Callable[[str, Card], Source]] = {
     "arrays": ArraysSource,
     "table": TableSource,
     "mmsa": MmsaSource,
@@ -44,13 +36,51 @@ _FORMATS: dict[str, Callable[[str, Card], Source]] = {
     "csd": _csd,
     "ur_funny": UrFunnySource,
 }
+"""By the name of the format: makes the source of a corpus from the folder of its files and its card."""
+
+
+def open_source(root: str, card: Card, *, trust_code: bool = False) -> Source:
+    """Open the files of a corpus; the same arguments give the same samples in every process.
+
+    Args:
+        root: Folder or URL that the card's paths are relative to.
+        card: What the corpus is.
+        trust_code: Whether a class outside the package that the card names as its format may be imported.
+
+    Raises:
+        DataError: The files are missing or are not what the card says.
+        UserError: The format is a class that is not trusted, cannot be imported, or is no source.
+    """
+    named = card.source_class()
+    if named is None:
+        assert isinstance(card.format, str)
+        return FORMATS[card.format](root, card)
+    source: Source = dotted_path.make(import_source(named, card, trust_code), named, root, card)
+    missing = [name for name in _PROPERTIES if not hasattr(source, name)]
+    if missing:
+        raise dotted_path.lacks(named, _ROLE, missing[0])
+    return source
+
+
+def import_source(named: ClassReference, card: Card, trust_code: bool) -> type:
+    """Import the class of a card's format and check it.
+
+    Raises:
+        UserError: It is not trusted, cannot be imported, lacks a method of `Source`, or takes other arguments.
+    """
+    where = f"card {card.name}"
+    dotted_path.check_trusted(named, trust_code, where)
+    kind = dotted_path.import_recorded(named, where)
+    dotted_path.check_methods(kind, named, _ROLE, _METHODS)
+    dotted_path.check_arguments(kind, named, positional=2)
+    return kind
 
 
 def opener(root: str, card: Card, source: Source) -> Opener:
     """Make the opener with which other processes open the same corpus.
 
-    Its fingerprint is a hash of the card and of the sizes and times of all files: those that the card lists, and those
-    that a table names.
+    Its fingerprint is of the card, of the sizes and times of all files (those that the card lists, and those that the
+    source names), and of the version of a source outside the package.
 
     Args:
         root: Folder or URL that the card's paths are relative to.
@@ -59,9 +89,12 @@ def opener(root: str, card: Card, source: Source) -> Opener:
     """
     root = storage.absolute(root)
     paths = [file.path for file in card.files.values()]
-    if isinstance(source, TableSource):
+    if isinstance(source, NamesFiles):
         paths += source.paths()
     digest = hashlib.sha256(repr(card).encode())
+    if card.source_class() is not None:
+        digest.update(dotted_path.version_of(type(source)).encode())
     for path, stamp in zip(paths, storage.stamps([storage.join(root, path) for path in paths]), strict=True):
         digest.update(f"{path}\n{stamp}\n".encode())
-    return Opener(partial(open_source, root, card.verified()), digest.hexdigest())
+    # The source is open here, so its code is trusted.
+    return Opener(partial(open_source, root, card.verified(), trust_code=True), digest.hexdigest())

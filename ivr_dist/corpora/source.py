@@ -104,6 +104,14 @@ def dropped_by(source: Source) -> Sequence[Dropped]:
     return source.dropped() if isinstance(source, DropsSamples) else ()
 
 
+@runtime_checkable
+class NamesFiles(Protocol):
+    """A source that reads files which the card does not list, such as those that a table names."""
+
+    def paths(self) -> Sequence[str]:
+        """Their paths, relative to the folder that is packed."""
+
+
 @dataclass(frozen=True)
 class Opener:
     """Opens the same corpus in another process; can be pickled."""

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from ivr_dist.data.batches.batch import Batch
 from ivr_dist.errors import CorruptDataError
 from ivr_dist.evaluation import metrics
+from ivr_dist.evaluation.metric import Metric
+from ivr_dist.evaluation.registry import score_extra
 from ivr_dist.model.spec import IVROutput
 from ivr_dist.runtime import collectives
 from ivr_dist.shards.specs import TaskSpec
@@ -92,8 +94,16 @@ def _joined(parts: list[_Part], samples: int) -> Predictions:
     )
 
 
-def score(predictions: Predictions, corpus: str, tasks: Mapping[str, TaskSpec]) -> Metrics:
-    """All metrics of method section 4.
+def score(
+    predictions: Predictions, corpus: str, tasks: Mapping[str, TaskSpec], extra: Mapping[str, Metric] | None = None
+) -> Metrics:
+    """All metrics of method section 4, and further ones.
+
+    Args:
+        predictions: The scored split.
+        corpus: Name of the corpus.
+        tasks: What is predicted, by name.
+        extra: The metrics of `eval.metrics`, by name.
 
     Returns:
         By name: `corpus/metric`, or `corpus/task/metric` where the corpus has several tasks. A metric that is not
@@ -103,7 +113,8 @@ def score(predictions: Predictions, corpus: str, tasks: Mapping[str, TaskSpec]) 
     for task, spec in tasks.items():
         prefix = metrics.prefix(corpus, task, tasks)
         rows = predictions.labelled[task]
-        values = metrics.score(spec, predictions.labels[task][rows], predictions.predictions[task][rows])
+        truth, predicted = predictions.labels[task][rows], predictions.predictions[task][rows]
+        values = metrics.score(spec, truth, predicted) | score_extra(extra or {}, spec, truth, predicted)
         for name, value in values.items():
             found[f"{prefix}/{name}"] = float(value) if np.isfinite(value) else None
     return found

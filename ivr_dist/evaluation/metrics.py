@@ -177,19 +177,20 @@ def weighted_accuracy(truth: Classes, prediction: Classes) -> float:
     return sum(recalls) / len(recalls) if recalls else math.nan
 
 
-def better(metric: str, new: float, best: float | None) -> bool:
+def better(metric: str, new: float, best: float | None, lower_is_better: Collection[str] = LOWER_IS_BETTER) -> bool:
     """Whether `new` improves on `best`, by the direction of the metric.
 
     Args:
         metric: Its name, with or without a path before it (`mosi/mae`).
         new: A value that is nan is never better.
         best: The best so far; None or nan when there is none.
+        lower_is_better: Names of the metrics, without a path, of which a smaller value is the better one.
     """
     if math.isnan(new):
         return False
     if best is None or math.isnan(best):
         return True
-    return new < best if metric.rpartition("/")[2] in LOWER_IS_BETTER else new > best
+    return new < best if metric.rpartition("/")[2] in lower_is_better else new > best
 
 
 def _rounded(values: Floats, limit: float) -> Classes:

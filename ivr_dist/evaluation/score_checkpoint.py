@@ -13,41 +13,45 @@ from ivr_dist.checkpoint import store, weights
 from ivr_dist.data.loader import Loader
 from ivr_dist.data.reading.shard_reader import ShardReader
 from ivr_dist.evaluation import evaluate
+from ivr_dist.evaluation.registry import configured_metrics
 from ivr_dist.runtime import collectives, device
 from ivr_dist.shards.manifest import Manifest
 from ivr_dist.units import parse_bytes
 
 
-def score_checkpoint(checkpoint: str, split_url: str, workers: int) -> evaluate.Metrics:
+def score_checkpoint(checkpoint: str, split_url: str, workers: int, *, trust_code: bool = False) -> evaluate.Metrics:
     """All metrics of a checkpoint on a packed split, each sample scored once.
 
     Args:
         checkpoint: The checkpoint's directory or URL.
         split_url: The packed split.
         workers: Processes that share the work; the result does not depend on it.
+        trust_code: Whether classes outside the package that the checkpoint names may be imported: the model, without
+            which it cannot be scored, and metrics, which are left out.
 
     Raises:
         CheckpointError: The checkpoint is not complete.
         DataError: The split is not there, or has other features or tasks than the model.
+        UserError: The checkpoint's model is a class outside the package that is not trusted or cannot be imported.
     """
     store.verify(checkpoint)
     if workers <= 1:
-        return _score(checkpoint, split_url)
+        return _score(checkpoint, split_url, trust_code)
     with tempfile.TemporaryDirectory(prefix="ivr-scoring-") as scratch:
-        spawn(_run_rank, (workers, scratch, checkpoint, split_url), nprocs=workers)  # type: ignore[no-untyped-call]
+        spawn(_run_rank, (workers, scratch, checkpoint, split_url, trust_code), nprocs=workers)  # type: ignore[no-untyped-call]
         found: evaluate.Metrics = storage.read_json(str(Path(scratch) / "metrics.json"))
         return found
 
 
-def _run_rank(rank: int, workers: int, scratch: str, checkpoint: str, split_url: str) -> None:
+def _run_rank(rank: int, workers: int, scratch: str, checkpoint: str, split_url: str, trust_code: bool) -> None:
     torch.set_num_threads(1)
     with collectives.group(f"{scratch}/store", rank, workers):
-        found = _score(checkpoint, split_url)
+        found = _score(checkpoint, split_url, trust_code)
         if rank == 0:
             storage.write_json(str(Path(scratch) / "metrics.json"), found)
 
 
-def _score(checkpoint: str, split_url: str) -> evaluate.Metrics:
+def _score(checkpoint: str, split_url: str, trust_code: bool) -> evaluate.Metrics:
     state = store.read_state(checkpoint)
     config = weights.stored_config(state, checkpoint)
     device.deterministic()
@@ -56,7 +60,7 @@ def _score(checkpoint: str, split_url: str) -> evaluate.Metrics:
         spec = weights.batch_spec(state, text, url=checkpoint)
     spec.check_split(manifest)
     where = device.training_device(collectives.rank())
-    model = weights.load_model(checkpoint, verified=True).to(where).eval()
+    model = weights.load_model(checkpoint, verified=True, trust_code=trust_code).to(where).eval()
     # Not by the checkpoint's `data`, whose disk cache and commands belong to where it was trained.
     reader = ShardReader(split_url, manifest, parse_bytes(config.data.cache_bytes))
     with Loader(
@@ -70,4 +74,10 @@ def _score(checkpoint: str, split_url: str) -> evaluate.Metrics:
         world=collectives.world_size(),
     ) as loader:
         predictions = evaluate.predict(model, loader.eval_batches(), manifest.samples, where)
-    return evaluate.score(predictions, manifest.corpus, manifest.tasks)
+    extra = configured_metrics(config) if trust_code else None
+    return evaluate.score(predictions, manifest.corpus, manifest.tasks, extra)
+
+
+def metrics_of_own_code(checkpoint: str) -> list[str]:
+    """Names of a checkpoint's metrics that are classes outside the package."""
+    return list(weights.stored_config(store.read_state(checkpoint), checkpoint).eval.metrics)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,6 +16,8 @@ from ivr_dist.config import Config
 from ivr_dist.data.batches.batch import Batch
 from ivr_dist.data.batches.collate import BatchSpec
 from ivr_dist.errors import UserError
+from ivr_dist.evaluation.metric import Metric
+from ivr_dist.evaluation.registry import configured_metrics
 from ivr_dist.inspection.existing_run import read_result
 from ivr_dist.model.spec import IVROutput
 from ivr_dist.run.attempts import lineage, read_attempts
@@ -38,6 +40,8 @@ class Model:
     spec: BatchSpec
     """Layout of batches, and the statistics by which features are standardised."""
     device: torch.device
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    """By name: the metrics of `eval.metrics`, where its code is trusted."""
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -60,15 +64,16 @@ class Model:
         return f"<model {name}: {', '.join(self.modalities)} -> {', '.join(self.tasks)}, on {self.device}>"
 
 
-def load(path: str, *, device: str | torch.device | None = None) -> Model:
+def load(path: str, *, device: str | torch.device | None = None, trust_code: bool = False) -> Model:
     """Build the model of a run or checkpoint, and put its weights in. Every byte is checked first.
 
     Args:
         path: Directory or URL of a checkpoint or a run; see `resolve_checkpoint`.
         device: Where the model goes; None: the GPU if there is one.
+        trust_code: Whether classes outside the package that the checkpoint names may be imported.
 
     Raises:
-        UserError: There is no model at `path`.
+        UserError: There is no model at `path`, or it is a class that is not trusted or cannot be imported.
         CheckpointError: The checkpoint is not complete, or damaged.
     """
     url = resolve_checkpoint(path)
@@ -78,8 +83,9 @@ def load(path: str, *, device: str | torch.device | None = None) -> Model:
     if device is None:
         device = "cuda" if device_module.available() else "cpu"
     target = torch.device(device)
-    module = weights.load_model(url, verified=True).to(target).eval()
-    return Model(url, weights.stored_config(state, url), module, spec, target)
+    module = weights.load_model(url, verified=True, trust_code=trust_code).to(target).eval()
+    config = weights.stored_config(state, url)
+    return Model(url, config, module, spec, target, configured_metrics(config) if trust_code else {})
 
 
 def resolve_checkpoint(path: str) -> str:

@@ -111,7 +111,7 @@ def predict_split(model: Model, split: PackedSplit | str) -> evaluate.Prediction
 def score_split(model: Model, split: PackedSplit | str) -> evaluate.Metrics:
     """All metrics of a model on a packed split, equal to those of `ivr-dist evaluate`; errors as `predict_split`."""
     manifest = split.manifest if isinstance(split, PackedSplit) else Manifest.load(split)
-    return evaluate.score(predict_split(model, split), manifest.corpus, manifest.tasks)
+    return evaluate.score(predict_split(model, split), manifest.corpus, manifest.tasks, model.metrics)
 
 
 def _predict_samples(model: Model, samples: Sequence[Sample | Arrays]) -> evaluate.Predictions:

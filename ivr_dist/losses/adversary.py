@@ -1,4 +1,7 @@
-"""Adversary: invariant codes should not give their modality away, private codes should (additive-margin softmax)."""
+"""Modality adversary: a discriminator tells modalities apart by their private codes, and not by the invariant ones.
+
+Additive-margin softmax over the cosines of a discriminator behind a gradient reversal.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,31 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ivr_dist.common.modalities import MODALITIES
+from ivr_dist.data.batches.batch import Batch
+from ivr_dist.losses.term import BuiltInTerm, MicroStep, Share
 from ivr_dist.model.numerics import at_least_float32
+from ivr_dist.model.spec import IVROutput
 
 PENALTY = 0.01
 """Weight of the class weights' squared norm, once for the shared and once for the private codes."""
+
+
+class AdversaryTerm(BuiltInTerm):
+    """Mean over the pairs of a sample and a modality it has, with the penalty of the discriminator's weights."""
+
+    name = "adversary"
+    section = "loss.adversary"
+    needs = ("logits_shared", "logits_private", "class_penalty")
+
+    def compute(self, output: IVROutput, batch: Batch, step: MicroStep) -> Share:
+        """The sum for both kinds of codes."""
+        present = {name: batch.modalities[name].present for name in output.logits_shared}
+        form = step.config.loss.adversary
+        both = adversary([output.logits_shared, output.logits_private], present, form.scale, form.margin)
+        # The penalty does not depend on the batch: each rank and micro-step brings an equal share, empty ones too.
+        assert output.class_penalty is not None
+        penalty = 2 * PENALTY * output.class_penalty / (step.world * step.layout.accumulation)
+        return Share(both, step.counts.codes, penalty)
 
 
 def adversary(

@@ -1,6 +1,6 @@
-"""Consistency: the invariant codes of all modalities should have the same distribution.
+"""Consistency: central moment discrepancy between the distributions of the modalities' invariant codes.
 
-Central moment discrepancy (Zellinger et al. 2017): ||E x - E y|| + sum over k = 2..K of ||E(x - Ex)^k - E(y - Ey)^k||,
+Zellinger et al. 2017: ||E x - E y|| + sum over k = 2..K of ||E(x - Ex)^k - E(y - Ey)^k||,
 E over the samples of a group that have the modality. Groups are fixed runs of slots, and their moments are summed over
 the ranks that hold them, so the value depends neither on the world size nor on how a batch is accumulated.
 """
@@ -13,8 +13,31 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from ivr_dist.losses.step_counts import over
+from ivr_dist.data.batches.batch import Batch
+from ivr_dist.losses.term import BuiltInTerm, MicroStep, Share
 from ivr_dist.model.numerics import at_least_float32
+from ivr_dist.model.spec import IVROutput
+
+
+class ConsistencyTerm(BuiltInTerm):
+    """Mean over pairs of modalities and groups of slots; every rank computes the same value."""
+
+    name = "consistency"
+    section = "loss.consistency"
+    needs = ("pooled_shared",)
+    replicated = True
+
+    def compute(self, output: IVROutput, batch: Batch, step: MicroStep) -> Share:
+        """The weighted sum over pairs and groups."""
+        return consistency(
+            torch.stack(list(output.pooled_shared.values())),
+            torch.stack([batch.modalities[name].present for name in output.pooled_shared]),
+            step.groups(batch),
+            step.group_codes(),
+            step.counts.group_codes,
+            step.config.loss.consistency.moments,
+            step.all_reduce,
+        )
 
 
 def consistency(
@@ -25,7 +48,7 @@ def consistency(
     step_counts: Tensor,
     moments: int,
     all_reduce: Callable[[Tensor], Tensor],
-) -> Tensor:
+) -> Share:
     """One micro-step's share of the discrepancy; every rank gets the same value.
 
     Args:
@@ -38,8 +61,8 @@ def consistency(
         all_reduce: Differentiable sum over ranks.
 
     Returns:
-        The mean over pairs of modalities and groups of the step, weighted by the smaller of the pair's two counts;
-        pairs with a count below 2 drop out (method 3b.4). Scalar, float32 at least.
+        The sum over pairs of modalities and groups, weighted by the smaller of the pair's two counts, to be divided by
+        the step's sum of these weights; pairs with a count below 2 drop out (method 3b.4). Float32 at least.
     """
     pooled = at_least_float32(pooled)
     keep = present[..., None].to(pooled.dtype)
@@ -55,7 +78,7 @@ def consistency(
     weights = _pair_weights(micro_counts, first.cpu(), second.cpu()).to(pooled.device, pooled.dtype)
     total = _pair_weights(step_counts, first.cpu(), second.cpu()).sum()
     distance = _norm(mean[first] - mean[second]) + _norm(central[:, first] - central[:, second]).sum(dim=0)
-    return over((weights * distance).sum(), total)
+    return Share((weights * distance).sum(), total)
 
 
 def _group_sum(values: Tensor, group: Tensor, groups: int) -> Tensor:

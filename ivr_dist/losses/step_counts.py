@@ -1,13 +1,14 @@
-"""What a step's global batch holds: the counts that every term is divided by.
+"""Counts over a step's global batch: the normalizers that every loss term is divided by.
 
-They come from the batches that were fetched, on all ranks, before the first forward pass (method 3b.2), so that a term
-divided by them means the same however the batch is spread.
+They are summed over the batches of all ranks before the first forward pass (method 3b.2), so that a term divided by
+them means the same however the batch is spread over ranks and micro-steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ class StepLayout:
     """Slots G."""
     accumulation: int
     """Micro-steps A; each holds whole groups."""
+    # decision 035
     group: int
     """Consecutive slots whose batch statistics are taken together; A * group divides G."""
 
@@ -42,7 +44,7 @@ class StepCounts:
     """Counts over the global batch of one step, equal on all ranks; whole numbers.
 
     Those that terms are divided by are float64 scalars on the host: numbers of Python would be constants of a compiled
-    loss, which would be compiled anew at every step.
+    loss, which would be recompiled at every step.
     """
 
     samples: float
@@ -56,6 +58,8 @@ class StepCounts:
     """Labelled samples by task."""
     group_codes: Tensor
     """[groups, modalities] float64, samples with at least one valid step."""
+    extra: dict[str, Tensor] = field(default_factory=dict)
+    """Counts of the terms of `loss.extra`, by name."""
 
     @property
     def codes(self) -> Tensor:
@@ -64,11 +68,17 @@ class StepCounts:
 
     @classmethod
     def from_vector(
-        cls, vector: Tensor, layout: StepLayout, modalities: Collection[str], tasks: Collection[str]
+        cls,
+        vector: Tensor,
+        layout: StepLayout,
+        modalities: Collection[str],
+        tasks: Collection[str],
+        extra: Collection[str] = (),
     ) -> StepCounts:
         """Unpack what `local_counts` packed, after the sum over ranks."""
         m, t = len(modalities), len(tasks)
-        head, steps, pairs, labels, codes = torch.split(vector, [2, m, m, t, layout.groups * m])
+        sizes = [2, m, m, t, layout.groups * m, len(extra)]
+        head, steps, pairs, labels, codes, further = torch.split(vector, sizes)
         return cls(
             samples=float(head[0]),
             nonfinite=float(head[1]),
@@ -76,6 +86,7 @@ class StepCounts:
             pairs=dict(zip(modalities, pairs.unbind(), strict=True)),
             labels=dict(zip(tasks, labels.unbind(), strict=True)),
             group_codes=codes.view(layout.groups, m),
+            extra=dict(zip(extra, further.unbind(), strict=True)),
         )
 
 
@@ -84,10 +95,35 @@ def over(total: Tensor, count: Tensor) -> Tensor:
     return total / count.clamp(min=1).to(total.dtype)
 
 
+def nonzero_counts(counts: Iterable[Tensor]) -> Tensor:
+    """How many of some counts are not 0, a scalar."""
+    return torch.stack(list(counts)).count_nonzero()
+
+
+class Counts(Protocol):
+    """A term's own count; see `Term.count`."""
+
+    def count(self, batch: Batch) -> float:
+        """What a micro-batch adds to it."""
+
+
 def local_counts(
-    batches: Sequence[Batch], layout: StepLayout, modalities: Collection[str], tasks: Collection[str]
+    batches: Sequence[Batch],
+    layout: StepLayout,
+    modalities: Collection[str],
+    tasks: Collection[str],
+    extra: Mapping[str, Counts] | None = None,
 ) -> Tensor:
-    """This rank's counts over all its micro-batches of a step, as one float64 vector on the host."""
+    """This rank's counts over all its micro-batches of a step, as one float64 vector on the host.
+
+    Args:
+        batches: The micro-batches.
+        layout: Groups and micro-steps.
+        modalities: Their names.
+        tasks: Their names.
+        extra: Terms of `loss.extra` by name, each with a count of its own.
+    """
+    # One vector, summed over the ranks in one all-reduce before the forward pass: decision 008.
     codes = torch.zeros(layout.groups, len(modalities), dtype=torch.float64)
     samples = nonfinite = 0.0
     steps, pairs, labels = dict.fromkeys(modalities, 0), dict.fromkeys(modalities, 0), dict.fromkeys(tasks, 0.0)
@@ -105,4 +141,6 @@ def local_counts(
         for task in tasks:
             labels[task] += float(batch.label_mask[task].sum())
     numbers = [samples, nonfinite, *steps.values(), *pairs.values(), *labels.values()]
-    return torch.cat([torch.tensor(numbers, dtype=torch.float64), codes.flatten()])
+    further = [sum(term.count(batch) for batch in batches) for term in (extra or {}).values()]
+    parts = [torch.tensor(numbers, dtype=torch.float64), codes.flatten(), torch.tensor(further, dtype=torch.float64)]
+    return torch.cat(parts)

@@ -1,4 +1,4 @@
-"""Sequential variation regularization: codes should vary little from step to step."""
+"""Sequential variation regularization (SVR): codes should vary little from step to step."""
 
 from __future__ import annotations
 
@@ -8,10 +8,69 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ivr_dist.losses.step_counts import over
+from ivr_dist.config import Config
+from ivr_dist.data.batches.batch import Batch
+from ivr_dist.losses.step_counts import StepCounts, nonzero_counts, over
+from ivr_dist.losses.term import BuiltInTerm, MicroStep, Share
 from ivr_dist.model.numerics import at_least_float32
+from ivr_dist.model.spec import IVROutput
 
 _EPSILON = 1e-10
+
+
+class SvrTerm(BuiltInTerm):
+    """SVR of each sample, by modality.
+
+    The shares add up to the mean over the chosen modalities that have neighbouring steps at all.
+    """
+
+    name = "svr"
+    section = "loss.svr"
+    needs = ("shared", "private")
+
+    def compute(self, output: IVROutput, batch: Batch, step: MicroStep) -> dict[str, Share]:
+        """One share a modality."""
+        chosen, varying = _regularized(output, step.counts, step.config)
+        form, shares = step.config.svr, {}
+        for name, codes in chosen.items():
+            total = variation(codes, batch.modalities[name].pairs, form.kind, form.temperature)
+            shares[name] = Share(over(total, step.counts.pairs[name]), varying)
+        return shares
+
+
+class GroupSvrTerm(SvrTerm):
+    """SVR of the mean over each group of slots (`svr.over: batch`), by modality; every rank gets the same values."""
+
+    replicated = True
+
+    def compute(self, output: IVROutput, batch: Batch, step: MicroStep) -> dict[str, Share]:
+        """One share a modality."""
+        chosen, varying = _regularized(output, step.counts, step.config)
+        columns = {name: column for column, name in enumerate(batch.modalities)}
+        return {
+            name: Share(
+                divergence_of_groups(
+                    [code.view(*batch.modalities[name].mask.shape, code.shape[-1]) for code in codes],
+                    step.groups(batch),
+                    step.group_codes()[:, columns[name]],
+                    step.counts.group_codes[:, columns[name]].sum(),
+                    step.config.svr.temperature,
+                    step.all_reduce,
+                ),
+                varying,
+            )
+            for name, codes in chosen.items()
+        }
+
+
+def _regularized(output: IVROutput, counts: StepCounts, config: Config) -> tuple[dict[str, list[Tensor]], Tensor]:
+    """Codes by modality that SVR acts on, and how many of these modalities have neighbouring steps."""
+    codes: dict[str, list[Tensor]] = {
+        name: [getattr(output, code)[name] for code in config.svr.codes]
+        for name in output.shared
+        if name in config.svr.modalities
+    }
+    return codes, nonzero_counts(counts.pairs[name] for name in codes)
 
 
 def variation(codes: Sequence[Tensor], pairs: Tensor, kind: str, temperature: float) -> Tensor:

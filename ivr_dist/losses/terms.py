@@ -1,4 +1,4 @@
-"""All terms of one micro-step, and the sum that goes into backward.
+"""The loss of one micro-step: all its terms, and their weighted sum that goes into backward.
 
 R ranks, A micro-steps. DeepSpeed averages gradients over ranks and divides by A, so a term that is a local sum over a
 global count is multiplied by R * A, and one that every rank computes alike from reduced moments by A only
@@ -7,20 +7,17 @@ global count is multiplied by R * A, and one that every rank computes alike from
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from ivr_dist.config import Config, LossConfig
+from ivr_dist.config import Config
 from ivr_dist.data.batches.batch import Batch
-from ivr_dist.losses.adversary import PENALTY, adversary
-from ivr_dist.losses.consistency import consistency
-from ivr_dist.losses.step_counts import StepCounts, StepLayout, over
-from ivr_dist.losses.svr import divergence_of_groups, variation
-from ivr_dist.model.numerics import at_least_float32
+from ivr_dist.losses.registry import ConfiguredTerm, built_in_terms
+from ivr_dist.losses.step_counts import StepCounts, StepLayout
+from ivr_dist.losses.term import MicroStep, Share, Term
 from ivr_dist.model.spec import IVROutput
 
 CONSISTENCY = "consistency"
@@ -36,7 +33,7 @@ class LossTerms:
     """One micro-step's share of each term: over micro-steps and ranks they add up to the term of the global batch."""
 
     values: dict[str, Tensor]
-    """Scalars by name: `task/NAME`, `consistency`, `adversary`, `reconstruction`, `svr/MODALITY`."""
+    """Scalars by name: `task/NAME`, `consistency`, `adversary`, `reconstruction`, `svr/MODALITY`, `loss.extra`'s."""
     replicated: frozenset[str] = frozenset({CONSISTENCY})
     """Terms that every rank computes alike from moments summed over the ranks; the others are this rank's share."""
 
@@ -71,8 +68,9 @@ def loss_terms(
     micro: int,
     world: int,
     all_reduce: Callable[[Tensor], Tensor],
+    extra: Sequence[ConfiguredTerm] = (),
 ) -> LossTerms:
-    """Every term of one micro-step on one rank.
+    """Every term of one micro-step on one rank, without terms of the package that the model has no output for.
 
     Args:
         output: The model's output for `batch`.
@@ -83,124 +81,33 @@ def loss_terms(
         micro: Number of the micro-step, 0..A-1.
         world: Ranks R.
         all_reduce: Differentiable sum over ranks; called equally often on every rank.
+        extra: The terms of `loss.extra`.
     """
-    values = {f"task/{task}": _task(task, output, batch, counts, config.loss) for task in output.predictions}
-    values[CONSISTENCY] = _consistency(output, batch, counts, layout, config.loss, micro, all_reduce)
-    values["adversary"] = _adversary(output, batch, counts, layout, config.loss, world)
-    values["reconstruction"] = _reconstruction(output, counts)
-    if config.svr.over == "batch":
-        regularizer = _svr_of_groups(output, batch, counts, layout, config, micro, all_reduce)
-        return LossTerms(values | regularizer, frozenset({CONSISTENCY, *regularizer}))
-    return LossTerms(values | _svr(output, batch, counts, config))
+    step = MicroStep(micro, world, counts, layout, config, all_reduce)
+    values: dict[str, Tensor] = {}
+    replicated: list[str] = []
+    for term in built_in_terms(config):
+        if all(output.has(part) for part in term.needs):
+            _add(term.name, term, term.compute(output, batch, step), step, values, replicated)
+    for configured in extra:
+        _add(configured.name, configured.term, configured.compute(output, batch, step), step, values, replicated)
+    return LossTerms(values, frozenset(replicated))
 
 
-def _task(task: str, output: IVROutput, batch: Batch, counts: StepCounts, loss: LossConfig) -> Tensor:
-    """Mean over the labelled samples of the global batch."""
-    predicted, truth, mask = at_least_float32(output.predictions[task]), batch.labels[task], batch.label_mask[task]
-    if truth.dtype == torch.long:
-        errors = F.cross_entropy(predicted, truth, reduction="none")
-    elif loss.regression == "mse":
-        errors = (predicted - truth).square()
-    elif loss.regression == "mae":
-        errors = (predicted - truth).abs()
+def _add(
+    name: str,
+    term: Term,
+    computed: Tensor | Share | Mapping[str, Share],
+    step: MicroStep,
+    values: dict[str, Tensor],
+    replicated: list[str],
+) -> None:
+    """Put what a term computed among the values."""
+    if isinstance(computed, Mapping):
+        shares = {f"{name}/{part}": share for part, share in computed.items()}
     else:
-        errors = F.huber_loss(predicted, truth.to(predicted.dtype), reduction="none")
-    return over((errors * mask).sum(), counts.labels[task])
-
-
-def _consistency(
-    output: IVROutput,
-    batch: Batch,
-    counts: StepCounts,
-    layout: StepLayout,
-    loss: LossConfig,
-    micro: int,
-    all_reduce: Callable[[Tensor], Tensor],
-) -> Tensor:
-    first = micro * layout.micro_groups
-    return consistency(
-        torch.stack(list(output.pooled_shared.values())),
-        torch.stack([batch.modalities[name].present for name in output.pooled_shared]),
-        batch.slots // layout.group - first,
-        counts.group_codes[first : first + layout.micro_groups],
-        counts.group_codes,
-        loss.consistency.moments,
-        all_reduce,
-    )
-
-
-def _adversary(
-    output: IVROutput, batch: Batch, counts: StepCounts, layout: StepLayout, loss: LossConfig, world: int
-) -> Tensor:
-    present = {name: batch.modalities[name].present for name in output.logits_shared}
-    form = loss.adversary
-    both = adversary([output.logits_shared, output.logits_private], present, form.scale, form.margin)
-    # The penalty does not depend on the batch: each rank and micro-step brings an equal share, empty ones too.
-    penalty = 2 * PENALTY * output.class_penalty / (world * layout.accumulation)
-    return over(both, counts.codes) + penalty
-
-
-def _reconstruction(output: IVROutput, counts: StepCounts) -> Tensor:
-    """Mean squared error over valid steps and widths, mean over the modalities that the global batch has."""
-    errors = []
-    for name, target in output.encoded.items():
-        error = (
-            F.mse_loss(at_least_float32(output.reconstructed[name]), at_least_float32(target), reduction="sum")
-            / target.shape[-1]
-        )
-        errors.append(over(error, counts.steps[name]))
-    return over(torch.stack(errors).sum(), _nonzero(counts.steps.values()))
-
-
-def _svr(output: IVROutput, batch: Batch, counts: StepCounts, config: Config) -> dict[str, Tensor]:
-    """By modality, such that they add up to the mean over the chosen modalities that have neighbouring steps at all."""
-    chosen, varying = _regularized(output, counts, config)
-    terms = {}
-    for name, codes in chosen.items():
-        total = variation(codes, batch.modalities[name].pairs, config.svr.kind, config.svr.temperature)
-        terms[f"svr/{name}"] = over(over(total, counts.pairs[name]), varying)
-    return terms
-
-
-def _svr_of_groups(
-    output: IVROutput,
-    batch: Batch,
-    counts: StepCounts,
-    layout: StepLayout,
-    config: Config,
-    micro: int,
-    all_reduce: Callable[[Tensor], Tensor],
-) -> dict[str, Tensor]:
-    """The same of the mean over each group of slots; every rank gets the same values."""
-    chosen, varying = _regularized(output, counts, config)
-    first = micro * layout.micro_groups
-    samples = {name: counts.group_codes[:, column] for column, name in enumerate(batch.modalities)}
-    return {
-        f"svr/{name}": over(
-            divergence_of_groups(
-                [code.view(*batch.modalities[name].mask.shape, code.shape[-1]) for code in codes],
-                batch.slots // layout.group - first,
-                samples[name][first : first + layout.micro_groups],
-                samples[name].sum(),
-                config.svr.temperature,
-                all_reduce,
-            ),
-            varying,
-        )
-        for name, codes in chosen.items()
-    }
-
-
-def _regularized(output: IVROutput, counts: StepCounts, config: Config) -> tuple[dict[str, list[Tensor]], Tensor]:
-    """Codes by modality that SVR acts on, and how many of these modalities have neighbouring steps."""
-    codes: dict[str, list[Tensor]] = {
-        name: [getattr(output, code)[name] for code in config.svr.codes]
-        for name in output.shared
-        if name in config.svr.modalities
-    }
-    return codes, _nonzero(counts.pairs[name] for name in codes)
-
-
-def _nonzero(counts: Iterable[Tensor]) -> Tensor:
-    """How many of some counts are not 0, a scalar."""
-    return torch.stack(list(counts)).count_nonzero()
+        shares = {name: computed if isinstance(computed, Share) else Share(computed, step.counts.extra[name])}
+    for full_name, share in shares.items():
+        values[full_name] = share.value()
+        if term.replicated:
+            replicated.append(full_name)

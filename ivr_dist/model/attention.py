@@ -65,9 +65,9 @@ class Attention(nn.Module):
             stored = _projected(source, weights[1:])
             if carried is not None:
                 stored = torch.cat([stored, carried.to(stored.dtype)], dim=-1)
-            asked = query_layout.to_blocks(_projected(query, weights[:1]), self.heads)
-            kept = key_layout.to_blocks(stored, (2 if carried is None else 3) * self.heads)
-            parts = [(q, *torch.split(kv, self.heads)) for q, kv in zip(asked, kept, strict=True)]
+            queries = query_layout.to_blocks(_projected(query, weights[:1]), self.heads)
+            keys_values = key_layout.to_blocks(stored, (2 if carried is None else 3) * self.heads)
+            parts = [(q, *torch.split(kv, self.heads)) for q, kv in zip(queries, keys_values, strict=True)]
         mixed = [_attend(q, k, v, bias) for (q, k, *v), bias in zip(parts, key_layout.bias, strict=True)]
         own = query_layout.from_blocks([values[0] for values in mixed])
         along = own[:, :0] if carried is None else query_layout.from_blocks([values[1] for values in mixed])

@@ -1,37 +1,98 @@
-"""The fusion model: `build_model` makes it, `IVROutput` is what its forward returns."""
+"""Registry of models: builds a preset, or the class of `model.class`, with fresh weights."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 from torch import nn
 
+from ivr_dist.common import dotted_path
+from ivr_dist.common.dotted_path import ClassReference
 from ivr_dist.config import LossConfig, ModelConfig
+from ivr_dist.config.extensions import MODEL
+from ivr_dist.errors import ConfigError
+from ivr_dist.model.base import FusionModel
 from ivr_dist.model.ivr import IVRModel
 from ivr_dist.model.release import ReleaseModel
 from ivr_dist.model.spec import IVROutput, ModelSpec
 from ivr_dist.model.transformer import TransformerLayer
 from ivr_dist.model.word_encoder import WordEncoder
+from ivr_dist.planning.model_inputs import Reading
+from ivr_dist.shards.specs import TaskSpec
 
-__all__ = ["IVRModel", "IVROutput", "ModelSpec", "ReleaseModel", "build_model", "recompute_layers"]
+PRESETS: Mapping[str, type[IVRModel] | type[ReleaseModel]] = {"ivr": IVRModel, "release": ReleaseModel}
+"""Models of the package, by `model.preset`."""
 
 
-def build_model(config: ModelConfig, spec: ModelSpec, loss: LossConfig | None = None) -> IVRModel | ReleaseModel:
-    """A model with fresh weights, drawn from torch's global generator, but for a pretrained text encoder's.
+def build_model(config: ModelConfig, spec: ModelSpec, loss: LossConfig | None = None) -> FusionModel:
+    """Build a model with fresh weights from torch's global generator, except those of a pretrained text encoder.
 
     Args:
-        config: The preset and its sizes.
+        config: The preset and its sizes, or a class of the user's.
         spec: The data it is for.
-        loss: What the losses ask of the model: `adversary.reverse` and `reconstruction.per`.
+        loss: Settings of the losses that change a preset: `adversary.reverse` and `reconstruction.per`.
 
     Raises:
-        ConfigError: The pretrained text encoder cannot be used.
+        ConfigError: The pretrained text encoder or the user's class cannot be used.
     """
-    return (ReleaseModel if config.preset == "release" else IVRModel)(config, spec, loss or LossConfig())
+    if not config.class_:
+        return PRESETS[config.preset](config, spec, loss or LossConfig())
+    named = dotted_path.reference(config.class_, MODEL)
+    model: FusionModel = dotted_path.make(import_model(named), named, spec)
+    return model
 
 
 def recompute_layers(model: nn.Module) -> None:
-    """Have encoder layers, a pretrained encoder's too, keep their inputs only and compute the rest twice."""
+    """Have encoder layers, also a pretrained encoder's, keep their inputs only and compute their inside twice."""
     for part in model.modules():
         if isinstance(part, TransformerLayer):
             part.recompute = True
         if isinstance(part, WordEncoder):
             part.recompute()
+
+
+def import_model(named: ClassReference) -> type[FusionModel]:
+    """Import the class of a model and check it.
+
+    Raises:
+        ConfigError: It cannot be imported, is not derived from `FusionModel`, provides a part that no output has, or
+            takes other arguments.
+    """
+    kind: type[FusionModel] = dotted_path.import_class(named)
+    dotted_path.check_derived(kind, named, "a model", FusionModel)
+    if kind.forward is FusionModel.forward:
+        raise dotted_path.lacks(named, "a model", "forward")
+    parts = IVROutput.parts()
+    for part in kind.provides:
+        if part not in parts:
+            what = f"{named.path} provides {part}, which is no part of a model's output"
+            raise ConfigError(what, where=named.key, remedy=f"the parts are {', '.join(parts)}")
+    dotted_path.check_arguments(kind, named, positional=1)
+    return kind
+
+
+def unmet_needs(
+    kind: type[FusionModel], named: ClassReference, reading: Reading, tasks: Mapping[str, TaskSpec]
+) -> Iterator[ConfigError]:
+    """What a model needs that the data do not have.
+
+    Args:
+        kind: The model's class.
+        named: Where it is named.
+        reading: The modalities that are read, and why others are not.
+        tasks: What is to be predicted.
+    """
+    for name in kind.needs:
+        if name not in reading.used:
+            yield ConfigError(
+                f"{named.path} needs {name}, which is not read: {reading.unused.get(name, 'the data set has none')}",
+                where=named.key,
+                remedy="use data that have it, or another model",
+            )
+    for name, task in tasks.items():
+        if task.type not in kind.task_types:
+            yield ConfigError(
+                f"{named.path} cannot predict task {name}, a {task.type}",
+                where=named.key,
+                remedy=f"it predicts {', '.join(kind.task_types)}; use another model",
+            )

@@ -1,4 +1,4 @@
-"""Codes and what is asked of them: their modality, and their content."""
+"""Invariant and private codes of each step, the modality discriminator, and the reconstruction from the codes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def reconstructions(
         layers: By modality.
         shared: By modality: [N, H] of each step, or [B, H] time means.
         private: The same.
-        means_of: Where the steps belong, if the codes are time means; every step is given what its sample's mean gives.
+        means_of: Where the steps belong, if the codes are time means: each step gets the result of its sample's mean.
 
     Returns:
         By modality: [N, H] for each step.

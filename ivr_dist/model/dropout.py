@@ -1,9 +1,9 @@
-"""Dropout whose masks cost little on a CPU.
+"""Dropout with fast random masks on a CPU.
 
 Stock dropout draws a Bernoulli number for each value there, which takes longer than the matrix products around it. Here
 a value is dropped where random bits, read as a float32, lie at or below a threshold: one word decides about two values,
-and one comparison both decides and zeroes. Under `torch.compile` an operator of ours makes the mask from such bits,
-since the compiler's own numbers cost more still, and the compiler fuses the zeroing with what stands around it.
+and one comparison both decides and zeroes. Under `torch.compile` a custom operator makes the mask from such bits,
+since the compiler's own random numbers cost even more; the compiler fuses the zeroing with the operations around it.
 Elsewhere and in other precisions it is `F.dropout`.
 """
 
@@ -67,7 +67,7 @@ def drawn_seed() -> int:
 
 
 def compiled_seed() -> Tensor:
-    """The same inside of what is compiled: an int64 scalar, drawn anew at each step.
+    """A seed for `Bits` inside a compiled function: an int64 scalar, drawn again at each step.
 
     An operator that draws must be given one: calls of an operator with equal arguments become a single call.
     """
@@ -89,7 +89,7 @@ class Bits:
         return torch.from_numpy(self.words(count).view(np.float32)[: (count + 1) // 2])
 
     def words(self, count: int) -> npt.NDArray[np.uint64]:
-        """16 bits for each of `count` values."""
+        """16 random bits for each of `count` values."""
         return self._stream.random_raw((count + 3) // 4)
 
 
@@ -100,7 +100,7 @@ class _Seed(ISeedSequence):
         self.words = np.array([seed, 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9], dtype=np.uint64)
 
     def generate_state(self, n_words: int, dtype: Any = np.uint32) -> npt.NDArray[np.uint64]:
-        """The three words of a state, the only ones that are asked for."""
+        """The three words of SFC64's state."""
         assert n_words == len(self.words) and dtype is np.uint64
         return self.words
 
@@ -136,7 +136,7 @@ def zero_below(x: Tensor, bits: Tensor, threshold: float) -> None:
 
 
 def drop(x: Tensor, bits: Tensor, rate: float) -> Tensor:
-    """Set the values of contiguous `x` that `Bits` decide against to 0, in place."""
+    """Set the values of contiguous `x` that the bits of `Bits.draw` drop to 0, in place."""
     threshold, values = drop_threshold(rate), x.view(-1)
     first, second = values.tensor_split((len(bits),))
     zero_below(first, bits, threshold)

@@ -1,4 +1,4 @@
-"""From one modality's input to its encoded steps U."""
+"""Modality encoder: features or token ids of one modality to its encoded steps U."""
 
 from __future__ import annotations
 

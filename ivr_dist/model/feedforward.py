@@ -1,4 +1,4 @@
-"""The feed-forward part of a transformer layer: Linear, ReLU, dropout, Linear.
+"""Feed-forward layer of a transformer: Linear, ReLU, dropout, Linear.
 
 On a CPU the memory traffic between these four costs more than their matrix products do, stock dropout alone as much as
 two of them. There a training step runs by oneDNN over blocks of rows that stay in cache, and draws its dropout mask as
@@ -82,10 +82,10 @@ class _Blocks(torch.autograd.Function):
         (gradient,) = grad_outputs
         x, widen, narrow, *hidden = ctx.saved_tensors
         if torch.compiler.is_compiling():
-            found = _backward_operator(gradient, x, widen, narrow, hidden[0], ctx.rate)
+            gradients = _backward_operator(gradient, x, widen, narrow, hidden[0], ctx.rate)
         else:
-            found = _backward(gradient, x, widen, narrow, hidden, ctx.rate)
-        return *found, gradient.sum(dim=0), None, None
+            gradients = _backward(gradient, x, widen, narrow, hidden, ctx.rate)
+        return *gradients, gradient.sum(dim=0), None, None
 
 
 def _forward(
@@ -117,8 +117,8 @@ def _backward(
         inner = linear(upper, narrow.t())
         # Where a hidden value is 0, whether by ReLU or by dropout, nothing comes back.
         zero_below(inner, block, 0.0)
-        found = weight_gradient(inner, rows), inner.sum(dim=0), weight_gradient(upper, block)
-        sums = tuple(a.add_(b) for a, b in zip(sums, found, strict=True)) if to_x else found
+        block_sums = weight_gradient(inner, rows), inner.sum(dim=0), weight_gradient(upper, block)
+        sums = tuple(a.add_(b) for a, b in zip(sums, block_sums, strict=True)) if to_x else block_sums
         to_x.append(linear(inner, widen.t()))
     to_widen, to_widen_bias, to_narrow = sums
     return _joined(to_x), to_widen, to_widen_bias, to_narrow

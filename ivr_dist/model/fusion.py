@@ -1,4 +1,4 @@
-"""Fusion: text asks, the other modalities answer, and a gate driven by the invariant codes lets the answers in.
+"""Fusion: cross attention from text to the other modalities, whose results pass a gate driven by the invariant codes.
 
 Modalities need not share a time axis. The gate compares the invariant codes of text and of modality m at each text
 step; those of m are brought to the text's steps by the weights of the cross attention itself, head by head. Where both
@@ -53,7 +53,7 @@ class Gate(nn.Module):
 
 
 class Placeholder(nn.Module):
-    """The learned codes of the step that asks for samples without text."""
+    """The learned codes of the query step of samples without text."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""One prediction for each task from the fused vector of a sample."""
+"""Task heads: a prediction for each task from the fused vector of a sample."""
 
 from __future__ import annotations
 

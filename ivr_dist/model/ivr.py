@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.config import LossConfig, ModelConfig
 from ivr_dist.data.batches.batch import Batch
+from ivr_dist.model.base import FusionModel
 from ivr_dist.model.codes import Code, Discriminator, codes_of_all, discriminate, pooled_codes, reconstructions
 from ivr_dist.model.dropout import dropout_rates
 from ivr_dist.model.encoder import ModalityEncoder
@@ -20,7 +21,7 @@ from ivr_dist.model.spec import IVROutput, ModelSpec
 from ivr_dist.model.word_encoder import WordEncoder
 
 
-class IVRModel(nn.Module):
+class IVRModel(FusionModel):
     """Encoders, codes, discriminator, reconstruction, fusion and task heads.
 
     Every parameter takes part in every forward pass, also for an empty batch or a modality that all samples miss: ranks
@@ -34,6 +35,8 @@ class IVRModel(nn.Module):
     Raises:
         ConfigError: The pretrained text encoder cannot be loaded, or has fewer layers than are to be trained.
     """
+
+    provides = IVROutput.parts()
 
     def __init__(self, config: ModelConfig, spec: ModelSpec, loss: LossConfig) -> None:
         super().__init__()

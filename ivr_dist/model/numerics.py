@@ -1,4 +1,4 @@
-"""Numerics that several parts of the model share: precision of sums, norms, gradient reversal."""
+"""Numerics of the model: precision of sums, unit norms, gradient reversal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """The same numbers in float32 at least: sums and norms lose too much in less."""
+    """Convert to float32 unless it is float32 or float64: sums and norms lose too much precision in half types."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 

@@ -1,7 +1,9 @@
-"""Building blocks. Shapes: B samples, T places of a padded sequence, N valid steps of a batch, H features.
+"""Flat storage of padded sequences: which steps are valid, and where each belongs.
 
-Work per step runs on the valid steps alone, laid out flat as [N, H]; only attention and recurrence see them padded. All
-shapes follow from those of the batch, never from its values.
+Shapes: B samples, T positions of a padded sequence, N valid steps of a batch, H features.
+
+Layers that act on single steps run on the valid steps alone, stored flat as [N, H]; only attention and recurrence need
+them padded. All shapes follow from those of the batch, never from its values, so a compiled model is not recompiled.
 """
 
 from __future__ import annotations
@@ -20,25 +22,25 @@ from ivr_dist.model.numerics import at_least_float32
 
 @dataclass(frozen=True)
 class SequenceLayout:
-    """Where N flat steps belong in B padded sequences of T >= 1 places.
+    """Where N flat steps belong in B padded sequences of T >= 1 positions.
 
-    The valid steps of a sample move to its front, so padding has no influence wherever it stands.
+    The valid steps of a sample move to its front, so the location of the padding has no influence.
     """
 
     sample: Tensor
     """[N] int64, the sample of each step."""
     position: Tensor
     """[N] int64, its number among the sample's steps, from 0."""
-    place: Tensor
-    """[N] int64, its place in the flattened [B * T]."""
+    flat_index: Tensor
+    """[N] int64, its index in the flattened [B * T]."""
     counted: Tensor
-    """[N] bool, false for a placeholder that stands in for nothing (see `query_steps`)."""
+    """[N] bool, false for a placeholder that is not used (see `query_steps`)."""
     mask: Tensor
-    """[B, T] bool, places of the counted steps."""
+    """[B, T] bool, positions of the counted steps."""
     blocks: Blocks
     """Samples of similar length together, for attention."""
-    block_place: Tensor
-    """[N] int64, the place of each step when block follows block."""
+    block_index: Tensor
+    """[N] int64, the index of each step in the concatenation of all blocks."""
     lengths: Tensor = field(init=False)
     """[B] int64, counted steps of each sample."""
     present: Tensor = field(init=False)
@@ -46,16 +48,16 @@ class SequenceLayout:
     bias: tuple[Tensor, ...] = field(init=False)
     """By block: [b, t] float32, 0 for keys that attention may use, else -inf; 0 for all where no step is counted."""
     _cuts: dict[int, Tensor] = field(init=False, default_factory=dict)
-    """By number of parts that a step is cut into: what `_places` found."""
+    """Cache of `_block_indices`, by number of parts that a step is cut into."""
 
     def __post_init__(self) -> None:
         # Set here, since a cached property takes a lock, which breaks the graph of torch.compile.
         lengths = self.mask.sum(dim=1)
         object.__setattr__(self, "lengths", lengths)
         object.__setattr__(self, "present", lengths > 0)
-        counted = self.mask.flatten().index_select(0, self.place)
+        counted = self.mask.flatten().index_select(0, self.flat_index)
         keys = torch.zeros(sum(self._sizes()), dtype=torch.bool, device=counted.device)
-        keys.index_copy_(0, self.block_place, counted)
+        keys.index_copy_(0, self.block_index, counted)
         parts = zip(torch.split(keys, self._sizes()), self.blocks.shapes, strict=True)
         object.__setattr__(self, "bias", tuple(_bias(part.view(shape)) for part, shape in parts))
 
@@ -70,28 +72,28 @@ class SequenceLayout:
         return cls(
             sample=part.sample,
             position=position,
-            place=part.sample * width + position,
+            flat_index=part.sample * width + position,
             counted=torch.ones_like(part.sample, dtype=torch.bool),
             mask=torch.arange(width, device=rows.device) < part.mask.sum(dim=1, keepdim=True),
             blocks=part.blocks,
-            block_place=part.blocks.start.index_select(0, part.sample) + 1 + position,
+            block_index=part.blocks.start.index_select(0, part.sample) + 1 + position,
         )
 
     def pad(self, steps: Tensor) -> Tensor:
         """[N, ...] to [B, T, ...], zeros in the padding."""
         batch, width = self.mask.shape
-        padded = steps.new_zeros(batch * width, *steps.shape[1:]).index_copy_(0, self.place, steps)
+        padded = steps.new_zeros(batch * width, *steps.shape[1:]).index_copy_(0, self.flat_index, steps)
         return padded.view(batch, width, *steps.shape[1:])
 
     def unpad(self, padded: Tensor) -> Tensor:
         """[B, T, ...] to [N, ...]."""
-        return padded.flatten(0, 1).index_select(0, self.place)
+        return padded.flatten(0, 1).index_select(0, self.flat_index)
 
     def to_blocks(self, steps: Tensor, parts: int) -> list[Tensor]:
         """[N, parts * d] to [parts, b, t, d] by block, zeros in the padding."""
         width, sizes = steps.shape[1] // parts, self._sizes()
         padded = steps.new_zeros(parts * sum(sizes), width)
-        padded.index_copy_(0, self._places(parts), steps.reshape(len(steps) * parts, width))
+        padded.index_copy_(0, self._block_indices(parts), steps.reshape(len(steps) * parts, width))
         blocks = zip(torch.split(padded.view(parts, sum(sizes), width), sizes, dim=1), self.blocks.shapes, strict=True)
         return [block.view(parts, *shape, width) for block, shape in blocks]
 
@@ -100,18 +102,18 @@ class SequenceLayout:
         flat = [block.flatten(1, 2) for block in padded]
         joined = flat[0] if len(flat) == 1 else torch.cat(flat, dim=1)
         parts, _, width = joined.shape
-        steps = joined.flatten(0, 1).index_select(0, self._places(parts))
+        steps = joined.flatten(0, 1).index_select(0, self._block_indices(parts))
         return steps.view(len(self.sample), parts * width)
 
     def _sizes(self) -> list[int]:
-        """Places of each block."""
-        return [samples * places for samples, places in self.blocks.shapes]
+        """Padded steps of each block."""
+        return [samples * length for samples, length in self.blocks.shapes]
 
-    def _places(self, parts: int) -> Tensor:
-        """[N * parts] int64: where each part of each step stands when all of one part come before those of the next."""
+    def _block_indices(self, parts: int) -> Tensor:
+        """[N * parts] int64: index of each part of each step, all of one part before those of the next."""
         if parts not in self._cuts:
-            first = sum(self._sizes()) * torch.arange(parts, device=self.block_place.device)
-            self._cuts[parts] = (self.block_place[:, None] + first).flatten()
+            first = sum(self._sizes()) * torch.arange(parts, device=self.block_index.device)
+            self._cuts[parts] = (self.block_index[:, None] + first).flatten()
         return self._cuts[parts]
 
     def total(self, steps: Tensor) -> Tensor:
@@ -131,9 +133,10 @@ def _bias(keys: Tensor) -> Tensor:
 
 
 def query_steps(layouts: Mapping[str, SequenceLayout]) -> SequenceLayout:
-    """The steps of text followed by one placeholder for each sample, which counts only where the sample has no text.
+    """Query steps: those of text, then one placeholder for each sample, which counts only where the sample has no text.
 
-    So every sample has a step that can ask the other modalities, whoever lacks text, at fixed shapes.
+    Every sample has a query for the cross attention in this way, also without text, at shapes that do not depend on
+    which samples lack it.
 
     Args:
         layouts: By modality; text may be absent.
@@ -147,20 +150,20 @@ def query_steps(layouts: Mapping[str, SequenceLayout]) -> SequenceLayout:
         return SequenceLayout(
             sample=rows,
             position=zeros,
-            place=rows,
+            flat_index=rows,
             counted=every,
             mask=every[:, None],
             blocks=replace(like.blocks, start=like.blocks.row, shapes=shapes),
-            block_place=like.blocks.row,
+            block_index=like.blocks.row,
         )
     width = text.mask.shape[1]
     missing = ~text.present
     return SequenceLayout(
         sample=torch.cat([text.sample, rows]),
         position=torch.cat([text.position, zeros]),
-        place=torch.cat([text.sample * (width + 1) + text.position, rows * (width + 1) + width]),
+        flat_index=torch.cat([text.sample * (width + 1) + text.position, rows * (width + 1) + width]),
         counted=torch.cat([text.counted, missing]),
         mask=torch.cat([text.mask, missing[:, None]], dim=1),
         blocks=text.blocks,
-        block_place=torch.cat([text.block_place, text.blocks.start]),
+        block_index=torch.cat([text.block_index, text.blocks.start]),
     )

@@ -16,17 +16,17 @@ _TABLE = 64
 
 def with_positions(steps: Tensor, layout: SequenceLayout) -> Tensor:
     """Add sinusoidal positions (Vaswani et al. 2017, section 3.5) to [N, H]; H must be even."""
-    places = _TABLE * -(-layout.mask.shape[1] // _TABLE)
+    length = _TABLE * -(-layout.mask.shape[1] // _TABLE)
     # The compiler looks through the cache, and says so.
     made = _positions.__wrapped__ if torch.compiler.is_compiling() else _positions
-    table: Tensor = made(places, steps.shape[1], steps.dtype, steps.device)
+    table: Tensor = made(length, steps.shape[1], steps.dtype, steps.device)
     return steps + table.index_select(0, layout.position)
 
 
 @lru_cache(maxsize=64)
-def _positions(places: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """[places, width] sines and cosines in turns."""
+def _positions(length: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[length, width] sines and cosines in turns."""
     wider = torch.promote_types(dtype, torch.float32)
     rate = torch.exp(torch.arange(0, width, 2, device=device, dtype=wider) * (-math.log(10_000.0) / width))
-    angle = torch.arange(places, device=device)[:, None] * rate
+    angle = torch.arange(length, device=device)[:, None] * rate
     return torch.stack([torch.sin(angle), torch.cos(angle)], dim=-1).flatten(1).to(dtype)

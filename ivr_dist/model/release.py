@@ -15,6 +15,7 @@ from ivr_dist.config import LossConfig, ModelConfig
 from ivr_dist.data.batches.batch import Batch
 from ivr_dist.errors import ConfigError
 from ivr_dist.model.attention import Attention
+from ivr_dist.model.base import FusionModel
 from ivr_dist.model.codes import Code, Discriminator, codes_of_all, discriminate, pooled_codes, reconstructions
 from ivr_dist.model.dropout import Dropout, dropout_rates
 from ivr_dist.model.feedforward import FeedForward
@@ -105,7 +106,7 @@ class Bilinear(nn.Module):
 
 
 class ReleaseFusion(nn.Module):
-    """All modalities to one vector a sample, [B, H]: text asks, audio and vision answer behind a gate of 0 or 1."""
+    """All modalities to one vector a sample, [B, H]: cross attention from text to the others, and a 0-1 gate."""
 
     def __init__(self, width: int, heads: int, rates: dict[str, float]) -> None:
         super().__init__()
@@ -146,7 +147,7 @@ class ReleaseFusion(nn.Module):
         return (soft > 0).to(soft.dtype) + 0 * soft
 
 
-class ReleaseModel(nn.Module):
+class ReleaseModel(FusionModel):
     """Encoders, codes, discriminator, reconstruction, fusion and task heads of the released code.
 
     Args:
@@ -157,6 +158,9 @@ class ReleaseModel(nn.Module):
     Raises:
         ConfigError: A modality is absent or given as tokens.
     """
+
+    provides = IVROutput.parts()
+    needs = MODALITIES
 
     def __init__(self, config: ModelConfig, spec: ModelSpec, loss: LossConfig) -> None:
         super().__init__()

@@ -1,9 +1,9 @@
-"""What a model is built for, and what it returns."""
+"""Interface of models: `ModelSpec`, the data that one is built for, and `IVROutput`, the result of a forward pass."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 
 from torch import Tensor
 
@@ -26,30 +26,44 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class IVROutput:
-    """One forward pass. B samples, N_m valid steps of modality m, h the hidden width, T_q query steps."""
+    """One forward pass. B samples, N_m valid steps of modality m, h the hidden width, T_q query steps.
+
+    Only predictions are required. A model leaves out what it has no counterpart of; losses that need it are then
+    refused before anything starts.
+    """
 
     predictions: Mapping[str, Tensor]
     """By task: [B] for a regression, [B, C] logits for a classification."""
-    encoded: Mapping[str, Tensor]
+    encoded: Mapping[str, Tensor] = field(default_factory=dict)
     """U, by modality: [N_m, h] encoded valid steps."""
-    shared: Mapping[str, Tensor]
+    shared: Mapping[str, Tensor] = field(default_factory=dict)
     """I, by modality: [N_m, h] modality-invariant codes in (0, 1)."""
-    private: Mapping[str, Tensor]
+    private: Mapping[str, Tensor] = field(default_factory=dict)
     """S, by modality: [N_m, h] modality-specific codes in (0, 1)."""
-    branch: Mapping[str, tuple[Tensor, Tensor]]
+    branch: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """By modality: shared and private codes once more, as identities that feed the fusion and nothing else."""
-    logits_shared: Mapping[str, Tensor]
+    logits_shared: Mapping[str, Tensor] = field(default_factory=dict)
     """By modality: [B, 3] cosines of the discriminator for the time mean of I, behind the gradient reversal."""
-    logits_private: Mapping[str, Tensor]
+    logits_private: Mapping[str, Tensor] = field(default_factory=dict)
     """By modality: [B, 3] cosines of the discriminator for the time mean of S."""
-    class_penalty: Tensor
+    class_penalty: Tensor | None = None
     """Scalar, squared Frobenius norm of the discriminator's class weights."""
-    pooled_shared: Mapping[str, Tensor]
+    pooled_shared: Mapping[str, Tensor] = field(default_factory=dict)
     """By modality: [B, h] time mean of I over valid steps, in float32 at least; 0 where the modality is missing."""
-    reconstructed: Mapping[str, Tensor]
+    reconstructed: Mapping[str, Tensor] = field(default_factory=dict)
     """R, by modality: [N_m, h] reconstruction of U from S + I of the same step, or, where `loss.reconstruction.per` is
     `pooled`, from their time means."""
-    gates: Mapping[str, Tensor]
+    gates: Mapping[str, Tensor] = field(default_factory=dict)
     """By modality other than text: [B, T_q] share of it let into each query step; 0 where it is missing."""
-    query_mask: Tensor
+    query_mask: Tensor | None = None
     """[B, T_q] bool, the query steps: those of text; in the last column a placeholder where the sample has no text."""
+
+    def has(self, part: str) -> bool:
+        """Whether a part was not left out."""
+        value = getattr(self, part)
+        return isinstance(value, Tensor) or bool(value)
+
+    @classmethod
+    def parts(cls) -> tuple[str, ...]:
+        """Names of all parts."""
+        return tuple(item.name for item in fields(cls))

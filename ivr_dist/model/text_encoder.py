@@ -1,4 +1,4 @@
-"""Pretrained text encoders: the only module that speaks Hugging Face transformers, an optional extra.
+"""Pretrained text encoders: the only module that imports Hugging Face transformers, an optional extra.
 
 Everything is loaded on demand, so that importing this costs nothing. A name is looked up on the hub or, with
 HF_HUB_OFFLINE=1, in its cache; code of a model is never run, and weights are read from safetensors or without pickles'
@@ -37,7 +37,7 @@ def local_folder(source: str) -> Path | None:
 
 
 def check_source(source: str) -> None:
-    """Make sure, without loading anything, that an encoder can be asked for.
+    """Check, without loading anything, that a pretrained encoder can be loaded.
 
     Args:
         source: Name on the hub, or a folder.
@@ -123,7 +123,7 @@ class TextEncoder:
         check_source(self.source)
         from transformers import AutoConfig
 
-        config = self._loaded(lambda: AutoConfig.from_pretrained(self._place, trust_remote_code=False))
+        config = self._loaded(lambda: AutoConfig.from_pretrained(self._origin, trust_remote_code=False))
         if getattr(config, "is_encoder_decoder", False) or getattr(config, "hidden_size", None) is None:
             raise ConfigError(
                 f"a model of type {config.model_type} is not a text encoder",
@@ -138,21 +138,21 @@ class TextEncoder:
         from transformers import AutoTokenizer
 
         # Byte-level tokenizers tell a word's start by the space before it, which words that come one by one lack.
-        found = self._loaded(
+        tokenizer = self._loaded(
             lambda: AutoTokenizer.from_pretrained(
-                self._place, config=config, add_prefix_space=True, trust_remote_code=False
+                self._origin, config=config, add_prefix_space=True, trust_remote_code=False
             )
         )
-        if not found.is_fast:
+        if not tokenizer.is_fast:
             raise ConfigError(
                 "the text encoder has no fast tokenizer, which tells the pieces of each word",
                 where=self.source,
                 remedy="give a folder with a tokenizer.json",
             )
-        return found
+        return tokenizer
 
     @property
-    def _place(self) -> str:
+    def _origin(self) -> str:
         return str(local_folder(self.source) or self.source)
 
     def tokenizer(self, note: Callable[[str], None] = lambda text: None) -> WordTokenizer:
@@ -161,14 +161,14 @@ class TextEncoder:
         Args:
             note: Told once, when the first text is cut.
         """
-        found, config = self._tokenizer, self._config
+        tokenizer, config = self._tokenizer, self._config
         rows = getattr(config, "max_position_embeddings", None) or _NO_LIMIT
         if any(kind in config.model_type for kind in _OFFSET_POSITIONS) and config.pad_token_id is not None:
             rows -= config.pad_token_id + 1
-        limit = min(rows, found.model_max_length)
-        padding = found.pad_token_id if found.pad_token_id is not None else 0
+        limit = min(rows, tokenizer.model_max_length)
+        padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         # A copy: the tokenizer that is saved with a checkpoint keeps its own settings.
-        backend = copy.deepcopy(found.backend_tokenizer)
+        backend = copy.deepcopy(tokenizer.backend_tokenizer)
         return WordTokenizer(backend, limit if limit < _NO_LIMIT else None, padding, note)
 
     def module(self, dropout: float | None) -> nn.Module:
@@ -191,7 +191,11 @@ class TextEncoder:
         if self.weights:
             model, about = self._loaded(
                 lambda: AutoModel.from_pretrained(
-                    self._place, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+                    self._origin,
+                    config=config,
+                    dtype=torch.float32,
+                    output_loading_info=True,
+                    trust_remote_code=False,
                 )
             )
             self._check_complete(about)
@@ -204,6 +208,7 @@ class TextEncoder:
 
     def files(self) -> Mapping[str, bytes]:
         """Config and tokenizer as files, from which `TextEncoder(folder, weights=False)` reads them back."""
+        # decision 016
         with tempfile.TemporaryDirectory(prefix="ivr-text-") as scratch:
             self._config.save_pretrained(scratch)
             self._tokenizer.save_pretrained(scratch)

@@ -1,4 +1,4 @@
-"""The transformer encoder layer."""
+"""Transformer encoder layer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class TransformerLayer(nn.Module):
     """Post-norm encoder layer (Vaswani et al. 2017) over each sample's counted steps."""
 
     recompute = False
-    """Whether what is inside is computed again in the backward pass instead of being kept."""
+    """Activation checkpointing: whether the inside is computed again in the backward pass instead of being kept."""
 
     def __init__(self, width: int, heads: int, feedforward: int, dropout: float) -> None:
         super().__init__()

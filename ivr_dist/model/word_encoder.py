@@ -1,4 +1,4 @@
-"""Words from a pretrained text encoder: the whole text goes through it, then the pieces of each word are averaged."""
+"""Word vectors from a pretrained text encoder: it reads the whole text, then the pieces of each word are averaged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ivr_dist.model.numerics import at_least_float32
 class WordEncoder(nn.Module):
     """A pretrained encoder and the mean over each word's pieces.
 
-    Parts that are not trained run without dropout also while training, so that they compute what they were trained to.
+    Frozen parts run without dropout, also while training, as they did when they were evaluated.
 
     Args:
         encoder: Takes `input_ids` and `attention_mask`, both [B, S], and returns hidden states [B, S, D] first.

@@ -59,9 +59,11 @@ class Where:
             yield RayTasks()
 
 
-def pack_card(root: str, card: Card, url: str, options: PackOptions, where: Where) -> PackSummary:
-    """Pack the files below `root` as `card` describes them; see `packing.pack.pack`."""
-    source = registry.open_source(root, card)
+def pack_card(
+    root: str, card: Card, url: str, options: PackOptions, where: Where, *, trust_code: bool = False
+) -> PackSummary:
+    """Pack the files below `root` as `card` describes them; see `packing.pack.pack` and `registry.open_source`."""
+    source = registry.open_source(root, card, trust_code=trust_code)
     opener = registry.opener(root, card, source)
     with where.worker_pool() as pool, bars() as progress:
         return pack(source, url, options, progress, opener=opener, pool=pool)

@@ -12,6 +12,7 @@ from ivr_dist.config.loading import Loaded
 from ivr_dist.errors import ConfigError, DataError, FaultsError, UserError, raise_together
 from ivr_dist.evaluation import metrics
 from ivr_dist.model.text_encoder import TextEncoder, check_source, local_folder
+from ivr_dist.orchestration.extension_check import extension_faults
 from ivr_dist.planning.label_check import check_labels
 from ivr_dist.planning.model_inputs import reading
 from ivr_dist.planning.plan import Plan, make_plan
@@ -40,6 +41,7 @@ def preflight(
         errors.append(ConfigError("data.train is empty", where="data.train", remedy="set it to a packed split"))
     if "train" in manifests:
         errors += _faults(config, manifests, [world, *others], loaded)
+    errors += extension_faults(config, manifests.get("train"))
     raise_together(errors, loaded.place if loaded else "")
     train = manifests["train"]
     return make_plan(config, train.samples, world, train.total_bytes), manifests
@@ -174,6 +176,11 @@ def _check_monitor(config: Config, valid: Manifest | None) -> None:
     if valid is None or not config.train.monitor:
         return
     known = [f"valid/{name}" for name in metrics.names(valid.corpus, valid.tasks)]
+    known += [
+        f"valid/{metrics.prefix(valid.corpus, task, valid.tasks)}/{name}"
+        for task in valid.tasks
+        for name in config.eval.metrics
+    ]
     monitor = f"valid/{config.train.monitor.removeprefix('valid/')}"
     if monitor not in known:
         raise ConfigError(

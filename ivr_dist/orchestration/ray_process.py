@@ -250,6 +250,7 @@ def _run_fit(job: Job, config: Config, handle: Any, kind: str, fit: _Fit) -> Non
                 "most_workers": run.most_workers,
                 "use_gpu": kind == "GPU",
                 "started": job.started,
+                "code_folder": os.getcwd(),
             },
             torch_config=TorchConfig(
                 backend=device.backend_with(gpus=kind == "GPU"), timeout_s=int(collectives.timeout_s(run.hang_after_s))

@@ -19,8 +19,9 @@ from urllib.parse import urlsplit
 import psutil
 
 from ivr_dist import storage
+from ivr_dist.common import dotted_path
 from ivr_dist.common.library_errors import describe, first_sentence, last_words
-from ivr_dist.config import Config
+from ivr_dist.config import Config, extensions
 from ivr_dist.config.loading import load_config
 from ivr_dist.errors import ConfigError, IvrError, UserError
 from ivr_dist.model.text_encoder import local_folder
@@ -74,7 +75,7 @@ def submit(
     root = project_root(Path.cwd())
     all_overrides = [*overrides, *absolute_paths(config, address)]
     _refuse_secrets(all_overrides)
-    check_package(root, Path(config_path).resolve())
+    check_package(root, Path(config_path).resolve(), code_files(config, root))
     entrypoint = ["python", "-m", "ivr_dist", "train", os.path.relpath(config_path, root), *all_overrides]
     with _cluster_errors(address):
         client = _connect(address)
@@ -224,12 +225,40 @@ def upload_files(root: Path) -> list[tuple[Path, int]]:
     return sorted(files)
 
 
-def check_package(root: Path, config_file: Path) -> None:
+def code_files(config: Config, root: Path) -> list[Path]:
+    """Files of the classes that a config names, as far as they are not installed: the job needs them.
+
+    Args:
+        config: The run's config.
+        root: The checkout, whose copy is the directory of the job's command.
+
+    Raises:
+        UserError: A class cannot be imported here, or the job would not find it.
+    """
+    files = []
+    for named in extensions.all_of(config):
+        kind = dotted_path.import_class(named)
+        file = dotted_path.source_file(kind)
+        if file is None:
+            continue
+        package = root.joinpath(*kind.__module__.split("."))
+        if file not in (package.with_suffix(".py"), package / "__init__.py"):
+            raise UserError(
+                f"the job would not find {kind.__module__}: it runs in a copy of {root} and looks for modules there",
+                where=f"{named.key}, {file}",
+                remedy=f"move {kind.__module__.partition('.')[0]} there, or install it here and on the cluster",
+            )
+        files.append(file)
+    return files
+
+
+def check_package(root: Path, config_file: Path, code: Sequence[Path] = ()) -> None:
     """Check that the upload is small enough and would run.
 
     Args:
         root: The checkout.
         config_file: The run's config, an absolute path.
+        code: Files of classes that the config names.
 
     Raises:
         UserError: It is too large, lacks a part of the package or the config, or its package cannot be imported.
@@ -251,6 +280,12 @@ def check_package(root: Path, config_file: Path) -> None:
             f"the upload would lack {len(missing)} files of the package, first {missing[0].relative_to(root)}",
             where=str(root),
             remedy="a pattern in .gitignore or .rayignore matches too much; anchor it with a leading /",
+        )
+    if lacking := [path for path in code if path not in uploaded]:
+        raise UserError(
+            "the code that the config names would not be uploaded",
+            where=str(lacking[0]),
+            remedy="put it into a folder that no ignore file names",
         )
     if config_file not in uploaded:
         raise UserError(

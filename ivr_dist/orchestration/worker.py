@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ivr_dist import storage
+from ivr_dist.common import dotted_path
 from ivr_dist.config import Config
 from ivr_dist.config.loading import from_dict
 from ivr_dist.errors import IvrError, UserError
@@ -40,6 +41,8 @@ def ray_entry(payload: dict[str, Any]) -> None:
     log_level.log_to_stderr()
     # Workers never call `ray.train.report`: checkpoints are the run's own. decision 001
     console = ChannelConsole(payload["channel"])
+    # Modules that the config names are imported from where the command was given, as the command imported them.
+    dotted_path.add_folder(payload["code_folder"])
     try:
         train(
             from_dict(payload["config"]),

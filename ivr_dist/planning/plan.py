@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from ivr_dist.config import Config
+from ivr_dist.config import Config, extensions
 from ivr_dist.config.lanes import default_delay, default_lanes
 from ivr_dist.errors import ConfigError, DataError, raise_together
 from ivr_dist.planning.deepspeed_config import deepspeed_config
@@ -236,7 +236,9 @@ def describe(
         rows.append(("checkpoints never deleted", f"every {plan.keep_every} steps"))
     model, text = config.model, config.model.text
     size = f", size {model.size}" if model.preset == "ivr" else ""
-    rows.append(("model", f"{model.preset}{size}, hidden {model.hidden}"))
+    foreign = extensions.model(config)
+    rows.append(("model", f"{model.preset}{size}, hidden {model.hidden}" if foreign is None else str(foreign)))
+    rows += extensions.rows(config)
     if text.pretrained:
         layers = text.trained_layers
         what = "trained" if layers is None else f"last {layers} layers trained" if layers else "not trained"

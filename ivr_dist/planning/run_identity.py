@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from ivr_dist.config import Config, Modality
+from ivr_dist.config import Config, Modality, extensions
 from ivr_dist.config.types import keys, value_of
 from ivr_dist.planning.model_inputs import reading, standardised
 from ivr_dist.planning.plan import data_order, total_steps
@@ -45,11 +45,11 @@ RULES = (
     Rule("identity", ("run.seed",), "given by `--seeds` where that is used"),
     Rule("identity", _in("data", "modalities standardize"), "of those the data set has"),
     Rule("identity", _in("data", "lanes shuffle_delay by_length"), "effective values"),
-    Rule("identity", _in("model", "preset hidden dropout input_dropout feature_dropout modality_dropout")),
+    Rule("identity", _in("model", "preset class hidden dropout input_dropout feature_dropout modality_dropout")),
     Rule("identity", _in("model.text", f"{_ENCODER} pretrained trained_layers dropout")),
     Rule("identity", (*_in("model.audio", _ENCODER), *_in("model.vision", _ENCODER))),
     Rule("identity", _in("model.fusion", "heads layers content gate positions pooling")),
-    Rule("identity", _in("loss", "tasks regression")),
+    Rule("identity", _in("loss", "tasks regression extra")),
     Rule("identity", _in("loss.consistency", "weight group moments"), "effective group"),
     Rule("identity", _in("loss.adversary", "weight scale margin reverse")),
     Rule("identity", (*_in("loss.reconstruction", "weight per"), *_in("loss.svr", "weight warmup decay"))),
@@ -61,8 +61,9 @@ RULES = (
     Rule("recipe", _in("train", "eval_every monitor patience select")),
     Rule("recipe", _in("train", "on_fault spike_factor rollback_steps max_faults")),
     Rule("recipe", _in("train", "accumulation max_micro_batch dtype compile"), "other rounding or dropout masks"),
+    Rule("recipe", ("eval.metrics",)),
     Rule("recipe", (*_in("data", "on_error max_skipped"), "deepspeed")),
-    Rule("free", _in("run", "dir threads resume audit max_failures wait_s resize_s hang_after_s")),
+    Rule("free", _in("run", "dir threads resume audit max_failures wait_s resize_s hang_after_s callbacks")),
     Rule("free", ("run.num_workers",), "but for dropout masks, which follow the workers"),
     Rule("free", _in("data", "prefetch cache_bytes disk_cache disk_cache_bytes reader pipe deadline_s verify")),
     Rule("free", ("model.size",), "the keys that it sets are compared"),
@@ -184,6 +185,8 @@ def _effective(config: Config, train: Manifest) -> dict[str, Any]:
         "svr.modalities": [name for name in get_args(Modality) if name in config.svr.modalities and name in used],
         "svr.codes": sorted(config.svr.codes),
         "loss.consistency.group": config.group,
+        "loss.extra": {name: extensions.normal_form(value) for name, value in config.loss.extra.items()},
+        "model.class": extensions.normal_form(config.model.class_),
         "loss.tasks": {task: weight for task, weight in config.loss.tasks.items() if weight != 1},
         "train.epochs": steps,
         "train.max_steps": steps,

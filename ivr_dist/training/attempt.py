@@ -37,10 +37,11 @@ from ivr_dist.run.paths import AUDIT, HISTORY, RunPaths
 from ivr_dist.runtime import collectives, device
 from ivr_dist.shards.manifest import Manifest
 from ivr_dist.training import resume
-from ivr_dist.training.callbacks.base import Callback
+from ivr_dist.training.callbacks.base import Callback, RunInfo
 from ivr_dist.training.callbacks.event_files import TensorBoard
 from ivr_dist.training.callbacks.ledgers import AuditLedger, History
 from ivr_dist.training.callbacks.progress import ProgressLine
+from ivr_dist.training.callbacks.registry import configured_callbacks
 from ivr_dist.training.callbacks.run_monitor import RunMonitor
 from ivr_dist.training.callbacks.tensorboard import TensorBoardCurves
 from ivr_dist.training.checkpointer import Checkpointer
@@ -143,6 +144,8 @@ class AttemptRun:
         else:
             self._say(f"continuing from {source.own or source.url}")
             self._say(f"changed        {', '.join(map(str, changed))}" if changed else "nothing changed")
+            for sentence in weights.changed_classes(source.state, state):
+                self._say(sentence)
         watchdog.moved()
         engine = self._engine(source)
         watchdog.moved()
@@ -246,6 +249,10 @@ class AttemptRun:
                 board.text("changed", "  \n".join(lines), attempt.step)
             callbacks.append(TensorBoardCurves(board, config.log.every, loader.meters, monitor.time_spent))
             callbacks.append(monitor)
+        info = RunInfo(self.run_url, number, self.rank, self.world, attempt.step, self.plan.total_steps)
+        for callback in configured_callbacks(config):
+            callback.on_start(info)
+            callbacks.append(callback)
         return callbacks
 
     def _leave_out(self, left_out: SkippedSteps, trainer: Trainer) -> None:
@@ -359,12 +366,15 @@ def _conclude(
     """Score the selected checkpoint on validation and, once, on test; write the run's result."""
     url = _selected(config, run_url, trainer)
     trainer.watchdog.moved()
-    model = weights.load_model(url, verified=True).to(trainer.engine.device).eval()
+    # The user's own config names the class of this run's checkpoints.
+    model = weights.load_model(url, verified=True, trust_code=True).to(trainer.engine.device).eval()
     metrics = {}
     for split in (splits[name] for name in ("valid", "test") if name in splits):
         batches = trainer.watchdog.watched(split.loader.eval_batches())
         predictions = evaluate.predict(model, batches, split.manifest.samples, trainer.engine.device)
-        metrics[split.name] = evaluate.score(predictions, split.manifest.corpus, split.manifest.tasks)
+        metrics[split.name] = evaluate.score(
+            predictions, split.manifest.corpus, split.manifest.tasks, trainer.extra_metrics
+        )
     if collectives.rank() == 0:
         result = {
             "run": storage.display(run_url),

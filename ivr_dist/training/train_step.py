@@ -13,6 +13,7 @@ from ivr_dist.config import Config
 from ivr_dist.data.batches.batch import Batch
 from ivr_dist.data.sample_order import hash64
 from ivr_dist.engine.deepspeed_engine import Engine
+from ivr_dist.losses.registry import configured_terms
 from ivr_dist.losses.step_counts import StepCounts, StepLayout
 from ivr_dist.losses.terms import loss_terms, weight_of
 from ivr_dist.planning.plan import Plan
@@ -58,6 +59,7 @@ class TrainStep:
         self._engine = engine
         self._tasks = tasks
         self.layout = StepLayout(plan.global_batch, plan.accumulation, plan.group)
+        self.extra = configured_terms(config)
         self._loss_terms = compiled(loss_terms, config.train.compile)
         self._spikes = LossSpikeDetector(config.train.spike_factor)
 
@@ -82,7 +84,7 @@ class TrainStep:
             output = self._engine.forward(batch)
             forward_s += time.monotonic() - started
             world, reduce = collectives.world_size(), collectives.all_reduce_sum
-            terms = self._loss_terms(output, batch, counts, self.layout, self._config, micro, world, reduce)
+            terms = self._loss_terms(output, batch, counts, self.layout, self._config, micro, world, reduce, self.extra)
             shares.append(terms.shares(world))
             total = terms.total(weights, world, self._plan.accumulation)
             last = micro + 1 == len(batches)
@@ -95,6 +97,8 @@ class TrainStep:
                     # DeepSpeed discards a step whose gradient is not finite, at every stage and with all it has
                     # accumulated: there is no other way to make it forget.
                     total = total * math.nan
+            if not output.has("branch"):
+                probe = None
             if probe is not None:
                 probe.before_backward(output, terms.family("svr", weights, world))
             self._engine.backward(total)
@@ -127,6 +131,7 @@ class TrainStep:
             "adversary": loss.adversary.weight,
             "reconstruction": loss.reconstruction.weight,
             "svr": svr,
+            **{term.name: term.weight for term in self.extra},
         }
 
     def _rates(self, step: int) -> dict[str, float]:

@@ -20,6 +20,7 @@ from ivr_dist.data.loader import Loader, StepBatches
 from ivr_dist.engine.deepspeed_engine import Engine
 from ivr_dist.errors import CheckpointError, CorruptDataError, DivergedError, IvrError, SupersededError
 from ivr_dist.evaluation import evaluate, metrics
+from ivr_dist.evaluation.registry import configured_metrics, lower_is_better
 from ivr_dist.losses.step_counts import StepCounts, local_counts
 from ivr_dist.planning.plan import Plan
 from ivr_dist.run.events import Console, Note
@@ -123,6 +124,7 @@ class Trainer:
         self.watchdog = services.watchdog
         self.stopwatch = services.stopwatch
         self.train_step = TrainStep(config, plan, engine, state["tasks"])
+        self.extra_metrics = configured_metrics(config)
         self.monitor = monitored_metric(config, valid.manifest) if valid else ""
         self.metrics: dict[str, evaluate.Metrics] = {}
         self.saved = saved
@@ -205,7 +207,8 @@ class Trainer:
     def _agree(self, fetched: StepBatches) -> tuple[StepCounts, Decision]:
         """One packed all-reduce before the forward passes: what the global batch holds, and what happens next."""
         layout, features, tasks = self.train_step.layout, self.state["features"], self.state["tasks"]
-        local = local_counts(fetched.micro_batches, layout, features, tasks)
+        extra = {term.name: term for term in self.train_step.extra}
+        local = local_counts(fetched.micro_batches, layout, features, tasks, extra)
         self._note_unsaved()
         wishes = self.control.signals(
             saved=self._saved_now,
@@ -215,7 +218,7 @@ class Trainer:
         )
         self._saved_now = self._unsaved_now = False
         packed = collectives.sum_over_ranks(torch.cat([local, wishes.to(local)]))
-        counts = StepCounts.from_vector(packed[: -self.control.size], layout, features, tasks)
+        counts = StepCounts.from_vector(packed[: -self.control.size], layout, features, tasks, extra)
         return counts, self.control.decide(packed[-self.control.size :].tolist())
 
     def _heed(self, verdict: Decision, fetched: StepBatches) -> None:
@@ -332,10 +335,12 @@ class Trainer:
             predictions = evaluate.predict(
                 self.engine.forward, batches, self.valid.manifest.samples, self.engine.device
             )
-        found = evaluate.score(predictions, self.valid.manifest.corpus, self.valid.manifest.tasks)
+        found = evaluate.score(predictions, self.valid.manifest.corpus, self.valid.manifest.tasks, self.extra_metrics)
         self.metrics[self.valid.name] = found
         value = found[self.monitor]
-        improved = value is not None and metrics.better(self.monitor, value, self.counters.best)
+        improved = value is not None and metrics.better(
+            self.monitor, value, self.counters.best, lower_is_better(self.extra_metrics)
+        )
         step = self.counters.step
         if improved:
             name = str(self.saver.name(step))

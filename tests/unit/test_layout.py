@@ -18,6 +18,7 @@ MAX_LINES = 450
 
 # Packages and single modules from top to bottom: an import may go down, or stay within the package.
 ORDER = (
+    "testing",
     "__main__",
     "cli",
     "api",

@@ -1,13 +1,31 @@
-"""What happens beside training: progress, curves, ledgers. One hook list, one class a concern.
+"""The callback protocol: hooks that the trainer calls beside training, such as for progress, curves and alerts.
 
-Callbacks see reports that are equal on all ranks; they never take part in a collective, so a rank may have fewer of
-them.
+Reports are equal on all ranks but for the fields that say otherwise. A callback must not call a collective: ranks may
+have different callbacks, and one that waits for the others would deadlock training.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """The attempt that a callback belongs to."""
+
+    run_url: str
+    """The run directory."""
+    attempt: int
+    """Number of the attempt, from 1 on."""
+    rank: int
+    """This worker's rank, 0 to `world` - 1; a callback that reports once does so on rank 0."""
+    world: int
+    """Workers of the attempt."""
+    step: int
+    """Completed steps when it starts."""
+    total_steps: int
+    """Steps of the whole run."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +63,13 @@ class StepReport:
 
 
 class Callback:
-    """The hooks, all optional."""
+    """The hooks, all optional: override those that are needed.
+
+    Hooks run on the training thread, so their time is training time. An exception in one of them ends the run.
+    """
+
+    def on_start(self, run: RunInfo) -> None:
+        """Once, before the first step of an attempt."""
 
     def on_step(self, report: StepReport) -> None:
         """After each optimizer step."""
@@ -54,13 +78,13 @@ class Callback:
         """Instead of `on_step` for a step that is not trained; `keys` names this rank's samples of it."""
 
     def on_evaluation(self, split: str, step: int, metrics: Mapping[str, float | None], best: bool) -> None:
-        """After a split was scored; `best` tells that it is the best validation so far."""
+        """After a split was scored; a metric that is undefined is None, `best`: the best validation so far."""
 
     def on_before_checkpoint(self) -> Callable[[], None] | None:
-        """When a checkpoint is begun: what makes durable all that belongs to its steps, to be called in a thread."""
+        """When a checkpoint begins: return what makes durable all that belongs to its steps; a thread calls it."""
 
     def on_checkpoint(self, name: str, seconds: float, stall_s: float) -> None:
-        """After a checkpoint became complete, `seconds` after it was begun; training stood still for `stall_s`."""
+        """After a checkpoint became complete, `seconds` after it began; training was stalled for `stall_s` of them."""
 
     def on_close(self) -> None:
-        """Once, when training ends for whatever reason."""
+        """Once, when training ends for any reason, also after an error."""

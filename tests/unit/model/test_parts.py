@@ -80,7 +80,7 @@ def test_each_sample_has_exactly_one_query_step_more_and_it_counts_only_without_
     query_layout = query_steps({"text": layout(*LENGTHS)})
     assert query_layout.mask.sum(dim=1).tolist() == [3, 5, 1, 1]
     assert query_layout.mask[2].tolist() == [False] * 5 + [True]
-    assert len(query_layout.place.unique()) == len(query_layout.place) == 9 + 4
+    assert len(query_layout.flat_index.unique()) == len(query_layout.flat_index) == 9 + 4
     assert query_layout.counted.tolist() == [True] * 9 + [False, False, True, False]
 
 

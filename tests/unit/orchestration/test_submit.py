@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -159,3 +160,31 @@ def test_a_job_has_what_the_run_needs() -> None:
     assert submit.job_environment({"TORCH_FR_BUFFER_SIZE": "0"})["TORCH_FR_BUFFER_SIZE"] == "0", (
         "the user's value is kept"
     )
+
+
+def with_code(checkout: Path, folder: str, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """A config that names a class in a folder of the checkout, where the command is given."""
+    (checkout / folder / "minecode").mkdir(parents=True)
+    (checkout / folder / "minecode" / "parts.py").write_text("class Alarm: ...\n")
+    monkeypatch.chdir(checkout / folder)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in ("minecode", "minecode.parts"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return load_config(None, ["data.train=x", "train.select=last", "run.callbacks=[minecode.parts:Alarm]"])
+
+
+def test_code_of_the_config_is_uploaded(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = with_code(checkout, ".", monkeypatch)
+    files = submit.code_files(config, checkout)
+    assert files == [checkout / "minecode" / "parts.py"]
+    submit.check_package(checkout, checkout / "configs" / "run.yaml", files)
+    with open(checkout / ".rayignore", "a") as file:
+        file.write("minecode/\n")
+    with pytest.raises(UserError, match=r"code that the config names would not be uploaded .*minecode/parts\.py"):
+        submit.check_package(checkout, checkout / "configs" / "run.yaml", files)
+
+
+def test_code_that_the_job_would_not_find_is_refused(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = with_code(checkout, "experiments", monkeypatch)
+    with pytest.raises(UserError, match=r"would not find minecode\.parts: .*\(run\.callbacks\[0\], .*; move minecode"):
+        submit.code_files(config, checkout)

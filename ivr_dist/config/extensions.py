@@ -1,0 +1,114 @@
+"""Classes outside the package that a config names: callbacks, the model, loss terms, metrics."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ivr_dist.common.dotted_path import CLASS, ClassReference, reference
+from ivr_dist.config.schema import Config
+from ivr_dist.errors import ConfigError
+
+CALLBACKS, MODEL, TERMS, METRICS = "run.callbacks", "model.class", "loss.extra", "eval.metrics"
+"""The keys that name classes."""
+WEIGHT = "weight"
+"""Key beside the class of a loss term: its weight, 1 where it is not given."""
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_RESERVED = ("total", "task", "consistency", "adversary", "reconstruction", "svr")
+"""Names of curves `loss/NAME` that exist already."""
+
+
+@dataclass(frozen=True)
+class ExtraTerm:
+    """A loss term of the config's `loss.extra`."""
+
+    name: str
+    named: ClassReference
+    weight: float
+
+
+def callbacks(config: Config) -> list[ClassReference]:
+    """The classes of `run.callbacks`, in their order."""
+    return [reference(value, f"{CALLBACKS}[{number}]") for number, value in enumerate(config.run.callbacks)]
+
+
+def model(config: Config) -> ClassReference | None:
+    """The class of `model.class`; None where a preset is the model."""
+    return reference(config.model.class_, MODEL) if config.model.class_ else None
+
+
+def extra_terms(config: Config) -> list[ExtraTerm]:
+    """The terms of `loss.extra`, in their order."""
+    return [
+        ExtraTerm(name, reference(value, f"{TERMS}.{name}", [WEIGHT]), _weight(value))
+        for name, value in config.loss.extra.items()
+    ]
+
+
+def metrics(config: Config) -> dict[str, ClassReference]:
+    """The metrics of `eval.metrics`, by name."""
+    return {name: reference(value, f"{METRICS}.{name}") for name, value in config.eval.metrics.items()}
+
+
+def all_of(config: Config) -> list[ClassReference]:
+    """Every class that a config names."""
+    named = model(config)
+    return [
+        *([] if named is None else [named]),
+        *(term.named for term in extra_terms(config)),
+        *metrics(config).values(),
+        *callbacks(config),
+    ]
+
+
+def rows(config: Config) -> list[tuple[str, str]]:
+    """Rows of the plan: a line for each class but the model's."""
+    return [
+        *(("extra loss", f"{t.name} = {t.named.path}, weight {t.weight:g}") for t in extra_terms(config)),
+        *(("extra metric", f"{name} = {named.path}") for name, named in metrics(config).items()),
+        *(("callback", named.path) for named in callbacks(config)),
+    ]
+
+
+def normal_form(value: str | Mapping[str, Any]) -> Mapping[str, Any]:
+    """A class and its arguments as a mapping, however they are written; two ways of writing the same are equal."""
+    return {WEIGHT: 1.0, CLASS: value} if isinstance(value, str) else {WEIGHT: 1.0, **value}
+
+
+def _weight(value: Any) -> float:
+    return float(value.get(WEIGHT, 1.0)) if isinstance(value, dict) else 1.0
+
+
+def faults(config: Config) -> Iterator[tuple[str, ConfigError]]:
+    """What is wrong with the form of these keys, before anything is imported; with the key that it is about."""
+    for number, value in enumerate(config.run.callbacks):
+        yield from _form(value, CALLBACKS, f"{CALLBACKS}[{number}]")
+    if config.model.class_:
+        yield from _form(config.model.class_, MODEL, MODEL)
+    for key, entries in ((TERMS, config.loss.extra), (METRICS, config.eval.metrics)):
+        for name, value in entries.items():
+            path = f"{key}.{name}"
+            if not _NAME.fullmatch(name):
+                yield key, ConfigError(f"{path} is not a name", remedy="use letters, digits and underscores")
+            yield from _form(value, key, path)
+    for name, value in config.loss.extra.items():
+        if name in _RESERVED:
+            remedy = f"choose another name than {', '.join(_RESERVED)}"
+            yield TERMS, ConfigError(f"{TERMS}.{name} has the name of a term of the package", remedy=remedy)
+        weight = value.get(WEIGHT, 1.0) if isinstance(value, dict) else 1.0
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
+            yield (
+                TERMS,
+                ConfigError(f"{TERMS}.{name}.{WEIGHT} = {weight} must be at least 0", remedy="0 only records it"),
+            )
+
+
+def _form(value: Any, key: str, path: str) -> Iterator[tuple[str, ConfigError]]:
+    try:
+        reference(value, path)
+    except ConfigError as error:
+        yield key, ConfigError(f"{path}: {error.what}", remedy=error.remedy)

@@ -1,0 +1,65 @@
+"""Registry of metrics: those of `eval.metrics` by dotted path; the package's own are in `metrics`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ivr_dist.common import dotted_path
+from ivr_dist.common.dotted_path import ClassReference
+from ivr_dist.common.library_errors import named as named_error
+from ivr_dist.config import Config, extensions
+from ivr_dist.errors import IvrError
+from ivr_dist.evaluation.metric import Metric
+from ivr_dist.evaluation.metrics import LOWER_IS_BETTER, Floats
+from ivr_dist.shards.specs import TaskSpec
+
+
+def import_metric(named: ClassReference) -> type[Metric]:
+    """Import the class of a metric and check it.
+
+    Raises:
+        ConfigError: It cannot be imported, is not derived from `Metric`, or takes other arguments.
+    """
+    kind: type[Metric] = dotted_path.import_class(named)
+    dotted_path.check_derived(kind, named, "a metric", Metric)
+    dotted_path.check_methods(kind, named, "a metric", ["compute"])
+    dotted_path.check_arguments(kind, named)
+    return kind
+
+
+def configured_metrics(config: Config) -> dict[str, Metric]:
+    """The metrics of `eval.metrics`, by name.
+
+    Raises:
+        ConfigError: One cannot be made.
+    """
+    return {name: dotted_path.make(import_metric(named), named) for name, named in extensions.metrics(config).items()}
+
+
+def lower_is_better(extra: Mapping[str, Metric]) -> frozenset[str]:
+    """Names of all metrics, the package's and further ones, of which a smaller value is the better one."""
+    return LOWER_IS_BETTER | {name for name, metric in extra.items() if metric.lower_is_better}
+
+
+def score_extra(extra: Mapping[str, Metric], task: TaskSpec, truth: Floats, prediction: Floats) -> dict[str, float]:
+    """The further metrics of a task over its labelled samples, nan where one is undefined.
+
+    Raises:
+        IvrError: A metric failed; names it.
+    """
+    values = {}
+    sound = len(truth) > 0 and bool(np.isfinite(prediction).all())
+    for name, metric in extra.items():
+        if task.type not in metric.task_types:
+            continue
+        try:
+            values[name] = float(metric.compute(task, truth, prediction)) if sound else float("nan")
+        except Exception as error:  # whatever the metric raises is the user's own code
+            raise IvrError(
+                f"metric {type(metric).__module__}:{type(metric).__qualname__} failed: {named_error(error)}",
+                where=f"{extensions.METRICS}.{name}",
+                remedy="correct it; the same command continues the run",
+            ) from error
+    return values

@@ -1,0 +1,90 @@
+"""Checks the classes outside the package that a config names, before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ivr_dist.common.dotted_path import ClassReference
+from ivr_dist.config import Config, extensions
+from ivr_dist.config.types import value_of
+from ivr_dist.errors import ConfigError, UserError
+from ivr_dist.evaluation import metrics
+from ivr_dist.evaluation.registry import import_metric
+from ivr_dist.planning.model_inputs import reading
+from ivr_dist.shards.manifest import Manifest
+from ivr_dist.training.callbacks.registry import import_callback
+
+
+def extension_faults(config: Config, train: Manifest | None) -> list[UserError]:
+    """Import every class that a config names and list all that is wrong with them.
+
+    Args:
+        config: The run's config.
+        train: The training split, as far as it can be read: a model must fit it.
+    """
+    if not extensions.all_of(config):
+        return []
+    faults: list[UserError] = []
+    for named in extensions.callbacks(config):
+        _import(import_callback, named, faults)
+    for name, named in extensions.metrics(config).items():
+        _import(import_metric, named, faults)
+        if train is not None and name in _metric_names(train):
+            remedy = "choose another name"
+            faults.append(ConfigError(f"{named.key} has the name of a metric of the package", remedy=remedy))
+    return [*faults, *_model_and_losses(config, train)]
+
+
+def _import(importer: Callable[[ClassReference], Any], named: ClassReference, faults: list[UserError]) -> Any:
+    """What an importer returns; None where it raises, which goes to the faults."""
+    try:
+        return importer(named)
+    except UserError as error:
+        faults.append(error)
+        return None
+
+
+def _metric_names(train: Manifest) -> set[str]:
+    return {name.rpartition("/")[2] for name in metrics.names(train.corpus, train.tasks)}
+
+
+def _model_and_losses(config: Config, train: Manifest | None) -> list[UserError]:
+    """Faults of the model and the loss terms, and losses that the model does not support."""
+    extra, named = extensions.extra_terms(config), extensions.model(config)
+    if not extra and named is None:
+        return []
+    # Both need torch, which takes seconds to import.
+    from ivr_dist.losses.registry import import_term
+    from ivr_dist.model.build import PRESETS, import_model, unmet_needs
+
+    faults: list[UserError] = []
+    terms = {entry.name: _import(import_term, entry.named, faults) for entry in extra}
+    kind: Any = PRESETS[config.model.preset] if named is None else _import(import_model, named, faults)
+    if kind is None:
+        return faults
+    shown = f"model.preset = {config.model.preset}" if named is None else named.path
+    for entry in extra:
+        missing = [] if terms[entry.name] is None else [p for p in terms[entry.name].needs if p not in kind.provides]
+        if missing:
+            faults.append(_unsupported(shown, missing, entry.named.key, "remove it, or use another model"))
+    if named is not None:
+        faults += _built_in_losses(config, kind.provides, shown)
+        if train is not None:
+            faults += unmet_needs(kind, named, reading(config, train), train.tasks)
+    return faults
+
+
+def _built_in_losses(config: Config, provides: tuple[str, ...], model: str) -> Iterator[UserError]:
+    from ivr_dist.losses.registry import built_in_terms
+
+    for term in built_in_terms(config):
+        if term.name == "task" or value_of(config, f"{term.section}.weight") == 0:
+            continue
+        missing = [part for part in term.needs if part not in provides]
+        if missing:
+            yield _unsupported(model, missing, term.section, f"set {term.section}.weight=0, or use another model")
+
+
+def _unsupported(model: str, missing: list[str], loss: str, remedy: str) -> ConfigError:
+    return ConfigError(f"{loss} needs {', '.join(missing)}, which {model} does not return", where=loss, remedy=remedy)

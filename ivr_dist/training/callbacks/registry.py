@@ -1,0 +1,103 @@
+"""Callbacks of the config (`run.callbacks`): imported, checked against the protocol, and guarded while they run."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ivr_dist.common import dotted_path
+from ivr_dist.common.dotted_path import ClassReference
+from ivr_dist.common.library_errors import named as named_error
+from ivr_dist.config import Config, extensions
+from ivr_dist.errors import ConfigError, IvrError
+from ivr_dist.training.callbacks.base import Callback, RunInfo, StepReport
+
+HOOKS = tuple(name for name in vars(Callback) if name.startswith("on_"))
+"""Names of all hooks."""
+
+
+def import_callback(named: ClassReference) -> type[Callback]:
+    """Import a callback's class and check it.
+
+    Raises:
+        ConfigError: It cannot be imported, is not derived from `Callback`, has a hook that nothing calls, or takes
+            other arguments.
+    """
+    kind: type[Callback] = dotted_path.import_class(named)
+    dotted_path.check_derived(kind, named, "a callback", Callback)
+    for name in vars(kind):
+        if name.startswith("on_") and name not in HOOKS:
+            close = difflib.get_close_matches(name, HOOKS, n=1)
+            remedy = f"did you mean {close[0]}?" if close else f"the hooks are {', '.join(HOOKS)}"
+            raise ConfigError(f"{named.path}: nothing calls a hook {name}", where=named.key, remedy=remedy)
+    dotted_path.check_arguments(kind, named)
+    return kind
+
+
+def configured_callbacks(config: Config) -> list[Callback]:
+    """An instance of each class of `run.callbacks`, in their order.
+
+    Raises:
+        ConfigError: One cannot be made.
+    """
+    return [
+        GuardedCallback(dotted_path.make(import_callback(named), named), named)
+        for named in extensions.callbacks(config)
+    ]
+
+
+class GuardedCallback(Callback):
+    """Runs a callback of the config; an exception in it becomes an error that names it and ends the run.
+
+    Without it Ray would restart the workers to run into the same exception again.
+
+    Args:
+        callback: The callback.
+        named: Where the config names it.
+    """
+
+    def __init__(self, callback: Callback, named: ClassReference) -> None:
+        self._callback = callback
+        self._named = named
+
+    def _call(self, hook: str, *arguments: Any) -> Any:
+        try:
+            return getattr(self._callback, hook)(*arguments)
+        except IvrError:
+            raise
+        except Exception as error:  # whatever the hook raises is the user's own code
+            raise IvrError(
+                f"callback {self._named.path} failed in {hook}: {named_error(error)}",
+                where=self._named.key,
+                remedy=f"correct it, or remove it from {extensions.CALLBACKS}; the same command continues the run",
+            ) from error
+
+    def on_start(self, run: RunInfo) -> None:
+        """See `Callback`."""
+        self._call("on_start", run)
+
+    def on_step(self, report: StepReport) -> None:
+        """See `Callback`."""
+        self._call("on_step", report)
+
+    def on_left_out(self, step: int, epoch: int, keys: Sequence[str]) -> None:
+        """See `Callback`."""
+        self._call("on_left_out", step, epoch, keys)
+
+    def on_evaluation(self, split: str, step: int, metrics: Mapping[str, float | None], best: bool) -> None:
+        """See `Callback`."""
+        self._call("on_evaluation", split, step, metrics, best)
+
+    def on_before_checkpoint(self) -> Callable[[], None] | None:
+        """See `Callback`."""
+        durable: Callable[[], None] | None = self._call("on_before_checkpoint")
+        return durable
+
+    def on_checkpoint(self, name: str, seconds: float, stall_s: float) -> None:
+        """See `Callback`."""
+        self._call("on_checkpoint", name, seconds, stall_s)
+
+    def on_close(self) -> None:
+        """See `Callback`."""
+        self._call("on_close")
