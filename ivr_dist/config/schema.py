@@ -1,7 +1,7 @@
-"""Every key of a run's config, typed and documented in place.
+"""Every key of a run's config: type, default, range and meaning in one place.
 
-A config is a YAML file of the sections below plus dotted overrides (`train.lr=3e-4`). `config_file` reads it; this
-module only says what the keys are, so that it can be read top to bottom as the reference.
+A config is a YAML file of the sections below plus dotted overrides (`train.lr=3e-4`), read by `config.loading`. The
+JSON schema, `ivr-dist config` and docs/config.md are made from this module. # decision 033
 """
 
 from __future__ import annotations
@@ -9,55 +9,82 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ivr_dist.config.ranges import Range
+
 Modality = Literal["text", "audio", "vision"]
 
 
-def key(default: Any, doc: str) -> Any:
-    """A config key: its default and the line that documents it (shown by errors and by `plan`)."""
+def key(
+    default: Any,
+    doc: str,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+) -> Any:
+    """Declare a config key.
+
+    Args:
+        default: Its value where nothing is set.
+        doc: The line that documents it, in errors, `ivr-dist config` and the JSON schema.
+        at_least: The smallest value that is allowed; of a list or a mapping, the smallest number in it.
+        above: The bound that values must exceed.
+        at_most: The largest value that is allowed.
+        below: The bound that values must stay under.
+    """
+    metadata = {"doc": doc, "range": Range.of(at_least, above, at_most, below)}
     if isinstance(default, (list, dict)):
-        return field(default_factory=lambda: type(default)(default), metadata={"doc": doc})
-    return field(default=default, metadata={"doc": doc})
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 def section(kind: type, doc: str) -> Any:
-    """A nested section of keys."""
+    """Declare a nested section of keys."""
     return field(default_factory=kind, metadata={"doc": doc})
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Where a run lives and how wide it is."""
+    """Where a run is stored, and on how many workers it trains."""
 
     dir: str = key("runs/default", "Directory or fsspec URL of the run; every worker must reach it.")
-    seed: int = key(0, "Seed of initial weights, data order and dropout.")
+    seed: int = key(0, "Seed of initial weights, data order and dropout.", at_least=0, at_most=2**64 - 1)
     num_workers: int | list[int] = key(
-        2, "Training workers, one process (and GPU) each; 0 trains in this process; [min, max]: as many as there are."
+        2,
+        "Training workers, one process (and GPU) each; 0: train in this process; [min, max]: as many as fit.",
+        at_least=0,
     )
     threads: int | None = key(
-        None, "CPU threads of a run with num_workers=0; unset: OMP_NUM_THREADS, or as many as processors are free."
+        None,
+        "CPU threads of a run with num_workers=0; unset: OMP_NUM_THREADS, or the number of idle processors.",
+        at_least=1,
+        at_most=4096,
     )
     resume: str = key("auto", "auto: continue the run's newest complete checkpoint; never: start over; or a path.")
     audit: bool = key(True, "Keep a ledger of the sample ids trained on, for `ivr-dist audit`.")
-    max_failures: int = key(3, "Worker failures survived before the run gives up; -1 for any number.")
-    wait_s: float = key(300.0, "Seconds to wait for machines of the cluster that RAY_ADDRESS names.")
-    resize_s: float = key(60.0, "With [min, max]: seconds between two looks whether the run can go on more workers.")
+    max_failures: int = key(3, "Worker failures survived before the run gives up; -1 for any number.", at_least=-1)
+    wait_s: float = key(300.0, "Seconds to wait for enough machines in the cluster at RAY_ADDRESS.", at_least=0)
+    resize_s: float = key(60.0, "With [min, max]: seconds between checks for additional workers.", above=0)
     hang_after_s: float = key(
-        300.0, "Seconds without progress, and 20 times the usual, after which a worker is ended; 0: never."
+        300.0,
+        "Watchdog: seconds without progress (and 20 usual steps) after which a hanging worker is ended; 0: never.",
+        at_least=0,
     )
 
     @property
     def fewest_workers(self) -> int:
-        """Workers without which nothing starts; 0 trains in this process."""
+        """Workers needed to start; 0 trains in this process."""
         return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[0]
 
     @property
     def most_workers(self) -> int:
-        """Workers that are asked for."""
+        """Workers requested."""
         return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[-1]
 
     @property
     def world_sizes(self) -> list[int]:
-        """World sizes that may come about; training in this process is a world of 1."""
+        """Possible world sizes; training in this process is a world of 1."""
         return list(range(max(self.fewest_workers, 1), max(self.most_workers, 1) + 1))
 
 
@@ -70,24 +97,35 @@ class DataConfig:
     test: str = key("", "Packed test split, scored once at the end; empty: not scored.")
     modalities: list[Modality] = key(["text", "audio", "vision"], "Modalities used, of those the data set has.")
     standardize: list[Modality] = key(["audio", "vision"], "Modalities scaled to mean 0, deviation 1 of train.")
-    lanes: int | None = key(None, "Parallel reading lanes of the order; unset: largest divisor of the batch up to 64.")
+    lanes: int | None = key(
+        None, "Parallel reading lanes of the order; unset: largest divisor of the batch up to 64.", at_least=1
+    )
     shuffle_delay: int | None = key(
-        None, "How far a sample may move within its lane, in samples; 0 keeps packing order; unset: 1000 or what fits."
+        None,
+        "How far a sample may move within its lane, in samples; 0 keeps packing order; unset: 1000 or what fits.",
+        at_least=0,
+        at_most=2**40,
     )
     by_length: bool = key(False, "Order the slots of each global batch by length: less padding with several workers.")
-    prefetch: int = key(4, "Steps read ahead of the training loop.")
-    cache_bytes: str = key("1GiB", "Shard segments kept in memory for each worker.")
-    disk_cache: str = key("", "Local directory that keeps what was read from elsewhere; empty: none.")
-    disk_cache_bytes: str = key("50GiB", "Limit of disk_cache, for all processes of a machine that share it.")
+    prefetch: int = key(4, "Steps prefetched ahead of the training loop.", at_least=1)
+    cache_bytes: str = key("1GiB", "In-memory cache of shard segments (LRU), for each worker.")
+    disk_cache: str = key("", "Local directory that caches what was read from remote storage; empty: none.")
+    disk_cache_bytes: str = key("50GiB", "Size limit of disk_cache, shared by all processes of a machine.")
     reader: Literal["ranges", "webdataset"] = key(
         "ranges",
-        "ranges: requests for parts of shards; webdataset: whole shards as streams, where there are no ranges.",
+        "ranges: byte-range requests; webdataset: whole shards as streams, for storage without range requests.",
     )
-    pipe: str = key("", "Shell command whose output is the shard {}, for reader webdataset; empty: the file is opened.")
-    deadline_s: float = key(600.0, "Seconds of attempts to read a range before it is an error.")
-    verify: bool = key(True, "Compare every range that is read with its checksum.")
-    on_error: Literal["raise", "skip"] = key("raise", "raise: what cannot be read ends the run; skip: weight 0 for it.")
-    max_skipped: int = key(100, "Samples skipped in an epoch, over all workers, after which the run ends all the same.")
+    pipe: str = key(
+        "", "Shell command that writes the shard {} to stdout, for reader webdataset; empty: the file is opened."
+    )
+    deadline_s: float = key(
+        600.0, "Seconds of retries, with backoff, after which a range that cannot be read is an error.", above=0
+    )
+    verify: bool = key(True, "Compare every byte range read with its checksum.")
+    on_error: Literal["raise", "skip"] = key(
+        "raise", "A sample that cannot be read: raise: ends the run; skip: gets weight 0."
+    )
+    max_skipped: int = key(100, "Most samples skipped in an epoch, over all workers, before the run ends.", at_least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,9 +133,9 @@ class EncoderConfig:
     """How one modality's steps are put in context before the codes are taken."""
 
     kind: Literal["transformer", "gru", "none"] = key("transformer", "Context encoder over the steps.")
-    layers: int = key(1, "Encoder layers.")
-    heads: int = key(4, "Attention heads of a transformer encoder; must divide model.hidden.")
-    feedforward: int = key(1, "Width of a transformer's feed-forward layer, in multiples of model.hidden.")
+    layers: int = key(1, "Encoder layers.", at_least=1)
+    heads: int = key(4, "Attention heads of a transformer encoder; must divide model.hidden.", at_least=1)
+    feedforward: int = key(1, "Width of a transformer's feed-forward layer, in multiples of model.hidden.", at_least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,19 +146,25 @@ class TextConfig(EncoderConfig):
     """
 
     pretrained: str = key("", "Hugging Face encoder that reads the transcripts, a name or a folder; empty: none.")
-    trained_layers: int | None = key(None, "Last layers of it that are trained, 0 for none; unset: all of it.")
-    dropout: float | None = key(None, "Rate of every dropout in the pretrained encoder; unset: as it was trained.")
+    trained_layers: int | None = key(
+        None, "Number of its last layers that are trained (fine-tuning), 0 for none; unset: all.", at_least=0
+    )
+    dropout: float | None = key(
+        None, "Rate of every dropout in the pretrained encoder; unset: as it was trained.", at_least=0, below=1
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class FusionConfig:
     """How the codes of all modalities become one prediction."""
 
-    heads: int = key(4, "Attention heads of the cross attention and of the fusion encoder; must divide model.hidden.")
-    layers: int = key(1, "Transformer layers over the fused sequence; 0: none.")
+    heads: int = key(
+        4, "Attention heads of the cross attention and of the fusion encoder; must divide model.hidden.", at_least=1
+    )
+    layers: int = key(1, "Transformer layers over the fused sequence; 0: none.", at_least=0)
     content: Literal["private", "shared", "both"] = key("private", "Codes whose content reaches the prediction.")
     gate: Literal["sigmoid", "straight_through", "hard", "none"] = key("sigmoid", "Per-step gate of each modality.")
-    positions: bool = key(True, "Whether the content of a step tells where in the sequence it stands.")
+    positions: bool = key(True, "Positional encoding: whether a step's content carries its position in the sequence.")
     pooling: Literal["mean", "max", "attention", "first"] = key(
         "mean", "How the fused steps become one vector; first: the newest step, in sequences that start with it."
     )
@@ -136,14 +180,24 @@ class ModelConfig:
     size: Literal["base", "large", "xl"] = key(
         "base", "Width, layers and heads of preset ivr, where their own keys are unset: h = 128, 512 or 1024."
     )
-    hidden: int = key(128, "Width h of codes and fusion.")
-    dropout: float | None = key(None, "One rate for every dropout; unset: each its own (see docs/method.md).")
-    input_dropout: float = key(0.0, "Probability with which a whole input step is set to 0 while training.")
+    hidden: int = key(128, "Width h of codes and fusion.", at_least=2)
+    dropout: float | None = key(
+        None, "One rate for every dropout; unset: each its own (see docs/method.md).", at_least=0, below=1
+    )
+    input_dropout: float = key(
+        0.0, "Probability with which a whole input step is set to 0 while training.", at_least=0, below=1
+    )
     feature_dropout: float = key(
-        0.0, "Probability with which each single input value is set to 0 while training; the others are scaled up."
+        0.0,
+        "Probability with which each single input value is set to 0 while training; the others are scaled up.",
+        at_least=0,
+        below=1,
     )
     modality_dropout: float = key(
-        0.0, "Probability with which a sample's audio or vision is hidden from the fusion while training."
+        0.0,
+        "Probability with which a sample's audio or vision is hidden from the fusion while training.",
+        at_least=0,
+        below=1,
     )
     text: TextConfig = section(TextConfig, "Context encoder of text, and the pretrained encoder before it.")
     audio: EncoderConfig = section(EncoderConfig, "Context encoder of audio.")
@@ -155,20 +209,22 @@ class ModelConfig:
 class ConsistencyConfig:
     """Central moment discrepancy between the invariant codes of the modalities."""
 
-    weight: float = key(1.0, "Weight of the term; 0 turns it off.")
+    weight: float = key(1.0, "Weight of the term; 0 turns it off.", at_least=0)
     group: int | None = key(
-        None, "Slots whose batch statistics are taken together; unset: largest divisor of train.global_batch up to 64."
+        None,
+        "Slots whose batch statistics are taken together; unset: largest divisor of train.global_batch up to 64.",
+        at_least=1,
     )
-    moments: int = key(5, "Highest central moment compared.")
+    moments: int = key(5, "Highest central moment compared.", at_least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdversaryConfig:
     """Modality discriminator behind a gradient reversal."""
 
-    weight: float = key(0.4, "Weight of the term; 0 turns it off.")
-    scale: float = key(30.0, "Scale s of the additive-margin softmax.")
-    margin: float = key(0.5, "Margin of the additive-margin softmax.")
+    weight: float = key(0.4, "Weight of the term; 0 turns it off.", at_least=0)
+    scale: float = key(30.0, "Scale s of the additive-margin softmax.", above=0)
+    margin: float = key(0.5, "Margin of the additive-margin softmax.", at_least=0)
     reverse: Literal["shared", "both"] = key(
         "shared", "Codes whose gradient is reversed: invariant ones, or private ones too, as in the release."
     )
@@ -178,7 +234,7 @@ class AdversaryConfig:
 class ReconstructionConfig:
     """Reconstruction of the encoded steps from the sum of both codes."""
 
-    weight: float = key(1.0, "Weight of the term; 0 turns it off.")
+    weight: float = key(1.0, "Weight of the term; 0 turns it off.", at_least=0)
     per: Literal["step", "pooled"] = key("step", "Each step from its own codes, or every step from their time mean.")
 
 
@@ -186,16 +242,23 @@ class ReconstructionConfig:
 class SvrWeightConfig:
     """Weight of the sequential variation regularizer; its form is in the section `svr`."""
 
-    weight: float = key(1.0, "Weight of the term; 0 turns it off.")
-    warmup: float = key(0.0, "Share of the training steps, at the start, over which the weight rises linearly from 0.")
-    decay: float = key(0.0, "Share of the training steps, at the end, over which it falls linearly to 0.")
+    weight: float = key(1.0, "Weight of the term; 0 turns it off.", at_least=0)
+    warmup: float = key(
+        0.0,
+        "Share of the training steps, at the start, over which the weight rises linearly from 0.",
+        at_least=0,
+        at_most=1,
+    )
+    decay: float = key(
+        0.0, "Share of the training steps, at the end, over which it falls linearly to 0.", at_least=0, at_most=1
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
     """Weights and forms of the loss terms; the task's own has weight 1 unless `tasks` says otherwise."""
 
-    tasks: dict[str, float] = key({}, "Weight by task name; tasks not named weigh 1.")
+    tasks: dict[str, float] = key({}, "Weight by task name; tasks not named weigh 1.", at_least=0)
     regression: Literal["mse", "mae", "huber"] = key("mse", "Loss of regression tasks.")
     consistency: ConsistencyConfig = section(ConsistencyConfig, "Invariant codes of all modalities alike.")
     adversary: AdversaryConfig = section(AdversaryConfig, "Invariant codes not attributable to a modality.")
@@ -210,7 +273,7 @@ class SvrConfig:
     kind: Literal["tv_l1", "js", "l2"] = key("tv_l1", "Variation of neighbouring codes: total, divergence or squared.")
     modalities: list[Modality] = key(["text", "audio", "vision"], "Modalities it acts on, of those in use.")
     codes: list[Literal["private", "shared"]] = key(["private", "shared"], "Codes it acts on.")
-    temperature: float = key(1.0, "Temperature of the softmax of kind js.")
+    temperature: float = key(1.0, "Temperature of the softmax of kind js.", above=0)
     over: Literal["sample", "batch"] = key(
         "sample", "Of each sample; or of the mean over a group of samples (kind js and preset release only)."
     )
@@ -220,46 +283,59 @@ class SvrConfig:
 class TrainConfig:
     """The optimisation."""
 
-    global_batch: int = key(64, "Samples of one optimizer step over all workers; the batch is the same on any cluster.")
-    accumulation: int | None = key(None, "Micro-steps of one step; unset: as few as max_micro_batch allows.")
-    max_micro_batch: int = key(256, "Most samples one worker holds in one micro-step.")
-    max_steps: int | None = key(None, "Optimizer steps; overrides epochs.")
-    epochs: float = key(10.0, "Passes over the training split.")
+    global_batch: int = key(
+        64, "Samples of one optimizer step over all workers; the batch is the same on any cluster.", at_least=1
+    )
+    accumulation: int | None = key(
+        None, "Gradient accumulation: micro-steps of one step; unset: as few as max_micro_batch allows.", at_least=1
+    )
+    max_micro_batch: int = key(256, "Most samples one worker holds in one micro-step.", at_least=1)
+    max_steps: int | None = key(None, "Optimizer steps; overrides epochs.", at_least=1)
+    epochs: float = key(10.0, "Passes over the training split.", above=0)
     optimizer: Literal["adamw", "muon"] = key(
         "adamw", "adamw; or muon for matrices, with AdamW for the rest (ZeRO stages 1 to 3, train.grad_clip=0)."
     )
-    lr: float = key(1e-3, "Peak learning rate of AdamW.")
-    muon_lr: float = key(0.02, "Peak learning rate of Muon, on the same schedule.")
-    text_lr: float = key(2e-5, "Peak learning rate of a pretrained text encoder, on the same schedule.")
-    weight_decay: float = key(0.01, "AdamW's decoupled weight decay, on matrices only.")
-    betas: list[float] = key([0.9, 0.999], "AdamW's decay rates of the moments.")
+    lr: float = key(1e-3, "Peak learning rate of AdamW.", above=0)
+    muon_lr: float = key(0.02, "Peak learning rate of Muon, on the same schedule.", above=0)
+    text_lr: float = key(2e-5, "Peak learning rate of a pretrained text encoder, on the same schedule.", above=0)
+    weight_decay: float = key(0.01, "AdamW's decoupled weight decay, on matrices only.", at_least=0)
+    betas: list[float] = key([0.9, 0.999], "AdamW's decay rates of the moments.", at_least=0, below=1)
     schedule: Literal["cosine", "linear", "constant"] = key("cosine", "Learning rate after the warm-up.")
-    warmup: float = key(0.05, "Share of the training steps over which the rate rises linearly.")
-    min_lr_ratio: float = key(0.0, "Final learning rate as a share of the peak.")
-    grad_clip: float = key(1.0, "Largest norm of all gradients together; 0: no clipping.")
-    dtype: Literal["float32", "bfloat16"] = key("float32", "Type of the forward pass; master weights are float32.")
+    warmup: float = key(0.05, "Share of the training steps over which the rate rises linearly.", at_least=0, at_most=1)
+    min_lr_ratio: float = key(0.0, "Final learning rate as a share of the peak.", at_least=0, at_most=1)
+    grad_clip: float = key(
+        1.0, "Gradient clipping: largest norm of all gradients together; 0: no clipping.", at_least=0
+    )
+    dtype: Literal["float32", "bfloat16"] = key(
+        "float32", "Type of the forward pass (bfloat16: mixed precision); master weights are float32."
+    )
     recompute: bool = key(
-        False, "Compute the inside of encoder layers again in the backward pass instead of keeping it in memory."
+        False,
+        "Activation checkpointing: recompute the inside of encoder layers in the backward pass instead of keeping it.",
     )
     torch_adam: bool = key(True, "PyTorch's AdamW; false: DeepSpeed's, which is compiled when training starts.")
     compile: Literal["none", "inductor", "aot_eager", "eager"] = key(
-        "none", "torch.compile of model and losses, by this backend; the last two are for finding faults."
+        "none", "Backend of torch.compile for model and losses; aot_eager and eager are for debugging."
     )
     eval_every: str = key("1epoch", "How often the validation split is scored: 200steps, 1epoch.")
     monitor: str = key(
         "", "Validation metric that picks the best checkpoint; unset: the first task's (mae or accuracy)."
     )
-    patience: int | None = key(None, "Evaluations without improvement before training stops; unset: never.")
+    patience: int | None = key(
+        None, "Early stopping: evaluations without improvement before training stops; unset: never.", at_least=1
+    )
     on_fault: Literal["raise", "skip", "rollback"] = key(
         "raise",
-        "When loss or gradient is not finite, or the loss a spike: end the run; leave the step out; or go back to an "
-        "older checkpoint and leave out all steps since.",
+        "When loss or gradient is not finite, or the loss spikes: end the run; skip the step; or roll back to an older "
+        "checkpoint and skip all steps since.",
     )
     spike_factor: float | None = key(
-        None, "A loss above so many times the median of the last 64 steps is a fault; unset: only what is not finite."
+        None,
+        "A loss above this multiple of the median of the last 64 steps is a fault; unset: only what is not finite.",
+        above=1,
     )
-    rollback_steps: int = key(1, "Least steps that on_fault=rollback goes back.")
-    max_faults: int = key(10, "Faults that are skipped or rolled back before the run ends.")
+    rollback_steps: int = key(1, "Fewest steps that on_fault=rollback goes back.", at_least=1)
+    max_faults: int = key(10, "Most faults skipped or rolled back before the run ends.", at_least=0)
     select: Literal["best", "last"] = key("best", "Checkpoint scored on test and returned.")
 
 
@@ -271,9 +347,9 @@ class ZeroConfig:
         1, "0: plain data parallel; 1: optimizer, 2: gradients, 3: parameters partitioned."
     )
     offload_optimizer: Literal["none", "cpu"] = key(
-        "none", "cpu: the optimizer's state and its update in the host's memory (stages 1 to 3)."
+        "none", "cpu: the optimizer's state and its update in host memory (stages 1 to 3)."
     )
-    offload_parameters: Literal["none", "cpu"] = key("none", "cpu: parameters in the host's memory (stage 3).")
+    offload_parameters: Literal["none", "cpu"] = key("none", "cpu: parameters in host memory (stage 3).")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,26 +357,28 @@ class CheckpointConfig:
     """Checkpoints."""
 
     every: str = key("1epoch", "How often one is written: 200steps, 1epoch; the last step always writes one.")
-    keep_last: int = key(2, "Newest complete checkpoints kept; the best one is kept besides.")
-    keep_every: str = key("", "Checkpoints kept for good: those at multiples of it, as 1000steps; empty: none.")
-    asynchronous: bool = key(True, "Whether training goes on while a checkpoint is written from a copy in memory.")
-    max_failed: int = key(2, "Checkpoints in a row that cannot be written before the run ends.")
+    keep_last: int = key(2, "Newest complete checkpoints kept, in addition to the best one.", at_least=1)
+    keep_every: str = key("", "Checkpoints never deleted: those at multiples of it, such as 1000steps; empty: none.")
+    asynchronous: bool = key(
+        True, "Whether training continues while a checkpoint is written from a copy in host memory."
+    )
+    max_failed: int = key(2, "Most checkpoints in a row that fail to be written before the run ends.", at_least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogConfig:
     """TensorBoard and console."""
 
-    every: int = key(10, "Steps between two TensorBoard points.")
-    console_s: float = key(1.0, "Least seconds between two progress lines.")
-    svr_every: int = key(10, "Steps between two measurements of the regularizer's gradient; 0: none.")
+    every: int = key(10, "Steps between TensorBoard points.", at_least=1)
+    console_s: float = key(1.0, "Fewest seconds between progress lines.", at_least=0)
+    svr_every: int = key(10, "Steps between measurements of the regularizer's gradient; 0: none.", at_least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """One run."""
 
-    run: RunConfig = section(RunConfig, "Where the run lives and how wide it is.")
+    run: RunConfig = section(RunConfig, "Where the run is stored, and on how many workers it trains.")
     data: DataConfig = section(DataConfig, "Packed data sets and their order.")
     model: ModelConfig = section(ModelConfig, "The model.")
     loss: LossConfig = section(LossConfig, "Loss terms.")
@@ -313,7 +391,7 @@ class Config:
 
     @property
     def group(self) -> int:
-        """Slots whose batch statistics are taken together: as chosen, or what fits the batch."""
+        """Slots whose batch statistics are taken together: as set, or the default for the batch."""
         if self.loss.consistency.group is not None:
             return self.loss.consistency.group
         return max(size for size in range(1, 65) if self.train.global_batch % size == 0)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from ivr_dist.common import decoder
 from ivr_dist.common.decoder import Decoder
+from ivr_dist.config.ranges import Range
 from ivr_dist.config.schema import Config
 
 _INT = re.compile(r"[-+]?[0-9]+(_[0-9]+)*")
@@ -61,6 +62,8 @@ class Key:
     """Its resolved type."""
     doc: str
     default: Any
+    range: Range | None = None
+    """Bounds of the number, or of each number in it."""
 
     @property
     def type_name(self) -> str:
@@ -88,7 +91,7 @@ def keys() -> dict[str, Key]:
                 visit(typing.cast(type, annotation), f"{path}.")
             else:
                 default = item.default if item.default_factory is MISSING else item.default_factory()
-                found[path] = Key(path, annotation, doc, default)
+                found[path] = Key(path, annotation, doc, default, item.metadata["range"])
 
     visit(Config, "")
     return found

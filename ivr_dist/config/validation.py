@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from ivr_dist.config.lanes import check_layout, default_lanes
 from ivr_dist.config.presets import RELEASE_FIXED
-from ivr_dist.config.ranges import RANGES, RATE
+from ivr_dist.config.ranges import Range
 from ivr_dist.config.schema import Config, EncoderConfig, Modality
 from ivr_dist.config.types import keys, value_of
 from ivr_dist.errors import ConfigError, raise_together
@@ -87,16 +87,24 @@ def _error(fault: _Fault, origins: Mapping[str, str]) -> ConfigError:
 
 
 def _ranges(config: Config) -> Iterator[_Fault]:
-    for path, allowed in RANGES.items():
+    for path, key in keys().items():
         value = value_of(config, path)
-        if value is not None and value not in allowed:
-            yield _Fault((path,), f"{path} = {value} must be {allowed}", f"{path}: {keys()[path].doc.rstrip('.')}")
+        # Lists and mappings have messages of their own.
+        if key.range is not None and isinstance(value, int | float) and value not in key.range:
+            yield _Fault((path,), f"{path} = {value} must be {key.range}", f"{path}: {key.doc.rstrip('.')}")
+    allowed = _range("loss.tasks")
     for task, weight in config.loss.tasks.items():
-        if weight < 0:
-            yield _Fault(("loss.tasks",), f"loss.tasks.{task} = {weight} must be at least 0", "0 turns a task off")
-    betas = config.train.betas
-    if len(betas) != 2 or not all(beta in RATE for beta in betas):
-        yield _Fault(("train.betas",), f"train.betas = {betas} must be two numbers, each {RATE}", "try [0.9, 0.999]")
+        if weight not in allowed:
+            yield _Fault(("loss.tasks",), f"loss.tasks.{task} = {weight} must be {allowed}", "0 turns a task off")
+    betas, allowed = config.train.betas, _range("train.betas")
+    if len(betas) != 2 or not all(beta in allowed for beta in betas):
+        yield _Fault(("train.betas",), f"train.betas = {betas} must be two numbers, each {allowed}", "try [0.9, 0.999]")
+
+
+def _range(path: str) -> Range:
+    allowed = keys()[path].range
+    assert allowed is not None
+    return allowed
 
 
 def _single(config: Config) -> Iterator[_Fault]:
@@ -104,8 +112,8 @@ def _single(config: Config) -> Iterator[_Fault]:
     if not config.run.dir:
         yield _Fault(("run.dir",), "run.dir is empty", "set it to a directory or URL, such as runs/first")
     workers = config.run.num_workers
-    several = [1, *workers] if isinstance(workers, list) else [0, workers]
-    if several != sorted(several) or (isinstance(workers, list) and len(workers) != 2):
+    several = [1, *workers] if isinstance(workers, list) else []
+    if isinstance(workers, list) and (several != sorted(several) or len(workers) != 2):
         yield _Fault(
             ("run.num_workers",),
             f"run.num_workers = {workers} must be a number, or two from 1 on, the smaller first",

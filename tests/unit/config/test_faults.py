@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ivr_dist.config.loading import load_config, override
-from ivr_dist.config.ranges import RANGES
 from ivr_dist.config.types import keys
 from ivr_dist.errors import ConfigError, FaultsError
 from tests.configs import MINIMAL, Writer, refused
@@ -119,11 +118,20 @@ def test_a_batch_without_divisors_needs_a_group() -> None:
 
 
 def test_every_number_has_a_range() -> None:
-    """Those without one are checked by themselves: see `config_check`."""
     numbers = {path for path, key in keys().items() if {int, float} & {key.annotation, *get_args(key.annotation)}}
-    assert set(RANGES) <= numbers
-    by_themselves = {"run.num_workers", "data.lanes", "data.shuffle_delay", "train.betas", "loss.tasks"}
-    assert {path for path in numbers - set(RANGES)} <= by_themselves
+    ranged = {path for path, key in keys().items() if key.range is not None}
+    assert ranged == numbers
+
+
+BY_THEMSELVES = ("run.num_workers", "train.betas", "loss.tasks")
+"""Keys of several numbers, whose errors say more than the range."""
+RANGES = {path: key.range for path, key in keys().items() if key.range is not None and path not in BY_THEMSELVES}
+
+
+@pytest.mark.parametrize("path", sorted(RANGES))
+def test_a_default_is_in_its_range(path: str) -> None:
+    default = keys()[path].default
+    assert default is None or default in RANGES[path]
 
 
 @pytest.mark.parametrize("path", sorted(RANGES))
