@@ -42,7 +42,8 @@ from typing import Any, ClassVar
 import numpy as np
 from readers import STEPS, MoseiShaped
 
-from ivr_dist.config.loading import load_config, to_yaml
+from ivr_dist.config.loading import load_config
+from ivr_dist.config.yaml_writer import to_yaml
 from ivr_dist.corpora.source import SampleRef, SourceSample
 from ivr_dist.packing.pack import pack
 from ivr_dist.shards.specs import FeatureSpec

@@ -7,27 +7,21 @@ all of them are told at once.
 from __future__ import annotations
 
 import copy
-import difflib
-import json
-import re
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
-from typing import Any, Literal, get_args, get_origin
-
-import yaml
+from typing import Any, get_origin
 
 from ivr_dist.common.decoder import DecodeError
 from ivr_dist.config.presets import preset_values
 from ivr_dist.config.schema import Config
+from ivr_dist.config.suggestions import suggest_keys, value_remedy
 from ivr_dist.config.types import Key, Word, convert, keys, section_fields, section_paths, show, value_of
 from ivr_dist.config.validation import faults, with_defaults, wrong_keys
 from ivr_dist.config.yaml_source import Located, parse_value, read_yaml
+from ivr_dist.config.yaml_writer import yaml_value
 from ivr_dist.errors import ConfigError, UserError, raise_together
 from ivr_dist.sanitize import shorten
 
-_PLAIN = re.compile(r"[A-Za-z_/][\w/.-]*(://[\w/.-]+)?", re.ASCII)
-_SUGGESTIONS = 4
 _OVERRIDE = "override "
 _LONGEST = 200
 """Characters of an override in an error."""
@@ -126,7 +120,7 @@ def _checked(values: _Values, place: str, look: Look | None, unread: Sequence[Co
 
 def override(key: str, value: str) -> str:
     """The override that sets a key to a text, whatever the text looks like."""
-    return f"{key}={_yaml_value(value)}"
+    return f"{key}={yaml_value(value)}"
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -151,16 +145,6 @@ def from_dict(values: Mapping[str, Any], where: str = "config") -> Config:
     found.merge(values, "", where)
     raise_together(found.faults, where)
     return found.build()
-
-
-def to_yaml(config: Config) -> str:
-    """The whole config as YAML, with each key's doc line above it; `load_config` reads it back to an equal config."""
-    return "".join(f"{line}\n" for line in _yaml_lines(config, ""))
-
-
-def describe_keys() -> list[tuple[str, str, str, str]]:
-    """Rows of the reference: key, type in words, default as YAML, doc line."""
-    return [(key.path, key.type_name, _yaml_value(key.default), key.doc) for key in keys().values()]
 
 
 class _Values:
@@ -226,7 +210,7 @@ class _Values:
         try:
             converted = convert(value, key.annotation)
         except DecodeError as error:
-            self._fault(str(error.below(key.path)), place, _value_remedy(key, value))
+            self._fault(str(error.below(key.path)), place, value_remedy(key, value))
             self.suspects.add(key.path)
             return
         if merged:
@@ -235,8 +219,8 @@ class _Values:
         self.origins[key.path] = place
 
     def _unknown(self, path: str, place: str) -> None:
-        similar = _similar_keys(path)
-        self._fault(f"unknown key {path}", place, _unknown_remedy(path, similar))
+        similar, remedy = suggest_keys(path)
+        self._fault(f"unknown key {path}", place, remedy)
         self.suspects |= {key for known in similar for key in _below(known)}
 
     def _fault(self, what: str, place: str, remedy: str) -> None:
@@ -277,90 +261,3 @@ def _merge_entries(base: Any, new: Any) -> Any:
     for name, value in new.items():
         merged[name] = _merge_entries(merged.get(name), value)
     return merged
-
-
-def _unknown_remedy(path: str, suggestions: Sequence[str]) -> str:
-    if len(suggestions) == 1:
-        doc = f" ({keys()[suggestions[0]].doc})" if suggestions[0] in keys() else ""
-        return f"did you mean {suggestions[0]}?{doc}"
-    if suggestions:
-        return f"did you mean {', '.join(suggestions[:-1])} or {suggestions[-1]}?"
-    section = path.rpartition(".")[0]
-    section = section if section in section_paths() else ""
-    return f"use one of {', '.join(known for known in _known_paths() if known.rpartition('.')[0] == section)}"
-
-
-def _known_paths() -> list[str]:
-    return sorted(section_paths()) + list(keys())
-
-
-def _similar_keys(path: str) -> list[str]:
-    """Known keys and sections that may have been meant, best first: a name of another section, or a misspelling."""
-    section, _, leaf = path.rpartition(".")
-
-    def likeness(known: str) -> float:
-        known_section, _, known_leaf = known.rpartition(".")
-        leaves = difflib.SequenceMatcher(None, leaf, known_leaf).ratio()
-        sections = difflib.SequenceMatcher(None, section, known_section).ratio()
-        return leaves + 0.25 * sections
-
-    likely = {known: likeness(known) for known in _known_paths()}
-    leaf_of = {known: known.rpartition(".")[2] for known in likely}
-    same = [known for known in likely if leaf_of[known] == leaf]
-    close = difflib.get_close_matches(leaf, set(leaf_of.values()), n=_SUGGESTIONS, cutoff=0.75)
-    found = same or [known for known in likely if leaf_of[known] in close]
-    siblings = [known for known in found if known.rpartition(".")[0] == section]
-    return sorted(siblings or found, key=lambda known: -likely[known])[:_SUGGESTIONS]
-
-
-def _value_remedy(key: Key, value: Any) -> str:
-    """A hint for a value of the wrong type, and what the key is for."""
-    about = f"{key.path}: {key.doc.rstrip('.')}"
-    if isinstance(value, Word) and value.written:
-        return f'write "{value.written.strip()}" in quotes if all of it is meant, else leave away what is not ({about})'
-    options = [str(choice) for choice in _choices(key.annotation)]
-    wrong = value if isinstance(value, list) else [value]
-    typed = [str(item) for item in wrong if isinstance(item, str) and str(item) not in options]
-    close = difflib.get_close_matches(typed[0], options, n=1) if typed and options else []
-    if close:
-        return f"did you mean {close[0]}? ({about})"
-    if get_origin(key.annotation) is list and isinstance(value, str):
-        return f"write [{value}] ({about})"
-    if key.annotation is str and key.default[:1].isdigit():
-        return f"write it like {key.default} ({about})"
-    if key.annotation is str and isinstance(value, Word):
-        return f'write "{value}" in quotes if it is meant as text ({about})'
-    return about
-
-
-def _choices(annotation: Any) -> tuple[Any, ...]:
-    if get_origin(annotation) is Literal:
-        return get_args(annotation)
-    return tuple(choice for inner in get_args(annotation) for choice in _choices(inner))
-
-
-def _yaml_lines(section: Any, indent: str) -> Iterator[str]:
-    kind: type = type(section)
-    for name, (annotation, doc) in section_fields(kind).items():
-        value = getattr(section, name)
-        yield f"{indent}# {doc}"
-        if is_dataclass(annotation):
-            yield f"{indent}{name}:"
-            yield from _yaml_lines(value, f"{indent}  ")
-        else:
-            yield f"{indent}{name}: {_yaml_value(value)}"
-
-
-def _yaml_value(value: Any) -> str:
-    """One value in flow style, quoted wherever any YAML reader might take text for something else."""
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{_yaml_value(name)}: {_yaml_value(item)}' for name, item in value.items())}}}"
-    if isinstance(value, list):
-        return f"[{', '.join(_yaml_value(item) for item in value)}]"
-    if isinstance(value, str):
-        plain = _PLAIN.fullmatch(value) and isinstance(Word(value).resolve(), str)
-        return value if plain else str(yaml.safe_dump(value, default_style='"', width=sys.maxsize)).strip()
-    if isinstance(value, float) and "e" in repr(value) and "." not in repr(value):
-        # YAML 1.1 readers take 1e-05 for text.
-        return repr(value).replace("e", ".0e")
-    return json.dumps(value)

@@ -108,7 +108,8 @@ def clean(more: Mapping[str, str]) -> dict[str, str]:
 
 def train_words(given: Sequence[str]) -> list[str]:
     """The command that trains, with a config file as a user has one."""
-    from ivr_dist.config.loading import load_config, to_yaml
+    from ivr_dist.config.loading import load_config
+    from ivr_dist.config.yaml_writer import to_yaml
 
     run = next(text.partition("=")[2] for text in given if text.startswith("run.dir="))
     path = Path(run).with_suffix(".yaml")

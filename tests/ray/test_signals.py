@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from ivr_dist.checkpoint import store
-from ivr_dist.config.loading import load_config, to_yaml
+from ivr_dist.config.loading import load_config
+from ivr_dist.config.yaml_writer import to_yaml
 from ivr_dist.inspection.status import status
 from tests.drill.processes import left_over, of_command
 from tests.ray.clusters import ROOT, Cluster

@@ -72,7 +72,7 @@ def start(overrides: list[str], *options: str, address: str = "") -> subprocess.
 
 def write_config(overrides: list[str]) -> Path:
     """Write the overrides as a config file of a user."""
-    from ivr_dist.config.loading import to_yaml
+    from ivr_dist.config.yaml_writer import to_yaml
 
     run = next(text.partition("=")[2] for text in overrides if text.startswith("run.dir="))
     path = Path(run).with_suffix(".yaml")

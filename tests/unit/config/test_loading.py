@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from ivr_dist.config import Config
-from ivr_dist.config.loading import from_dict, load_config, to_dict, to_yaml
+from ivr_dist.config.loading import from_dict, load_config, to_dict
 from ivr_dist.config.validation import check
+from ivr_dist.config.yaml_writer import to_yaml
 from ivr_dist.errors import ConfigError
 from tests.configs import MINIMAL, Writer, refused
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from ivr_dist.checkpoint.weights import check_same_model, describe_model
 from ivr_dist.config import Config
-from ivr_dist.config.loading import from_dict, load_config, to_dict, to_yaml
+from ivr_dist.config.loading import from_dict, load_config, to_dict
+from ivr_dist.config.yaml_writer import to_yaml
 from ivr_dist.corpora.synthetic import SynthSource
 from ivr_dist.data.batches.collate import BatchSpec
 from ivr_dist.errors import CheckpointMismatchError, ConfigError

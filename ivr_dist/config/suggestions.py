@@ -1,0 +1,92 @@
+"""What may have been meant: remedies for unknown keys and for values that do not fit."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any, Literal, get_args, get_origin
+
+from ivr_dist.config.synonyms import Synonym, find_synonym
+from ivr_dist.config.types import Key, Word, keys, section_paths
+
+_SUGGESTIONS = 4
+
+
+def suggest_keys(path: str) -> tuple[list[str], str]:
+    """Keys and sections that may have been meant by an unknown name, best first, and a remedy that names them.
+
+    Args:
+        path: The unknown name, dotted where it has a section.
+    """
+    synonym = find_synonym(path)
+    if synonym is not None:
+        return [synonym.key], _synonym_remedy(synonym)
+    similar = _similar_keys(path)
+    return similar, _unknown_remedy(path, similar)
+
+
+def _synonym_remedy(synonym: Synonym) -> str:
+    if synonym.value:
+        return f"did you mean {synonym.key}={synonym.value}? ({synonym.note})"
+    doc = keys()[synonym.key].doc.rstrip(".") if synonym.key in keys() else "a section"
+    return f"did you mean {synonym.key}? ({synonym.note or doc})"
+
+
+def _unknown_remedy(path: str, suggestions: Sequence[str]) -> str:
+    if len(suggestions) == 1:
+        doc = f" ({keys()[suggestions[0]].doc})" if suggestions[0] in keys() else ""
+        return f"did you mean {suggestions[0]}?{doc}"
+    if suggestions:
+        return f"did you mean {', '.join(suggestions[:-1])} or {suggestions[-1]}?"
+    section = path.rpartition(".")[0]
+    section = section if section in section_paths() else ""
+    return f"use one of {', '.join(known for known in _known_paths() if known.rpartition('.')[0] == section)}"
+
+
+def _known_paths() -> list[str]:
+    return sorted(section_paths()) + list(keys())
+
+
+def _similar_keys(path: str) -> list[str]:
+    """Known keys and sections like an unknown one, best first: its name in another section, or a misspelling of it."""
+    section, _, leaf = path.rpartition(".")
+
+    def likeness(known: str) -> float:
+        known_section, _, known_leaf = known.rpartition(".")
+        leaves = difflib.SequenceMatcher(None, leaf, known_leaf).ratio()
+        sections = difflib.SequenceMatcher(None, section, known_section).ratio()
+        return leaves + 0.25 * sections
+
+    likely = {known: likeness(known) for known in _known_paths()}
+    leaf_of = {known: known.rpartition(".")[2] for known in likely}
+    same = [known for known in likely if leaf_of[known] == leaf]
+    close = difflib.get_close_matches(leaf, set(leaf_of.values()), n=_SUGGESTIONS, cutoff=0.75)
+    similar = same or [known for known in likely if leaf_of[known] in close]
+    siblings = [known for known in similar if known.rpartition(".")[0] == section]
+    return sorted(siblings or similar, key=lambda known: -likely[known])[:_SUGGESTIONS]
+
+
+def value_remedy(key: Key, value: Any) -> str:
+    """A hint for a value of the wrong type, and what the key is for."""
+    about = f"{key.path}: {key.doc.rstrip('.')}"
+    if isinstance(value, Word) and value.written:
+        return f'write "{value.written.strip()}" in quotes if all of it is meant, else leave out the rest ({about})'
+    options = [str(choice) for choice in _choices(key.annotation)]
+    wrong = value if isinstance(value, list) else [value]
+    typed = [str(item) for item in wrong if isinstance(item, str) and str(item) not in options]
+    close = difflib.get_close_matches(typed[0], options, n=1) if typed and options else []
+    if close:
+        return f"did you mean {close[0]}? ({about})"
+    if get_origin(key.annotation) is list and isinstance(value, str):
+        return f"write [{value}] ({about})"
+    if key.annotation is str and key.default[:1].isdigit():
+        return f"write it like {key.default} ({about})"
+    if key.annotation is str and isinstance(value, Word):
+        return f'write "{value}" in quotes if it is meant as text ({about})'
+    return about
+
+
+def _choices(annotation: Any) -> tuple[Any, ...]:
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    return tuple(choice for inner in get_args(annotation) for choice in _choices(inner))
