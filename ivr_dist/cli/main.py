@@ -11,7 +11,14 @@ from typing import Annotated
 import typer
 
 from ivr_dist import __version__
-from ivr_dist.cli import data_commands, logging_setup, release_commands, run_commands, training_commands
+from ivr_dist.cli import (
+    config_commands,
+    data_commands,
+    logging_setup,
+    release_commands,
+    run_commands,
+    training_commands,
+)
 from ivr_dist.cli.options import EXIT_FAILED, SectionedGroup, examples
 from ivr_dist.cli.standard_streams import lasting_streams
 from ivr_dist.common.library_errors import describe, explained, named, remedy_for
@@ -35,6 +42,7 @@ app = typer.Typer(
         "ivr-dist train configs/quickstart.yaml",
         "ivr-dist train configs/quickstart.yaml train.lr=3e-4 --num-workers 4",
         "ivr-dist plan configs/quickstart.yaml --world-sizes 1,2,8,64",
+        "ivr-dist config train.lr",
         "ivr-dist pack corpora/mosi --card mosi_words --out s3://bucket/mosi",
         "ivr-dist verify s3://bucket/mosi --card mosi_words",
         "ivr-dist inspect s3://bucket/mosi --html mosi.html",
@@ -51,6 +59,7 @@ app = typer.Typer(
 )
 for section in (
     training_commands.SECTION,
+    config_commands.SECTION,
     data_commands.SECTION,
     run_commands.SECTION,
     release_commands.SECTION,

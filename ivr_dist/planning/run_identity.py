@@ -221,6 +221,20 @@ _TREATED: Mapping[Role, tuple[str, str, str]] = {
 }
 
 
+_EFFECTS: Mapping[Role, str] = {
+    "data": "other data need another run.dir; compared by manifest id, not by path",
+    "identity": "fixed: another value needs another run.dir",
+    "recipe": "may change until the run is finished",
+    "length": "may be raised, also of a finished run",
+    "free": "may change at any time; results differ by rounding at most",
+}
+
+
+def effects() -> dict[str, str]:
+    """By key: what another value means for a run that has begun, as a clause."""
+    return {key: _EFFECTS[role] for key, role in ROLES.items()}
+
+
 def table() -> list[str]:
     """The lines of the table in docs/running.md: what becomes of a changed key, on which run."""
     lines = ["| key | finished run | unfinished or lengthened run | `--seeds` |", "|---|---|---|---|"]

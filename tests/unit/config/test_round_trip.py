@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 
 from ivr_dist import config as config_module
 from ivr_dist.config import Config, EncoderConfig
-from ivr_dist.config.loading import describe_keys, from_dict, load_config, to_dict, to_yaml
+from ivr_dist.config.loading import from_dict, load_config, to_dict
+from ivr_dist.config.reference import describe_keys
 from ivr_dist.config.types import Key, Word, convert, keys, section_fields, section_paths
 from ivr_dist.config.yaml_source import read_yaml
+from ivr_dist.config.yaml_writer import to_yaml
 from ivr_dist.errors import ConfigError
 from tests.repository import ROOT
 
@@ -125,10 +127,10 @@ def test_yaml_has_every_doc_line() -> None:
 
 def test_every_key_is_described() -> None:
     rows = {path: (kind, default, doc) for path, kind, default, doc in describe_keys()}
-    assert rows["train.lr"] == ("a number", "0.001", "Peak learning rate of AdamW.")
+    assert rows["train.lr"] == ("a number, above 0", "0.001", "Peak learning rate of AdamW.")
     assert rows["train.dtype"][0] == "one of float32, bfloat16"
     assert rows["data.modalities"][:2] == ("a list of any of text, audio, vision", "[text, audio, vision]")
-    assert rows["model.dropout"][:2] == ("a number, or null", "null")
+    assert rows["model.dropout"][:2] == ("a number, at least 0 and below 1, or null", "null")
     assert rows["deepspeed"][0] == "a mapping"
     assert all(doc.endswith(".") for _, _, doc in rows.values())
 
