@@ -33,6 +33,10 @@ _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 _PLURALS = {int: "whole numbers", float: "numbers", bool: "true or false values", str: "strings", type(None): "nulls"}
 
 
+class Words(str):
+    """Mark of an annotated type: how errors name it, with its article, such as `Annotated[str, Words("a URL")]`."""
+
+
 class DecodeError(ValueError):
     """A value that does not fit its declared type.
 
@@ -99,6 +103,9 @@ def _typed(value: Any, scalar: Callable[[Any], str]) -> str:
 
 def describe_type(hint: Any) -> str:
     """A type in words, with the allowed values of a choice: `a number, or null`, `one of a, b`."""
+    for mark in hint.__metadata__ if get_origin(hint) is Annotated else ():
+        if isinstance(mark, Words):
+            return mark
     origin, args = _parts(hint)
     if origin is Literal:
         return f"one of {', '.join(str(arg) for arg in args)}"
@@ -114,11 +121,15 @@ def describe_type(hint: Any) -> str:
 
 def _plural(hint: Any) -> str:
     origin, args = _parts(hint)
+    if isinstance(words := describe_type(hint), Words):
+        return f"entries, each {words}"
     if origin is Literal:
         return f"any {describe_type(hint)[4:]}"
     if origin in _LISTS:
         return f"lists of {_plural(args[0])}"
-    return describe_type(hint) if origin is Union else _PLURALS.get(origin, "mappings")
+    if origin is Union:
+        return " or ".join(_plural(arg) for arg in args)
+    return _PLURALS.get(origin, "mappings")
 
 
 @dataclass(frozen=True)
@@ -260,10 +271,10 @@ def decode(kind: type[T], value: Any, *, complete: bool = False) -> T:
 
 @cache
 def _parts(hint: Any) -> tuple[Any, tuple[Any, ...]]:
-    """What kind of type a hint is, and its arguments; of an annotated type its marks."""
+    """What kind of type a hint is, and its arguments; of an annotated number its marks."""
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return args[0], args[1:]
+        return (args[0], args[1:]) if args[0] is float else _parts(args[0])
     if origin is types.UnionType:
         return Union, args
     return (hint, ()) if origin is None else (origin, args)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import types
 from dataclasses import is_dataclass
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from ivr_dist.config.ranges import Range
-from ivr_dist.config.schema import Config
+from ivr_dist.config.schema import Config, key_name
 from ivr_dist.config.types import keys, section_fields
 
 _TYPES = {int: "integer", float: "number", bool: "boolean", str: "string"}
@@ -27,7 +27,8 @@ def json_schema() -> dict[str, Any]:
 
 def _section(kind: type, prefix: str) -> dict[str, Any]:
     properties: dict[str, Any] = {}
-    for name, (annotation, doc) in section_fields(kind).items():
+    for field_name, (annotation, doc) in section_fields(kind).items():
+        name = key_name(field_name)
         path = f"{prefix}{name}"
         if is_dataclass(annotation):
             # A section without keys is null to YAML.
@@ -41,6 +42,8 @@ def _section(kind: type, prefix: str) -> dict[str, Any]:
 
 def _value(annotation: Any, allowed: Range | None) -> dict[str, Any]:
     origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _value(args[0], allowed)
     if origin is Literal:
         return {"enum": list(args)}
     if origin in (Union, types.UnionType):

@@ -13,7 +13,7 @@ from typing import Any, get_origin
 
 from ivr_dist.common.decoder import DecodeError
 from ivr_dist.config.presets import preset_values
-from ivr_dist.config.schema import Config
+from ivr_dist.config.schema import Config, key_name
 from ivr_dist.config.suggestions import suggest_keys, value_remedy
 from ivr_dist.config.types import Key, Word, convert, keys, section_fields, section_paths, show, value_of
 from ivr_dist.config.validation import faults, with_defaults, wrong_keys
@@ -125,7 +125,7 @@ def override(key: str, value: str) -> str:
 
 def to_dict(config: Config) -> dict[str, Any]:
     """Every key as nested plain dictionaries, fit for JSON."""
-    return asdict(config)
+    return asdict(config, dict_factory=lambda entries: {key_name(name): value for name, value in entries})
 
 
 def from_dict(values: Mapping[str, Any], where: str = "config") -> Config:
@@ -235,7 +235,7 @@ def _below(path: str) -> set[str]:
 def _section(kind: type, prefix: str, values: Mapping[str, Any]) -> Any:
     given: dict[str, Any] = {}
     for name, (annotation, _) in section_fields(kind).items():
-        path = f"{prefix}{name}"
+        path = f"{prefix}{key_name(name)}"
         if is_dataclass(annotation):
             given[name] = _section(annotation, f"{path}.", values)  # type: ignore[arg-type]
         elif path in values:

@@ -14,6 +14,11 @@ from ivr_dist.config.ranges import Range
 Modality = Literal["text", "audio", "vision"]
 
 
+def key_name(field_name: str) -> str:
+    """The key of a field: that of a keyword of Python, such as `class`, has an underscore behind it in Python only."""
+    return field_name.removesuffix("_")
+
+
 def key(
     default: Any,
     doc: str,

@@ -7,6 +7,7 @@ Plain YAML scalars arrive here as text (`Word`) because only the key's type can 
 from __future__ import annotations
 
 import functools
+import keyword
 import math
 import re
 import typing
@@ -16,7 +17,7 @@ from typing import Any, Literal
 from ivr_dist.common import decoder
 from ivr_dist.common.decoder import Decoder
 from ivr_dist.config.ranges import Range
-from ivr_dist.config.schema import Config
+from ivr_dist.config.schema import Config, key_name
 
 _INT = re.compile(r"[-+]?[0-9]+(_[0-9]+)*")
 _FLOAT = re.compile(r"[-+]?([0-9]+(_[0-9]+)*\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
@@ -74,7 +75,7 @@ class Key:
 @functools.cache
 def section_fields(kind: type) -> dict[str, tuple[Any, str]]:
     """Annotation and doc line of each field of a section, in order."""
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
     return {item.name: (hints[item.name], str(item.metadata["doc"])) for item in fields(kind)}
 
 
@@ -86,7 +87,7 @@ def keys() -> dict[str, Key]:
     def visit(kind: type, prefix: str) -> None:
         for item in fields(kind):
             annotation, doc = section_fields(kind)[item.name]
-            path = f"{prefix}{item.name}"
+            path = f"{prefix}{key_name(item.name)}"
             if is_dataclass(annotation):
                 visit(typing.cast(type, annotation), f"{path}.")
             else:
@@ -101,7 +102,7 @@ def value_of(config: Config, path: str) -> Any:
     """The value of a key, by its dotted path."""
     value: Any = config
     for name in path.split("."):
-        value = getattr(value, name)
+        value = getattr(value, f"{name}_" if keyword.iskeyword(name) else name)
     return value
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 from ivr_dist.config.lanes import check_layout, default_lanes
 from ivr_dist.config.presets import RELEASE_FIXED
 from ivr_dist.config.ranges import Range
-from ivr_dist.config.schema import Config, EncoderConfig, Modality
+from ivr_dist.config.schema import Config, EncoderConfig, Modality, key_name
 from ivr_dist.config.types import keys, value_of
 from ivr_dist.errors import ConfigError, raise_together
 from ivr_dist.units import parse_bytes, parse_interval
@@ -69,7 +69,7 @@ def with_defaults(section: T, paths: Collection[str], prefix: str = "") -> T:
     """The config with some keys reset to their defaults, so that checks of several keys can rely on each."""
     changes: dict[str, Any] = {}
     for item in fields(section):
-        path, value = f"{prefix}{item.name}", getattr(section, item.name)
+        path, value = f"{prefix}{key_name(item.name)}", getattr(section, item.name)
         if is_dataclass(value):
             changes[item.name] = with_defaults(value, paths, f"{path}.")  # type: ignore[type-var]
         elif path in paths:

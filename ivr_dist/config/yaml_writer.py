@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from ivr_dist.config.schema import Config
+from ivr_dist.config.schema import Config, key_name
 from ivr_dist.config.types import Word, section_fields
 
 _PLAIN = re.compile(r"[A-Za-z_/][\w/.-]*(://[\w/.-]+)?", re.ASCII)
@@ -31,7 +31,8 @@ def to_yaml(config: Config, comment: Callable[[str], str] | None = None) -> str:
 def _yaml_lines(section: Any, prefix: str, indent: str, comment: Callable[[str], str] | None) -> Iterator[str]:
     kind: type = type(section)
     for name, (annotation, doc) in section_fields(kind).items():
-        path, value = f"{prefix}{name}", getattr(section, name)
+        value, name = getattr(section, name), key_name(name)
+        path = f"{prefix}{name}"
         if comment is None:
             yield f"{indent}# {doc}"
         if is_dataclass(annotation):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ivr_dist.common.decoder import AnyFloat, DecodeError, Decoder, decode, describe_type, show
+from ivr_dist.common.decoder import AnyFloat, DecodeError, Decoder, Words, decode, describe_type, show
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,15 @@ class Record:
     workers: int | list[int] = 1
     extra: Any = None
     seen: int = field(default=7, init=False)
+
+
+ClassPath = Annotated[str | dict[str, Any], Words("a class, as module:Class or a mapping")]
+
+
+def test_an_annotated_type_has_words_of_its_own() -> None:
+    assert decode(list[ClassPath], ["a:B", {"class": "a:B", "x": 1}]) == ["a:B", {"class": "a:B", "x": 1}]
+    with pytest.raises(DecodeError, match=r"^\[0\]: 3 is not a class, as module:Class or a mapping$"):
+        decode(list[ClassPath], [3])
 
 
 SMALLEST: dict[str, Any] = {"ratio": 0.5, "parts": [{"name": "a"}]}
@@ -156,6 +165,9 @@ def test_a_source_with_scalars_of_its_own() -> None:
         (int | list[int], "a whole number or a list of whole numbers"),
         (dict[str, list[str]], "a mapping of names to lists of strings"),
         (AnyFloat, "a number"),
+        (ClassPath, "a class, as module:Class or a mapping"),
+        (list[ClassPath], "a list of entries, each a class, as module:Class or a mapping"),
+        (list[str | dict[str, Any]], "a list of strings or mappings"),
         (Part, "a mapping"),
     ],
 )
