@@ -1,1 +1,1 @@
-"""Small parts that packages of every level share."""
+"""Helpers without a package of their own: decoding, JSON, file signatures, errors of libraries."""

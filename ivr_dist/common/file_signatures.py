@@ -1,7 +1,7 @@
-"""What a file is, told from its first bytes, and text of any usual encoding: for errors that name the real fault.
+"""File signatures (magic bytes) and text encodings: identifies what a file really is, for precise errors.
 
-Files get lost on the way in many ways: a download site answers with a page, Git LFS leaves a pointer, an archive is
-renamed instead of unpacked. Every reader that meets something it cannot read asks here what it is.
+Downloads go wrong in many ways: a site answers with a web page, Git LFS leaves a pointer, an archive is renamed instead
+of unpacked. Readers that cannot read a file use this module to name its kind.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 
 HEAD = 512
-"""Bytes from the front of a file that tell what it is."""
+"""Bytes at the start of a file that identify it."""
 
 _UNPACK = "unpack it first"
 _AGAIN = "get the file again"
@@ -21,7 +21,7 @@ _OTHER = "give the right file"
 
 @dataclass(frozen=True)
 class FileKind:
-    """What a file is."""
+    """A kind of file."""
 
     name: str
     """With its article, such as `a file compressed with gzip`."""
@@ -69,7 +69,7 @@ _PICKLE = re.compile(rb"\x80[\x02-\x05]")
 _BLANKS = b" \t\r\n\0"
 
 _BOMS = (
-    # UTF-32 before UTF-16, whose mark is the beginning of its own.
+    # UTF-32 before UTF-16: its little-endian mark begins with that of UTF-16.
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
@@ -79,13 +79,13 @@ _BOMS = (
 
 
 def kind_of(head: bytes) -> FileKind | None:
-    """What a file is.
+    """Identify a file by its first bytes.
 
     Args:
         head: Its first `HEAD` bytes, or all of a shorter one.
 
     Returns:
-        None for plain text and for whatever else is not known.
+        None for plain text and for unknown kinds.
     """
     if not head:
         return FileKind("an empty file", _AGAIN)
@@ -110,25 +110,25 @@ def kind_of(head: bytes) -> FileKind | None:
     return None
 
 
-def other_kind(head: bytes, wanted: str, *but: str) -> tuple[str, str] | None:
-    """The fault and the remedy, if the first bytes say that a file is plainly something else.
+def other_kind(head: bytes, expected: str, *accepted: str) -> tuple[str, str] | None:
+    """The fault and the remedy, if the first bytes identify a file as something else than expected.
 
     Args:
         head: As for `kind_of`.
-        wanted: What it should be, with its article.
-        but: Beginnings of names of kinds that are right.
+        expected: What it should be, with its article.
+        accepted: Prefixes of the names of kinds that are accepted.
     """
-    found = kind_of(head)
-    if found is None or found.name.startswith(but):
+    kind = kind_of(head)
+    if kind is None or kind.name.startswith(accepted):
         return None
-    return f"this is {found.name}, not {wanted}", found.remedy
+    return f"this is {kind.name}, not {expected}", kind.remedy
 
 
 def decode_text(data: bytes) -> str:
-    """UTF-8, or UTF-16 and UTF-32 with a byte order mark, which is left out.
+    """Decode UTF-8, or UTF-16 and UTF-32 with a byte order mark, which is removed.
 
     Raises:
-        ValueError: It is of another encoding; says which line is.
+        ValueError: It has another encoding; names the line.
     """
     for mark, encoding in _BOMS:
         if data.startswith(mark):
@@ -139,7 +139,7 @@ def decode_text(data: bytes) -> str:
 
 
 def is_text(value: str) -> bool:
-    """Whether a text can be written: JSON and YAML can smuggle in half of a surrogate pair."""
+    """Whether a text can be encoded: escapes of JSON and YAML can contain half of a surrogate pair."""
     try:
         value.encode()
     except UnicodeEncodeError:

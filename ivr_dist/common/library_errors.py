@@ -1,7 +1,7 @@
-"""Errors of the system and of libraries, as one line that a user can act on.
+"""Translates errors of the operating system and of libraries into one line that a user can act on.
 
-They come as numbers of the system, as pages of stack frames and state dumps, as an exception within an exception within
-an exception, or as nothing but a class. Libraries need not be installed, so their classes are known here by name.
+They arrive as error numbers, as pages of stack frames and state dumps, as nested exceptions, or as a bare class. The
+libraries need not be installed, so their classes are matched by name.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from ivr_dist.errors import IvrError, StorageError, WorkerError
 from ivr_dist.sanitize import hide_secrets, plain, shorten, without_colours
 
 LONGEST = 300
-"""Characters of what an error says, but for the name of a file, which is told whole."""
+"""Longest text of an error in characters, without the names of files, which are not shortened."""
 
 _TRACEBACK = "Traceback (most recent call last)"
 _FRAME = re.compile(r"(frame )?#\d+[: ]|File \"|at 0x|C\+\+ CapturedTraceback|Exception raised from |-{2,} |[~^]+$")
 _ORIGIN = re.compile(r"(^|: )\[[^\]]*\.(?:cpp|cc|cu|h|hpp|py):\d+\] (?:err == 0\. )?")
 _CLASS = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Warning|Exit|Interrupt)(?=:|$)")
 _QUERY = re.compile(r"(?<=[\w/])\?[^\s'\"]*=[^\s'\")\]]*")
-"""The query that signs a request, where a client shows it without the URL's beginning."""
+"""The query that signs a request, where a client shows it without the start of the URL."""
 _UNFINISHED = (":", ",")
 _BARE = frozenset(
     ("Exception", "RuntimeError", "OSError", "ValueError", "JSONDecodeError", "UnicodeDecodeError", "BadZipFile")
 )
-"""Classes whose names tell nothing that their message does not."""
+"""Classes whose names add nothing to their messages."""
 
 _ERRNO_REMEDIES: Mapping[int, str] = {
     errno.ENOSPC: "free some space there, or choose another place",
@@ -66,10 +66,10 @@ _DEVICE_REMEDY = "lower train.max_micro_batch, or set train.recompute=true"
 
 
 def describe(error: BaseException | None, most: int = LONGEST) -> str:
-    """What an error says, as one line without a full stop: no stack, no state dump, nothing cut within a word.
+    """The message of an error as one line without a full stop: no stack, no state dump, no word cut off.
 
     Args:
-        error: Any exception; of one that only wraps another, such as Ray's, the other is described. None: unknown.
+        error: Any exception; if it only wraps another one, as Ray's do, that one is described. None: unknown.
         most: Longest result in characters.
     """
     error = root_cause(error)
@@ -90,16 +90,16 @@ def describe(error: BaseException | None, most: int = LONGEST) -> str:
 
 
 def named(error: BaseException) -> str:
-    """What an error says, as by `describe`, behind the name of its class: for faults of a program."""
+    """The message of an error as by `describe`, after the name of its class: for bugs."""
     kind, said = type(error).__name__, describe(error)
     return said if said == kind or said.startswith(f"{kind}:") else f"{kind}: {said}"
 
 
 def first_sentence(text: str, most: int = LONGEST) -> str:
-    """What a message that may be pages long says first, on one line without a full stop.
+    """The first sentence of a message that may be pages long, on one line without a full stop.
 
     Args:
-        text: An exception's text, or what a program wrote before it failed; of a traceback, the last line counts.
+        text: An exception's text, or the output of a program that failed; of a traceback, the last line is used.
         most: Longest result in characters.
     """
     lines = " ".join(_first_lines(without_colours(text)))
@@ -108,7 +108,7 @@ def first_sentence(text: str, most: int = LONGEST) -> str:
 
 
 def last_words(text: str, most: int = LONGEST) -> str:
-    """What a program that failed wrote last, for programs that end with their error."""
+    """The last line of a failed program's output, for programs whose last line is the error."""
     if _TRACEBACK in text:
         return first_sentence(text, most)
     lines = [line for line in without_colours(text).splitlines() if line.strip()]
@@ -116,7 +116,7 @@ def last_words(text: str, most: int = LONGEST) -> str:
 
 
 def root_cause(error: BaseException | None) -> BaseException | None:
-    """The exception that others only carry: through Ray's wrapping and groups of exceptions."""
+    """The exception at the root of wrappers: Ray's errors and exception groups."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -128,7 +128,7 @@ def root_cause(error: BaseException | None) -> BaseException | None:
 
 
 def remedy_for(error: BaseException | None) -> str:
-    """What a user can do about an error, as an imperative without its full stop; empty if nobody knows."""
+    """A remedy for an error, as an imperative without a full stop; empty if none is known."""
     error = root_cause(error)
     if isinstance(error, IvrError):
         return error.remedy
@@ -148,7 +148,7 @@ def remedy_for(error: BaseException | None) -> str:
 
 
 def explained(error: BaseException) -> IvrError | None:
-    """The error as one of ours, where it is the environment's and not a fault of the program; else None."""
+    """The error as an `IvrError`, if the environment caused it and not a bug; else None."""
     cause = root_cause(error)
     if cause is None or isinstance(cause, IvrError):
         return cause
@@ -164,7 +164,7 @@ def _carried(error: BaseException) -> Iterator[BaseException]:
     failures = getattr(error, "worker_failures", None)
     if isinstance(failures, Mapping):
         found = [failure for failure in failures.values() if isinstance(failure, BaseException)]
-        # An explained error tells more than that of a worker that waited for the one that had it.
+        # An `IvrError` says more than the error of a worker that waited for the failed one.
         yield from sorted(found, key=lambda failure: not isinstance(root_cause(failure), IvrError))
     for name in ("controller_failure", "cause"):
         inner: Any = getattr(error, name, None)
@@ -192,16 +192,16 @@ def _is_threads(text: str) -> bool:
 def _text(error: BaseException) -> str:
     problem = getattr(error, "problem", None)
     if isinstance(problem, str):
-        # YAML's texts are pictures of the place.
+        # The text of a YAML error is a drawing of the position.
         return problem
     if isinstance(error, KeyError) and error.args and isinstance(error.args[0], str) and " " in error.args[0]:
-        # A sentence, which Python would print as a key.
+        # A sentence, which `str` would print in quotes.
         return error.args[0]
     return str(error)
 
 
 def _reason(error: OSError) -> str:
-    """The system's words, and the files that it was about."""
+    """The message of the operating system, with the names of the files."""
     files = _files(error)
     return f"{error.strerror} ({files})" if files else str(error.strerror)
 
@@ -212,11 +212,11 @@ def _files(error: OSError) -> str:
 
 
 def _first_lines(text: str) -> Iterator[str]:
-    """The line that says what is wrong, and those without which it would be half a sentence."""
+    """The line that names the error, and the lines that complete its sentence."""
     lines = text.splitlines()
     marks = [number for number, line in enumerate(lines) if _TRACEBACK in line]
     if marks:
-        # Frames are indented; what is not indented after the last of them is the error.
+        # Frames are indented; the first line after them that is not is the error.
         after = [line for line in lines[marks[-1] + 1 :] if line[:1] not in (" ", "\t")]
         lines = after or lines[: marks[0]]
     for line in map(str.strip, lines):

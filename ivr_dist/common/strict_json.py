@@ -1,4 +1,4 @@
-"""JSON without its traps: keys that are given twice, values nested so deep that handling them fails, NaN."""
+"""Strict JSON parsing: refuses duplicate keys and deep nesting; replaces NaN where it is written."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _MAX_DEPTH = 100
 
 
 def loads(text: str | bytes) -> Any:
-    """The value of a JSON text.
+    """Parse a JSON text.
 
-    Bytes may be of any encoding that JSON allows. NaN and infinities are read, as Python writes them.
+    Bytes may have any encoding that JSON allows. NaN and infinities are read, as Python writes them.
 
     Raises:
         ValueError: It is not JSON, an object has a key twice, or lists and objects are nested more than 100 deep.
@@ -29,15 +29,15 @@ def loads(text: str | bytes) -> Any:
             raise ValueError("it is empty") from None
         raise
     except UnicodeDecodeError as error:
-        found = kind_of(error.object[:HEAD])
+        kind = kind_of(error.object[:HEAD])
         byte = f"byte 0x{error.object[error.start]:02x} at {error.start}"
-        raise ValueError(f"it is not UTF-8 text: {byte}" if found is None else f"it is {found.name}") from None
+        raise ValueError(f"it is not UTF-8 text: {byte}" if kind is None else f"it is {kind.name}") from None
     except ValueError as error:
-        # What Python says of such a number is meant for programmers.
+        # Python's message for such a number is meant for programmers.
         if "integer string conversion" in str(error):
             raise ValueError("a whole number of thousands of digits") from None
         raise
-    # Most texts have fewer brackets than that in all.
+    # Most texts have fewer brackets than that in total.
     lists, objects = (text.count(b"["), text.count(b"{")) if isinstance(text, bytes) else map(text.count, "[{")
     if lists + objects > _MAX_DEPTH:
         check_depth(value)
@@ -45,7 +45,7 @@ def loads(text: str | bytes) -> Any:
 
 
 def check_depth(value: Any) -> None:
-    """Refuse a JSON value that is nested more than 100 deep, with ValueError."""
+    """Raise ValueError for a JSON value that is nested more than 100 deep."""
     level = [value]
     for _ in range(_MAX_DEPTH):
         level = [child for each in level for child in _children(each)]
@@ -55,7 +55,7 @@ def check_depth(value: Any) -> None:
 
 
 def finite(value: Any) -> Any:
-    """A JSON value with null for every number that is not finite."""
+    """Replace every number that is not finite by null."""
     if isinstance(value, dict):
         return {name: finite(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -71,9 +71,9 @@ def _children(value: Any) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    value = dict(pairs)
+    if len(value) != len(pairs):
         names = [name for name, _ in pairs]
-        twice = next(name for place, name in enumerate(names) if name in names[:place])
-        raise ValueError(f"key {shorten(twice, 80)!r} is given twice")
-    return found
+        duplicate = next(name for position, name in enumerate(names) if name in names[:position])
+        raise ValueError(f"key {shorten(duplicate, 80)!r} is given twice")
+    return value

@@ -1,4 +1,4 @@
-"""The config of a run: every key, typed and documented in `schema`; how it is read, checked and written beside it."""
+"""The config of a run: all keys in `schema`; reading, validation, reference and output in the other modules."""
 
 from __future__ import annotations
 

@@ -5,32 +5,26 @@ from __future__ import annotations
 from ivr_dist.errors import ConfigError
 
 _MAX_DELAY = 1 << 40
-
-
 _WINDOW_BYTES = 1 << 30
-
-
 _SEGMENT_BYTES = 1 << 20
-
-
 _LONGEST_DEFAULT_DELAY = 1000
 
 
 def default_lanes(global_batch: int) -> int:
-    """The largest divisor of the global batch that is not above 64."""
+    """The largest divisor of the global batch up to 64."""
     return max(lanes for lanes in range(1, 65) if global_batch % lanes == 0)
 
 
 def default_delay(samples: int, split_bytes: int, lanes: int) -> int:
-    """The delay of a shuffle where none was chosen: 1000, or as far as one reader of all lanes has memory for.
+    """The default shuffle delay: 1000, or less where the windows of all lanes would not fit into memory.
 
-    A lane's next outputs come from a window of twice the delay, and a segment at either end of it; the windows of all
-    lanes are to fit into a GiB. It must not depend on who reads: the order would.
+    The next outputs of a lane come from a window of twice the delay, with a segment at either end; the windows of all
+    lanes must fit into 1 GiB. The result must not depend on the number of readers, since the order depends on it.
 
     Args:
-        samples: Of the split.
-        split_bytes: Of its shards.
-        lanes: L.
+        samples: Samples of the split.
+        split_bytes: Size of its shards.
+        lanes: Number of lanes.
     """
     if split_bytes <= _WINDOW_BYTES:
         return _LONGEST_DEFAULT_DELAY
@@ -40,7 +34,7 @@ def default_delay(samples: int, split_bytes: int, lanes: int) -> int:
 
 
 def check_layout(lanes: int, global_batch: int, delay: int) -> None:
-    """Refuse an order that is not defined.
+    """Check that lanes, global batch and delay define an order.
 
     Raises:
         ConfigError: The lanes do not divide the global batch, or the delay is out of range.

@@ -1,7 +1,7 @@
-"""Configs in and out: YAML files with dotted overrides, plain dictionaries for checkpoints, commented YAML for people.
+"""Loads configs: YAML files with dotted overrides and presets, and the plain dictionaries of checkpoints.
 
-Every fault is a ConfigError that names the file and line (or the override as typed), the key, the value and the remedy;
-all of them are told at once.
+Every fault is a ConfigError with the file and line (or the override as typed), the key, the value and a remedy; all
+faults of a config are reported together.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _LONGEST = 200
 
 @dataclass(frozen=True)
 class Loaded:
-    """A config, and where it came from."""
+    """A config, and the origins of its values."""
 
     config: Config
     origins: Mapping[str, str]
-    """By dotted key: the place of its value, such as `configs/mosi.yaml:12` or `override 'train.lr=1'`; keys with
+    """By dotted key: the origin of its value, such as `configs/mosi.yaml:12` or `override 'train.lr=1'`; keys with
     their default are absent."""
     place: str
     """The config file; empty if there is none."""
@@ -47,7 +47,7 @@ Look = Callable[[Loaded], Sequence[UserError]]
 
 
 def load_config(path: str | None, overrides: Sequence[str] = ()) -> Config:
-    """`load` without the places."""
+    """Load a config as `load` does, without the origins of its values."""
     return load(path, overrides).config
 
 
@@ -57,14 +57,14 @@ def load(path: str | None, overrides: Sequence[str] = (), look: Look | None = No
     Args:
         path: A YAML file; None starts from the defaults.
         overrides: `section.key=value`. A value that begins with a bracket, a brace or a quote is YAML, any other is
-            taken as it stands. A mapping given for a section is merged into it; entries of `loss.tasks` and `deepspeed`
+            taken literally. A mapping given for a section is merged into it; entries of `loss.tasks` and `deepspeed`
             can be set one by one (`deepspeed.zero_optimization.reduce_bucket_size=1000000`).
-        look: Asked for what else is wrong with a config that has faults, so that the user learns of all at once; it is
-            given defaults for what is no value of its key.
+        look: Called with a config that has faults, to find further faults, so that all are reported together; keys
+            with faults have their defaults in it.
 
     Raises:
         ConfigError: The file cannot be read, a key is unknown or given twice, a value has the wrong type or range, or
-            keys contradict each other; of several faults all are told.
+            keys contradict each other; names all faults.
     """
     values = _Values()
     unread: list[ConfigError] = []
@@ -72,7 +72,7 @@ def load(path: str | None, overrides: Sequence[str] = (), look: Look | None = No
         try:
             values.merge(read_yaml(path), "", path)
         except ConfigError as error:
-            # What it would say is not known, and so neither what would be missing or contradict it.
+            # Without the content of the file, checks of missing or contradictory keys would be wrong.
             unread.append(error)
     for override in overrides:
         values.override(override)
@@ -106,59 +106,59 @@ def _checked(values: _Values, place: str, look: Look | None, unread: Sequence[Co
         ConfigError: It is wrong, or a part of it could not be read.
     """
     loaded = Loaded(values.build(), values.origins, place)
-    found: list[UserError] = [*unread, *values.faults]
+    problems: list[UserError] = [*unread, *values.faults]
     if not unread:
-        found += faults(loaded.config, loaded.origins, values.suspects)
-        if found and look is not None:
+        problems += faults(loaded.config, loaded.origins, values.suspects)
+        if problems and look is not None:
             wrong = wrong_keys(loaded.config, values.suspects)
             more = look(replace(loaded, config=with_defaults(loaded.config, wrong)))
-            # What is said of a key begins with it; of the defaults there is nothing to say.
-            found += [fault for fault in more if fault.what.partition(" ")[0] not in wrong]
-    raise_together(found, loaded.place)
+            # The text of a fault begins with its key; faults of the substituted defaults are dropped.
+            problems += [fault for fault in more if fault.what.partition(" ")[0] not in wrong]
+    raise_together(problems, loaded.place)
     return loaded
 
 
 def override(key: str, value: str) -> str:
-    """The override that sets a key to a text, whatever the text looks like."""
+    """The override that sets a key to any text, quoted where needed."""
     return f"{key}={yaml_value(value)}"
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """Every key as nested plain dictionaries, fit for JSON."""
+    """Convert a config to nested plain dictionaries, fit for JSON."""
     return asdict(config, dict_factory=lambda entries: {key_name(name): value for name, value in entries})
 
 
 def from_dict(values: Mapping[str, Any], where: str = "config") -> Config:
     """Rebuild a config from `to_dict`'s dictionary, as a checkpoint holds it.
 
-    Types are checked as strictly as in files; keys that are missing take their defaults, so that a config written
-    before a key existed can still be read. Contradictions are not looked for: it was checked before it was written.
+    Types are checked as strictly as in files. Missing keys take their defaults, so that a config written before a key
+    existed can still be read. Contradictions between keys are not checked again.
 
     Args:
         values: Nested dictionaries.
-        where: What they were read from, for errors.
+        where: Their source, for errors.
 
     Raises:
         ConfigError: An unknown key or a value of the wrong type.
     """
-    found = _Values()
-    found.merge(values, "", where)
-    raise_together(found.faults, where)
-    return found.build()
+    merged = _Values()
+    merged.merge(values, "", where)
+    raise_together(merged.faults, where)
+    return merged.build()
 
 
 class _Values:
-    """Values by dotted key, gathered from a file and overrides, and where each came from; what is wrong is kept too."""
+    """Values by dotted key from a file and overrides, with their origins; faults are collected."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
         self.origins: dict[str, str] = {}
         self.faults: list[ConfigError] = []
         self.suspects: set[str] = set()
-        """Keys that have another value than was meant, because that was not understood."""
+        """Keys whose intended value was not understood."""
 
     def merge(self, section: Mapping[str, Any], prefix: str, where: str) -> None:
-        """Take over the entries of a section."""
+        """Merge the entries of a section."""
         for name, value in section.items():
             path = f"{prefix}{name}"
             place = section.places[name] if isinstance(section, Located) else where
@@ -194,7 +194,7 @@ class _Values:
         self._set(key, value, place, merged=bool(inner))
 
     def build(self) -> Config:
-        """The config of these values; elsewhere those of the preset, then the defaults."""
+        """Build the config: these values, else those of the preset, else the defaults."""
         config: Config = _section(Config, "", {**preset_values(self.values), **self.values})
         return config
 
@@ -245,7 +245,7 @@ def _section(kind: type, prefix: str, values: Mapping[str, Any]) -> Any:
 
 
 def _split_entry(path: str) -> tuple[Key | None, list[str]]:
-    """The key a dotted path is or lies in, and the rest of the path: `loss.tasks.happy` is `happy` of `loss.tasks`."""
+    """Split a dotted path into a key and the entry in its mapping: `loss.tasks.happy` is `happy` of `loss.tasks`."""
     names = path.split(".")
     for count in range(len(names), 0, -1):
         key = keys().get(".".join(names[:count]))

@@ -1,7 +1,7 @@
-"""What a preset and a size set where the user says nothing, and what a model cannot do otherwise.
+"""Presets and sizes: values that replace the defaults, and the values that the released model requires.
 
-Their values lie between the defaults of `config.py` and the user's own: `model.preset: release` alone in a config
-gives the authors' released model, its losses and its optimiser, `model.size: large` a wider and deeper preset `ivr`
+Their precedence is above the defaults of `schema` and below the user's values: `model.preset: release`
+alone selects the authors' released model with its losses and optimiser, `model.size: large` a wider and deeper `ivr`
 (docs/method.md).
 """
 
@@ -28,7 +28,7 @@ RELEASE_FIXED: Mapping[str, Any] = {
     "model.fusion.positions": True,
     "model.fusion.pooling": "mean",
 }
-"""What the released model is, by key: other values are refused, since it has no parts for them."""
+"""Values that the released model requires, by key; others are refused, since it does not implement them."""
 
 _RELEASE: Mapping[str, Any] = {
     **RELEASE_FIXED,
@@ -59,12 +59,12 @@ _SIZES: Mapping[str, Mapping[str, Any]] = {"large": _size(512, 2, 8), "xl": _siz
 
 
 def preset_values(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by dotted key that preset and size put in place of the defaults.
+    """Values by dotted key with which preset and size replace the defaults.
 
     Args:
-        given: The user's own values by dotted key, `model.preset` and `model.size` among them if they chose one.
+        given: The user's values by dotted key, including `model.preset` and `model.size` if they are set.
     """
     if given.get("model.preset") != "release":
         return dict(_SIZES.get(given.get("model.size", "base"), {}))
-    # The release takes its batch statistics over the batch, whatever its size.
+    # The release computes its batch statistics over the whole batch, at any size.
     return {**_RELEASE, "loss.consistency.group": given.get("train.global_batch", TrainConfig().global_batch)}

@@ -15,7 +15,7 @@ from ivr_dist.errors import ConfigError
 
 _WIDTH = 80
 _COLUMN = 34
-"""Where the doc lines of a list begin."""
+"""Column of the doc lines in a list."""
 
 _PAGE_HEAD = """\
 # Config keys
@@ -55,12 +55,12 @@ def list_keys(prefix: str = "") -> list[str]:
 
 def search_keys(word: str) -> list[str]:
     """Lines of a list of the keys whose names, doc lines or synonyms hold a word."""
-    wanted = word.lower()
-    named = {synonym.key for name, synonym in SYNONYMS.items() if wanted in name}
+    part = word.lower()
+    named = {synonym.key for name, synonym in SYNONYMS.items() if part in name}
     return [
         line
         for key in keys().values()
-        if wanted in f"{key.path} {key.doc}".lower() or key.path in named
+        if part in f"{key.path} {key.doc}".lower() or key.path in named
         for line in _entry(key)
     ]
 
@@ -70,7 +70,7 @@ def explain(path: str, effects: Mapping[str, str]) -> list[str]:
 
     Args:
         path: Dotted path of a key or a section.
-        effects: By key: what another value means for a run that has begun.
+        effects: By key: the effect of another value on a run that has begun.
 
     Raises:
         ConfigError: There is no such key; the remedy names what may have been meant.

@@ -1,7 +1,7 @@
 """Every key of a run's config: type, default, range and meaning in one place.
 
 A config is a YAML file of the sections below plus dotted overrides (`train.lr=3e-4`), read by `config.loading`. The
-JSON schema, `ivr-dist config` and docs/config.md are made from this module. # decision 033
+JSON schema, `ivr-dist config` and docs/config.md are made from this module (decision 033).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What may have been meant: remedies for unknown keys and for values that do not fit."""
+"""Suggestions: remedies for unknown keys and for values that do not fit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SUGGESTIONS = 4
 
 
 def suggest_keys(path: str) -> tuple[list[str], str]:
-    """Keys and sections that may have been meant by an unknown name, best first, and a remedy that names them.
+    """Find the keys and sections that an unknown name may stand for, best first, and a remedy that names them.
 
     Args:
         path: The unknown name, dotted where it has a section.
@@ -67,7 +67,7 @@ def _similar_keys(path: str) -> list[str]:
 
 
 def value_remedy(key: Key, value: Any) -> str:
-    """A hint for a value of the wrong type, and what the key is for."""
+    """A remedy for a value of the wrong type, with the doc line of its key."""
     about = f"{key.path}: {key.doc.rstrip('.')}"
     if isinstance(value, Word) and value.written:
         return f'write "{value.written.strip()}" in quotes if all of it is meant, else leave out the rest ({about})'

@@ -1,6 +1,6 @@
-"""The keys of `config.py` as data, and strict conversion of values to their types.
+"""The keys of `schema` as data, and strict conversion of values to their types.
 
-Plain YAML scalars arrive here as text (`Word`) because only the key's type can tell what they mean: PyYAML follows YAML
+Plain YAML scalars arrive as text (`Word`), since their meaning depends on the type of their key: PyYAML follows YAML
 1.1, where `1e-4` is a string, `010` is 8, `1:30` is 90 and `no` is false.
 """
 
@@ -24,19 +24,19 @@ _FLOAT = re.compile(r"[-+]?([0-9]+(_[0-9]+)*\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)
 _SPECIAL = {".inf": math.inf, "-.inf": -math.inf, "+.inf": math.inf, ".nan": math.nan}
 _BOOLS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _MAX_DIGITS = 4000
-"""Of a whole number; Python refuses a little more."""
+"""Most digits of a whole number; just below the limit of Python."""
 _NULLS = ("", "~", "null")
 
 
 class Word(str):
-    """A scalar written without quotes, whose meaning depends on the type that is asked for."""
+    """An unquoted scalar, whose meaning depends on the type it is converted to."""
 
     written: str = ""
-    """All that was written, where more was than YAML reads and it may have been meant: with what looks like a comment,
-    or with blanks around it."""
+    """The full text, where YAML reads less of it than may be meant: with an apparent comment, or with surrounding
+    blanks."""
 
     def resolve(self) -> Any:
-        """What it says where no type is asked for: null, bool, int, float or text."""
+        """Resolve it without a type: null, bool, int, float or text."""
         text = self.lower()
         if text in _NULLS:
             return None
@@ -68,7 +68,7 @@ class Key:
 
     @property
     def type_name(self) -> str:
-        """Its type for people: `number`, `true or false`, `one of a, b` ..."""
+        """Its type in words: `a number`, `true or false`, `one of a, b` ..."""
         return decoder.describe_type(self.annotation)
 
 
@@ -81,8 +81,8 @@ def section_fields(kind: type) -> dict[str, tuple[Any, str]]:
 
 @functools.cache
 def keys() -> dict[str, Key]:
-    """Every key that is not a section, by dotted path, in the order of `config.py`."""
-    found: dict[str, Key] = {}
+    """Every key that is not a section, by dotted path, in the order of `schema`."""
+    by_path: dict[str, Key] = {}
 
     def visit(kind: type, prefix: str) -> None:
         for item in fields(kind):
@@ -92,14 +92,14 @@ def keys() -> dict[str, Key]:
                 visit(typing.cast(type, annotation), f"{path}.")
             else:
                 default = item.default if item.default_factory is MISSING else item.default_factory()
-                found[path] = Key(path, annotation, doc, default, item.metadata["range"])
+                by_path[path] = Key(path, annotation, doc, default, item.metadata["range"])
 
     visit(Config, "")
-    return found
+    return by_path
 
 
 def value_of(config: Config, path: str) -> Any:
-    """The value of a key, by its dotted path."""
+    """The value of the key at a dotted path."""
     value: Any = config
     for name in path.split("."):
         value = getattr(value, f"{name}_" if keyword.iskeyword(name) else name)
@@ -127,7 +127,7 @@ def _read(value: Any, annotation: Any) -> Any:
     """A `Word` as what its declared type asks for; any other value as it is.
 
     Raises:
-        ValueError: It was not written as what it would be read as.
+        ValueError: It would be read as something else than was written.
     """
     if not isinstance(value, Word):
         return value

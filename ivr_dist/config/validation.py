@@ -1,4 +1,4 @@
-"""What a config must satisfy before any data is looked at: ranges of single keys, and contradictions between keys."""
+"""Validates configs without data: ranges of single keys, and contradictions between keys."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class _Fault:
 
 
 def check(config: Config, origins: Mapping[str, str] | None = None) -> None:
-    """Refuse a config that cannot train, whatever the data.
+    """Raise the faults of a config that cannot train on any data.
 
     Args:
         config: The config.
         origins: See `faults`.
 
     Raises:
-        ConfigError: Something is wrong; of several faults all are told.
+        ConfigError: Names all faults.
     """
     raise_together(faults(config, origins))
 
@@ -44,13 +44,13 @@ def check(config: Config, origins: Mapping[str, str] | None = None) -> None:
 def faults(
     config: Config, origins: Mapping[str, str] | None = None, suspects: Collection[str] = ()
 ) -> list[ConfigError]:
-    """All that keeps a config from training, whatever the data.
+    """Find the faults that keep a config from training on any data.
 
     Args:
         config: The config.
         origins: Where each key's value came from, such as `configs/mosi.yaml:12`; keys with their default are absent.
-        suspects: Keys whose values are known to be wrong, or not to be what was meant: what they contradict is left
-            out, as it is for a key that is out of its range.
+        suspects: Keys known to have a wrong or unintended value: contradictions with them are not reported, as for
+            keys out of their range.
     """
     single = _singly(config)
     wrong = wrong_keys(config, suspects)
@@ -61,12 +61,12 @@ def faults(
 
 
 def wrong_keys(config: Config, suspects: Collection[str] = ()) -> set[str]:
-    """The suspects, and the keys that are wrong whatever the others are."""
+    """The suspects, and the keys that are wrong by themselves."""
     return {key for fault in _singly(config) for key in fault.keys} | set(suspects)
 
 
 def with_defaults(section: T, paths: Collection[str], prefix: str = "") -> T:
-    """The config with some keys reset to their defaults, so that checks of several keys can rely on each."""
+    """Reset some keys to their defaults, so that checks of several keys can rely on each."""
     changes: dict[str, Any] = {}
     for item in fields(section):
         path, value = f"{prefix}{key_name(item.name)}", getattr(section, item.name)
@@ -116,7 +116,7 @@ def _single(config: Config) -> Iterator[_Fault]:
     if isinstance(workers, list) and (several != sorted(several) or len(workers) != 2):
         yield _Fault(
             ("run.num_workers",),
-            f"run.num_workers = {workers} must be a number, or two from 1 on, the smaller first",
+            f"run.num_workers = {workers} must be a number, or two of at least 1 with the smaller first",
             "write it like 4, or like [2, 8]",
         )
     if not config.run.resume:
@@ -131,7 +131,7 @@ def _single(config: Config) -> Iterator[_Fault]:
         if twice:
             yield _Fault((path,), f"{path} names {twice[0]} twice", "name each once")
     if data.pipe and "{}" not in data.pipe:
-        yield _Fault(("data.pipe",), "data.pipe does not say where the shard's place goes", "write {} there")
+        yield _Fault(("data.pipe",), "data.pipe has no placeholder for the shard", "write {} where its URL goes")
     if "://" in data.disk_cache:
         yield _Fault(("data.disk_cache",), f"data.disk_cache = {data.disk_cache} is a URL", "name a local directory")
 
@@ -185,7 +185,7 @@ def _batch(config: Config) -> Iterator[_Fault]:
 
 
 def _lacking(config: Config) -> list[str]:
-    """Modalities that the released model needs and the config leaves out."""
+    """Modalities that the released model requires and the config leaves out."""
     return [name for name in get_args(Modality) if name not in config.data.modalities]
 
 
@@ -247,7 +247,7 @@ def _model(config: Config) -> Iterator[_Fault]:
 
 
 def _divisor(number: int, most: int) -> int:
-    """The largest divisor that is at most so large."""
+    """The largest divisor up to `most`."""
     return next(size for size in range(most, 0, -1) if number % size == 0)
 
 
@@ -284,8 +284,8 @@ def _loss(config: Config) -> Iterator[_Fault]:
             "set svr.kind=js, or svr.over=sample",
         )
     off = "or turn the term off with loss.svr.weight=0"
-    already_told = config.model.preset == "release" and _lacking(config)
-    if not set(config.svr.modalities) & set(config.data.modalities) and not already_told:
+    is_reported = config.model.preset == "release" and _lacking(config)
+    if not set(config.svr.modalities) & set(config.data.modalities) and not is_reported:
         used = ", ".join(config.data.modalities)
         named = f"[{', '.join(config.svr.modalities)}]"
         yield _Fault(

@@ -1,6 +1,6 @@
-"""YAML text to plain dictionaries and lists that remember where each key stood.
+"""Reads YAML into plain dictionaries and lists that keep the file and line of each key.
 
-PyYAML only parses here. What a plain scalar means is decided by the type of its key (`config_schema.convert`).
+PyYAML only parses. The meaning of a plain scalar is decided by the type of its key (`types.convert`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _TAGS = frozenset(
 )
 _STRUCTURED = ("[", "{", "'", '"', "!")
 _BEHIND = re.compile(r"[ \t]+#[^\s#].*")
-"""What follows a plain value and is a comment to YAML, but is not written as people write comments: `runs/take #2`."""
+"""Text after a plain value that YAML takes for a comment, but that is not written like one: `runs/take #2`."""
 
 _MERGE = "<<"
 _BLANK = "nothing but blanks"
@@ -33,7 +33,7 @@ _DEEP = f"lists or mappings are nested more than {_MAX_DEPTH} deep"
 
 
 class Located(dict[str, Any]):
-    """A mapping of the user's, with the place of each key (`configs/mosi.yaml:12`) in `places`."""
+    """A mapping from a user's file, with the file and line of each key (`configs/mosi.yaml:12`) in `places`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ def read_yaml(path: str) -> Located:
             where=path,
             remedy="give a YAML text file",
         ) from None
-    # An empty config is one of defaults.
+    # An empty file is a config of defaults.
     if data and (other := other_kind(data[:HEAD], "a YAML text file", _BLANK)) is not None:
         raise ConfigError(other[0], where=path, remedy=other[1])
     try:
@@ -69,17 +69,19 @@ def read_yaml(path: str) -> Located:
     if value == "" and isinstance(value, Word):
         return Located()
     if not isinstance(value, Located):
-        raise ConfigError("a config must be a mapping of sections", where=path, remedy="start with train: or the like")
+        raise ConfigError(
+            "a config must be a mapping of sections", where=path, remedy="start with a section such as train:"
+        )
     return value
 
 
 def parse_value(text: str, place: str) -> Any:
     """Parse the value of an override; an empty text is an empty `Word`.
 
-    Lists, mappings and quoted texts are YAML. All else is one scalar, taken as it stands: nobody comments an override.
+    Lists, mappings and quoted texts are YAML. Anything else is one scalar, taken literally: overrides have no comments.
 
     Raises:
-        ConfigError: It is not YAML, or something stands behind it.
+        ConfigError: It is not YAML, or text follows it.
     """
     plain = text.strip()
     if not plain.startswith(_STRUCTURED):
@@ -92,7 +94,7 @@ def parse_value(text: str, place: str) -> Any:
     assert node is not None
     if behind := text[node.end_mark.index :].strip():
         raise ConfigError(
-            f"{behind} behind the value would not be read", where=place, remedy="leave it away, or put it in the quotes"
+            f"{behind} after the value would not be read", where=place, remedy="remove it, or include it in the quotes"
         )
     return value
 
@@ -120,7 +122,7 @@ def _word(node: yaml.ScalarNode) -> Word:
 
 
 class _Reader:
-    """Nodes to values. An alias stands for a value again, so what aliases repeat is bounded."""
+    """Converts nodes to values. Aliases repeat values, so the number of repeated values is bounded."""
 
     def __init__(self, place: Callable[[yaml.Mark | None], str]) -> None:
         self._place = place
@@ -128,7 +130,7 @@ class _Reader:
         self._repeated = 0
 
     def value(self, node: yaml.Node, depth: int) -> Any:
-        """What a node says."""
+        """The value of a node."""
         where = self._place(node.start_mark)
         if depth > _MAX_DEPTH:
             raise ConfigError(_DEEP, where=where, remedy="write it flatter; an alias cannot hold itself")
@@ -136,8 +138,8 @@ class _Reader:
             self._repeated += 1
         self._seen.add(id(node))
         if self._repeated > _MAX_REPEATED:
-            what = f"the aliases of the file stand for more than {_MAX_REPEATED} values"
-            raise ConfigError(what, where=where, remedy="write out what is meant")
+            what = f"the aliases of the file repeat more than {_MAX_REPEATED} values"
+            raise ConfigError(what, where=where, remedy="write the values out")
         if node.tag not in _TAGS:
             tag = node.tag.replace(_TAG_PREFIX, "!!")
             raise ConfigError(f"the tag {tag} is not allowed", where=where, remedy="write a plain value")
@@ -152,7 +154,7 @@ class _Reader:
         return _word(node) if node.style is None else str(node.value)
 
     def _mapping(self, node: yaml.MappingNode, depth: int) -> Located:
-        found = Located()
+        mapping = Located()
         for key_node, value_node in node.value:
             where = self._place(key_node.start_mark)
             if not isinstance(key_node, yaml.ScalarNode):
@@ -161,10 +163,10 @@ class _Reader:
             if name == _MERGE and isinstance(value_node, yaml.CollectionNode):
                 remedy = "write the keys out"
                 raise ConfigError("keys are not merged from elsewhere (<<)", where=where, remedy=remedy)
-            if name in found:
-                first = found.places[name]
+            if name in mapping:
+                first = mapping.places[name]
                 earlier = "" if first == where else f", first at {first}"
                 raise ConfigError(f"{name} is given twice{earlier}", where=where, remedy="keep one of them")
-            found[name] = self.value(value_node, depth + 1)
-            found.places[name] = where
-        return found
+            mapping[name] = self.value(value_node, depth + 1)
+            mapping.places[name] = where
+        return mapping

@@ -1,1 +1,1 @@
-"""What a config means for given data and machines. Pure functions."""
+"""Plans: what a config means for given data and machines. Pure functions."""

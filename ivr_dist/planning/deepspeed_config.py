@@ -1,4 +1,4 @@
-"""DeepSpeed's config, derived from ours: the raw `deepspeed` block is merged last and refused where it contradicts."""
+"""Derives DeepSpeed's config; the raw `deepspeed` keys are merged last and refused where they contradict the plan."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ ADAM_EPSILON = 1e-8
 
 _ABSENT: Any = object()
 
-# What the plan decides, by dotted DeepSpeed key, and the key of ours that the user should set instead; empty where the
-# method leaves no choice.
+# Keys that the plan decides, by DeepSpeed's dotted name, with the config key to set instead; empty where the method
+# leaves no choice.
 _DECIDED = {
     "train_batch_size": "train.global_batch",
     "train_micro_batch_size_per_gpu": "train.max_micro_batch",
@@ -38,7 +38,7 @@ _DECIDED = {
     "elasticity.enabled": "train.global_batch",
 }
 
-# DeepSpeed's own values of decided keys that the derived config leaves unsaid.
+# DeepSpeed's defaults of decided keys that the derived config does not contain.
 _IMPLIED = {
     "fp16.enabled": False,
     "bf16.enabled": False,
@@ -61,7 +61,7 @@ def deepspeed_config(config: Config, *, world: int, micro_batch: int, accumulati
         accumulation: Micro-steps of one optimizer step.
 
     Raises:
-        ConfigError: The raw block contradicts what the plan decides; all contradictions are told.
+        ConfigError: The raw block contradicts the plan; names all contradictions.
     """
     derived = _derived(config, micro_batch, accumulation)
     decided = {**_IMPLIED, "train_batch_size": micro_batch * accumulation * world}
@@ -75,20 +75,20 @@ def _derived(config: Config, micro_batch: int, accumulation: int) -> dict[str, A
     derived: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": accumulation,
-        # Written even when it is 0: DeepSpeed clips at 1.0 when told nothing.
+        # Written even when it is 0: DeepSpeed clips at 1.0 by default.
         "gradient_clipping": train.grad_clip,
         "zero_optimization": _zero(config),
         "optimizer": _optimizer(config),
-        # The loop reports progress itself.
+        # The training loop reports progress.
         "steps_per_print": 2**31 - 1,
         "wall_clock_breakdown": False,
     }
     if config.zero.offload_optimizer != "none" and train.torch_adam:
         derived["zero_force_ds_cpu_optimizer"] = False
     if train.dtype == "bfloat16":
-        # Autocast keeps weights and their gradients in float32, so that all stages round alike. It must be DeepSpeed's
-        # own: on CUDA it switches off one entered outside of its forward. The empty list keeps the gradients of linear
-        # layers from being reduced in bfloat16, which would depend on the number of workers.
+        # Autocast keeps weights and gradients in float32, so that all stages round identically. It must be DeepSpeed's:
+        # on CUDA DeepSpeed disables an autocast entered outside of its forward pass. The empty list prevents the
+        # reduction of linear layers' gradients in bfloat16, whose result would depend on the number of workers.
         derived["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
     return derived
 
@@ -96,7 +96,7 @@ def _derived(config: Config, micro_batch: int, accumulation: int) -> dict[str, A
 def _optimizer(config: Config) -> dict[str, Any]:
     train = config.train
     adam = {
-        # PyTorch's own AdamW: DeepSpeed's are compiled at start-up, which takes minutes on a CPU.
+        # PyTorch's AdamW: DeepSpeed compiles its own at start-up, which takes minutes on a CPU.
         "torch_adam": train.torch_adam,
         "lr": train.lr,
         "betas": list(train.betas),
@@ -112,10 +112,10 @@ def _zero(config: Config) -> dict[str, Any]:
     stage, muon = config.zero.stage, config.train.optimizer == "muon"
     if stage == 0:
         return {"stage": 0}
-    # DeepSpeed allocates a bucket in full whatever the model's size: 64 MiB of float32 instead of its default 2 GB.
+    # DeepSpeed allocates whole buckets even for small models: 64 MiB of float32 instead of its default of 2 GB.
     zero: dict[str, Any] = {"stage": stage, "reduce_bucket_size": 2**24, "allgather_bucket_size": 2**24}
     if stage == 3:
-        # Its default keeps parameters below 100,000 elements whole on every worker, which is most of a small model.
+        # By default parameters below 100,000 elements, most of a small model, stay whole on every worker.
         zero["stage3_param_persistence_threshold"] = 1000
         if muon:
             # Muon needs whole matrices of gradients.
@@ -141,12 +141,12 @@ def _contradictions(raw: Mapping[str, Any], decided: Mapping[str, Any]) -> Itera
         if rest and not isinstance(raw.get(section, {}), Mapping):
             yield _not_a_mapping(f"deepspeed.{section}", raw[section])
             continue
-        found = _get(raw, path)
-        if found is _ABSENT or found == decided.get(path, _ABSENT):
+        value = _get(raw, path)
+        if value is _ABSENT or value == decided.get(path, _ABSENT):
             continue
         planned = f"is planned as {decided[path]!r}" if path in decided else "is not used"
         yield ConfigError(
-            f"deepspeed.{path} = {found!r} contradicts the plan, where it {planned}",
+            f"deepspeed.{path} = {value!r} contradicts the plan, where it {planned}",
             where=f"deepspeed.{path}",
             remedy=f"remove it and set {key}" if key else "remove it, it cannot be changed",
         )
@@ -157,7 +157,7 @@ def _not_a_mapping(path: str, value: Any) -> ConfigError:
 
 
 def _merged(base: Mapping[str, Any], raw: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """Deep merge: mappings are merged key by key, anything else of `raw` replaces what `base` has."""
+    """Deep merge: mappings are merged key by key; any other value of `raw` replaces that of `base`."""
     merged = dict(base)
     for name, value in raw.items():
         if isinstance(base.get(name), Mapping):

@@ -1,4 +1,4 @@
-"""What a run reads of its data: which modalities, as what, and why the others are left out. Pure functions."""
+"""Model inputs: which modalities a run reads, in which form, and why the others are left out. Pure functions."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ivr_dist.shards.manifest import Manifest
 
 @dataclass(frozen=True)
 class Reading:
-    """What the model is given of each sample."""
+    """The inputs of the model."""
 
     used: Mapping[str, str]
-    """By modality: as what it is read."""
+    """By modality that is read: its form."""
     unused: Mapping[str, str]
-    """By modality that the data set has or the config names: why it is not read."""
+    """By modality that the data set has or the config names and that is not read: the reason."""
 
     def rows(self) -> list[tuple[str, str]]:
-        """The table for people."""
+        """Rows of the table for display."""
         used = ", ".join(f"{name} ({how})" for name, how in self.used.items())
         return [("modalities", used or "none"), *unused_rows(self.unused)]
 
@@ -31,11 +31,11 @@ def unused_rows(unused: Mapping[str, str]) -> list[tuple[str, str]]:
 
 
 def reading(config: Config, train: Manifest) -> Reading:
-    """What a config reads of a data set.
+    """The model inputs of a config on a data set.
 
     Args:
         config: The run's config.
-        train: Manifest of its training split.
+        train: Manifest of the training split.
     """
     used: dict[str, str] = {}
     unused: dict[str, str] = {}
@@ -51,9 +51,9 @@ def reading(config: Config, train: Manifest) -> Reading:
 
 
 def standardised(config: Config, train: Manifest) -> list[str]:
-    """Modalities that are scaled by the training split's statistics, of those that are read."""
-    found = reading(config, train).used
-    return [name for name in found if name in config.data.standardize and _is_vectors(config, train, name)]
+    """Modalities that are read and standardised by the statistics of the training split."""
+    used = reading(config, train).used
+    return [name for name in used if name in config.data.standardize and _is_vectors(config, train, name)]
 
 
 def _is_vectors(config: Config, train: Manifest, name: str) -> bool:

@@ -1,7 +1,8 @@
-"""What a config means on a number of workers: batch split, steps, and DeepSpeed's config. Pure functions.
+"""The plan of a run on a number of workers: batch split, gradient accumulation, steps, DeepSpeed's config.
 
-The user sets the global batch. It is cut into micro-steps of whole groups (`loss.consistency.group`) first and each
-micro-step into ranges of slots by rank, so only the split depends on the number of workers, never the mathematics.
+The user sets the global batch (decision 034). It is split into micro-steps of whole groups (`loss.consistency.group`),
+and each micro-step into ranges of slots by rank. Only this split depends on the number of workers, not the mathematics.
+Pure functions.
 """
 
 from __future__ import annotations
@@ -38,59 +39,59 @@ class Plan:
     lanes: int
     """Lanes of the data order."""
     delay: int
-    """Samples by which one may move within its lane."""
+    """How far the shuffle may move a sample within its lane, in samples."""
     steps_per_epoch: int
     """Optimizer steps of one pass over the training split; the last one may have empty slots."""
     total_steps: int
     """Optimizer steps of the whole run."""
     eval_every: int
-    """Steps between two scorings of the validation split."""
+    """Steps between evaluations of the validation split."""
     checkpoint_every: int
-    """Steps between two checkpoints."""
+    """Steps between checkpoints."""
     keep_every: int | None
-    """Checkpoints at multiples of it are kept for good; None: none are."""
+    """Checkpoints at multiples of it are never deleted; None: all may be deleted."""
     warmup_steps: int
     """Steps over which the learning rate rises."""
     svr_warmup_steps: int
     """Steps over which the weight of the sequential variation regularizer rises."""
     svr_decay_steps: int
-    """Last steps, over which it falls again."""
+    """Last steps, over which it falls to 0."""
     deepspeed: dict[str, Any]
     """DeepSpeed's config."""
 
 
 def make_plan(config: Config, samples: int, world: int, split_bytes: int = 0) -> Plan:
-    """Work out a run before anything is started.
+    """Plan a run; starts nothing.
 
     Args:
-        config: A config that passed `config_check.check`.
+        config: A config that passed `validation.check`.
         samples: Samples of the training split.
         world: Number of workers, at least 1; a run without workers (`run.num_workers` 0) counts as 1.
-        split_bytes: Of the training split's shards, on which the shuffle depends where `data.shuffle_delay` is unset.
+        split_bytes: Size of the training split; the shuffle depends on it where `data.shuffle_delay` is unset.
 
     Raises:
         DataError: The training split is empty.
         ConfigError: The split is smaller than the global batch, no accumulation keeps to `train.max_micro_batch`, or
-            the raw `deepspeed` block contradicts the plan; of several faults all are told.
+            the raw `deepspeed` block contradicts the plan; names all faults.
     """
     train = config.train
     if world < 1:
         raise ConfigError(f"{world} workers cannot train", where="run.num_workers", remedy="use 1 or more")
-    found: list[ConfigError] = []
+    faults: list[ConfigError] = []
     accumulation, deepspeed = 1, {}
     try:
         _check_samples(config, samples)
     except ConfigError as error:
-        found.append(error)
+        faults.append(error)
     try:
         accumulation = _accumulation(config, world)
         micro_batch = _micro_batch(train.global_batch, accumulation, world)
         deepspeed = deepspeed_config(config, world=world, micro_batch=micro_batch, accumulation=accumulation)
     except ConfigError as error:
-        found.append(error)
-    raise_together(found)
+        faults.append(error)
+    raise_together(faults)
     # Lanes are equal to within one sample and G / lanes is whole, so the longest lane's
-    # ceil(ceil(N / lanes) / (G / lanes)) steps are ceil(N / G) whatever the lanes: data.order's EpochOrder.steps.
+    # ceil(ceil(N / lanes) / (G / lanes)) steps are ceil(N / G) for any lanes: EpochOrder.steps in data.sample_order.
     steps_per_epoch = math.ceil(samples / train.global_batch)
     total = total_steps(config, samples)
     lanes, delay = data_order(config, samples, split_bytes)
@@ -117,21 +118,21 @@ def make_plan(config: Config, samples: int, world: int, split_bytes: int = 0) ->
 
 
 def total_steps(config: Config, samples: int) -> int:
-    """Optimizer steps of a run on so many training samples."""
+    """Optimizer steps of a run on a number of training samples."""
     if config.train.max_steps is not None:
         return config.train.max_steps
     return math.ceil(_exact(config.train.epochs) * math.ceil(samples / config.train.global_batch))
 
 
 def data_order(config: Config, samples: int, split_bytes: int) -> tuple[int, int]:
-    """Lanes and delay of the order of a training split of so many samples and bytes, as chosen or as they are unset."""
+    """Lanes and shuffle delay of a training split of a number of samples and bytes: as set, or the defaults."""
     lanes = config.data.lanes or default_lanes(config.train.global_batch)
     delay = config.data.shuffle_delay
     return lanes, default_delay(samples, split_bytes, lanes) if delay is None else delay
 
 
 def _exact(value: float) -> Fraction:
-    # The decimal the user wrote: 1.1 epochs of 10 steps are 11 steps, not the 12 that 11.000000000000002 rounds up to.
+    # As the decimal the user wrote: 1.1 epochs of 10 steps are 11 steps, not 12, to which 11.000000000000002 rounds up.
     return Fraction(repr(value))
 
 
@@ -152,7 +153,7 @@ def _micro_batch(global_batch: int, accumulation: int, world: int) -> int:
 
 
 def _accumulation(config: Config, world: int) -> int:
-    """Micro-steps of one step: the config's, or the fewest that keep to `train.max_micro_batch`."""
+    """Micro-steps of one step: as set, or the fewest within `train.max_micro_batch`."""
     train, group = config.train, config.group
     fixed, batch, most = train.accumulation, train.global_batch, train.max_micro_batch
     groups = batch // group
@@ -175,9 +176,9 @@ def _accumulation(config: Config, world: int) -> int:
 def model_state_bytes(parameters: int, stage: int, world: int) -> int:
     """Memory of weights, gradients and optimizer state on one worker, without activations and buffers.
 
-    P parameters in float32 cost 4 P for the weights, 4 P for the gradients and 8 P for AdamW's moments. ZeRO keeps
-    float32 master weights besides (4 P), partitioned like the moments, and partitions over R workers (Rajbhandari et
-    al. 2020):
+    P parameters in float32 take 4 P bytes for the weights, 4 P for the gradients and 8 P for AdamW's moments. ZeRO also
+    keeps float32 master weights (4 P), partitioned like the moments, and partitions over R workers (Rajbhandari et al.
+    2020):
 
         stage 0: 16 P                     nothing partitioned, no master copy
         stage 1: 8 P + 12 P / R           moments and masters partitioned
@@ -196,7 +197,7 @@ def model_state_bytes(parameters: int, stage: int, world: int) -> int:
 
 
 def checkpoint_bytes(parameters: int) -> int:
-    """Size of one checkpoint over all workers: float32 weights and AdamW's two moments, whatever the stage."""
+    """Size of one checkpoint over all workers, at any stage: float32 weights and the two moments of AdamW."""
     return 12 * parameters
 
 
@@ -232,7 +233,7 @@ def describe(
         ("ZeRO stage", f"{config.zero.stage}"),
     ]
     if plan.keep_every:
-        rows.append(("checkpoints kept for good", f"every {plan.keep_every} steps"))
+        rows.append(("checkpoints never deleted", f"every {plan.keep_every} steps"))
     model, text = config.model, config.model.text
     size = f", size {model.size}" if model.preset == "ivr" else ""
     rows.append(("model", f"{model.preset}{size}, hidden {model.hidden}"))

@@ -1,7 +1,7 @@
-"""What of a config makes two runs the same run, and what may differ: every key, by what it can change. Pure functions.
+"""Run identity: which config keys make two runs the same run, and which may differ. Pure functions.
 
-A run directory answers for one experiment. Whoever asks it for a result, or continues it, is told by name where the
-config asks for another one. docs/running.md shows `table()`.
+A run directory belongs to one experiment. A command that continues the run, or shows its result, names the
+keys in which the given config differs from the run's. docs/running.md shows `table()`.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from ivr_dist.units import parse_interval
 SPLITS = ("train", "valid", "test")
 
 Role = Literal["data", "identity", "recipe", "length", "free"]
-"""data: compared by the manifests' ids; identity: one run has one value; recipe: may change while a run is trained, but
-its result is of one value; length: where training ends; free: changes no number but by rounding."""
+"""data: compared by the manifests' ids; identity: one value for the whole run; recipe: may change until a run has
+finished; length: where training ends; free: changes results by rounding at most."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Keys that are treated alike."""
+    """Keys with the same role."""
 
     role: Role
     keys: tuple[str, ...]
     note: str = ""
-    """What the table says of them besides."""
+    """Addition to the table."""
 
 
 def _in(section: str, names: str) -> tuple[str, ...]:
@@ -73,39 +73,39 @@ RULES = (
 )
 
 ROLES: Mapping[str, Role] = {key: rule.role for rule in RULES for key in rule.keys}
-"""Of each key of the config."""
+"""The role of each key of the config."""
 
 _BORROWED = ("loss.", "svr.", "data.valid", "data.test")
-"""What a run may have of its own that begins from the checkpoint of another run."""
+"""Prefixes of keys that may differ in a run which starts from the checkpoint of another run."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """A key that has another value."""
+    """A key whose value differs."""
 
     key: str
     there: str
     """Its value in the run, as text."""
     here: str
-    """Its value in the config that is asked for."""
+    """Its value in the given config."""
     note: str = ""
 
     def __str__(self) -> str:
-        """For the list of changes."""
+        """Render an entry of the list of changes."""
         return f"{self.key} {self.there} -> {self.here}{self.note}"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How a config differs from that of a run."""
+    """The differences between a config and that of a run."""
 
     refused: tuple[Change, ...] = ()
-    """What makes it another run."""
+    """Changes that make it another run."""
     listed: tuple[Change, ...] = ()
-    """What may change while a run is trained."""
+    """Changes that are allowed while a run is trained."""
 
     def said(self, finished: bool = False) -> str:
-        """What is refused, for an error's text; of a finished run it is all that differs."""
+        """The refused changes, for an error's text; for a finished run, all changes."""
         changes = (*self.refused, *self.listed) if finished else self.refused
         return ", ".join(f"{change.key} is {change.there} there and {change.here} here" for change in changes)
 
@@ -116,7 +116,7 @@ class Asked:
 
     config: Config
     manifests: Mapping[str, str]
-    """Manifest ids by split, as far as they are known."""
+    """Manifest ids by split, where they are known."""
 
 
 def ids(manifests: Mapping[str, Manifest]) -> dict[str, str]:
@@ -125,22 +125,22 @@ def ids(manifests: Mapping[str, Manifest]) -> dict[str, str]:
 
 
 def compare(there: Asked, here: Asked, train: Manifest, *, borrowed: bool = False) -> Difference:
-    """How a config differs from that of a run.
+    """Compare a config with that of a run.
 
-    Values are compared by what they come to: an unset key and the value it then has are the same.
+    Effective values are compared: an unset key equals its default for the data.
 
     Args:
-        there: Of the run.
-        here: What is asked for.
+        there: The run's config and data.
+        here: The given config and data.
         train: The training split of `here`.
-        borrowed: Whether only a checkpoint is taken from the run, by a run with losses and an evaluation of its own.
+        borrowed: Whether another run takes only a checkpoint of this one, with its own losses and evaluation.
     """
     refused = _data_changes(there, here)
     listed: list[Change] = []
     mine, theirs = _effective(here.config, train), _effective(there.config, train)
     for key, role in ROLES.items():
         old, new = value_of(there.config, key), value_of(here.config, key)
-        # Where only what they come to differs, it is for another key, which is told.
+        # If only the effective values differ, another key is the cause and is reported.
         if role in ("data", "free") or old == new or theirs[key] == mine[key]:
             continue
         note = ""
@@ -161,8 +161,8 @@ def _data_changes(there: Asked, here: Asked) -> list[Change]:
         before, now = there.manifests.get(split), here.manifests.get(split)
         if before and now:
             if before != now:
-                # Enough of the ids to tell them apart.
-                shown = [f"{place} (manifest {identity[:12]})" for place, identity in ((old, before), (new, now))]
+                # Twelve digits suffice to distinguish them.
+                shown = [f"{url} (manifest {identity[:12]})" for url, identity in ((old, before), (new, now))]
                 changes.append(Change(f"data.{split}", *shown))
         elif old != new:
             changes.append(Change(f"data.{split}", old or "unset", new or "unset"))
@@ -170,7 +170,7 @@ def _data_changes(there: Asked, here: Asked) -> list[Change]:
 
 
 def _effective(config: Config, train: Manifest) -> dict[str, Any]:
-    """By key: what its value comes to on a training split."""
+    """Effective values by key, on a training split."""
     values: dict[str, Any] = {key: value_of(config, key) for key in ROLES}
     used = list(reading(config, train).used)
     steps = total_steps(config, train.samples)
@@ -198,7 +198,7 @@ def _said(value: Any, effective: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    """A value as a user would type it."""
+    """Format a value as a user would type it."""
     if value is None or value == "":
         return "unset"
     if isinstance(value, bool):
@@ -236,7 +236,7 @@ def effects() -> dict[str, str]:
 
 
 def table() -> list[str]:
-    """The lines of the table in docs/running.md: what becomes of a changed key, on which run."""
+    """Lines of the table in docs/running.md: how a changed key is treated, by the state of the run."""
     lines = ["| key | finished run | unfinished or lengthened run | `--seeds` |", "|---|---|---|---|"]
     for rule in RULES:
         note = f" ({rule.note})" if rule.note else ""
@@ -249,6 +249,6 @@ def _names(paths: Collection[str]) -> str:
 
 
 def unclassified() -> Sequence[str]:
-    """Keys of the config without a role, and roles of what is no key."""
+    """Keys of the config without a role, unknown keys with one, and keys with two."""
     named = [key for rule in RULES for key in rule.keys]
     return sorted({*keys()} ^ {*named}) + sorted(key for key in set(named) if named.count(key) > 1)

@@ -1,1 +1,1 @@
-"""The process that a worker lives in."""
+"""The process of a worker: device, collectives, threads, environment, garbage collection."""

@@ -1,4 +1,4 @@
-"""The few collectives that training needs, each meaningful with one process and no process group too."""
+"""Collectives of torch.distributed; each also works with one process and no process group."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ from ivr_dist.runtime import device
 T = TypeVar("T")
 
 _TIMEOUT_S = 1800.0
-"""PyTorch's own for gloo, and Ray's."""
+"""The default of PyTorch for gloo, and of Ray."""
 
 
 def timeout_s(hang_after_s: float = 0.0) -> float:
-    """Seconds after which a collective fails by itself, where nobody ended its worker before.
+    """Timeout of a collective, in seconds.
 
     Args:
-        hang_after_s: When the watchdog ends a worker, which writes down what it waited for: it must come first.
+        hang_after_s: Seconds after which the watchdog ends a worker. The watchdog must come first, since it records
+            what the worker waited for.
     """
     return max(_TIMEOUT_S, 2 * hang_after_s)
 
 
 @contextmanager
 def group(store: str, rank: int, world: int, hang_after_s: float = 0.0) -> Iterator[None]:
-    """A process group of processes of this machine, which ends with the context; every rank must enter it.
+    """Join a process group of processes on this machine, and leave it at the end; every rank must enter it.
 
     Args:
-        store: Path of a file that does not exist yet, the same for all ranks, by which they find each other.
+        store: Path of a file that does not exist yet, the same for all ranks, as their rendezvous.
         rank: This process's number, 0..world-1.
         world: Number of processes.
         hang_after_s: As for `timeout_s`.
@@ -79,7 +80,7 @@ def world_size() -> int:
 
 
 class _AllReduceSum(torch.autograd.Function):
-    """Sum over the ranks whose gradient is the sum over the ranks of the gradients."""
+    """All-reduce sum; its gradient is the all-reduce sum of the gradients."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
@@ -97,8 +98,8 @@ class _AllReduceSum(torch.autograd.Function):
 def all_reduce_sum(tensor: Tensor) -> Tensor:
     """Differentiable sum of `tensor` over the ranks; every rank must call it in the same order.
 
-    Each rank that computes a loss from the result adds its own share to the gradient, so a loss that all ranks compute
-    alike has its gradient multiplied by the world size (method 3b.1 says how that is undone).
+    Each rank that computes a loss from the result adds to the gradient. The gradient of a loss that all ranks compute
+    identically is thus multiplied by the world size (section 3b.1 of docs/method.md says how that is undone).
     """
     if world_size() == 1:
         return tensor
@@ -107,7 +108,7 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
-    """Sum of a host tensor over the ranks, without a gradient."""
+    """Sum a host tensor over the ranks, without a gradient."""
     total = values.detach().clone()
     if world_size() > 1:
         dist.all_reduce(total)
@@ -115,7 +116,7 @@ def sum_over_ranks(values: Tensor) -> Tensor:
 
 
 def broadcast(value: T) -> T:
-    """Rank 0's picklable value, on every rank."""
+    """Broadcast a picklable value from rank 0 to every rank."""
     if world_size() == 1:
         return value
     box = [value]
@@ -124,7 +125,7 @@ def broadcast(value: T) -> T:
 
 
 def on_rank_zero(work: Callable[[], T]) -> T:
-    """What `work` returns on rank 0, on every rank; what it raises there is raised everywhere."""
+    """Call `work` on rank 0 and return its result on every rank; an exception is raised on every rank."""
     result: T | None = None
     error: Exception | None = None
     if rank() == 0:
@@ -137,7 +138,7 @@ def on_rank_zero(work: Callable[[], T]) -> T:
 
 
 def gather(value: T) -> list[T]:
-    """Every rank's picklable value, in rank order, on every rank."""
+    """All-gather a picklable value: the values of all ranks, in rank order."""
     if world_size() == 1:
         return [value]
     box: list[Any] = [None] * world_size()
@@ -146,9 +147,9 @@ def gather(value: T) -> list[T]:
 
 
 def raise_together(error: Exception | None) -> None:
-    """Raise on every rank if any rank has an error, so that none waits for one that gave up.
+    """Raise on every rank if any rank has an error, so that no rank deadlocks in a later collective.
 
-    The rank at fault raises its own error; the others raise a `WorkerError` that carries the first one's text.
+    A rank with an error raises its own; the others raise a `WorkerError` with the text of the first.
     """
     found = gather(None if error is None else describe(error))
     if error is not None:
@@ -159,12 +160,12 @@ def raise_together(error: Exception | None) -> None:
 
 
 def is_explained(error: BaseException) -> bool:
-    """Whether an error was made for the user and says the same on another attempt, unlike a lost worker's."""
+    """Whether an error is meant for the user and would recur on another attempt, unlike the loss of a worker."""
     return isinstance(error, IvrError) and not isinstance(error, WorkerError)
 
 
 def run_on_all_ranks(work: Callable[[], None]) -> None:
-    """Do `work` on every rank; if it is explained by an `IvrError` that it failed on one, all raise."""
+    """Call `work` on every rank; if it raises an `IvrError` on any rank, every rank raises."""
     error: IvrError | None = None
     try:
         work()

@@ -1,4 +1,4 @@
-"""`torch.compile`, as training uses it; nothing is imported of the compiler until a run asks for it."""
+"""torch.compile; the compiler is not imported unless a run uses it."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import Any, TypeVar
 import torch
 
 NONE = "none"
-"""The backend of what is not compiled."""
+"""Backend name for no compilation."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def prepare(backend: str) -> None:
-    """Set up this process before it compiles anything by `backend`."""
+    """Configure the compiler of this process; call it before anything is compiled by `backend`."""
     if backend == NONE:
         return
     from torch._functorch import config
 
-    # A compiled backward pass frees what it has read, and refuses to run for SVR's gradient and again for the step.
+    # With donated buffers a compiled backward pass can run only once; it runs for SVR's gradient, then for the step.
     config.donated_buffer = False
 
 
 def compiled(function: F, backend: str) -> F:
-    """`function` compiled by a backend of `torch.compile`, or itself for `none`."""
+    """Compile `function` by a backend of `torch.compile`; for `none`, return it unchanged."""
     if backend == NONE:
         return function
     prepare(backend)
@@ -36,24 +36,25 @@ def compiled(function: F, backend: str) -> F:
 
 
 def uncompiled(backend: str) -> AbstractContextManager[Any]:
-    """Inside, what was compiled by `backend` runs as it was written."""
+    """Context in which functions compiled by `backend` run uncompiled (eagerly)."""
     return nullcontext() if backend == NONE else torch.compiler.set_stance("force_eager")
 
 
 @contextmanager
 def without_importing_compiler(backend: str) -> Iterator[None]:
-    """Inside, libraries leave functions of their own as they were written, where the run compiles nothing.
+    """Context in which libraries do not import the compiler, unless the run compiles anything.
 
-    Importing the compiler takes three seconds of a processor, at every start of a worker. DeepSpeed compiles parts of
-    Muon as soon as it is imported; methods of optimizers import the compiler to tell it not to look at them.
+    Importing the compiler takes three seconds of CPU time at every start of a worker. DeepSpeed compiles parts of Muon
+    when it is imported; the methods of optimizers import the compiler in order to be excluded from compilation.
     """
     if backend != NONE:
         yield
         return
+    # decision 022
     for method in vars(torch.optim.Optimizer).values():
         plain = getattr(method, "__wrapped__", None)
         if plain is not None:
-            # Where `torch._compile._disable_dynamo` keeps what it makes of a function.
+            # The attribute in which `torch._compile._disable_dynamo` caches the wrapped function.
             setattr(plain, "__dynamo_disable", plain)
     compile_ = torch.compile
     torch.compile = _as_written  # type: ignore[assignment]
@@ -64,14 +65,14 @@ def without_importing_compiler(backend: str) -> Iterator[None]:
 
 
 def _as_written(function: Any = None, **options: Any) -> Any:
-    """In place of `torch.compile`, as a call or a decorator."""
+    """Stand-in for `torch.compile`, as a call or a decorator, that compiles nothing."""
     return (lambda function: function) if function is None else function
 
 
 def spare_steps(optimizer: Any, backend: str) -> None:
-    """Have an optimizer of PyTorch update the weights without importing the compiler, where the run compiles nothing.
+    """Unwrap the step of a PyTorch optimizer so that it does not import the compiler, unless the run compiles anything.
 
-    Around its step there is only what tells the compiler, if there is one, to leave it alone, and `no_grad`.
+    The removed wrappers only exclude the step from compilation; `no_grad` is applied again.
     """
     if backend == NONE and isinstance(optimizer, torch.optim.Adam) and not optimizer.defaults["differentiable"]:
         optimizer.step = MethodType(torch.no_grad()(unwrap(type(optimizer).step)), optimizer)  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""Environment variables that must go with a run to every machine it uses."""
+"""Environment variables that a run takes to every machine of the cluster."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NETWORK_PREFIXES = (
     "TORCH_GLOO_",
     "TORCH_NCCL_",
 )
-# Not CUDA_VISIBLE_DEVICES, by which Ray gives each worker its own GPU.
+# Not CUDA_VISIBLE_DEVICES: Ray sets it to assign each worker its GPU.
 _DEVICE_VARIABLES = (
     "CUBLAS_WORKSPACE_CONFIG",
     "CUDA_DEVICE_MAX_CONNECTIONS",
@@ -33,17 +33,17 @@ LOG_LEVEL = "IVR_DIST_LOG_LEVEL"
 """Log level of the command, which its worker processes use as well."""
 
 RECORDER: Mapping[str, str] = {"TORCH_FR_BUFFER_SIZE": "2000"}
-"""How many collectives each worker remembers for the watchdog to write down; read when a process group is made."""
+"""Flight recorder: how many collectives each worker keeps for the watchdog; read when a process group is created."""
 
 
 def storage_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """What storage libraries and the model hub read to reach and open things. Never to be logged."""
+    """Variables with the addresses and credentials of storage and of the model hub. Must not be logged."""
     prefixes = _STORAGE_PREFIXES + _HUB_PREFIXES
     return {name: value for name, value in environment.items() if name.startswith(prefixes)}
 
 
 def run_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """All that a run's processes must find as the user set it: storage, network, device. Never to be logged."""
+    """Variables that every process of a run needs unchanged: storage, network, device. Must not be logged."""
     return storage_variables(environment) | {
         name: value
         for name, value in environment.items()

@@ -1,7 +1,7 @@
-"""When Python looks for garbage: at the same steps on all workers, and not at any moment.
+"""Runs Python's garbage collector at the same steps on every rank (decision 025).
 
-Left to itself the collector runs on each worker whenever that one has made so many objects, and all others wait for it
-at their next collective. It also goes through all that torch, DeepSpeed and Ray have loaded, which is never garbage.
+By default the collector runs on each worker at a different time, and all other workers wait for it at the next
+collective. It also scans everything that torch, DeepSpeed and Ray have loaded, which is never garbage.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 EVERY = 50
-"""Steps between two collections."""
+"""Steps between collections."""
 _THOROUGH = 20
-"""Every so many of them everything is looked at, and not only what is young."""
+"""Collections between two full ones; the others collect the young generations only."""
 
 
 @contextmanager
 def collected_by_step() -> Iterator[Callable[[int], None]]:
-    """Inside, nothing is collected but by what it gives: call that with the number of every step."""
+    """Context with automatic collection off; yields a function to call with each step's number, which collects."""
     gc.freeze()
     gc.disable()
     try:
@@ -30,9 +30,9 @@ def collected_by_step() -> Iterator[Callable[[int], None]]:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Inside, nothing is collected: for what makes very many objects and no garbage.
+    """Context with automatic collection off, for code that creates very many objects and no garbage.
 
-    The collector would go through all objects of the process again and again, since there are so many new ones.
+    The number of new objects would otherwise trigger full scans of all objects of the process again and again.
     """
     collecting = gc.isenabled()
     gc.disable()

@@ -1,4 +1,4 @@
-"""Which address of this machine collectives go by: gloo's choice is silent, and wrong on many machines."""
+"""Network interface of collectives: the address that gloo chooses silently, and wrongly on many machines."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from contextlib import suppress
 
 _LOOPBACK = "127.0.0.1"
 _SIOCGIFADDR = 0x8915
-"""Linux's request for an interface's IPv4 address."""
+"""The ioctl of Linux that returns the IPv4 address of an interface."""
 
 
 def interfaces() -> dict[str, str]:
-    """IPv4 addresses by interface, of those that have one."""
+    """IPv4 addresses by interface; interfaces without one are left out."""
     found = {}
     for _, name in socket.if_nameindex():
         with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
@@ -25,22 +25,24 @@ def interfaces() -> dict[str, str]:
 
 
 def gloo_address() -> str:
-    """The address at which gloo has other workers reach this machine's; empty where it would find none.
+    """The address that gloo announces to the workers of other machines; empty where gloo would find none.
 
-    It is that of `GLOO_SOCKET_IFNAME`, else the first own one that the host name stands for, else loopback, which other
-    machines cannot reach.
+    It is the address of `GLOO_SOCKET_IFNAME`, else the first local address that the host name resolves to, else
+    loopback, which other machines cannot reach.
     """
     named = os.environ.get("GLOO_SOCKET_IFNAME")
     if named:
         return interfaces().get(named.partition(",")[0], "")
     with suppress(OSError):
-        for family, kind, protocol, _, place in socket.getaddrinfo(socket.gethostname(), None, type=socket.SOCK_STREAM):
+        for family, kind, protocol, _, address in socket.getaddrinfo(
+            socket.gethostname(), None, type=socket.SOCK_STREAM
+        ):
             with suppress(OSError), socket.socket(family, kind, protocol) as tried:
-                tried.bind(place)
-                return str(place[0])
+                tried.bind(address)
+                return str(address[0])
     return _LOOPBACK
 
 
 def is_loopback(address: str) -> bool:
-    """Whether only this machine itself can reach an address."""
+    """Whether an address is reachable from this machine only."""
     return ipaddress.ip_address(address.partition("%")[0]).is_loopback

@@ -1,4 +1,4 @@
-"""Folders for what must lie on this machine for a while."""
+"""Temporary directories on the local machine."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from pathlib import Path
 
 from ivr_dist.errors import UserError
 
-# A socket's path has at most 107 bytes. Below the folder that Ray is given it makes
+# The path of a socket has at most 107 bytes. Below its directory Ray creates
 # session_2026-01-31_23-59-59_123456_4194304/sockets/plasma_store, and longer names for its agents.
 _SOCKET_BYTES = 107
 _RAY_BYTES = len("/session_2026-01-31_23-59-59_123456_4194304/sockets/plasma_store") + 4
 
 
 def ray_folder() -> str:
-    """A new folder for the sockets and logs of a Ray cluster, which its owner alone may enter.
+    """Create a directory for the sockets and logs of a Ray cluster, accessible to its owner only.
 
-    It lies in `TMPDIR`, or in /tmp where that is too long for sockets.
+    It is created in `TMPDIR`, or in /tmp if that path is too long for sockets.
 
     Raises:
-        UserError: There is no folder that will do.
+        UserError: No directory is writable and short enough.
     """
     for parent in (tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"):
         if _fits(parent) and os.access(parent, os.W_OK | os.X_OK):
@@ -33,5 +33,5 @@ def ray_folder() -> str:
 
 
 def _fits(parent: str) -> bool:
-    # mkdtemp adds eight letters, and Ray gets a folder below, which it opens to everybody.
+    # mkdtemp adds eight letters. Ray gets a directory below, since it makes its own accessible to all users.
     return len(os.fsencode(str(Path(parent) / "ivr-ray-12345678" / "ray"))) + _RAY_BYTES <= _SOCKET_BYTES

@@ -1,7 +1,7 @@
-"""How many threads a process that trains by itself computes with: as many as there are free processors.
+"""Number of CPU threads for training in one process: as many as there are idle processors.
 
-Threads that share a processor wait for each other at every operation: on a busy machine two of them are many times
-slower than one. Under Ray each worker has a processor, and Ray sets one thread.
+Threads that share a processor wait for each other at every operation: on a busy machine two threads are many times
+slower than one. Under Ray each worker has one processor, and Ray sets one thread.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from pathlib import Path
 
 _SAMPLE_S = 0.3
 _NEARLY = 0.3
-"""By how much of a processor a thread may have less than one of its own."""
+"""Share of a processor by which a thread may have less than a whole one."""
 _VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Threads to compute with, and why."""
+    """A number of threads, and the reason for it."""
 
     threads: int
     why: str
 
 
-def choose(wanted: int | None) -> Choice:
-    """Threads of this process.
+def choose(setting: int | None) -> Choice:
+    """Choose the number of threads of this process.
 
     Args:
-        wanted: `run.threads`; None chooses by what is free now.
+        setting: `run.threads`; None: choose by the processors that are idle now.
     """
     allowed = len(os.sched_getaffinity(0))
-    if wanted is not None:
-        return Choice(wanted, "run.threads")
+    if setting is not None:
+        return Choice(setting, "run.threads")
     for name in _VARIABLES:
         value = os.environ.get(name, "").partition(",")[0].strip()
         if value.isdigit() and int(value) > 0:
@@ -47,12 +47,12 @@ def choose(wanted: int | None) -> Choice:
 
 
 def by_what_is_free(allowed: int, free: float, quota: float | None) -> Choice:
-    """The choice, from what was measured.
+    """Choose by measured values.
 
     Args:
         allowed: Processors that this process may use.
-        free: How many of them idle, in processors.
-        quota: How many a container may use at a time; None for no limit.
+        free: How many of them are idle; a fraction counts.
+        quota: CPU quota of the container, in processors; None: no limit.
     """
     most = min(float(allowed), free, float(allowed) if quota is None else quota)
     threads = max(int(most + _NEARLY), 1)
@@ -61,7 +61,7 @@ def by_what_is_free(allowed: int, free: float, quota: float | None) -> Choice:
 
 
 def _idle_s() -> list[float]:
-    """Seconds that each processor we may use has idled since boot; without /proc all are taken for idle."""
+    """Idle seconds since boot of each processor this process may use; without /proc, all count as idle."""
     allowed, tick = os.sched_getaffinity(0), os.sysconf("SC_CLK_TCK")
     with suppress(OSError, ValueError, IndexError):
         found = []
@@ -75,7 +75,7 @@ def _idle_s() -> list[float]:
 
 
 def _quota() -> float | None:
-    """Processors that this process's control group may use, version 2 or 1; None for no limit."""
+    """CPU quota of the control group (cgroup v2 or v1), in processors; None: no limit."""
     with suppress(OSError, ValueError):
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return None if quota == "max" else int(quota) / int(period)

@@ -40,9 +40,9 @@ def test_any_text_can_be_made_an_override(text: str) -> None:
 @pytest.mark.parametrize(
     ("written", "parts"),
     [
-        ("run.dir='a' #2", ["#2 behind the value would not be read"]),
-        ("data.modalities=[text] # only", ["# only behind the value"]),
-        ("run.dir= runs/a", ["' runs/a' would be read as 'runs/a'", "leave away what is not"]),
+        ("run.dir='a' #2", ["#2 after the value would not be read"]),
+        ("data.modalities=[text] # only", ["# only after the value"]),
+        ("run.dir= runs/a", ["' runs/a' would be read as 'runs/a'", "leave out the rest"]),
         ("data.test=runs/a ", ["'runs/a ' would be read as 'runs/a'"]),
         ("run.dir=1_000", ["1_000 is not a string"]),
         ("run.dir=1e-3", ["1e-3 is not a string"]),

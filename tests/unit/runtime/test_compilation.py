@@ -15,7 +15,7 @@ from ivr_dist.runtime import compilation
 
 PROGRAM = """
 import sys
-from ivr_dist.cli import main
+from ivr_dist.cli.main import main
 code = main(sys.argv[1:])
 print("loaded:", *(name for name in ("torch._dynamo", "torch._inductor", "deepspeed") if name in sys.modules))
 sys.exit(code)
