@@ -126,7 +126,7 @@ def test_freed_memory_is_used_again() -> None:
     script = """
 import resource, sys
 import torch
-from ivr_dist import device
+from ivr_dist.runtime import device
 
 if sys.argv[1] == "keep":
     device.tune_memory()
