@@ -1,4 +1,4 @@
-"""Configs as users write them: a minimal one, and how its faults are told."""
+"""Configs as users write them: a minimal one, and the text of its faults."""
 
 from __future__ import annotations
 

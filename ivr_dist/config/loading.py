@@ -7,6 +7,7 @@ faults of a config are reported together.
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from typing import Any, get_origin
@@ -21,6 +22,8 @@ from ivr_dist.config.yaml_source import Located, parse_value, read_yaml
 from ivr_dist.config.yaml_writer import yaml_value
 from ivr_dist.errors import ConfigError, UserError, raise_together
 from ivr_dist.sanitize import shorten
+
+logger = logging.getLogger(__name__)
 
 _OVERRIDE = "override "
 _LONGEST = 200
@@ -115,6 +118,7 @@ def _checked(values: _Values, place: str, look: Look | None, unread: Sequence[Co
             # The text of a fault begins with its key; faults of the substituted defaults are dropped.
             problems += [fault for fault in more if fault.what.partition(" ")[0] not in wrong]
     raise_together(problems, loaded.place)
+    logger.debug("config %s: %d keys set", place or "without a file", len(values.origins))
     return loaded
 
 

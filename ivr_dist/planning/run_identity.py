@@ -41,21 +41,21 @@ def _in(section: str, names: str) -> tuple[str, ...]:
 _ENCODER = "kind layers heads feedforward"
 
 RULES = (
-    Rule("data", _in("data", "train valid test"), "by the manifests' ids, wherever the data lie"),
+    Rule("data", _in("data", "train valid test"), "by the manifests' ids, wherever the data is"),
     Rule("identity", ("run.seed",), "given by `--seeds` where that is used"),
     Rule("identity", _in("data", "modalities standardize"), "of those the data set has"),
-    Rule("identity", _in("data", "lanes shuffle_delay by_length"), "as they are where unset"),
+    Rule("identity", _in("data", "lanes shuffle_delay by_length"), "effective values"),
     Rule("identity", _in("model", "preset hidden dropout input_dropout feature_dropout modality_dropout")),
     Rule("identity", _in("model.text", f"{_ENCODER} pretrained trained_layers dropout")),
     Rule("identity", (*_in("model.audio", _ENCODER), *_in("model.vision", _ENCODER))),
     Rule("identity", _in("model.fusion", "heads layers content gate positions pooling")),
     Rule("identity", _in("loss", "tasks regression")),
-    Rule("identity", _in("loss.consistency", "weight group moments"), "the group as it is where unset"),
+    Rule("identity", _in("loss.consistency", "weight group moments"), "effective group"),
     Rule("identity", _in("loss.adversary", "weight scale margin reverse")),
     Rule("identity", (*_in("loss.reconstruction", "weight per"), *_in("loss.svr", "weight warmup decay"))),
     Rule("identity", _in("svr", "kind modalities codes temperature over")),
-    Rule("identity", _in("train", "global_batch optimizer"), "what the optimizer keeps is of its own kind"),
-    Rule("length", _in("train", "epochs max_steps"), "compared by the steps they come to; fewer than trained: refused"),
+    Rule("identity", _in("train", "global_batch optimizer"), "their states differ"),
+    Rule("length", _in("train", "epochs max_steps"), "compared by the resulting steps; fewer than trained: refused"),
     Rule("recipe", _in("train", "lr muon_lr text_lr weight_decay betas grad_clip")),
     Rule("recipe", _in("train", "schedule warmup min_lr_ratio")),
     Rule("recipe", _in("train", "eval_every monitor patience select")),
@@ -216,7 +216,7 @@ _TREATED: Mapping[Role, tuple[str, str, str]] = {
     "data": ("refused", "refused", "refused, before any seed is trained"),
     "identity": ("refused", "refused", "refused, before any seed is trained"),
     "recipe": ("refused", "listed", "refused where the seed is finished, else listed"),
-    "length": ("trained on, listed", "listed", "trained on, listed"),
+    "length": ("continued, listed", "listed", "continued, listed"),
     "free": ("no influence", "no influence", "no influence"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from ivr_dist.errors import IvrError, WorkerError
 from ivr_dist.runtime import device
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 _TIMEOUT_S = 1800.0
 """The default of PyTorch for gloo, and of Ray."""
@@ -50,6 +53,7 @@ def group(store: str, rank: int, world: int, hang_after_s: float = 0.0) -> Itera
         timeout=timedelta(seconds=timeout_s(hang_after_s)),
         device_id=device.bound_device(rank, world),
     )
+    logger.debug("joined the process group: rank %d of %d, backend %s", rank, world, device.backend())
     try:
         yield
     finally:

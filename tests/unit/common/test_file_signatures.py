@@ -1,4 +1,4 @@
-"""What a file is, told from its first bytes; text of any usual encoding."""
+"""File signatures: kinds of files by their first bytes; text of common encodings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON without its traps."""
+"""Strict JSON: duplicate keys, deep nesting and numbers that are too long are refused."""
 
 from __future__ import annotations
 

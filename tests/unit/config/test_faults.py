@@ -1,4 +1,4 @@
-"""Overrides that YAML would change, faults that are told together, and groups that fit the batch."""
+"""Overrides that YAML would change, faults that are reported together, and groups that fit the batch."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests.configs import MINIMAL, Writer, refused
 
 
 @pytest.mark.parametrize("text", ["runs/take #2", "#2", "a: b", "a - b", "*a", "&a b", "%1", "@x", "- x", "runs/a # b"])
-def test_an_override_is_taken_as_it_stands(text: str) -> None:
+def test_an_override_is_taken_literally(text: str) -> None:
     """To YAML some of these are shorter, a mapping, a list or no value at all."""
     assert load_config(None, [*MINIMAL, f"run.dir={text}"]).run.dir == text
 
 
 @given(st.text(st.sampled_from(" ab#:'\"[]{}!&*,-?|>%@`~=/.0_1e\n\t"), min_size=1, max_size=8))
-def test_an_override_of_a_place_is_that_place_or_refused(text: str) -> None:
+def test_an_override_of_a_path_is_that_path_or_refused(text: str) -> None:
     try:
         config = load_config(None, [*MINIMAL, f"run.dir={text}"])
     except ConfigError:
@@ -74,7 +74,7 @@ def test_what_looks_like_a_comment_in_a_file(write: Writer) -> None:
         load_config(write(f"run:\n  {line}\n"), MINIMAL)
 
 
-def test_all_faults_are_told_at_once(write: Writer) -> None:
+def test_all_faults_are_reported_together(write: Writer) -> None:
     path = write("train:\n  lr: fast\n  lrr: 2\n  epochs: 0\n  global_batch: 96\nloss: {consistency: {group: 36}}\n")
     with pytest.raises(FaultsError) as error:
         load_config(path, [*MINIMAL, "zero.stage=4", "model", "model.hidden=30", "model=3"])
@@ -97,7 +97,7 @@ def test_all_faults_are_told_at_once(write: Writer) -> None:
 
 
 def test_one_cause_is_one_fault() -> None:
-    """What contradicts a value that is none, or that was not understood, is not told besides."""
+    """Contradictions with a value that is invalid or was not understood are not reported."""
     for wrong in ("train.global_batch=0", "train.global_batch=x", "model.hidden=-2", "data.modalities=[txt]"):
         refused(None, wrong, "loss.consistency.group=48" if "batch" in wrong else "train.lr=0.1")
     assert "unknown key data.vald" in refused(None, "data.vald=x", "train.select=best")

@@ -1,4 +1,4 @@
-"""Configs from files and overrides: what is read, and how every fault is told."""
+"""Configs from files and overrides: what is read, and how every fault is reported."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_floats_as_people_write_them(text: str, value: float) -> None:
     assert load_config(None, [*MINIMAL, f"loss.adversary.scale={text}"]).loss.adversary.scale == value
 
 
-def test_a_seed_that_nothing_takes_is_refused() -> None:
+def test_a_seed_out_of_range_is_refused() -> None:
     assert load_config(None, [*MINIMAL, f"run.seed={2**64 - 1}"]).run.seed == 2**64 - 1
     for seed in (2**64, 10**30, -1):
         assert "run.seed" in refused(None, f"run.seed={seed}")
@@ -189,7 +189,7 @@ def test_files_that_are_no_configs(write: Writer, tmp_path: Path) -> None:
     assert "line 1 is not UTF-8 text" in refused(str(tmp_path / "binary.yaml"))
 
 
-def test_a_contradiction_names_both_places(write: Writer) -> None:
+def test_a_contradiction_names_both_lines(write: Writer) -> None:
     path = write("train:\n  global_batch: 96\n")
     text = refused(path, "loss.consistency.group=36")
     assert f"{path}:2" in text

@@ -1,4 +1,4 @@
-"""Is there something to learn, to select by and to score?"""
+"""Labels to learn from, to select by and to score."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is read of a data set is said, and so is what is not."""
+"""Model inputs: which modalities are read, and why the others are not."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def config(**data: object) -> Config:
     return from_dict({"data": data})
 
 
-def test_transcripts_without_features_are_not_dropped_without_a_word() -> None:
+def test_unused_transcripts_are_reported() -> None:
     read = reading(config(), manifest("audio", transcripts=40))
     assert read.rows() == [
         ("modalities", "audio (20, standardised)"),
@@ -39,7 +39,7 @@ def test_transcripts_without_features_are_not_dropped_without_a_word() -> None:
     ]
 
 
-def test_what_is_left_out_on_purpose_is_said_to_be() -> None:
+def test_a_modality_left_out_by_the_config_is_reported() -> None:
     read = reading(config(modalities=["audio"], standardize=[]), manifest("text", "audio"))
     assert read.rows() == [("modalities", "audio (20)"), ("not used", "text: data.modalities leaves it out")]
 
@@ -67,7 +67,7 @@ def ask(corpus: str, path: Path, *overrides: str) -> Loaded:
     return load(str(path), overrides)
 
 
-def test_a_modality_asked_for_on_the_command_line_must_be_there(corpus: str, tmp_path: Path) -> None:
+def test_a_modality_named_on_the_command_line_must_exist(corpus: str, tmp_path: Path) -> None:
     loaded = ask(corpus, tmp_path / "run.yaml", "data.modalities=[text,vision]")
     with pytest.raises(ConfigError, match=r"data\.modalities names vision, which is not read: the data set has none"):
         preflight(loaded.config, 1, loaded)

@@ -177,7 +177,7 @@ def test_the_documentation_shows_the_table() -> None:
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_a_finished_run_answers_for_its_own_config_alone(key: str, shared: tuple[Config, dict[str, Manifest]]) -> None:
+def test_a_finished_run_has_a_result_for_its_own_config(key: str, shared: tuple[Config, dict[str, Manifest]]) -> None:
     config, manifests = shared
     other = changed(config, key)
     role = ROLES[key]
@@ -195,7 +195,7 @@ def test_a_finished_run_answers_for_its_own_config_alone(key: str, shared: tuple
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_an_unfinished_run_goes_on_as_what_it_is(key: str, shared: tuple[Config, dict[str, Manifest]]) -> None:
+def test_an_unfinished_run_continues_with_its_own_config(key: str, shared: tuple[Config, dict[str, Manifest]]) -> None:
     config, manifests = shared
     begun = replace(config, run=replace(config.run, dir=str(Path(config.run.dir).parent / "begun")))
     other = changed(begun, key)
@@ -211,7 +211,7 @@ def test_an_unfinished_run_goes_on_as_what_it_is(key: str, shared: tuple[Config,
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_seeds_are_looked_at_together(key: str, shared: tuple[Config, dict[str, Manifest]]) -> None:
+def test_seeds_are_checked_together(key: str, shared: tuple[Config, dict[str, Manifest]]) -> None:
     config, _ = shared
     if key == "run.num_workers":
         return
@@ -242,9 +242,7 @@ def test_faults_of_directories_and_of_data(shared: tuple[Config, dict[str, Manif
     )
 
 
-def test_the_same_data_in_another_place_are_the_same(
-    shared: tuple[Config, dict[str, Manifest]], corpora: Path, tmp_path: Path
-) -> None:
+def test_moved_data_are_the_same(shared: tuple[Config, dict[str, Manifest]], corpora: Path, tmp_path: Path) -> None:
     config, _ = shared
     shutil.copytree(corpora / "one", tmp_path / "copy")
     splits = {split: str(tmp_path / "copy" / split) for split in ("train", "valid", "test")}
@@ -322,7 +320,7 @@ def test_a_run_from_the_checkpoint_of_another_has_losses_of_its_own(shared: tupl
     assert "data.standardize" in compare(there, standardised, manifests["train"], borrowed=True).said()
 
 
-def test_a_run_is_not_ended_before_where_it_is(shared: tuple[Config, dict[str, Manifest]]) -> None:
+def test_a_run_cannot_be_shortened_below_its_steps(shared: tuple[Config, dict[str, Manifest]]) -> None:
     config, manifests = shared
     shorter = replace(config, train=replace(config.train, max_steps=4))
     with pytest.raises(
@@ -331,13 +329,13 @@ def test_a_run_is_not_ended_before_where_it_is(shared: tuple[Config, dict[str, M
         ask(shorter, manifests)
 
 
-def test_anew_and_from_elsewhere_nothing_is_compared(shared: tuple[Config, dict[str, Manifest]]) -> None:
+def test_nothing_is_compared_when_starting_over_or_from_another_run(shared: tuple[Config, dict[str, Manifest]]) -> None:
     config, manifests = shared
     other = changed(config, "model.hidden")
     assert ask(replace(other, run=replace(other.run, resume="never")), manifests) is None
 
 
-def test_what_was_never_trained_binds_nobody(corpora: Path, tmp_path: Path) -> None:
+def test_a_run_that_never_trained_allows_any_config(corpora: Path, tmp_path: Path) -> None:
     config = settings(corpora, tmp_path / "run")
     manifests = preflight(config, 1)[1]
     attempts.allocate(config.run.dir, parent=None, step=0, stage=1, steps_per_epoch=3, workers=["here:1"])
@@ -345,7 +343,7 @@ def test_what_was_never_trained_binds_nobody(corpora: Path, tmp_path: Path) -> N
     assert ask(changed(config, "model.hidden"), manifests) is None
 
 
-def test_a_result_tells_the_places_of_now(shared: tuple[Config, dict[str, Manifest]], tmp_path: Path) -> None:
+def test_a_result_has_the_current_paths(shared: tuple[Config, dict[str, Manifest]], tmp_path: Path) -> None:
     config, manifests = shared
     shutil.copytree(config.run.dir, tmp_path / "moved")
     moved = absolute(replace(config, run=replace(config.run, dir=str(tmp_path / "moved"))))
@@ -396,7 +394,7 @@ def test_no_result_of_a_run_without_one(tmp_path: Path) -> None:
     assert read_result(str(tmp_path)) is None
 
 
-def test_faults_name_the_places_that_config_and_data_have(corpora: Path, tmp_path: Path) -> None:
+def test_faults_name_the_lines_of_the_config_and_the_data(corpora: Path, tmp_path: Path) -> None:
     """A config's own contradictions and what the data say against it, in one error."""
     from ivr_dist.config.loading import load
     from ivr_dist.orchestration.preflight import further_faults

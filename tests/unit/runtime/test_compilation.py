@@ -1,4 +1,4 @@
-"""What starts a worker quickly: the compiler stays away where nothing is compiled."""
+"""A worker starts without importing the compiler, unless it compiles."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_steps_of_an_optimizer_are_the_same() -> None:
     assert torch.equal(*weights)
 
 
-def test_what_is_spared_inside_is_as_before_outside() -> None:
+def test_the_context_restores_torch_compile() -> None:
     plain = torch.compile
 
     def function() -> int:

@@ -1,4 +1,4 @@
-"""What can be run of `device` without a GPU."""
+"""The device module, as far as it runs without a GPU."""
 
 from __future__ import annotations
 

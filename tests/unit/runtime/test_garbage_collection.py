@@ -1,4 +1,4 @@
-"""Garbage is looked for at the steps that were agreed on, and at no other time."""
+"""Garbage is collected at fixed steps, and at no other time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Cycle:
         self.own = self
 
 
-def test_collected_at_every_so_many_steps() -> None:
+def test_garbage_is_collected_at_fixed_steps() -> None:
     with collected_by_step() as collect:
         assert not gc.isenabled()
         gone = weakref.ref(Cycle())

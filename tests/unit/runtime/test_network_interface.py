@@ -1,4 +1,4 @@
-"""Which address gloo takes, against gloo itself."""
+"""The address that gloo announces, compared with gloo."""
 
 from __future__ import annotations
 

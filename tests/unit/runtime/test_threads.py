@@ -1,4 +1,4 @@
-"""Threads by what is free, never more than a container may use, and what was asked for is taken."""
+"""Threads by idle processors, within the quota of the container; a setting is used as it is."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def test_examples(allowed: int, free: float, quota: float | None, threads: int) 
     assert by_what_is_free(allowed, free, quota).threads == threads
 
 
-def test_what_is_asked_for_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_setting_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert choose(None).threads == 3
     assert choose(5).threads == 5
     assert choose(5).why == "run.threads"
 
 
-def test_it_is_measured_where_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_processors_are_measured_without_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
     chosen = choose(None)
