@@ -18,6 +18,7 @@ from math import prod
 from typing import Any
 
 from ivr_dist import storage
+from ivr_dist.common import strict_json
 from ivr_dist.sanitize import shorten
 
 FORMAT = 3
@@ -143,20 +144,10 @@ def parse_object(data: bytes) -> dict[str, Any]:
     Raises:
         ValueError: It is none.
     """
-    try:
-        content = json.loads(data.decode("utf-8"), object_pairs_hook=_distinct)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+    content = strict_json.loads(data.decode("utf-8"))
     if not isinstance(content, dict):
         raise ValueError("it is not a JSON object")
     return content
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key is there twice")
-    return found
 
 
 def check_shapes(shapes: Any) -> None:

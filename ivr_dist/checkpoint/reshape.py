@@ -30,10 +30,10 @@ def reshape(source: str, target: str, parts: int) -> None:
     """
     if storage.holds_files(target):
         raise UserError("the folder is not empty", where=storage.display(target), remedy="choose another --out")
-    # First, for it says of what is none that there is no checkpoint.
-    store.read_state(source)
-    state = {**store.verify(source), "format": store.FORMAT}
-    content_of_state = json.dumps(state, indent=1).encode()
+    # Before `verify`, since its error for a folder without a checkpoint says so.
+    content = {**store.read_state_json(source), "format": store.FORMAT}
+    content_of_state = json.dumps(content, indent=1).encode()
+    state = store.verify(source)
     token = hashlib.sha256(content_of_state).hexdigest()[:16]
     manifests = store.parts(source)
     own = {store.STATE, *(name for part in manifests for name in _tensor_names(part.rank))}
@@ -49,11 +49,11 @@ def reshape(source: str, target: str, parts: int) -> None:
                     for kind in (WEIGHT, *tensors.states(piece.parameter))
                 }
                 fragments.append(Fragment(piece.parameter, piece.offset, piece.numel, read, piece.scalars))
-            content = dict(tensor_files(fragments, part))
+            files = dict(tensor_files(fragments, part))
             if part == 0:
-                content |= {entry.name: [store.read_file(source, entry)] for entry in others}
-                content[store.STATE] = [content_of_state]
-            store.write_part(target, part, parts, content, describe_fragments(fragments), token)
+                files |= {entry.name: [store.read_file(source, entry)] for entry in others}
+                files[store.STATE] = [content_of_state]
+            store.write_part(target, part, parts, files, describe_fragments(fragments), token)
 
 
 def _tensor_names(part: int) -> tuple[str, str]:

@@ -44,6 +44,8 @@ from ivr_dist.checkpoint.part_manifest import (
     weights_file,
 )
 from ivr_dist.checkpoint.safetensors_header import read_shapes
+from ivr_dist.checkpoint.state import CheckpointState
+from ivr_dist.common.decoder import DecodeError
 from ivr_dist.errors import CheckpointError
 from ivr_dist.run.attempts import Span
 from ivr_dist.run.paths import CHECKPOINT_NAME, RunPaths
@@ -62,6 +64,7 @@ __all__ = [
     "parts",
     "read_file",
     "read_state",
+    "read_state_json",
     "retain",
     "verify",
     "weights_file",
@@ -177,7 +180,7 @@ def is_complete(url: str) -> bool:
     return all(sizes.get(entry.name) == entry.size for entry in entries)
 
 
-def verify(url: str, rank: int = 0, world: int = 1) -> dict[str, Any]:
+def verify(url: str, rank: int = 0, world: int = 1) -> CheckpointState:
     """Check every byte of a checkpoint against its parts, and that these make one whole.
 
     Args:
@@ -186,7 +189,7 @@ def verify(url: str, rank: int = 0, world: int = 1) -> dict[str, Any]:
         world: as many shares.
 
     Returns:
-        The content of `state.json`.
+        The state, from `state.json`.
 
     Raises:
         CheckpointError: It is not complete, or damaged; the text says what is missing or differs.
@@ -194,7 +197,7 @@ def verify(url: str, rank: int = 0, world: int = 1) -> dict[str, Any]:
     found = parts(url)
     state = _state(url, found[0])
     try:
-        check_cover(found, state.get("shapes", {}))
+        check_cover(found, state.shapes)
     except ValueError as error:
         raise _torn(url, str(error)) from None
     files = [(part, entry) for part in found for entry in part.files]
@@ -211,15 +214,28 @@ def verify(url: str, rank: int = 0, world: int = 1) -> dict[str, Any]:
     return state
 
 
-def read_state(url: str) -> dict[str, Any]:
-    """`state.json` of a checkpoint, as its part manifest says it is; the other files are not checked."""
+def read_state(url: str) -> CheckpointState:
+    """Read `state.json` of a checkpoint, verified against its part manifest; the other files are not checked.
+
+    Raises:
+        CheckpointError: There is no checkpoint, or its state is missing, damaged or malformed.
+    """
+    return _state(url, _first_part(url))
+
+
+def read_state_json(url: str) -> dict[str, Any]:
+    """Read `state.json` as `read_state` does, but as the JSON object that is stored, for writing it again."""
+    return _state_json(url, _first_part(url))
+
+
+def _first_part(url: str) -> PartManifest:
     first = _part(url, 0)
     if first is None:
         remedy = "give a directory named step-NNNNNNNN.aNN"
         if storage.holds_files(storage.join(url, STATE)):
             raise _torn(url, f"it has no part manifest {part_name(0)}")
         raise CheckpointError("no checkpoint here", where=storage.display(url), remedy=remedy)
-    return _state(url, first)
+    return first
 
 
 def read_file(url: str, entry: FileEntry) -> bytes:
@@ -237,7 +253,18 @@ def read_file(url: str, entry: FileEntry) -> bytes:
     return data
 
 
-def _state(url: str, first: PartManifest) -> dict[str, Any]:
+def _state(url: str, first: PartManifest) -> CheckpointState:
+    try:
+        return CheckpointState.from_json(_state_json(url, first))
+    except DecodeError as error:
+        raise CheckpointError(
+            f"{STATE} is not of the expected form: {error}",
+            where=storage.display(url),
+            remedy="use a checkpoint that this version of ivr_dist wrote",
+        ) from None
+
+
+def _state_json(url: str, first: PartManifest) -> dict[str, Any]:
     entry = next((entry for entry in first.files if entry.name == STATE), None)
     if entry is None:
         raise _torn(url, f"{part_name(0)} does not name {STATE}")

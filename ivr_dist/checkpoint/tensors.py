@@ -18,6 +18,7 @@ from ivr_dist import storage
 from ivr_dist.checkpoint import safetensors_file, store
 from ivr_dist.checkpoint.fragments import Fragment, pieces
 from ivr_dist.checkpoint.part_manifest import WEIGHT, PartManifest
+from ivr_dist.checkpoint.state import CheckpointState
 from ivr_dist.errors import CheckpointError
 
 
@@ -143,7 +144,12 @@ class CheckpointTensors:
 
 
 @contextmanager
-def open_tensors(url: str, state: Mapping[str, Any]) -> Iterator[CheckpointTensors]:
-    """The tensors of a complete checkpoint whose `state.json` is `state`."""
-    with CheckpointTensors(url, state.get("shapes", {}), store.parts(url)) as tensors:
+def open_tensors(url: str, state: CheckpointState) -> Iterator[CheckpointTensors]:
+    """Open the tensors of a complete checkpoint.
+
+    Args:
+        url: The checkpoint.
+        state: Its state, which has the shapes.
+    """
+    with CheckpointTensors(url, state.shapes, store.parts(url)) as tensors:
         yield tensors

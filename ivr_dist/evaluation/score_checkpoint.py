@@ -53,7 +53,7 @@ def _score(checkpoint: str, split_url: str) -> evaluate.Metrics:
     device.deterministic()
     manifest = Manifest.load(split_url)
     with weights.stored_text(checkpoint, state) as text:
-        spec = weights.batch_spec(state, text, url=checkpoint)
+        spec = weights.batch_spec(state, text)
     spec.check_split(manifest)
     where = device.training_device(collectives.rank())
     model = weights.load_model(checkpoint, verified=True).to(where).eval()

@@ -11,6 +11,7 @@ from typing import Any
 
 from ivr_dist import storage
 from ivr_dist.checkpoint import store
+from ivr_dist.checkpoint.state import CheckpointState
 from ivr_dist.config import Config
 from ivr_dist.config.loading import from_dict, to_dict
 from ivr_dist.errors import CheckpointError, CheckpointMismatchError, CorruptDataError
@@ -163,7 +164,7 @@ def finished_result(config: Config, total_steps: int, manifests: Mapping[str, Ma
         said = compare(asked(state, run_url), here, manifests["train"]).said()
         if said:
             raise CheckpointMismatchError(f"{shown(run_url)} is a run of another config: {said}", remedy=_ANEW)
-        check_length(state["step"], total_steps, run_url)
+        check_length(state.step, total_steps, run_url)
     return None
 
 
@@ -181,13 +182,13 @@ def check_length(step: int, total_steps: int, run_url: str) -> None:
         )
 
 
-def asked(state: Mapping[str, Any], where: str) -> Asked:
+def asked(state: CheckpointState, where: str) -> Asked:
     """The config and the data that a checkpoint was written with, from its `state.json`.
 
     Raises:
         ConfigError: This version does not know a key of the config.
     """
-    return Asked(from_dict(state["config"], where=where), _known(state))
+    return Asked(from_dict(dict(state.config), where=where), _known(state))
 
 
 def _finished(run_url: str, result: Mapping[str, Any]) -> Asked:
@@ -197,13 +198,12 @@ def _finished(run_url: str, result: Mapping[str, Any]) -> Asked:
     return Asked(config, found.get("manifests") or _known(store.read_state(result["checkpoint"])))
 
 
-def _known(state: Mapping[str, Any]) -> dict[str, str]:
+def _known(state: CheckpointState) -> Mapping[str, str]:
     """Manifest ids that a checkpoint holds; one of an older version has that of the training split alone."""
-    known: dict[str, str] = state.get("manifests") or {"train": state.get("cursor", {}).get("manifest_id", "")}
-    return known
+    return state.manifests or {"train": "" if state.cursor is None else state.cursor.manifest_id}
 
 
-def _newest_state(run_url: str) -> dict[str, Any] | None:
+def _newest_state(run_url: str) -> CheckpointState | None:
     """Of the newest checkpoint that counts and can be read; whether it is sound, the workers find out."""
     for name in store.in_lineage(store.names(run_url), lineage(read_attempts(run_url))):
         try:

@@ -146,9 +146,8 @@ def evaluate(
             raise DataError(
                 f"the run had no {split} split", where=url, remedy="give one with --shards, or another --split"
             )
-        # Older checkpoints have none; and one from elsewhere may hold anything.
-        known = state.get("manifests")
-        if isinstance(known, dict) and known.get(split, "") not in ("", Manifest.load(shards).id):
+        # Checkpoints of older versions have no manifest ids.
+        if state.manifests.get(split, "") not in ("", Manifest.load(shards).id):
             raise DataError(
                 f"the {split} split is not the one that the run had: its manifest is another one",
                 where=storage.display(shards),

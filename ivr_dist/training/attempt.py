@@ -130,11 +130,9 @@ class AttemptRun:
     ) -> Ending:
         config, plan = self.config, self.plan
         here = Asked(config, ids(self.manifests))
-        state = weights.describe_model(config, self.spec) | {
-            "manifests": here.manifests,
-            "world": self.world,
-            "stage": config.zero.stage,
-        }
+        state = weights.initial_state(
+            config, self.spec, manifests=here.manifests, world=self.world, stage=config.zero.stage
+        )
         before = None if left_out is None else left_out.before
         source = resume.find(config, self.run_url, state, attempts_before, before)
         changed = resume.changes(source, here, self.manifests["train"])
@@ -219,7 +217,7 @@ class AttemptRun:
         )
         monitor = None
         if self.rank == 0:
-            monitor = RunMonitor(self.run_url, attempt, spans, stopwatch, self.plan.total_steps, source.state or {})
+            monitor = RunMonitor(self.run_url, attempt, spans, stopwatch, self.plan.total_steps, source.state)
         callbacks = self._callbacks(attempt, loader, monitor)
         how: list[Ending] = []
         try:

@@ -11,13 +11,13 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from ivr_dist.checkpoint import store
 from ivr_dist.checkpoint.fragments import Fragment
+from ivr_dist.checkpoint.state import CheckpointState
 from ivr_dist.checkpoint.store import CheckpointName
 from ivr_dist.checkpoint.tensors import describe_fragments, tensor_files
 from ivr_dist.engine.deepspeed_engine import Engine
@@ -89,24 +89,23 @@ class Checkpointer:
         return CheckpointName(step, self._attempt)
 
     def save(
-        self, step: int, state: Mapping[str, Any], best: str | None, first: Sequence[Callable[[], None]] = ()
+        self, state: CheckpointState, best: str | None, first: Sequence[Callable[[], None]] = ()
     ) -> CheckpointName:
         """Copy the state of training, and have it written; waits for the checkpoint before, if that is not written yet.
 
         Args:
-            step: Completed steps.
-            state: What `state.json` holds besides format and shapes; the same on every rank.
+            state: What `state.json` holds besides shapes; the same on every rank.
             best: Name of the checkpoint that retention must keep besides the newest.
             first: What must be durable before this rank's part is: called in the thread.
         """
         started = time.monotonic()
         self._join()
-        name = self.name(step)
+        name = self.name(state.step)
         fragments = [self._copied(fragment) for fragment in self._engine.fragments()]
         device.finish_copies()
         files = {}
         if collectives.rank() == 0:
-            content = {"format": store.FORMAT, **state, "shapes": self._engine.shapes()}
+            content = replace(state, shapes=self._engine.shapes()).to_json()
             files = {**self._files, store.STATE: json.dumps(content, indent=1).encode()}
         self._given_up.clear()
         self._written.clear()

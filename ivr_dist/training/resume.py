@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 from ivr_dist import storage
 from ivr_dist.checkpoint import store, weights
 from ivr_dist.checkpoint.part_manifest import part_name
+from ivr_dist.checkpoint.state import CheckpointState, Progress
 from ivr_dist.checkpoint.tensors import open_tensors
 from ivr_dist.config import Config
 from ivr_dist.data.cursor import DataCursor
@@ -20,7 +20,6 @@ from ivr_dist.planning.run_identity import Asked, Change, compare
 from ivr_dist.run import attempts
 from ivr_dist.runtime import collectives
 from ivr_dist.shards.manifest import Manifest
-from ivr_dist.training.trainer import Progress
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Resume:
     """The checkpoint; empty for a start from scratch."""
     parent: int | None = None
     """The attempt that wrote it; None from scratch and for a checkpoint of another run."""
-    state: dict[str, Any] | None = None
+    state: CheckpointState | None = None
     """Its `state.json`."""
     notes: tuple[str, ...] = ()
     """What the user should know: checkpoints that were passed over."""
@@ -42,13 +41,15 @@ class Resume:
         return self.url.rstrip("/").rsplit("/", 1)[-1] if self.parent is not None else None
 
 
-def find(config: Config, run_url: str, here: dict[str, Any], attempts_before: int, before: int | None = None) -> Resume:
+def find(
+    config: Config, run_url: str, here: CheckpointState, attempts_before: int, before: int | None = None
+) -> Resume:
     """Choose what to continue from; a collective call, since every rank checks a share of the bytes.
 
     Args:
         config: The run's config; `run.resume` says what the user wants.
         run_url: The run's directory.
-        here: This run's model, features and tasks, which the checkpoint must share.
+        here: This run's initial state, whose model, features and tasks the checkpoint must share.
         attempts_before: Attempts of the run when its driver started. If there are more by now, this is a retry after a
             fault: it continues the driver's own attempts, also where the user asked to start over.
         before: Checkpoints of more steps are not considered.
@@ -114,14 +115,14 @@ def damage(url: str) -> str:
     return next((text for text in collectives.gather(found) if text), "")
 
 
-def _state(url: str) -> dict[str, Any]:
+def _state(url: str) -> CheckpointState:
     return collectives.on_rank_zero(lambda: store.read_state(url))
 
 
-def _checked(source: Resume, here: dict[str, Any]) -> Resume:
+def _checked(source: Resume, here: CheckpointState) -> Resume:
     """Refuse a checkpoint that cannot be loaded here, before anything is built on it."""
     assert source.state is not None
-    if "cursor" not in source.state:
+    if source.state.cursor is None or source.state.progress is None:
         raise CheckpointMismatchError(
             "the checkpoint holds weights only, no run to continue",
             where=source.url,
@@ -166,20 +167,13 @@ def position(start: DataCursor, source: Resume) -> tuple[Progress, DataCursor]:
     """
     if source.state is None:
         return Progress(), start
-    try:
-        cursor = DataCursor.from_json(source.state["cursor"])
-        counters = Progress(**source.state["counters"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(
-            f"{store.STATE} does not say where training stood: {error}",
-            where=source.url,
-            remedy="give run.resume another checkpoint",
-        ) from error
+    cursor, progress = source.state.cursor, source.state.progress
+    assert cursor is not None and progress is not None, "checked by find"
     cursor.check_matches(start)
     if source.parent is None:
         # The best checkpoint is another run's: this one starts its own comparison.
-        counters = replace(counters, best=None, best_checkpoint=None, stale=0)
-    return counters, cursor
+        progress = replace(progress, best=None, best_checkpoint=None, stale=0)
+    return progress, cursor
 
 
 def restore_optimizer(engine: Engine, source: Resume) -> None:

@@ -8,11 +8,12 @@ from values that are equal on all ranks.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, NoReturn
+from dataclasses import dataclass, replace
+from typing import Literal, NoReturn
 
 import torch
 
+from ivr_dist.checkpoint.state import CheckpointState, Progress
 from ivr_dist.config import Config
 from ivr_dist.data.batches.batch import Batch
 from ivr_dist.data.cursor import DataCursor
@@ -35,26 +36,6 @@ from ivr_dist.training.watchdog import Watchdog
 
 Ending = Literal["finished", "early", "asked", "stop file", "rollback"]
 """finished: the planned end; early: patience; asked: a signal; the last two end the attempt, not what was trained."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far training is; part of every checkpoint."""
-
-    step: int = 0
-    """Completed optimizer steps."""
-    samples: int = 0
-    """Samples trained on."""
-    best: float | None = None
-    """Best value of the monitored metric."""
-    best_checkpoint: str | None = None
-    """Name of the checkpoint that has it."""
-    stale: int = 0
-    """Evaluations since then."""
-    skipped: int = 0
-    """Samples of the running epoch that could not be read."""
-    faults: int = 0
-    """Steps that were at fault."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +69,7 @@ class Trainer:
         engine: The model under DeepSpeed.
         loader: Reads the training split.
         valid: The validation split, if there is one.
-        state: What every checkpoint's `state.json` holds besides cursor, counters and metrics.
+        state: What all checkpoints of the attempt have in common.
         counters: Where to start.
         cursor: The next step's place in the data.
         saved: Name of the checkpoint of this run that it starts from.
@@ -102,7 +83,7 @@ class Trainer:
         engine: Engine,
         loader: Loader,
         valid: Split | None,
-        state: dict[str, Any],
+        state: CheckpointState,
         counters: Progress,
         cursor: DataCursor,
         saved: str | None,
@@ -122,7 +103,7 @@ class Trainer:
         self.control = services.control
         self.watchdog = services.watchdog
         self.stopwatch = services.stopwatch
-        self.train_step = TrainStep(config, plan, engine, state["tasks"])
+        self.train_step = TrainStep(config, plan, engine, state.tasks)
         self.monitor = monitored_metric(config, valid.manifest) if valid else ""
         self.metrics: dict[str, evaluate.Metrics] = {}
         self.saved = saved
@@ -204,7 +185,7 @@ class Trainer:
 
     def _agree(self, fetched: StepBatches) -> tuple[StepCounts, Decision]:
         """One packed all-reduce before the forward passes: what the global batch holds, and what happens next."""
-        layout, features, tasks = self.train_step.layout, self.state["features"], self.state["tasks"]
+        layout, features, tasks = self.train_step.layout, self.state.features, self.state.tasks
         local = local_counts(fetched.micro_batches, layout, features, tasks)
         self._note_unsaved()
         wishes = self.control.signals(
@@ -363,17 +344,16 @@ class Trainer:
             first = callback.on_before_checkpoint()
             if first is not None:
                 durable.append(first)
-        state = {
-            "step": step,
-            "cursor": self.cursor.to_json(),
-            "counters": asdict(self.counters),
-            # Dropout is drawn from a generator seeded by (seed, step, rank): the seed is the whole random state.
-            "rng": {"seed": self.config.run.seed},
-            "metrics": self.metrics,
-            "spent": self.stopwatch.seconds(),
-            **self.state,
-        }
-        name = self.saver.save(step, state, self.counters.best_checkpoint, durable)
+        state = replace(
+            self.state,
+            step=step,
+            cursor=self.cursor,
+            progress=self.counters,
+            rng={"seed": self.config.run.seed},
+            metrics=self.metrics,
+            spent=self.stopwatch.seconds(),
+        )
+        name = self.saver.save(state, self.counters.best_checkpoint, durable)
         self._saved_step, self.saved = step, str(name)
         self.stopwatch.lap("checkpoint")
 

@@ -72,7 +72,7 @@ def test_a_step_whose_gradient_is_not_finite_is_left_out_at_every_stage(corpus: 
         assert report.ok
         assert report.skipped == (10 if BAD % 8 == 0 else 32), "step 8 is the short one of its epoch"
         state = store.verify(storage.read_json(f"{settings.run.dir}/result.json")["checkpoint"])
-        assert state["counters"]["faults"] == 1
+        assert state.progress.faults == 1
 
 
 def test_a_rollback_goes_back_and_leaves_the_window_out(corpus: str, tmp_path: Path) -> None:
@@ -221,4 +221,4 @@ def test_the_stop_file_ends_all_ranks_after_a_checkpoint(corpus: str, tmp_path: 
     run_ranks(train_until_file, 2, settings)
     newest = store.names(settings.run.dir)[0]
     assert newest.step >= 3
-    assert store.verify(newest.url(settings.run.dir))["step"] == newest.step
+    assert store.verify(newest.url(settings.run.dir)).step == newest.step

@@ -182,7 +182,7 @@ def test_patience_ends_training_and_the_best_checkpoint_is_scored(corpus: str, t
     assert result["status"] == "early"
     assert result["steps"] < 20
     assert result["metrics"].keys() == {"valid", "test"}
-    assert store.verify(result["checkpoint"])["counters"]["best_checkpoint"] in result["checkpoint"]
+    assert store.verify(result["checkpoint"]).progress.best_checkpoint in result["checkpoint"]
 
 
 def test_a_run_that_died_before_its_result_concludes_when_started_again(corpus: str, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ivr_dist.checkpoint.state import CheckpointState
 from ivr_dist.run.attempts import Attempt, Span
 from ivr_dist.run.goodput import AttemptTimes, Stopwatch, account
 from ivr_dist.run.heartbeat import Heartbeat, attempt_times, read_heartbeats
@@ -23,7 +24,7 @@ class RunMonitor(Callback):
         spans: The run's lineage up to it; the time of the run begins with the first of them.
         stopwatch: Measures the attempt's time.
         total_steps: Where training ends.
-        source: `state.json` of the checkpoint it continues; empty from scratch.
+        source: State of the checkpoint it continues; None from scratch.
     """
 
     def __init__(
@@ -33,11 +34,11 @@ class RunMonitor(Callback):
         spans: Sequence[Span],
         stopwatch: Stopwatch,
         total_steps: int,
-        source: Mapping[str, Any],
+        source: CheckpointState | None,
     ) -> None:
         self._attempt = attempt
         self._stopwatch = stopwatch
-        self._forked = source.get("spent", {}) if attempt.parent is not None else {}
+        self._forked = source.spent if source is not None and attempt.parent is not None else {}
         earlier = {number: pulse for number, pulse in read_heartbeats(run_url).items() if number < attempt.number}
         self._earlier = attempt_times(earlier, first=spans[0].attempt)
         self._lock = threading.Lock()
