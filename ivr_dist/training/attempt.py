@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,21 +12,16 @@ import torch
 
 from ivr_dist import storage
 from ivr_dist.checkpoint import weights
-from ivr_dist.config import Config, DataConfig
+from ivr_dist.config import Config
 from ivr_dist.data.batches.collate import BatchSpec
 from ivr_dist.data.loader import Loader
-from ivr_dist.data.reading.fetcher import open_fetcher
-from ivr_dist.data.reading.shard_reader import ShardReader
-from ivr_dist.data.reading.stream_reader import StreamReader
 from ivr_dist.engine.deepspeed_engine import Engine
-from ivr_dist.errors import CheckpointError, UserError
-from ivr_dist.evaluation import evaluate
+from ivr_dist.errors import UserError
 from ivr_dist.inspection.existing_run import check_length, record
 from ivr_dist.model.build import build_model, recompute_layers
 from ivr_dist.model.spec import ModelSpec
 from ivr_dist.model.text_encoder import TextEncoder
 from ivr_dist.planning.label_check import label_notes
-from ivr_dist.planning.model_inputs import reading
 from ivr_dist.planning.plan import Plan, make_plan
 from ivr_dist.planning.run_identity import Asked, Change, ids
 from ivr_dist.run import attempts
@@ -44,10 +39,11 @@ from ivr_dist.training.callbacks.progress import ProgressLine
 from ivr_dist.training.callbacks.run_monitor import RunMonitor
 from ivr_dist.training.callbacks.tensorboard import TensorBoardCurves
 from ivr_dist.training.checkpointer import Checkpointer
+from ivr_dist.training.final_evaluation import write_result
 from ivr_dist.training.rank_agreement import ClusterEvents, RankAgreement
-from ivr_dist.training.trainer import Ending, Split, Trainer, TrainerServices
+from ivr_dist.training.splits import open_splits, split_urls
+from ivr_dist.training.trainer import Ending, Trainer, TrainerServices
 from ivr_dist.training.watchdog import Watchdog
-from ivr_dist.units import parse_bytes
 
 _HANG_FACTOR = 20.0
 
@@ -81,7 +77,7 @@ class AttemptRun:
         self.cluster_events = cluster_events
         self.run_url = storage.absolute(config.run.dir)
         self.rank, self.world = collectives.rank(), collectives.world_size()
-        self.manifests = {name: Manifest.load(url) for name, url in _split_urls(config).items()}
+        self.manifests = {name: Manifest.load(url) for name, url in split_urls(config).items()}
         train = self.manifests["train"]
         self.plan = make_plan(config, train.samples, self.world, train.total_bytes)
         self.text = TextEncoder(config.model.text.pretrained) if config.model.text.pretrained else None
@@ -93,21 +89,21 @@ class AttemptRun:
             text=self.text,
             note=self.note,
         )
-        self.left_out: SkippedSteps | None = None
+        self.skipped_steps: SkippedSteps | None = None
         """After `run` returned `rollback`: what the next attempt must not train again."""
 
     def note(self, said: str) -> None:
         """One line for the user."""
         self.console.emit(Note(said))
 
-    def run(self, attempts_before: int, began: float, left_out: SkippedSteps | None = None) -> Ending:
+    def run(self, attempts_before: int, began: float, skipped_steps: SkippedSteps | None = None) -> Ending:
         """The attempt, from finding a checkpoint to the scores; a collective call.
 
         Args:
             attempts_before: Attempts of the run when its driver started: a later one is a retry, which continues
                 whatever `run.resume` says.
             began: Unix time from which on the attempt's time counts.
-            left_out: Steps to go on after without training them.
+            skipped_steps: Steps to go on after without training them.
 
         Raises:
             IvrError: The run cannot go on.
@@ -121,19 +117,19 @@ class AttemptRun:
             tell=self.note,
         )
         try:
-            return self._run(attempts_before, Stopwatch(began), watchdog, left_out)
+            return self._run(attempts_before, Stopwatch(began), watchdog, skipped_steps)
         finally:
             watchdog.close()
 
     def _run(
-        self, attempts_before: int, stopwatch: Stopwatch, watchdog: Watchdog, left_out: SkippedSteps | None
+        self, attempts_before: int, stopwatch: Stopwatch, watchdog: Watchdog, skipped_steps: SkippedSteps | None
     ) -> Ending:
         config, plan = self.config, self.plan
         here = Asked(config, ids(self.manifests))
         state = weights.initial_state(
             config, self.spec, manifests=here.manifests, world=self.world, stage=config.zero.stage
         )
-        before = None if left_out is None else left_out.before
+        before = None if skipped_steps is None else skipped_steps.before
         source = resume.find(config, self.run_url, state, attempts_before, before)
         changed = resume.changes(source, here, self.manifests["train"])
         if source.state is None:
@@ -144,30 +140,30 @@ class AttemptRun:
         watchdog.moved()
         engine = self._engine(source)
         watchdog.moved()
-        with _splits(config, plan, self.manifests, self.spec, self.note) as splits:
+        with open_splits(config, plan, self.manifests, self.spec, self.note) as splits:
             loader = splits["train"].loader
-            counters, cursor = resume.position(loader.start, source)
-            if left_out is not None:
-                counters = replace(counters, faults=left_out.faults)
-            check_length(counters.step, plan.total_steps, self.run_url)
+            progress, cursor = resume.position(loader.start, source)
+            if skipped_steps is not None:
+                progress = replace(progress, faults=skipped_steps.faults)
+            check_length(progress.step, plan.total_steps, self.run_url)
             attempt = _start_attempt(
-                self.run_url, record(config, self.manifests), source.parent, counters.step, plan, engine, changed
+                self.run_url, record(config, self.manifests), source.parent, progress.step, plan, engine, changed
             )
-            with self._helpers(attempt, stopwatch, watchdog, engine, loader, source) as (services, end):
+            with self._services(attempt, stopwatch, watchdog, engine, loader, source) as (services, end):
                 trainer = Trainer(
-                    config, plan, engine, loader, splits.get("valid"), state, counters, cursor, source.own, services
+                    config, plan, engine, loader, splits.get("valid"), state, progress, cursor, source.own, services
                 )
                 self._announce(attempt, engine, source.notes)
-                if left_out is not None:
-                    self._leave_out(left_out, trainer)
+                if skipped_steps is not None:
+                    self._skip_steps(skipped_steps, trainer)
                 ending = trainer.run()
                 if ending in ("finished", "early"):
-                    _conclude(config, self.run_url, trainer, splits, attempt.number, ending)
+                    write_result(config, self.run_url, trainer, splits, attempt.number, ending)
                     stopwatch.lap("evaluation")
                 end(ending)
         if ending == "rollback":
-            reached = trainer.counters
-            self.left_out = SkippedSteps(reached.step - config.train.rollback_steps, reached.step, reached.faults)
+            reached = trainer.progress
+            self.skipped_steps = SkippedSteps(reached.step - config.train.rollback_steps, reached.step, reached.faults)
         return ending
 
     def _engine(self, source: resume.Resume) -> Engine:
@@ -191,7 +187,7 @@ class AttemptRun:
         return engine
 
     @contextmanager
-    def _helpers(
+    def _services(
         self,
         attempt: attempts.Attempt,
         stopwatch: Stopwatch,
@@ -246,9 +242,9 @@ class AttemptRun:
             callbacks.append(monitor)
         return callbacks
 
-    def _leave_out(self, left_out: SkippedSteps, trainer: Trainer) -> None:
-        self._say(f"steps {trainer.counters.step + 1} to {left_out.step} are left out")
-        collectives.run_on_all_ranks(lambda: trainer.leave_out(left_out.step))
+    def _skip_steps(self, skipped_steps: SkippedSteps, trainer: Trainer) -> None:
+        self._say(f"skipping steps {trainer.progress.step + 1} to {skipped_steps.step}")
+        collectives.run_on_all_ranks(lambda: trainer.skip_to(skipped_steps.step))
 
     def _say(self, said: str) -> None:
         if self.rank == 0:
@@ -269,11 +265,6 @@ class AttemptRun:
                 parameters=engine.num_parameters(),
             )
         )
-
-
-def _split_urls(config: Config) -> dict[str, str]:
-    urls = {"train": config.data.train, "valid": config.data.valid, "test": config.data.test}
-    return {name: url for name, url in urls.items() if url}
 
 
 def _start_attempt(
@@ -312,93 +303,3 @@ def _start_attempt(
         )
     collectives.raise_together(error)
     return attempt
-
-
-@contextmanager
-def _splits(
-    config: Config, plan: Plan, manifests: dict[str, Manifest], spec: BatchSpec, note: Callable[[str], None]
-) -> Iterator[dict[str, Split]]:
-    """A loader for each split, closed at the end."""
-    data = config.data
-    with ExitStack() as stack:
-        splits = {}
-        for name, url in _split_urls(config).items():
-            reader = _open_reader(data, url, manifests[name], note)
-            loader = Loader(
-                reader,
-                spec,
-                global_batch=plan.global_batch,
-                accumulation=plan.accumulation,
-                lanes=plan.lanes,
-                delay=plan.delay,
-                seed=config.run.seed,
-                rank=collectives.rank(),
-                world=plan.world,
-                prefetch=data.prefetch,
-                by_length=data.by_length,
-                skip=data.on_error == "skip",
-                pin=device.available(),
-            )
-            splits[name] = Split(name, manifests[name], stack.enter_context(loader))
-        yield splits
-
-
-def _open_reader(data: DataConfig, url: str, manifest: Manifest, note: Callable[[str], None]) -> ShardReader:
-    cache_bytes, fetcher = parse_bytes(data.cache_bytes), open_fetcher(data, note)
-    if data.reader == "ranges":
-        return ShardReader(url, manifest, cache_bytes, fetcher)
-    note("data.reader=webdataset: shards are read whole by each worker, without checksums and without reading ahead")
-    return StreamReader(url, manifest, cache_bytes, fetcher, data.pipe)
-
-
-def _conclude(
-    config: Config, run_url: str, trainer: Trainer, splits: dict[str, Split], attempt: int, ending: Ending
-) -> None:
-    """Score the selected checkpoint on validation and, once, on test; write the run's result."""
-    url = _selected(config, run_url, trainer)
-    trainer.watchdog.moved()
-    model = weights.load_model(url, verified=True).to(trainer.engine.device).eval()
-    metrics = {}
-    for split in (splits[name] for name in ("valid", "test") if name in splits):
-        batches = trainer.watchdog.watched(split.loader.eval_batches())
-        predictions = evaluate.predict(model, batches, split.manifest.samples, trainer.engine.device)
-        metrics[split.name] = evaluate.score(predictions, split.manifest.corpus, split.manifest.tasks)
-    if collectives.rank() == 0:
-        result = {
-            "run": storage.display(run_url),
-            "status": ending,
-            "checkpoint": storage.display(url),
-            "steps": trainer.counters.step,
-            "total_steps": trainer.plan.total_steps,
-            "attempts": attempt,
-            "modalities": list(reading(config, splits["train"].manifest).used),
-            "metrics": metrics,
-        }
-        storage.write_json(RunPaths(run_url).result, result)
-
-
-def _selected(config: Config, run_url: str, trainer: Trainer) -> str:
-    """The checkpoint that is scored: the best one, or the last where that was not asked for, is no more or is damaged.
-
-    A collective call: every rank checks a share of the bytes.
-    """
-    best = trainer.counters.best_checkpoint if config.train.select == "best" else None
-    assert trainer.saved is not None
-    last = RunPaths(run_url).checkpoint(trainer.saved)
-    if best is not None and best != trainer.saved:
-        url = RunPaths(run_url).checkpoint(best)
-        damage = resume.damage(url)
-        if not damage:
-            return url
-        # Forking from an older checkpoint can leave a best one behind that retention has deleted since.
-        if collectives.on_rank_zero(lambda: storage.holds_files(url)) and collectives.rank() == 0:
-            said = f"checkpoint {best}, the best one, is damaged; the last one is scored instead: {damage}"
-            trainer.console.emit(Note(said))
-    damage = resume.damage(last)
-    if damage:
-        raise CheckpointError(
-            f"the last checkpoint cannot be scored: {damage}",
-            where=last,
-            remedy="start the same command again: it trains on from the newest sound one",
-        )
-    return last

@@ -24,12 +24,12 @@ class LossSpikeDetector:
     def check(self, loss: float) -> str:
         """What is wrong with a loss; empty if nothing is. Before `_FEWEST` steps have passed nothing is a spike."""
         if not math.isfinite(loss):
-            return "its loss is not finite"
+            return "the loss is not finite"
         if self._factor is None or len(self._recent) < _FEWEST:
             return ""
         median = statistics.median(self._recent)
         if median > 0 and loss > self._factor * median:
-            return f"its loss {loss:.4g} is {loss / median:.1f} times the recent median"
+            return f"the loss {loss:.4g} is {loss / median:.1f} times the recent median"
         return ""
 
     def record(self, loss: float) -> None:

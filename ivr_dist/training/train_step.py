@@ -105,7 +105,7 @@ class TrainStep:
         rates = self._rates(step)
         grad_norm = self._engine.step(rates)
         if not fault and not math.isfinite(grad_norm):
-            fault = "its gradient is not finite"
+            fault = "the gradient is not finite"
         if not fault:
             self._spikes.record(loss)
         return StepResult(

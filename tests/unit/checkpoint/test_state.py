@@ -188,14 +188,14 @@ def test_layout_and_statistics_come_back() -> None:
         tasks={"sentiment": TaskSpec(type="regression", low=-3.0, high=3.0, scale="mosi")},
         statistics={"audio": (np.array([0.1, 0.2], np.float32), np.array([1.0, 0.5], np.float32))},
     )
-    config = load_config(None, ["data.train=s3://user:hidden@bucket/train", "train.select=last"])
+    config = load_config(None, ["data.train=s3://user:sesame@bucket/train", "train.select=last"])
     state = initial_state(config, spec, manifests={"train": "1"}, world=4, stage=1)
     read = CheckpointState.from_json(json.loads(json.dumps(state.to_json())))
     assert read == state
     found = batch_spec(read)
     assert (found.modalities, found.tasks) == (spec.modalities, spec.tasks)
     assert all(np.array_equal(a, b) for a, b in zip(found.statistics["audio"], spec.statistics["audio"], strict=True))
-    assert "hidden" not in json.dumps(state.to_json())
+    assert "sesame" not in json.dumps(state.to_json())
     other = replace(state, features={"audio": ["features", 3]})
     with pytest.raises(CheckpointMismatchError, match=r"features.audio is \['features', 2\] there and .*3\] here"):
         check_same_model(read, other, "a checkpoint")

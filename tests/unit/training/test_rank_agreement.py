@@ -115,7 +115,7 @@ def test_a_spike_is_far_above_the_median(losses: list[float], factor: float) -> 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
 def test_losses_that_are_not_finite_are_faults_from_the_first_step(loss: float) -> None:
-    assert LossSpikeDetector(None).check(loss) == "its loss is not finite"
+    assert LossSpikeDetector(None).check(loss) == "the loss is not finite"
     assert LossSpikeDetector(2.0).check(1e9) == "", "nothing to compare with yet"
 
 
