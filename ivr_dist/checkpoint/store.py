@@ -1,19 +1,20 @@
-"""The layout of checkpoints in storage, and which of them are complete.
+"""Checkpoint store: the layout of checkpoints in storage, completeness, verification and retention.
 
     RUN/checkpoints/step-00001200.a02/
         weights-00000.safetensors    one worker's share of the weights: runs of the flattened float32 parameters
-        optimizer-00000.safetensors  the same runs of what the optimizer keeps
-        state.json                   cursor, counters, metrics, config, shapes, feature statistics
+        optimizer-00000.safetensors  the same runs of the optimizer state
+        state.json                   `checkpoint.state`: cursor, progress, metrics, config, shapes, feature statistics
         text_encoder/...             config and tokenizer of a pretrained text encoder, if the model has one
-        part-00000.json ...          one a worker, written last: which runs it has, size and sha256 of its files, and
-                                     the sha256 of what it says itself
+        part-00000.json ...          one per worker, written last: its runs, size and sha256 of its files, and a
+                                     checksum of itself
 
-The files say nothing of ZeRO: any number of workers at any stage read from them what they need.
+The files do not depend on ZeRO: any number of workers at any stage read the elements they need (decision 011).
 
-A checkpoint is complete when the parts of all workers are there and sound, name one checkpoint, cover each parameter
-exactly once, and every file has the size and hash its part names. Files that no part names are not looked at. Until
-then it is invisible: nothing ever reads it, and the next one is written beside it under another name. The
-attempt is part of the name, so a worker of an attempt that was given up cannot write into a newer one.
+A checkpoint is complete when the manifests of all parts are present and valid, name one checkpoint, cover each
+parameter exactly once, and every file has the size and hash in its manifest; it needs no barrier and no marker file
+(decision 012). Files that no manifest names are ignored. An incomplete checkpoint is never read, and the next one is
+written beside it under another name. The attempt is part of the name, so a worker of an abandoned attempt cannot write into a
+newer attempt's checkpoint.
 """
 
 from __future__ import annotations
@@ -87,12 +88,12 @@ class CheckpointName:
 
     @classmethod
     def parse(cls, text: str) -> CheckpointName | None:
-        """The name's numbers, or None for a directory that is not a checkpoint."""
+        """Parse a directory name; None if it is not that of a checkpoint."""
         numbers = CHECKPOINT_NAME.parse(text)
         return cls(*numbers) if numbers else None
 
     def url(self, run_url: str) -> str:
-        """Where this checkpoint of a run lies."""
+        """Return the URL of this checkpoint of a run."""
         return RunPaths(run_url).checkpoint(str(self))
 
 
@@ -104,15 +105,15 @@ def write_part(
     fragments: Sequence[Mapping[str, Any]],
     token: str = "",
 ) -> None:
-    """Write one rank's files, and its part manifest after them.
+    """Write one rank's files, then its part manifest.
 
     Args:
         url: The checkpoint's directory.
         rank: This rank.
         world: Number of parts the checkpoint will have.
         files: The files' names and contents.
-        fragments: What `tensors.describe_fragments` says of the tensors in them.
-        token: Equal on all ranks, and not that of another checkpoint with the same name.
+        fragments: Entries of their tensors, from `tensors.describe_fragments`.
+        token: Equal on all ranks, and different for another checkpoint with the same name.
     """
     written = []
     for name, content in files.items():
@@ -127,7 +128,7 @@ def write_part(
 
 
 def parts(url: str) -> list[PartManifest]:
-    """The part manifests by rank: all that the checkpoint has, each as it was written.
+    """Read the manifests of all parts, by rank.
 
     Raises:
         CheckpointError: A part is missing, damaged, or of another checkpoint.
@@ -161,12 +162,12 @@ def _part(url: str, rank: int) -> PartManifest | None:
 
 
 def is_whole(url: str, world: int) -> bool:
-    """Whether all parts are there; nothing is read."""
+    """Whether the manifests of all parts exist; nothing is read."""
     return {part_name(rank) for rank in range(world)} <= set(storage.list_dir(url))
 
 
 def is_complete(url: str) -> bool:
-    """Whether all parts are there and sound, and every file with its size; the files' bytes are not read."""
+    """Whether all manifests are valid and all files have their sizes; the files' bytes are not read."""
     try:
         entries = [entry for part in parts(url) for entry in part.files]
     except CheckpointError:
@@ -181,7 +182,7 @@ def is_complete(url: str) -> bool:
 
 
 def verify(url: str, rank: int = 0, world: int = 1) -> CheckpointState:
-    """Check every byte of a checkpoint against its parts, and that these make one whole.
+    """Verify every byte of a checkpoint against its part manifests, and that these make one whole.
 
     Args:
         url: The checkpoint.
@@ -239,10 +240,10 @@ def _first_part(url: str) -> PartManifest:
 
 
 def read_file(url: str, entry: FileEntry) -> bytes:
-    """The content of a file of a checkpoint, as its part manifest says it is.
+    """Read a file of a checkpoint and verify it against its part manifest.
 
     Raises:
-        CheckpointError: It is missing, or has another content.
+        CheckpointError: It is missing or differs.
     """
     try:
         data = storage.read_bytes(_target(url, entry))
@@ -291,7 +292,7 @@ def _size(target: str) -> int | None:
 
 
 def _check_tensors(target: str, entry: FileEntry, part: PartManifest) -> None:
-    """Make sure that a tensor file holds what its part's fragments say.
+    """Check that a tensor file holds the fragments of its part.
 
     Raises:
         ValueError: It does not.
@@ -308,13 +309,13 @@ def _check_tensors(target: str, entry: FileEntry, part: PartManifest) -> None:
 
 
 def names(run_url: str) -> list[CheckpointName]:
-    """All checkpoint directories of a run, complete or not, newest first."""
+    """List all checkpoint directories of a run, complete or not, newest first."""
     found = (CheckpointName.parse(name) for name in storage.list_dir(RunPaths(run_url).checkpoints))
     return sorted((name for name in found if name is not None), reverse=True)
 
 
 def in_lineage(found: Sequence[CheckpointName], spans: Sequence[Span]) -> list[CheckpointName]:
-    """Those checkpoints whose steps count: not what an attempt wrote after another one had forked off before it."""
+    """Filter the checkpoints whose steps count; those after a later attempt's fork do not."""
     by_attempt = {span.attempt: span for span in spans}
     return [name for name in found if name.attempt in by_attempt and by_attempt[name.attempt].covers(name.step)]
 
@@ -331,8 +332,8 @@ def retain(
     """Delete old checkpoints after `newest` has become complete.
 
     Kept are the `keep_last` newest that count (`newest` always), the one named `best`, and those whose step is a
-    multiple of `keep_every`; one that is not complete, as a worker leaves it that could not write its part, is none of
-    them. Nothing newer than `newest` is touched: another attempt may be writing it.
+    multiple of `keep_every`. Incomplete ones, left behind by a worker that could not write its part, are deleted.
+    Nothing newer than `newest` is touched: another attempt may be writing it.
     """
     found = [
         name

@@ -1,4 +1,4 @@
-"""A model from a checkpoint, without DeepSpeed: for evaluation, prediction and new runs."""
+"""Models from checkpoints, without DeepSpeed: for evaluation, prediction and new runs."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from ivr_dist.sanitize import hide_secrets
 
 
 def read_weights(url: str, *, verified: bool = False) -> dict[str, Tensor]:
-    """The full float32 weights of a checkpoint, by the model's own names.
+    """Read the full float32 weights of a checkpoint, by the model's parameter names.
 
     Args:
         url: The checkpoint.
-        verified: Whether `store.verify` has found it sound just now; else all of it is read and checked first.
+        verified: Whether `store.verify` has just succeeded; else all bytes are verified first.
 
     Raises:
         CheckpointError: It is not complete, or damaged.
@@ -42,10 +42,10 @@ def read_weights(url: str, *, verified: bool = False) -> dict[str, Tensor]:
 
 
 def load_weights(model: nn.Module, url: str, *, verified: bool = False) -> None:
-    """Put a checkpoint's weights into a model.
+    """Load a checkpoint's weights into a model.
 
     Args:
-        model: Where they go.
+        model: The unpartitioned model, changed in place.
         url: The checkpoint.
         verified: As for `read_weights`.
 
@@ -69,7 +69,7 @@ def load_weights(model: nn.Module, url: str, *, verified: bool = False) -> None:
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """What a checkpoint holds of an unpartitioned model, by name; a tied parameter is there once."""
+    """Return the tensors of an unpartitioned model that checkpoints hold, by name; a tied parameter occurs once."""
     return {**dict(model.named_parameters()), **saved_buffers(model)}
 
 
@@ -101,22 +101,22 @@ def initial_state(
 
 
 def _without_secrets(value: Any) -> Any:
-    """A config without passwords and signatures in URLs: checkpoints are given to others."""
+    """Remove passwords and signatures from URLs of a config, since checkpoints are shared."""
     if isinstance(value, dict):
         return {name: _without_secrets(item) for name, item in value.items()}
     return hide_secrets(value) if isinstance(value, str) else value
 
 
 def text_files(text: TextEncoder | None) -> Mapping[str, bytes]:
-    """What a checkpoint must hold of a pretrained text encoder besides its weights, by name; nothing without one."""
+    """Return the files of a pretrained text encoder that a checkpoint holds besides its weights (decision 016)."""
     return {} if text is None else {f"{store.TEXT_ENCODER}/{name}": data for name, data in text.files().items()}
 
 
 @contextmanager
 def stored_text(url: str, state: CheckpointState) -> Iterator[TextEncoder | None]:
-    """The text encoder of a checkpoint, from its own files: no hub and no folder is needed; None if it has none.
+    """Open the text encoder of a checkpoint from its own files, without a hub; None if it has none.
 
-    Only files that the checkpoint's parts name are taken: what else lies beside them was written by someone else.
+    Only files that the part manifests name are used: other files in the folder are untrusted.
     """
     if state.features.get("text", ("",))[0] != WORDS:
         yield None
@@ -162,7 +162,7 @@ def stored_config(state: CheckpointState, url: str) -> Config:
 
 
 def load_model(url: str, *, verified: bool = False) -> nn.Module:
-    """Build a checkpoint's model on the host and put its weights in.
+    """Build a checkpoint's model on the host and load its weights.
 
     Args:
         url: The checkpoint.

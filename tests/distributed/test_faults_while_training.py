@@ -94,7 +94,7 @@ def refuse(rank: int, world: int, raising: Config, exhausted: Config) -> None:
     once = pytest.raises(DivergedError, match=f"step {BAD}: the gradient is not finite")
     with spoilt_gradient(rank, (BAD,), 1), once:
         worker.train(raising, Recorder(), rank, 0)
-    thrice = pytest.raises(DivergedError, match="step 5: .*, after 2 failed steps")
+    thrice = pytest.raises(DivergedError, match=r"step 5: .*, after 2 failed steps")
     with spoilt_gradient(rank, (3, 4, 5), 1), thrice:
         worker.train(exhausted, Recorder(), rank, 0)
 

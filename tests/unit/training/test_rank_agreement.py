@@ -20,7 +20,7 @@ from ivr_dist.training.loss_spikes import LossSpikeDetector
 from ivr_dist.training.rank_agreement import Decision, NoClusterEvents, RankAgreement
 from ivr_dist.training.watchdog import EXIT_HUNG, Watchdog
 
-NOTHING = {"saved": False, "unsaved": False, "skipped": 0, "own_s": 1.0}
+NOTHING = {"saved": False, "unsaved": False, "skipped": 0, "compute_s": 1.0}
 
 
 class Leaving(NoClusterEvents):
@@ -64,7 +64,8 @@ def test_the_slowest_rank_is_named_over_many_steps(tmp_path: Path) -> None:
     controls, _ = group(tmp_path, 3)
     for _step in range(40):
         wishes = [
-            control.signals(**{**NOTHING, "own_s": 1.5 if rank == 1 else 1.0}) for rank, control in enumerate(controls)
+            control.signals(**{**NOTHING, "compute_s": 1.5 if rank == 1 else 1.0})
+            for rank, control in enumerate(controls)
         ]
         found = agreed(controls, wishes)
     slowest = found[0].slowest()
