@@ -13,8 +13,8 @@ The files do not depend on ZeRO: any number of workers at any stage read the ele
 A checkpoint is complete when the manifests of all parts are present and valid, name one checkpoint, cover each
 parameter exactly once, and every file has the size and hash in its manifest; it needs no barrier and no marker file
 (decision 012). Files that no manifest names are ignored. An incomplete checkpoint is never read, and the next one is
-written beside it under another name. The attempt is part of the name, so a worker of an abandoned attempt cannot write into a
-newer attempt's checkpoint.
+written beside it under another name. The attempt is part of the name, so a worker of an abandoned attempt cannot write
+into a newer attempt's checkpoint.
 """
 
 from __future__ import annotations

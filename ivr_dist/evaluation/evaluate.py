@@ -1,4 +1,4 @@
-"""Exact evaluation: each sample is scored once, whatever the number of workers."""
+"""Exact evaluation: each sample is scored once, whatever the number of workers (decision 009)."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class _Part:
 
 
 def _joined(parts: list[_Part], samples: int) -> Predictions:
-    """All parts in data set order; refuses samples that came twice or not at all."""
+    """Join all parts in data set order; refuse samples that came twice or not at all."""
     positions = np.concatenate([part.positions for part in parts])
     if not np.array_equal(np.sort(positions), np.arange(samples)):
         raise CorruptDataError(
@@ -93,7 +93,7 @@ def _joined(parts: list[_Part], samples: int) -> Predictions:
 
 
 def score(predictions: Predictions, corpus: str, tasks: Mapping[str, TaskSpec]) -> Metrics:
-    """All metrics of method section 4.
+    """Compute all metrics of method section 4.
 
     Returns:
         By name: `corpus/metric`, or `corpus/task/metric` where the corpus has several tasks. A metric that is not

@@ -1,4 +1,4 @@
-"""Scoring a checkpoint outside a run: in this process, or on several of this machine."""
+"""Score a checkpoint outside a run, in this process or on several processes of this machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ivr_dist.units import parse_bytes
 
 
 def score_checkpoint(checkpoint: str, split_url: str, workers: int) -> evaluate.Metrics:
-    """All metrics of a checkpoint on a packed split, each sample scored once.
+    """Compute all metrics of a checkpoint on a packed split, each sample scored once.
 
     Args:
         checkpoint: The checkpoint's directory or URL.

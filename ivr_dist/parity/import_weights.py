@@ -1,4 +1,4 @@
-"""The released code's weights (`.std`, a pickled state dict) as a checkpoint of ours, preset `release`."""
+"""Import the released code's weights (`.std`, a pickled state dict) as a checkpoint of preset `release`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _REMEDY = "give a state dict that the released code wrote"
 
 @dataclass(frozen=True)
 class Imported:
-    """What became of a state dict."""
+    """Result of an import."""
 
     checkpoint: str
     """Where the checkpoint is."""

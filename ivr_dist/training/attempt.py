@@ -1,4 +1,4 @@
-"""One attempt on one rank: from a config and a place in a process group to a trained, evaluated run."""
+"""One attempt on one rank: from a config in a process group to a trained, evaluated run."""
 
 from __future__ import annotations
 
@@ -50,24 +50,24 @@ _HANG_FACTOR = 20.0
 
 @dataclass(frozen=True)
 class SkippedSteps:
-    """Steps that are not trained because one of them was at fault."""
+    """Steps that the next attempt skips because one of them failed."""
 
     before: int
-    """The checkpoint gone back to has at most so many steps."""
+    """The checkpoint to continue from has at most so many steps."""
     step: int
     """The last one."""
     faults: int
-    """Faults of the run so far."""
+    """Failed steps of the run so far."""
 
 
 class AttemptRun:
-    """What an attempt needs on one rank, and in `run` what it does with it.
+    """One attempt on one rank; `run` tells it top to bottom.
 
     Args:
         config: The run's config.
-        console: Where rank 0 tells what happens.
+        console: Takes events of rank 0, and notes of every rank.
         local_rank: This worker's number on its node.
-        cluster_events: What is known of the machines.
+        cluster_events: Preemption notices and free capacity of the cluster; None for none.
     """
 
     def __init__(self, config: Config, console: Console, local_rank: int, cluster_events: ClusterEvents | None) -> None:
@@ -90,25 +90,25 @@ class AttemptRun:
             note=self.note,
         )
         self.skipped_steps: SkippedSteps | None = None
-        """After `run` returned `rollback`: what the next attempt must not train again."""
+        """After `run` returned `rollback`: the steps that the next attempt must skip."""
 
-    def note(self, said: str) -> None:
-        """One line for the user."""
-        self.console.emit(Note(said))
+    def note(self, text: str) -> None:
+        """Emit one line for the user."""
+        self.console.emit(Note(text))
 
     def run(self, attempts_before: int, began: float, skipped_steps: SkippedSteps | None = None) -> Ending:
-        """The attempt, from finding a checkpoint to the scores; a collective call.
+        """Run the attempt, from choosing a checkpoint to the final scores; a collective call.
 
         Args:
             attempts_before: Attempts of the run when its driver started: a later one is a retry, which continues
                 whatever `run.resume` says.
-            began: Unix time from which on the attempt's time counts.
-            skipped_steps: Steps to go on after without training them.
+            began: Unix time from which the attempt's time counts.
+            skipped_steps: Steps to skip.
 
         Raises:
             IvrError: The run cannot go on.
         """
-        # From here on: a worker can hang while it reads a checkpoint, or waits for one that does.
+        # Watched from here on: a worker can hang while it reads a checkpoint, or while it waits for one that does.
         watchdog = Watchdog(
             self.run_url,
             f"worker-{self.rank:05d}-pid-{os.getpid()}",
@@ -167,7 +167,7 @@ class AttemptRun:
         return ending
 
     def _engine(self, source: resume.Resume) -> Engine:
-        """The model under DeepSpeed, as the checkpoint has it or as the seed makes it."""
+        """Build the model under DeepSpeed, with the checkpoint's weights or initialised from the seed."""
         config = self.config
         torch.manual_seed(config.run.seed)
         spec = ModelSpec(self.spec.modalities, self.spec.tasks, self.text)
@@ -196,7 +196,7 @@ class AttemptRun:
         loader: Loader,
         source: resume.Resume,
     ) -> Iterator[tuple[TrainerServices, Callable[[Ending], None]]]:
-        """What stands beside training, and whom to tell how it ended; all of it is closed at the end."""
+        """Open the services around training, and a function that takes the ending; all are closed at the end."""
         config, number = self.config, attempt.number
         spans = attempts.lineage(collectives.on_rank_zero(lambda: attempts.read_attempts(self.run_url)))
         control = RankAgreement(self.run_url, self.rank, self.world, self.console, self.cluster_events)
@@ -246,9 +246,9 @@ class AttemptRun:
         self._say(f"skipping steps {trainer.progress.step + 1} to {skipped_steps.step}")
         collectives.run_on_all_ranks(lambda: trainer.skip_to(skipped_steps.step))
 
-    def _say(self, said: str) -> None:
+    def _say(self, text: str) -> None:
         if self.rank == 0:
-            self.console.emit(Phase(said))
+            self.console.emit(Phase(text))
 
     def _announce(self, attempt: attempts.Attempt, engine: Engine, notes: Sequence[str]) -> None:
         if self.rank != 0:
@@ -276,11 +276,11 @@ def _start_attempt(
     engine: Engine,
     changed: Sequence[Change],
 ) -> attempts.Attempt:
-    """Take an attempt number, and make sure that every worker sees the same storage."""
+    """Allocate an attempt number, and check that every worker sees the same storage."""
     workers = collectives.gather(f"{os.uname().nodename}:{os.getpid()}")
 
     def allocate() -> attempts.Attempt:
-        # A run that trains again has no result until it ends; and a result is of the config that run.json holds.
+        # A run that trains again has no result until it ends, and a result belongs to the config in run.json.
         storage.delete_tree(RunPaths(run_url).result)
         storage.write_json(RunPaths(run_url).record, dict(run))
         return attempts.allocate(

@@ -1,4 +1,4 @@
-"""Where an attempt continues: the newest complete checkpoint that counts, found in storage."""
+"""Resume: choose the checkpoint that an attempt continues, and restore progress, data position and optimizer."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ from ivr_dist.shards.manifest import Manifest
 
 @dataclass(frozen=True)
 class Resume:
-    """What to continue from."""
+    """The checkpoint to continue from, if any."""
 
     url: str = ""
     """The checkpoint; empty for a start from scratch."""
     parent: int | None = None
     """The attempt that wrote it; None from scratch and for a checkpoint of another run."""
     state: CheckpointState | None = None
-    """Its `state.json`."""
+    """Its state."""
     notes: tuple[str, ...] = ()
-    """What the user should know: checkpoints that were passed over."""
+    """Notes for the user about skipped checkpoints."""
 
     @property
     def own(self) -> str | None:
-        """Name of the checkpoint, if it is one of this run."""
+        """Name of the checkpoint if it belongs to this run, else None."""
         return self.url.rstrip("/").rsplit("/", 1)[-1] if self.parent is not None else None
 
 
 def find(
     config: Config, run_url: str, here: CheckpointState, attempts_before: int, before: int | None = None
 ) -> Resume:
-    """Choose what to continue from; a collective call, since every rank checks a share of the bytes.
+    """Choose the checkpoint to continue from; a collective call, since every rank verifies a share of the bytes.
 
     Args:
         config: The run's config; `run.resume` says what the user wants.
@@ -75,7 +75,7 @@ def find(
     if fault:
         raise CheckpointError(fault, where=url, remedy="give another one, or run.resume=auto")
     name = store.CheckpointName.parse(url.rstrip("/").rsplit("/", 1)[-1])
-    # Also through a symbolic link, or below a folder that has another name here.
+    # Also through a symbolic link, or under a folder with another name here.
     own = name is not None and collectives.on_rank_zero(lambda: storage.is_same_place(name.url(run_url), url))
     return _checked(Resume(url, name.attempt if name and own else None, _state(url), tuple(notes)), here)
 
@@ -83,7 +83,7 @@ def find(
 def _newest_complete(
     run_url: str, spans: Sequence[attempts.Span], before: int | None, notes: list[str]
 ) -> store.CheckpointName | None:
-    """The newest complete checkpoint that counts; torn ones are passed over with a note each."""
+    """Return the newest complete checkpoint in the lineage; damaged ones are skipped with a note each."""
     names = collectives.on_rank_zero(lambda: store.in_lineage(store.names(run_url), spans))
     for name in names:
         if before is not None and name.step > before:
@@ -94,15 +94,15 @@ def _newest_complete(
             return name
         # A server may still list the folder of one that was deleted.
         if collectives.on_rank_zero(partial(storage.holds_files, url)):
-            notes.append(f"checkpoint {name} is passed over: {fault}")
+            notes.append(f"checkpoint {name} is skipped: {fault}")
     return None
 
 
 def damage(url: str) -> str:
-    """What is wrong with a checkpoint, on all ranks alike, each of which checks a share of it; empty if it is sound.
+    """Verify a checkpoint, every rank a share of it; return what is wrong on any rank, empty if nothing is.
 
     Raises:
-        StorageError: It cannot be read at present, which says nothing about it.
+        StorageError: It cannot be read at present, so nothing is known about it.
     """
     found, failed = "", None
     try:
@@ -120,7 +120,7 @@ def _state(url: str) -> CheckpointState:
 
 
 def _checked(source: Resume, here: CheckpointState) -> Resume:
-    """Refuse a checkpoint that cannot be loaded here, before anything is built on it."""
+    """Refuse a checkpoint that does not fit this run, before anything is built from it."""
     assert source.state is not None
     if source.state.cursor is None or source.state.progress is None:
         raise CheckpointMismatchError(
@@ -133,10 +133,10 @@ def _checked(source: Resume, here: CheckpointState) -> Resume:
 
 
 def changes(source: Resume, here: Asked, train: Manifest) -> tuple[Change, ...]:
-    """What has changed since a checkpoint was written, where that leaves the run the same.
+    """List config changes since a checkpoint was written that leave it the same run.
 
     Args:
-        source: What `find` chose.
+        source: The result of `find`.
         here: This run's config and data.
         train: Its training split.
 
@@ -156,11 +156,11 @@ def changes(source: Resume, here: Asked, train: Manifest) -> tuple[Change, ...]:
 
 
 def position(start: DataCursor, source: Resume) -> tuple[Progress, DataCursor]:
-    """Where training and data stand.
+    """Return the progress and the data position to start from.
 
     Args:
         start: The cursor of a fresh start, which the checkpoint's must match in all but its position.
-        source: What `find` chose.
+        source: The result of `find`.
 
     Raises:
         CheckpointMismatchError: The checkpoint's data order is another one.
@@ -171,13 +171,13 @@ def position(start: DataCursor, source: Resume) -> tuple[Progress, DataCursor]:
     assert cursor is not None and progress is not None, "checked by find"
     cursor.check_matches(start)
     if source.parent is None:
-        # The best checkpoint is another run's: this one starts its own comparison.
+        # The best checkpoint belongs to another run: this run compares its own.
         progress = replace(progress, best=None, best_checkpoint=None, stale=0)
     return progress, cursor
 
 
 def restore_optimizer(engine: Engine, source: Resume) -> None:
-    """Give the engine the optimizer's state of the checkpoint, whatever stage and number of workers wrote it."""
+    """Restore the optimizer state of the checkpoint, whatever ZeRO stage and number of workers wrote it."""
     if source.state is not None:
         with open_tensors(source.url, source.state) as tensors:
             engine.restore(tensors)

@@ -210,7 +210,7 @@ def train_until_file(rank: int, world: int, settings: Config) -> None:
             if isinstance(event, StepProgress) and event.step == 3:
                 storage.write_text(f"{settings.run.dir}/stop", "")
 
-    with patch.object(rank_agreement, "_LOOK_S", 0.01):
+    with patch.object(rank_agreement, "_STOP_FILE_PERIOD_S", 0.01):
         assert worker.train(settings, Writer(), rank, 0) == "stop file"
 
 

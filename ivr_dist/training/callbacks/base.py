@@ -1,4 +1,4 @@
-"""What happens beside training: progress, curves, ledgers. One hook list, one class a concern.
+"""Callback protocol of the training loop, and the report of each step.
 
 Callbacks see reports that are equal on all ranks; they never take part in a collective, so a rank may have fewer of
 them.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class StepReport:
-    """One optimizer step, after it."""
+    """Report of one optimizer step."""
 
     step: int
     """Completed steps, 1 after the first."""
@@ -45,7 +45,7 @@ class StepReport:
 
 
 class Callback:
-    """The hooks, all optional."""
+    """Base class of callbacks; every hook is optional."""
 
     def on_step(self, report: StepReport) -> None:
         """After each optimizer step."""
@@ -60,7 +60,7 @@ class Callback:
         """When a checkpoint is begun: what makes durable all that belongs to its steps, to be called in a thread."""
 
     def on_checkpoint(self, name: str, seconds: float, stall_s: float) -> None:
-        """After a checkpoint became complete, `seconds` after it was begun; training stood still for `stall_s`."""
+        """After a checkpoint became complete, `seconds` after it was begun; training was stalled for `stall_s`."""
 
     def on_close(self) -> None:
         """Once, when training ends for whatever reason."""

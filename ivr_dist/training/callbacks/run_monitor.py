@@ -1,4 +1,4 @@
-"""What rank 0 knows of its attempt at any moment: for `ivr-dist status`, and for the ledger of time."""
+"""Run monitor: progress and time of the attempt on rank 0, for heartbeats, `ivr-dist status` and goodput."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ivr_dist.training.callbacks.base import Callback, StepReport
 
 
 class RunMonitor(Callback):
-    """Follows one attempt, and has its signs of life written.
+    """Follows one attempt and writes its heartbeats.
 
     Args:
         run_url: The run's directory.
@@ -39,7 +39,7 @@ class RunMonitor(Callback):
         self._attempt = attempt
         self._stopwatch = stopwatch
         self._forked = source.spent if source is not None and attempt.parent is not None else {}
-        earlier = {number: pulse for number, pulse in read_heartbeats(run_url).items() if number < attempt.number}
+        earlier = {number: record for number, record in read_heartbeats(run_url).items() if number < attempt.number}
         self._earlier = attempt_times(earlier, first=spans[0].attempt)
         self._lock = threading.Lock()
         self._now: dict[str, Any] = {"step": attempt.step, "total_steps": total_steps, "checkpoint": ""}
@@ -53,10 +53,10 @@ class RunMonitor(Callback):
             "began": stopwatch.began,
             "forked": self._forked,
         }
-        self._pulse = Heartbeat(run_url, attempt.number, fixed, self._sample)
+        self._heartbeat = Heartbeat(run_url, attempt.number, fixed, self._sample)
 
     def on_step(self, report: StepReport) -> None:
-        """Note how far training is."""
+        """Record the progress."""
         with self._lock:
             self._now |= {
                 "step": report.step,
@@ -66,20 +66,20 @@ class RunMonitor(Callback):
             }
 
     def on_checkpoint(self, name: str, seconds: float, stall_s: float) -> None:
-        """Note the newest complete checkpoint."""
+        """Record the newest complete checkpoint."""
         with self._lock:
             self._now |= {"checkpoint": name, "checkpoint_at": time.time()}
 
     def time_spent(self) -> dict[str, float]:
-        """Seconds of the run so far by part, over all attempts."""
+        """Return the seconds of the run so far by part, over all attempts."""
         own = AttemptTimes(
             self._stopwatch.began, time.time(), self._stopwatch.seconds(), False, self._forked, self._attempt.parent
         )
         return account({**self._earlier, self._attempt.number: own})
 
     def close(self, how: str) -> None:
-        """The attempt has ended: `how`, or empty for an error."""
-        self._pulse.close(how)
+        """Write the last heartbeat: the attempt ended `how`, or empty after an error."""
+        self._heartbeat.close(how)
 
     def _sample(self) -> Mapping[str, Any]:
         with self._lock:

@@ -151,7 +151,7 @@ def test_a_run_goes_on_from_the_older_sound_one(tmp_path: Path) -> None:
         path.write_bytes(changed)
         notes: list[str] = []
         assert _newest_complete(str(tmp_path), [Span(1, 1, None)], None, notes) == older
-        assert len(notes) == 1 and notes[0].startswith(f"checkpoint {newer} is passed over: ")
+        assert len(notes) == 1 and notes[0].startswith(f"checkpoint {newer} is skipped: ")
         path.write_bytes(sound)
     assert _newest_complete(str(tmp_path), [Span(1, 1, None)], None, []) == newer
 
