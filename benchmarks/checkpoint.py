@@ -27,6 +27,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ import torch
 from torch import nn
 
 from ivr_dist import storage
+from ivr_dist.checkpoint.state import CheckpointState
 from ivr_dist.config.loading import from_dict
 from ivr_dist.engine.deepspeed_engine import Engine
 from ivr_dist.planning.deepspeed_config import deepspeed_config
@@ -119,9 +121,10 @@ def measure(millions: int, stage: int, place: str, url: str, saves: int) -> Iter
     def step() -> float:
         started = time.monotonic()
         engine.backward(engine.forward(x).square().mean())
-        engine.apply({"main": 1e-6, "text": 0.0})
+        engine.step({"main": 1e-6, "text": 0.0})
         return time.monotonic() - started
 
+    state = CheckpointState(step=0, config={}, model={"preset": "ivr"}, features={}, tasks={}, statistics={})
     quiet = statistics.median(step() for _ in range(5))
     for asynchronous in (False, True):
         run = storage.join(url, f"{millions}-{stage}-{asynchronous}")
@@ -129,7 +132,7 @@ def measure(millions: int, stage: int, place: str, url: str, saves: int) -> Iter
         stalls, durable, beside = [], [], []
         for number in range(1, saves + 1):
             started = time.monotonic()
-            saver.save(number, {"step": number}, None)
+            saver.save(replace(state, step=number), None)
             stalls.append(time.monotonic() - started)
             # Until it is complete, so that the next one does not wait for it.
             while not (done := saver.take_saved()):

@@ -32,6 +32,7 @@ from ivr_dist.shards.manifest import Manifest
 from ivr_dist.shards.specs import FeatureSpec, TaskSpec
 from ivr_dist.shards.tar import TarWriter
 from tests.packed import npy
+from tests.states import stored_state
 
 BATCH, WORLD, EPOCHS = 4, 2, 2
 SAMPLES = 10
@@ -159,7 +160,7 @@ class Run:
         cursor = DataCursor(
             manifest_id=self.manifest.id, seed=0, lanes=self.plan.lanes, global_batch=BATCH, delay=self.plan.delay
         )
-        state = {"format": store.FORMAT, "cursor": {**cursor.to_json(), **changes}}
+        state = stored_state(step, cursor={**cursor.to_json(), **changes})
         url = CheckpointName(step, attempt).url(self.place)
         store.write_part(url, 0, 1, {store.STATE: [json.dumps(state).encode()]}, [])
 

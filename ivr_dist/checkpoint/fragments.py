@@ -1,8 +1,8 @@
-"""Fragments: what one worker holds of the parameters and of the optimizer's state.
+"""Fragments: one worker's share of the parameters and of the optimizer state (decision 011).
 
 Whatever the ZeRO stage, a worker's share of a parameter is a run of elements of the flattened parameter. A checkpoint
-is made of such runs, each with its place, so that it can be read at any stage by any number of workers: who needs
-elements 300 to 700 of a parameter reads them from whichever runs hold them.
+consists of such runs, each with its offset, so that any number of workers at any stage can read it: elements 300 to 700
+of a parameter are read from the runs that hold them.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ class Fragment:
     """Elements `offset .. offset + numel` of a flattened parameter, or a whole buffer of the model."""
 
     parameter: str
-    """The model's own name of it."""
+    """Its name in the model."""
     offset: int
     numel: int
     tensors: dict[str, Tensor]
-    """Flat tensors of `numel` elements: `weight`, and what the optimizer keeps for each element, by its names."""
+    """Flat tensors of `numel` elements: `weight`, and the optimizer's state of each element, by its names."""
     scalars: dict[str, float] = field(default_factory=dict)
-    """What the optimizer keeps once for the parameter, such as its steps."""
+    """Optimizer state kept once for the parameter, such as its step count."""
 
     def cut(self, start: int, end: int) -> Fragment:
-        """The part of this fragment that lies in elements [start, end) of it."""
+        """Return elements [start, end) of this fragment."""
         tensors = {name: tensor[start:end] for name, tensor in self.tensors.items()}
         return Fragment(self.parameter, self.offset + start, end - start, tensors, self.scalars)
 
 
 def share(fragments: Sequence[Fragment], rank: int, world: int) -> list[Fragment]:
-    """One rank's even share of fragments that every rank has, cut at most once at each end.
+    """Return one rank's even share of replicated fragments, cut at most once at each end.
 
     Over all ranks each element is in exactly one share; a fragment without elements is in the first.
 
@@ -44,36 +44,36 @@ def share(fragments: Sequence[Fragment], rank: int, world: int) -> list[Fragment
     """
     total = sum(fragment.numel for fragment in fragments)
     first, last = total * rank // world, total * (rank + 1) // world
-    found = []
+    own = []
     position = 0
     for fragment in fragments:
         start, end = max(first - position, 0), min(last - position, fragment.numel)
         if start < end or (fragment.numel == 0 and rank == 0):
-            found.append(fragment.cut(start, max(end, start)))
+            own.append(fragment.cut(start, max(end, start)))
         position += fragment.numel
-    return found
+    return own
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Where a run of a parameter's elements lies in a checkpoint."""
+    """Location of a run of a parameter's elements in a checkpoint."""
 
     part: int
-    """The rank whose file has it."""
+    """Rank whose file holds it."""
     start: int
     """Its first element in that fragment."""
     target: int
-    """Its first element in what was asked for."""
+    """Its first element in the requested range."""
     numel: int
 
 
 def pieces(spans: Sequence[tuple[int, int, int]], offset: int, numel: int) -> Iterator[Piece]:
-    """The pieces that make up elements [offset, offset + numel) of a parameter.
+    """Yield the pieces that make up elements [offset, offset + numel) of a parameter.
 
     Args:
         spans: (part, offset, numel) of each fragment of the parameter, in any order; none overlap.
-        offset: First element wanted.
-        numel: Number of elements wanted.
+        offset: First element.
+        numel: Number of elements.
 
     Raises:
         ValueError: Some of them are in no fragment.
@@ -89,7 +89,7 @@ def pieces(spans: Sequence[tuple[int, int, int]], offset: int, numel: int) -> It
 
 
 def saved_buffers(module: nn.Module) -> dict[str, Tensor]:
-    """The buffers that are part of a module's state, by name: not those that it makes anew by itself."""
+    """Return the persistent buffers of a module, by name; those it recomputes itself are left out."""
     buffers = dict(module.named_buffers())
     saved = module.state_dict(keep_vars=True).keys() if buffers else ()
     return {name: buffer for name, buffer in buffers.items() if name in saved}

@@ -1,8 +1,8 @@
-"""Part manifests: what one worker wrote of a checkpoint, and whether all of them together make one.
+"""Part manifests: the files and fragments that one worker wrote of a checkpoint (decision 012).
 
-A part manifest is a JSON object whose last key, `sha256`, is that of all the text before it: what was changed by a
-single bit is not read. What came through unchanged is believed no more than a stranger's file: every key must be there
-and of its type, names are plain, and the fragments of all parts must cover each parameter exactly once.
+A part manifest is a JSON object whose last key, `sha256`, is the checksum of all the text before it, so that a single
+changed bit is detected. A manifest with a valid checksum is still untrusted input: every key must be present and of its
+type, file names are plain, and the fragments of all parts must cover each parameter exactly once.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from math import prod
 from typing import Any
 
 from ivr_dist import storage
+from ivr_dist.common import strict_json
 from ivr_dist.sanitize import shorten
 
 FORMAT = 3
 UNSEALED_FORMAT = 2
-"""The format before, which is still read: without `sha256` and `checkpoint`."""
+"""The previous format, which is still read: without `sha256` and `checkpoint`."""
 STATE = "state.json"
 TEXT_ENCODER = "text_encoder"
 WEIGHT = "weight"
@@ -36,10 +37,10 @@ _MOST_DIMENSIONS = 64
 
 
 class UnknownFormatError(ValueError):
-    """A manifest that another version wrote.
+    """A manifest of a format that this version cannot read.
 
     Args:
-        found: The format it says it has.
+        found: The format it names.
     """
 
     def __init__(self, found: object) -> None:
@@ -65,9 +66,9 @@ class FragmentEntry:
     offset: int
     numel: int
     states: tuple[str, ...]
-    """`weight`, and what the optimizer keeps for each element, by its names."""
+    """`weight`, and the optimizer's states of each element, by its names."""
     scalars: Mapping[str, float]
-    """What the optimizer keeps once for the parameter."""
+    """Optimizer state kept once for the parameter."""
 
 
 @dataclass(frozen=True)
@@ -78,30 +79,30 @@ class PartManifest:
     rank: int
     world: int
     checkpoint: str
-    """What the parts of one checkpoint have in common, and those of no other; empty in the format before."""
+    """Identifies the checkpoint that the part belongs to; empty in the previous format."""
     files: tuple[FileEntry, ...]
     fragments: tuple[FragmentEntry, ...]
 
 
 def part_name(rank: int) -> str:
-    """Name of a part's manifest."""
+    """Return the name of a part's manifest."""
     return f"part-{rank:05d}.json"
 
 
 def weights_file(rank: int) -> str:
-    """Name of a part's weights."""
+    """Return the name of a part's weights file."""
     return f"weights-{rank:05d}.safetensors"
 
 
 def optimizer_file(rank: int) -> str:
-    """Name of a part's optimizer state."""
+    """Return the name of a part's optimizer file."""
     return f"optimizer-{rank:05d}.safetensors"
 
 
 def to_text(
     rank: int, world: int, checkpoint: str, files: Sequence[Mapping[str, Any]], fragments: Sequence[Mapping[str, Any]]
 ) -> str:
-    """A part manifest as it is stored."""
+    """Serialize a part manifest, with its checksum."""
     content = {
         "format": FORMAT,
         "rank": rank,
@@ -115,11 +116,11 @@ def to_text(
 
 
 def parse(data: bytes, rank: int) -> PartManifest:
-    """The manifest of part `rank` from its stored bytes.
+    """Parse and validate the manifest of part `rank`.
 
     Raises:
         UnknownFormatError: It has another format.
-        ValueError: It is not what was written, or not of the form of a part manifest.
+        ValueError: Its checksum does not match, or it is malformed.
     """
     text = data.decode("utf-8")
     seal = _SEAL.fullmatch(text)
@@ -138,29 +139,19 @@ def parse(data: bytes, rank: int) -> PartManifest:
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
-    """A JSON object in which no key is there twice.
+    """Parse a JSON object without duplicate keys.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is not one.
     """
-    try:
-        content = json.loads(data.decode("utf-8"), object_pairs_hook=_distinct)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+    content = strict_json.loads(data.decode("utf-8"))
     if not isinstance(content, dict):
         raise ValueError("it is not a JSON object")
     return content
 
 
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key is there twice")
-    return found
-
-
 def check_shapes(shapes: Any) -> None:
-    """Make sure that something is a shape for each parameter.
+    """Check that a value maps parameter names to shapes.
 
     Raises:
         ValueError: It is not.
@@ -174,10 +165,10 @@ def check_shapes(shapes: Any) -> None:
 
 
 def check_together(parts: Sequence[PartManifest]) -> None:
-    """Make sure that parts are those of one checkpoint.
+    """Check that parts belong to one checkpoint.
 
     Raises:
-        ValueError: They are not; the text says which.
+        ValueError: They do not; the text names the part.
     """
     first = parts[0]
     for part in parts:
@@ -195,7 +186,7 @@ def check_together(parts: Sequence[PartManifest]) -> None:
 
 
 def check_cover(parts: Sequence[PartManifest], shapes: Mapping[str, Sequence[int]]) -> None:
-    """Make sure that the fragments of all parts cover each parameter exactly once.
+    """Check that the fragments of all parts cover each parameter exactly once.
 
     Args:
         parts: All of a checkpoint.

@@ -1,4 +1,4 @@
-"""Rewriting a checkpoint in another number of parts, and on other storage."""
+"""Reshape: rewrite a checkpoint in another number of parts, possibly on other storage."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from ivr_dist.errors import UserError
 
 
 def reshape(source: str, target: str, parts: int) -> None:
-    """Write the same checkpoint anew, evenly cut; loading needs no such thing, since it reads any parts.
+    """Write a copy of a checkpoint in evenly sized parts, one part in memory at a time.
 
-    One part at a time is in memory.
+    Resuming does not need it, since any number of workers reads any number of parts.
 
     Args:
         source: A complete checkpoint.
-        target: Where the new one goes; must be absent or empty.
+        target: The copy; must be absent or empty.
         parts: Number of its parts.
 
     Raises:
-        UserError: The target holds something.
+        UserError: The target is not empty.
         CheckpointError: The source is not complete, or damaged.
     """
     if storage.holds_files(target):
         raise UserError("the folder is not empty", where=storage.display(target), remedy="choose another --out")
-    # First, for it says of what is none that there is no checkpoint.
-    store.read_state(source)
-    state = {**store.verify(source), "format": store.FORMAT}
-    content_of_state = json.dumps(state, indent=1).encode()
+    # Before `verify`, since its error for a folder without a checkpoint says so.
+    content = {**store.read_state_json(source), "format": store.FORMAT}
+    content_of_state = json.dumps(content, indent=1).encode()
+    state = store.verify(source)
     token = hashlib.sha256(content_of_state).hexdigest()[:16]
     manifests = store.parts(source)
     own = {store.STATE, *(name for part in manifests for name in _tensor_names(part.rank))}
     others = [entry for part in manifests for entry in part.files if entry.name not in own]
     with open_tensors(source, state) as tensors:
-        # Only where each run of elements is: what is in it is read when its part is written.
+        # Offsets only: the elements are read when their part is written.
         whole = [Fragment(name, 0, prod(shape), {}, tensors.scalars(name)) for name, shape in tensors.shapes.items()]
         for part in range(parts):
             fragments = []
@@ -49,11 +49,11 @@ def reshape(source: str, target: str, parts: int) -> None:
                     for kind in (WEIGHT, *tensors.states(piece.parameter))
                 }
                 fragments.append(Fragment(piece.parameter, piece.offset, piece.numel, read, piece.scalars))
-            content = dict(tensor_files(fragments, part))
+            files = dict(tensor_files(fragments, part))
             if part == 0:
-                content |= {entry.name: [store.read_file(source, entry)] for entry in others}
-                content[store.STATE] = [content_of_state]
-            store.write_part(target, part, parts, content, describe_fragments(fragments), token)
+                files |= {entry.name: [store.read_file(source, entry)] for entry in others}
+                files[store.STATE] = [content_of_state]
+            store.write_part(target, part, parts, files, describe_fragments(fragments), token)
 
 
 def _tensor_names(part: int) -> tuple[str, str]:

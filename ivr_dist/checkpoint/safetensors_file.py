@@ -1,7 +1,7 @@
-"""Tensor files in the safetensors format, written from memory as it lies there.
+"""Writer of safetensors files without copies of the tensors.
 
-The library's writer first copies every tensor into a bytes object, holding Python's lock meanwhile: a training loop
-beside it would stand still. Reading tensors goes through the library.
+The library's writer copies every tensor into a bytes object while it holds the GIL, which would stall the training
+loop. Reading uses the library.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ALIGNMENT = 8
 
 
 def buffers(tensors: Mapping[str, Tensor]) -> list[bytes | memoryview]:
-    """The content of a file, its header first, the tensors as views of their own memory.
+    """Return the content of a file: its header, then the tensors as views of their own memory.
 
     Args:
         tensors: Contiguous tensors on the host, by name.

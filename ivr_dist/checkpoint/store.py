@@ -1,19 +1,20 @@
-"""The layout of checkpoints in storage, and which of them are complete.
+"""Checkpoint store: the layout of checkpoints in storage, completeness, verification and retention.
 
     RUN/checkpoints/step-00001200.a02/
         weights-00000.safetensors    one worker's share of the weights: runs of the flattened float32 parameters
-        optimizer-00000.safetensors  the same runs of what the optimizer keeps
-        state.json                   cursor, counters, metrics, config, shapes, feature statistics
+        optimizer-00000.safetensors  the same runs of the optimizer state
+        state.json                   `checkpoint.state`: cursor, progress, metrics, config, shapes, feature statistics
         text_encoder/...             config and tokenizer of a pretrained text encoder, if the model has one
-        part-00000.json ...          one a worker, written last: which runs it has, size and sha256 of its files, and
-                                     the sha256 of what it says itself
+        part-00000.json ...          one per worker, written last: its runs, size and sha256 of its files, and a
+                                     checksum of itself
 
-The files say nothing of ZeRO: any number of workers at any stage read from them what they need.
+The files do not depend on ZeRO: any number of workers at any stage read the elements they need (decision 011).
 
-A checkpoint is complete when the parts of all workers are there and sound, name one checkpoint, cover each parameter
-exactly once, and every file has the size and hash its part names. Files that no part names are not looked at. Until
-then it is invisible: nothing ever reads it, and the next one is written beside it under another name. The
-attempt is part of the name, so a worker of an attempt that was given up cannot write into a newer one.
+A checkpoint is complete when the manifests of all parts are present and valid, name one checkpoint, cover each
+parameter exactly once, and every file has the size and hash in its manifest; it needs no barrier and no marker file
+(decision 012). Files that no manifest names are ignored. An incomplete checkpoint is never read, and the next one is
+written beside it under another name. The attempt is part of the name, so a worker of an abandoned attempt cannot write
+into a newer attempt's checkpoint.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ from ivr_dist.checkpoint.part_manifest import (
     weights_file,
 )
 from ivr_dist.checkpoint.safetensors_header import read_shapes
+from ivr_dist.checkpoint.state import CheckpointState
+from ivr_dist.common.decoder import DecodeError
 from ivr_dist.errors import CheckpointError
 from ivr_dist.run.attempts import Span
 from ivr_dist.run.paths import CHECKPOINT_NAME, RunPaths
@@ -62,6 +65,7 @@ __all__ = [
     "parts",
     "read_file",
     "read_state",
+    "read_state_json",
     "retain",
     "verify",
     "weights_file",
@@ -84,12 +88,12 @@ class CheckpointName:
 
     @classmethod
     def parse(cls, text: str) -> CheckpointName | None:
-        """The name's numbers, or None for a directory that is not a checkpoint."""
+        """Parse a directory name; None if it is not that of a checkpoint."""
         numbers = CHECKPOINT_NAME.parse(text)
         return cls(*numbers) if numbers else None
 
     def url(self, run_url: str) -> str:
-        """Where this checkpoint of a run lies."""
+        """Return the URL of this checkpoint of a run."""
         return RunPaths(run_url).checkpoint(str(self))
 
 
@@ -101,15 +105,15 @@ def write_part(
     fragments: Sequence[Mapping[str, Any]],
     token: str = "",
 ) -> None:
-    """Write one rank's files, and its part manifest after them.
+    """Write one rank's files, then its part manifest.
 
     Args:
         url: The checkpoint's directory.
         rank: This rank.
         world: Number of parts the checkpoint will have.
         files: The files' names and contents.
-        fragments: What `tensors.describe_fragments` says of the tensors in them.
-        token: Equal on all ranks, and not that of another checkpoint with the same name.
+        fragments: Entries of their tensors, from `tensors.describe_fragments`.
+        token: Equal on all ranks, and different for another checkpoint with the same name.
     """
     written = []
     for name, content in files.items():
@@ -124,7 +128,7 @@ def write_part(
 
 
 def parts(url: str) -> list[PartManifest]:
-    """The part manifests by rank: all that the checkpoint has, each as it was written.
+    """Read the manifests of all parts, by rank.
 
     Raises:
         CheckpointError: A part is missing, damaged, or of another checkpoint.
@@ -158,12 +162,12 @@ def _part(url: str, rank: int) -> PartManifest | None:
 
 
 def is_whole(url: str, world: int) -> bool:
-    """Whether all parts are there; nothing is read."""
+    """Whether the manifests of all parts exist; nothing is read."""
     return {part_name(rank) for rank in range(world)} <= set(storage.list_dir(url))
 
 
 def is_complete(url: str) -> bool:
-    """Whether all parts are there and sound, and every file with its size; the files' bytes are not read."""
+    """Whether all manifests are valid and all files have their sizes; the files' bytes are not read."""
     try:
         entries = [entry for part in parts(url) for entry in part.files]
     except CheckpointError:
@@ -177,8 +181,8 @@ def is_complete(url: str) -> bool:
     return all(sizes.get(entry.name) == entry.size for entry in entries)
 
 
-def verify(url: str, rank: int = 0, world: int = 1) -> dict[str, Any]:
-    """Check every byte of a checkpoint against its parts, and that these make one whole.
+def verify(url: str, rank: int = 0, world: int = 1) -> CheckpointState:
+    """Verify every byte of a checkpoint against its part manifests, and that these make one whole.
 
     Args:
         url: The checkpoint.
@@ -186,7 +190,7 @@ def verify(url: str, rank: int = 0, world: int = 1) -> dict[str, Any]:
         world: as many shares.
 
     Returns:
-        The content of `state.json`.
+        The state, from `state.json`.
 
     Raises:
         CheckpointError: It is not complete, or damaged; the text says what is missing or differs.
@@ -194,7 +198,7 @@ def verify(url: str, rank: int = 0, world: int = 1) -> dict[str, Any]:
     found = parts(url)
     state = _state(url, found[0])
     try:
-        check_cover(found, state.get("shapes", {}))
+        check_cover(found, state.shapes)
     except ValueError as error:
         raise _torn(url, str(error)) from None
     files = [(part, entry) for part in found for entry in part.files]
@@ -211,22 +215,35 @@ def verify(url: str, rank: int = 0, world: int = 1) -> dict[str, Any]:
     return state
 
 
-def read_state(url: str) -> dict[str, Any]:
-    """`state.json` of a checkpoint, as its part manifest says it is; the other files are not checked."""
+def read_state(url: str) -> CheckpointState:
+    """Read `state.json` of a checkpoint, verified against its part manifest; the other files are not checked.
+
+    Raises:
+        CheckpointError: There is no checkpoint, or its state is missing, damaged or malformed.
+    """
+    return _state(url, _first_part(url))
+
+
+def read_state_json(url: str) -> dict[str, Any]:
+    """Read `state.json` as `read_state` does, but as the JSON object that is stored, for writing it again."""
+    return _state_json(url, _first_part(url))
+
+
+def _first_part(url: str) -> PartManifest:
     first = _part(url, 0)
     if first is None:
         remedy = "give a directory named step-NNNNNNNN.aNN"
         if storage.holds_files(storage.join(url, STATE)):
             raise _torn(url, f"it has no part manifest {part_name(0)}")
         raise CheckpointError("no checkpoint here", where=storage.display(url), remedy=remedy)
-    return _state(url, first)
+    return first
 
 
 def read_file(url: str, entry: FileEntry) -> bytes:
-    """The content of a file of a checkpoint, as its part manifest says it is.
+    """Read a file of a checkpoint and verify it against its part manifest.
 
     Raises:
-        CheckpointError: It is missing, or has another content.
+        CheckpointError: It is missing or differs.
     """
     try:
         data = storage.read_bytes(_target(url, entry))
@@ -237,7 +254,18 @@ def read_file(url: str, entry: FileEntry) -> bytes:
     return data
 
 
-def _state(url: str, first: PartManifest) -> dict[str, Any]:
+def _state(url: str, first: PartManifest) -> CheckpointState:
+    try:
+        return CheckpointState.from_json(_state_json(url, first))
+    except DecodeError as error:
+        raise CheckpointError(
+            f"{STATE} is not of the expected form: {error}",
+            where=storage.display(url),
+            remedy="use a checkpoint that this version of ivr_dist wrote",
+        ) from None
+
+
+def _state_json(url: str, first: PartManifest) -> dict[str, Any]:
     entry = next((entry for entry in first.files if entry.name == STATE), None)
     if entry is None:
         raise _torn(url, f"{part_name(0)} does not name {STATE}")
@@ -264,7 +292,7 @@ def _size(target: str) -> int | None:
 
 
 def _check_tensors(target: str, entry: FileEntry, part: PartManifest) -> None:
-    """Make sure that a tensor file holds what its part's fragments say.
+    """Check that a tensor file holds the fragments of its part.
 
     Raises:
         ValueError: It does not.
@@ -281,13 +309,13 @@ def _check_tensors(target: str, entry: FileEntry, part: PartManifest) -> None:
 
 
 def names(run_url: str) -> list[CheckpointName]:
-    """All checkpoint directories of a run, complete or not, newest first."""
+    """List all checkpoint directories of a run, complete or not, newest first."""
     found = (CheckpointName.parse(name) for name in storage.list_dir(RunPaths(run_url).checkpoints))
     return sorted((name for name in found if name is not None), reverse=True)
 
 
 def in_lineage(found: Sequence[CheckpointName], spans: Sequence[Span]) -> list[CheckpointName]:
-    """Those checkpoints whose steps count: not what an attempt wrote after another one had forked off before it."""
+    """Filter the checkpoints whose steps count; those after a later attempt's fork do not."""
     by_attempt = {span.attempt: span for span in spans}
     return [name for name in found if name.attempt in by_attempt and by_attempt[name.attempt].covers(name.step)]
 
@@ -304,8 +332,8 @@ def retain(
     """Delete old checkpoints after `newest` has become complete.
 
     Kept are the `keep_last` newest that count (`newest` always), the one named `best`, and those whose step is a
-    multiple of `keep_every`; one that is not complete, as a worker leaves it that could not write its part, is none of
-    them. Nothing newer than `newest` is touched: another attempt may be writing it.
+    multiple of `keep_every`. Incomplete ones, left behind by a worker that could not write its part, are deleted.
+    Nothing newer than `newest` is touched: another attempt may be writing it.
     """
     found = [
         name

@@ -1,4 +1,4 @@
-"""The tensors of a complete checkpoint, read by name and range whatever shares they were written in."""
+"""Tensors of a complete checkpoint, read by name and range however they were split among workers."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from ivr_dist import storage
 from ivr_dist.checkpoint import safetensors_file, store
 from ivr_dist.checkpoint.fragments import Fragment, pieces
 from ivr_dist.checkpoint.part_manifest import WEIGHT, PartManifest
+from ivr_dist.checkpoint.state import CheckpointState
 from ivr_dist.errors import CheckpointError
 
 
 def tensor_files(fragments: Sequence[Fragment], rank: int) -> dict[str, Sequence[bytes | memoryview]]:
-    """The files of one part, by name, as buffers: weights and what the optimizer keeps, in two files.
+    """Return the two files of one part, weights and optimizer state, by name, as buffers.
 
     Args:
-        fragments: What the part holds, on the host; at most one fragment of each parameter.
+        fragments: Fragments of the part, on the host; at most one of each parameter.
         rank: The part's number.
     """
     kept = {f"{state}/{f.parameter}": t for f in fragments for state, t in f.tensors.items() if state != WEIGHT}
@@ -37,7 +38,7 @@ def tensor_files(fragments: Sequence[Fragment], rank: int) -> dict[str, Sequence
 
 
 def describe_fragments(fragments: Sequence[Fragment]) -> list[dict[str, Any]]:
-    """What a part manifest says of its fragments."""
+    """Return the entries of fragments in a part manifest."""
     return [
         {"parameter": f.parameter, "offset": f.offset, "numel": f.numel, "states": sorted(f.tensors), **_scalars(f)}
         for f in fragments
@@ -49,7 +50,7 @@ def _scalars(fragment: Fragment) -> dict[str, Any]:
 
 
 class CheckpointTensors:
-    """Reads a checkpoint's tensors; remote files are copied here once each, as they are needed.
+    """Reads a checkpoint's tensors lazily; each remote file is downloaded once, when it is first needed.
 
     Args:
         url: The checkpoint.
@@ -84,23 +85,23 @@ class CheckpointTensors:
         self._scratch.cleanup()
 
     def weight(self, name: str) -> Tensor:
-        """A parameter or buffer in its shape and type."""
+        """Read a parameter or buffer in its shape and type."""
         shape = self.shapes[name]
         return self.read(name, WEIGHT, 0, prod(shape)).reshape(tuple(shape))
 
     def states(self, name: str) -> list[str]:
-        """What the optimizer kept for each element of a parameter, by its names."""
+        """Return the names of the optimizer's states of each element of a parameter."""
         return sorted(self._states.get(name, set()) - {WEIGHT})
 
     def scalars(self, name: str) -> dict[str, float]:
-        """What it kept once for the parameter."""
+        """Return the optimizer's state that is kept once for the parameter."""
         return dict(self._scalars.get(name, {}))
 
     def read(self, name: str, state: str, offset: int, numel: int) -> Tensor:
-        """Elements [offset, offset + numel) of a parameter's weight or of one of its states; flat.
+        """Read elements [offset, offset + numel) of a parameter's weight or of one of its states; flat.
 
         Raises:
-            CheckpointError: The checkpoint does not have them.
+            CheckpointError: The checkpoint lacks some of them.
         """
         found = None
         try:
@@ -117,7 +118,7 @@ class CheckpointTensors:
                 where=storage.display(self._url),
                 remedy="resume from an earlier one",
             ) from error
-        # Nothing was wanted, or the parameter has no elements; its type is still the file's.
+        # An empty range, or a parameter without elements: the type is still that of the file.
         return torch.empty(0, dtype=self._any_type(name)) if found is None else found
 
     def _any_type(self, name: str) -> torch.dtype:
@@ -143,7 +144,12 @@ class CheckpointTensors:
 
 
 @contextmanager
-def open_tensors(url: str, state: Mapping[str, Any]) -> Iterator[CheckpointTensors]:
-    """The tensors of a complete checkpoint whose `state.json` is `state`."""
-    with CheckpointTensors(url, state.get("shapes", {}), store.parts(url)) as tensors:
+def open_tensors(url: str, state: CheckpointState) -> Iterator[CheckpointTensors]:
+    """Open the tensors of a complete checkpoint.
+
+    Args:
+        url: The checkpoint.
+        state: Its state, which has the shapes.
+    """
+    with CheckpointTensors(url, state.shapes, store.parts(url)) as tensors:
         yield tensors

@@ -1,11 +1,10 @@
-"""A model from a checkpoint, without DeepSpeed: for evaluation, prediction and new runs."""
+"""Models from checkpoints, without DeepSpeed: for evaluation, prediction and new runs."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +14,25 @@ from torch import Tensor, nn
 
 from ivr_dist.checkpoint import store
 from ivr_dist.checkpoint.fragments import saved_buffers
+from ivr_dist.checkpoint.state import CheckpointState
 from ivr_dist.checkpoint.tensors import open_tensors
 from ivr_dist.common import dotted_path
 from ivr_dist.config import Config, extensions
 from ivr_dist.config.loading import from_dict, to_dict
 from ivr_dist.data.batches.collate import WORDS, BatchSpec
-from ivr_dist.errors import CheckpointError, CheckpointMismatchError
+from ivr_dist.errors import CheckpointMismatchError
 from ivr_dist.model.build import build_model
 from ivr_dist.model.spec import ModelSpec
 from ivr_dist.model.text_encoder import TextEncoder
 from ivr_dist.sanitize import hide_secrets
-from ivr_dist.shards.specs import TaskSpec
-
-CLASSES = "classes"
-"""Key of `state.json`: classes outside the package, by the key of the config that names them; absent without any."""
 
 
 def read_weights(url: str, *, verified: bool = False) -> dict[str, Tensor]:
-    """The full float32 weights of a checkpoint, by the model's own names.
+    """Read the full float32 weights of a checkpoint, by the model's parameter names.
 
     Args:
         url: The checkpoint.
-        verified: Whether `store.verify` has found it sound just now; else all of it is read and checked first.
+        verified: Whether `store.verify` has just succeeded; else all bytes are verified first.
 
     Raises:
         CheckpointError: It is not complete, or damaged.
@@ -47,10 +43,10 @@ def read_weights(url: str, *, verified: bool = False) -> dict[str, Tensor]:
 
 
 def load_weights(model: nn.Module, url: str, *, verified: bool = False) -> None:
-    """Put a checkpoint's weights into a model.
+    """Load a checkpoint's weights into a model.
 
     Args:
-        model: Where they go.
+        model: The unpartitioned model, changed in place.
         url: The checkpoint.
         verified: As for `read_weights`.
 
@@ -74,78 +70,84 @@ def load_weights(model: nn.Module, url: str, *, verified: bool = False) -> None:
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """What a checkpoint holds of an unpartitioned model, by name; a tied parameter is there once."""
+    """Return the tensors of an unpartitioned model that checkpoints hold, by name; a tied parameter occurs once."""
     return {**dict(model.named_parameters()), **saved_buffers(model)}
 
 
-def describe_model(config: Config, spec: BatchSpec) -> dict[str, Any]:
-    """What `state.json` must hold so that the model can be built and fed again."""
-    # Not the size: it only says what other keys were where they were unset, and two sizes can be the same model.
-    model = {name: value for name, value in to_dict(config)["model"].items() if name != "size"}
-    # Checkpoints from before the key have none.
-    if not model["class"]:
-        del model["class"]
-    return {
-        **recorded_classes(config),
-        "config": _without_secrets(to_dict(config)),
-        "model": model,
-        "features": {name: list(part) for name, part in spec.modalities.items()},
-        "tasks": {name: asdict(task) for name, task in spec.tasks.items()},
-        "statistics": {name: [part.tolist() for part in parts] for name, parts in spec.statistics.items()},
-    }
+def initial_state(
+    config: Config, spec: BatchSpec, *, manifests: Mapping[str, str] | None = None, world: int = 1, stage: int = 0
+) -> CheckpointState:
+    """Build what all checkpoints of an attempt have in common, at step 0: config, model, features, tasks, statistics.
+
+    Args:
+        config: The run's config.
+        spec: Layout and statistics of its batches.
+        manifests: Manifest ids by split.
+        world: Workers.
+        stage: ZeRO stage.
+    """
+    plain = to_dict(config)
+    return CheckpointState(
+        step=0,
+        config=_without_secrets(plain),
+        # Not the size: it only sets other keys where they are unset, and two sizes can be the same model. Not an empty
+        # class: checkpoints of older versions have no such key.
+        model={name: value for name, value in plain["model"].items() if name != "size" and (name != "class" or value)},
+        features={name: list(part) for name, part in spec.modalities.items()},
+        tasks=dict(spec.tasks),
+        statistics={name: [part.tolist() for part in parts] for name, parts in spec.statistics.items()},
+        manifests=dict(manifests or {}),
+        world=world,
+        stage=stage,
+        classes=recorded_classes(config),
+    )
 
 
-def recorded_classes(config: Config) -> dict[str, Any]:
+def recorded_classes(config: Config) -> dict[str, dict[str, str]]:
     """The record of the classes outside the package that a config names, with their versions; empty without any.
 
     Raises:
         ConfigError: One cannot be imported.
     """
     named = {reference.key: reference for reference in extensions.all_of(config)}
-    records = {key: dotted_path.recorded(entry, dotted_path.import_class(entry)) for key, entry in named.items()}
-    return {CLASSES: records} if records else {}
+    return {key: dotted_path.recorded(entry, dotted_path.import_class(entry)) for key, entry in named.items()}
 
 
-def changed_classes(state: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+def changed_classes(state: CheckpointState, here: CheckpointState) -> list[str]:
     """Classes whose version differs from that of a checkpoint, a sentence each.
 
     Args:
-        state: The checkpoint's `state.json`.
-        here: This run's values of it.
+        state: The checkpoint's state.
+        here: This run's.
     """
-    theirs = state.get(CLASSES)
-    before: dict[str, Any] = theirs if isinstance(theirs, dict) else {}
+    before = {key: (record.get(dotted_path.CLASS), record.get("version")) for key, record in state.classes.items()}
     return [
-        f"{key}: {record[dotted_path.CLASS]} is {record['version']} here, the checkpoint was written with "
-        f"{before[key].get('version')}"
-        for key, record in here.get(CLASSES, {}).items()
-        if isinstance(before.get(key), dict)
-        and before[key].get(dotted_path.CLASS) == record[dotted_path.CLASS]
-        and before[key].get("version") != record["version"]
+        f"{key}: {record[dotted_path.CLASS]} is {record['version']} here, the checkpoint was written with {version}"
+        for key, record in here.classes.items()
+        for name, version in [before.get(key, ("", ""))]
+        if name == record[dotted_path.CLASS] and version != record["version"]
     ]
 
 
 def _without_secrets(value: Any) -> Any:
-    """A config without passwords and signatures in URLs: checkpoints are given to others."""
+    """Remove passwords and signatures from URLs of a config, since checkpoints are shared."""
     if isinstance(value, dict):
         return {name: _without_secrets(item) for name, item in value.items()}
     return hide_secrets(value) if isinstance(value, str) else value
 
 
 def text_files(text: TextEncoder | None) -> Mapping[str, bytes]:
-    """What a checkpoint must hold of a pretrained text encoder besides its weights, by name; nothing without one."""
+    """Return the files of a pretrained text encoder that a checkpoint holds besides its weights (decision 016)."""
     return {} if text is None else {f"{store.TEXT_ENCODER}/{name}": data for name, data in text.files().items()}
 
 
 @contextmanager
-def stored_text(url: str, state: dict[str, Any]) -> Iterator[TextEncoder | None]:
-    """The text encoder of a checkpoint, from its own files: no hub and no folder is needed; None if it has none.
+def stored_text(url: str, state: CheckpointState) -> Iterator[TextEncoder | None]:
+    """Open the text encoder of a checkpoint from its own files, without a hub; None if it has none.
 
-    Only files that the checkpoint's parts name are taken: what else lies beside them was written by someone else.
+    Only files that the part manifests name are used: other files in the folder are untrusted.
     """
-    with _well_formed(url):
-        words = state["features"].get("text", ("",))[0] == WORDS
-    if not words:
+    if state.features.get("text", ("",))[0] != WORDS:
         yield None
         return
     with tempfile.TemporaryDirectory(prefix="ivr-text-") as scratch:
@@ -156,56 +158,40 @@ def stored_text(url: str, state: dict[str, Any]) -> Iterator[TextEncoder | None]
         yield TextEncoder(scratch, weights=False)
 
 
-@contextmanager
-def _well_formed(url: str) -> Iterator[None]:
-    """What a stranger's `state.json` may hold instead of what is read from it is a fault of the checkpoint."""
-    try:
-        yield
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise CheckpointError(
-            f"{store.STATE} is not of the expected form: {type(error).__name__}: {error}",
-            where=url,
-            remedy="use a checkpoint that this version of ivr_dist wrote",
-        ) from error
-
-
-def batch_spec(state: dict[str, Any], text: TextEncoder | None = None, *, url: str = "") -> BatchSpec:
-    """The layout and feature statistics a checkpoint was trained with.
+def batch_spec(state: CheckpointState, text: TextEncoder | None = None) -> BatchSpec:
+    """Return the layout and feature statistics a checkpoint was trained with.
 
     Args:
-        state: Its `state.json`.
+        state: The checkpoint's state.
         text: Its text encoder, if batches are to be made.
+    """
+    return BatchSpec(
+        modalities={name: (str(kind), int(width)) for name, (kind, width) in state.features.items()},
+        tasks=state.tasks,
+        statistics={
+            name: (np.array(mean, np.float32), np.array(std, np.float32))
+            for name, (mean, std) in state.statistics.items()
+        },
+        common_length=state.model["preset"] == "release",
+        tokenizer=None if text is None else text.tokenizer(),
+    )
+
+
+def stored_config(state: CheckpointState, url: str) -> Config:
+    """Decode the config that a checkpoint was trained with.
+
+    Args:
+        state: The checkpoint's state.
         url: The checkpoint, for errors.
 
     Raises:
-        CheckpointError: The state does not say.
+        ConfigError: This version does not know a key of it, or a value is out of range.
     """
-    with _well_formed(url):
-        return BatchSpec(
-            modalities={str(name): (str(kind), int(dim)) for name, (kind, dim) in state["features"].items()},
-            tasks={name: TaskSpec(**task) for name, task in state["tasks"].items()},
-            statistics={
-                name: (np.array(mean, np.float32), np.array(std, np.float32))
-                for name, (mean, std) in state["statistics"].items()
-            },
-            common_length=state["model"]["preset"] == "release",
-            tokenizer=None if text is None else text.tokenizer(),
-        )
-
-
-def stored_config(state: dict[str, Any], url: str) -> Config:
-    """The config that a checkpoint was trained with.
-
-    Raises:
-        CheckpointError: The state has none.
-        ConfigError: It is not one of this version.
-    """
-    with _well_formed(url):
-        return from_dict(state["config"], where=url)
+    return from_dict(dict(state.config), where=url)
 
 
 def load_model(url: str, *, verified: bool = False, trust_code: bool = False) -> nn.Module:
-    """Build a checkpoint's model on the host and put its weights in.
+    """Build a checkpoint's model on the host and load its weights.
 
     Args:
         url: The checkpoint.
@@ -219,33 +205,35 @@ def load_model(url: str, *, verified: bool = False, trust_code: bool = False) ->
     state = store.read_state(url) if verified else store.verify(url)
     config = stored_config(state, url)
     _import_model(config, state, url, trust_code)
-    spec = batch_spec(state, url=url)
+    spec = batch_spec(state)
     with stored_text(url, state) as text:
         model = build_model(config.model, ModelSpec(spec.modalities, spec.tasks, text), config.loss)
     load_weights(model, url, verified=True)
     return model
 
 
-def _import_model(config: Config, state: Mapping[str, Any], url: str, trust_code: bool) -> None:
+def _import_model(config: Config, state: CheckpointState, url: str, trust_code: bool) -> None:
     """Import the class that a checkpoint names as its model, if it names one and is trusted."""
     named = extensions.model(config)
     if named is not None:
         dotted_path.check_trusted(named, trust_code, url)
-        with _well_formed(url):
-            version = str(state.get(CLASSES, {}).get(named.key, {}).get("version", ""))
-        dotted_path.import_recorded(named, url, version)
+        dotted_path.import_recorded(named, url, state.classes.get(named.key, {}).get("version", ""))
 
 
-def check_same_model(state: dict[str, Any], here: dict[str, Any], url: str) -> None:
+def check_same_model(state: CheckpointState, here: CheckpointState, url: str) -> None:
     """Refuse to resume from a checkpoint whose model, features or tasks differ from this run's.
 
     Args:
-        state: The checkpoint's `state.json`.
-        here: This run's values of the same keys: `model`, `features`, `tasks`.
+        state: The checkpoint's state.
+        here: This run's.
         url: The checkpoint, for the error.
+
+    Raises:
+        CheckpointMismatchError: They differ; the text names the first difference.
     """
+    theirs, ours = state.to_json(), here.to_json()
     for key in ("model", "features", "tasks"):
-        difference = _first_difference(state.get(key), here[key], key)
+        difference = _first_difference(theirs[key], ours[key], key)
         if difference:
             raise CheckpointMismatchError(
                 f"the checkpoint is of another model: {difference}",

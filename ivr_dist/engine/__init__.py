@@ -1,1 +1,1 @@
-"""DeepSpeed."""
+"""DeepSpeed engine, ZeRO layouts and parameter groups."""

@@ -1,6 +1,6 @@
-"""DeepSpeed, and nothing but DeepSpeed: the only module that knows ZeRO.
+"""DeepSpeed engine: forward, backward, update and checkpoint access, alike at all ZeRO stages.
 
-The engine promises the loop that all four stages behave alike: the same gradients from the same scaled loss, the
+The training loop relies on all four stages behaving alike: the same gradients from the same scaled loss, the
 gradient norm of every step, no silently skipped step, and full weights on demand.
 """
 
@@ -152,7 +152,7 @@ class Engine:
 
 @contextmanager
 def _held(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Have DeepSpeed close a step without an update: stage 0 does not look at what it updates with."""
+    """Let DeepSpeed close a step without an update: stage 0 does not check gradients for infinities."""
     optimizer.zero_grad(set_to_none=False)
     update = optimizer.step
     optimizer.step = lambda *_, **__: None  # type: ignore[method-assign,assignment]

@@ -1,4 +1,4 @@
-"""Which parameters share optimizer settings."""
+"""Parameter groups: learning rates and weight decay by parameter."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 def rate_of(group: Mapping[str, Any]) -> str:
     """Which learning rate a group of the optimizer has: `muon`, `text` or `main`.
 
-    DeepSpeed splits groups in two for Muon, and puts what it does with each behind our name.
+    DeepSpeed splits groups in two for Muon, and appends a suffix to the name of each.
     """
     if group.get("use_muon"):
         return "muon"

@@ -1,8 +1,7 @@
-"""Where DeepSpeed keeps a worker's share of weights and optimizer state, at each ZeRO stage.
+"""ZeRO layouts: a worker's share of weights and optimizer state at each stage, as fragments (decision 011).
 
-What `engine` needs for checkpoints: every stage's own layout is told as fragments, views of DeepSpeed's live memory, so
-that nothing above knows the difference. DeepSpeed's own files are pickles that only the same stage and number of
-workers can read.
+Fragments are views of DeepSpeed's live memory, so nothing above depends on the stage. DeepSpeed's own checkpoint files
+are pickles that only the same stage and number of workers can read.
 """
 
 from __future__ import annotations

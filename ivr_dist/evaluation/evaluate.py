@@ -1,4 +1,4 @@
-"""Exact evaluation: each sample is scored once, whatever the number of workers."""
+"""Exact evaluation: each sample is scored once, whatever the number of workers (decision 009)."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class _Part:
 
 
 def _joined(parts: list[_Part], samples: int) -> Predictions:
-    """All parts in data set order; refuses samples that came twice or not at all."""
+    """Join all parts in data set order; refuse samples that came twice or not at all."""
     positions = np.concatenate([part.positions for part in parts])
     if not np.array_equal(np.sort(positions), np.arange(samples)):
         raise CorruptDataError(
@@ -97,7 +97,7 @@ def _joined(parts: list[_Part], samples: int) -> Predictions:
 def score(
     predictions: Predictions, corpus: str, tasks: Mapping[str, TaskSpec], extra: Mapping[str, Metric] | None = None
 ) -> Metrics:
-    """All metrics of method section 4, and further ones.
+    """Compute all metrics of method section 4, and further ones.
 
     Args:
         predictions: The scored split.

@@ -27,9 +27,8 @@ def own_split(checkpoint: str, split: str) -> str:
         raise DataError(
             f"the run had no {split} split", where=checkpoint, remedy="give one with --shards, or another --split"
         )
-    # Checkpoints of older versions have no manifest ids, and one from elsewhere may hold anything.
-    ids = state.get("manifests")
-    if isinstance(ids, dict) and ids.get(split, "") not in ("", Manifest.load(url).id):
+    # Checkpoints of older versions have no manifest ids.
+    if state.manifests.get(split, "") not in ("", Manifest.load(url).id):
         raise DataError(
             f"the {split} split is not the one that the run had: its manifest is another one",
             where=storage.display(url),

@@ -1,4 +1,4 @@
-"""Scoring a checkpoint outside a run: in this process, or on several of this machine."""
+"""Score a checkpoint outside a run, in this process or on several processes of this machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ivr_dist.units import parse_bytes
 
 
 def score_checkpoint(checkpoint: str, split_url: str, workers: int, *, trust_code: bool = False) -> evaluate.Metrics:
-    """All metrics of a checkpoint on a packed split, each sample scored once.
+    """Compute all metrics of a checkpoint on a packed split, each sample scored once.
 
     Args:
         checkpoint: The checkpoint's directory or URL.
@@ -57,7 +57,7 @@ def _score(checkpoint: str, split_url: str, trust_code: bool) -> evaluate.Metric
     device.deterministic()
     manifest = Manifest.load(split_url)
     with weights.stored_text(checkpoint, state) as text:
-        spec = weights.batch_spec(state, text, url=checkpoint)
+        spec = weights.batch_spec(state, text)
     spec.check_split(manifest)
     where = device.training_device(collectives.rank())
     model = weights.load_model(checkpoint, verified=True, trust_code=trust_code).to(where).eval()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import nn
@@ -77,9 +76,9 @@ def load(path: str, *, device: str | torch.device | None = None, trust_code: boo
         CheckpointError: The checkpoint is not complete, or damaged.
     """
     url = resolve_checkpoint(path)
-    state: dict[str, Any] = store.verify(url)
+    state = store.verify(url)
     with weights.stored_text(url, state) as text:
-        spec = weights.batch_spec(state, text, url=url)
+        spec = weights.batch_spec(state, text)
     if device is None:
         device = "cuda" if device_module.available() else "cpu"
     target = torch.device(device)

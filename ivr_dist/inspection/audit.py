@@ -79,8 +79,9 @@ def _newest_checkpoint(run_url: str, attempts: Sequence[Attempt]) -> tuple[int, 
         url = name.url(run_url)
         try:
             store.parts(url)
-            cursor = DataCursor.from_json(store.read_state(url)["cursor"])
-        except (IvrError, KeyError, TypeError):
+            cursor = store.read_state(url).cursor
+        except IvrError:
             continue
-        return max(name.step, attempts[-1].step), cursor
+        if cursor is not None:
+            return max(name.step, attempts[-1].step), cursor
     return attempts[-1].step, None

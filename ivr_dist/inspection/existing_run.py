@@ -11,6 +11,7 @@ from typing import Any
 
 from ivr_dist import storage
 from ivr_dist.checkpoint import store
+from ivr_dist.checkpoint.state import CheckpointState
 from ivr_dist.config import Config
 from ivr_dist.config.loading import from_dict, to_dict
 from ivr_dist.errors import CheckpointError, CheckpointMismatchError, CorruptDataError
@@ -165,7 +166,7 @@ def finished_result(config: Config, total_steps: int, manifests: Mapping[str, Ma
         differences = compare(asked(state, run_url), current, manifests["train"]).said()
         if differences:
             raise CheckpointMismatchError(f"{shown(run_url)} is a run of another config: {differences}", remedy=_REMEDY)
-        check_length(state["step"], total_steps, run_url)
+        check_length(state.step, total_steps, run_url)
     return None
 
 
@@ -183,13 +184,13 @@ def check_length(step: int, total_steps: int, run_url: str) -> None:
         )
 
 
-def asked(state: Mapping[str, Any], where: str) -> Asked:
+def asked(state: CheckpointState, where: str) -> Asked:
     """Return config and data that a checkpoint was written with, from its `state.json`.
 
     Raises:
         ConfigError: This version does not know a key of the config.
     """
-    return Asked(from_dict(state["config"], where=where), _manifest_ids(state))
+    return Asked(from_dict(dict(state.config), where=where), _manifest_ids(state))
 
 
 def _finished(run_url: str, result: Mapping[str, Any]) -> Asked:
@@ -199,13 +200,12 @@ def _finished(run_url: str, result: Mapping[str, Any]) -> Asked:
     return Asked(config, content.get("manifests") or _manifest_ids(store.read_state(result["checkpoint"])))
 
 
-def _manifest_ids(state: Mapping[str, Any]) -> dict[str, str]:
+def _manifest_ids(state: CheckpointState) -> Mapping[str, str]:
     """Return the manifest ids in a checkpoint; older versions stored only that of the training split."""
-    manifest_ids: dict[str, str] = state.get("manifests") or {"train": state.get("cursor", {}).get("manifest_id", "")}
-    return manifest_ids
+    return state.manifests or {"train": "" if state.cursor is None else state.cursor.manifest_id}
 
 
-def _newest_state(run_url: str) -> dict[str, Any] | None:
+def _newest_state(run_url: str) -> CheckpointState | None:
     """Return the state of the newest readable checkpoint of the lineage; the workers verify its contents later."""
     for name in store.in_lineage(store.names(run_url), lineage(read_attempts(run_url))):
         try:

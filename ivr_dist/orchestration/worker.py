@@ -141,11 +141,11 @@ def train(
     # The time before the workers started counts towards the driver's first attempt only.
     if started is not None and len(attempts.read_attempts(storage.absolute(config.run.dir))) <= attempts_before:
         began = started
-    left_out: SkippedSteps | None = None
+    skipped: SkippedSteps | None = None
     while True:
         attempt = AttemptRun(config, console, local_rank, cluster_events)
         try:
-            ending = attempt.run(attempts_before, began, left_out)
+            ending = attempt.run(attempts_before, began, skipped)
         except RuntimeError as error:
             refusal = device.refusal(error)
             if refusal is None:
@@ -154,4 +154,4 @@ def train(
         if ending != "rollback":
             console.emit(RunEnded(ending))
             return ending
-        left_out, began = attempt.left_out, time.time()
+        skipped, began = attempt.skipped_steps, time.time()

@@ -62,7 +62,7 @@ class Comparison:
 
     name: str
     error: float
-    """Relative error; of a dead gradient, the norm of ours over the norm of all gradients of the reference."""
+    """Relative error; of a dead gradient, this model's gradient norm over that of all gradients of the reference."""
     dead: bool
     ok: bool
 

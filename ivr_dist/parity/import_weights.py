@@ -1,4 +1,4 @@
-"""The released code's weights (`.std`, a pickled state dict) as a checkpoint of ours, preset `release`."""
+"""Import the released code's weights (`.std`, a pickled state dict) as a checkpoint of preset `release`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from ivr_dist.checkpoint.fragments import Fragment
 from ivr_dist.checkpoint.part_manifest import WEIGHT
 from ivr_dist.checkpoint.safetensors_file import buffers
 from ivr_dist.checkpoint.tensors import describe_fragments, tensor_files
-from ivr_dist.checkpoint.weights import describe_model
+from ivr_dist.checkpoint.weights import initial_state
 from ivr_dist.common.library_errors import describe
 from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.config.loading import from_dict
@@ -41,7 +41,7 @@ _REMEDY = "give a state dict that the released code wrote"
 
 @dataclass(frozen=True)
 class Imported:
-    """What became of a state dict."""
+    """Result of an import."""
 
     checkpoint: str
     """Where the checkpoint is."""
@@ -105,13 +105,12 @@ def import_release(path: str, out: str, shards: str | None = None) -> Imported:
         taken[name] = theirs.detach().float().contiguous().clone()
     rest = {name: part for name, part in found.items() if name.removeprefix(prefix) not in names.values()}
     text = _text_encoder(rest)
-    state = describe_model(config, spec) | {"world": 1, "stage": 0, "step": 0, "metrics": {}}
-    state["shapes"] = {name: list(part.shape) for name, part in taken.items()}
+    state = replace(initial_state(config, spec), shapes={name: list(part.shape) for name, part in taken.items()})
     fragments = [Fragment(name, 0, part.numel(), {WEIGHT: part.reshape(-1)}) for name, part in taken.items()]
     files = {**tensor_files(fragments, 0)}
     if text:
         files[TEXT_ENCODER] = buffers({short: rest[name].contiguous().clone() for short, name in text.items()})
-    files[store.STATE] = [json.dumps({"format": store.FORMAT, **state}, indent=1).encode()]
+    files[store.STATE] = [json.dumps(state.to_json(), indent=1).encode()]
     store.write_part(target, 0, 1, files, describe_fragments(fragments))
     return Imported(
         checkpoint=target,

@@ -2,7 +2,7 @@
 
 A run is trained by one attempt after another: the first one, one more after each fault, one more for each time the user
 starts the command again. Attempt numbers are taken by a conditional create in storage, so no two groups share one. An
-attempt records the step it forked at; what its parent did after that step does not count.
+attempt records the step it forked at; later steps of its parent do not count (decision 004).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Span:
 
 
 def lineage(attempts: Sequence[Attempt]) -> list[Span]:
-    """The steps that count, oldest first: the newest attempt, back through its parents to a start from scratch."""
+    """Return the steps that count, oldest first: from the newest attempt back through its parents."""
     by_number = {attempt.number: attempt for attempt in attempts}
     spans: list[Span] = []
     number: int | None = max(by_number, default=None)
@@ -81,7 +81,7 @@ def allocate(
     workers: Sequence[str],
     changed: Mapping[str, Sequence[str]] | None = None,
 ) -> Attempt:
-    """Take the next free attempt number of a run; safe against another group doing the same."""
+    """Create the record of the next attempt; safe against another worker group that does the same."""
     number = max(numbers(run_url), default=0) + 1
     while True:
         world, now = len(workers), time.time()
@@ -92,7 +92,7 @@ def allocate(
 
 
 def read_attempts(run_url: str) -> list[Attempt]:
-    """All attempts of a run in the order of their numbers; empty for a run that never started.
+    """Read all attempts of a run by ascending number; empty for a run that never started.
 
     Raises:
         CorruptDataError: A record is damaged, or one that another continues is missing.
@@ -142,20 +142,20 @@ def _damaged(url: str, why: str) -> CorruptDataError:
 
 
 def numbers(run_url: str) -> list[int]:
-    """The numbers of all attempts of a run, ascending."""
+    """List the numbers of all attempts of a run, ascending."""
     return [number for (number,) in ATTEMPT_NAME.found(RunPaths(run_url).attempts)]
 
 
 def exists(run_url: str, number: int) -> bool:
-    """Whether this process sees the record of an attempt: if not, it looks at another file system than its writer."""
+    """Whether this process sees an attempt's record; if not, the run directory is not shared with its writer."""
     return storage.exists(RunPaths(run_url).attempt(number))
 
 
 def check_newest(run_url: str, number: int) -> None:
-    """Make sure that no attempt has begun after this one, before what that one may rely on is changed.
+    """Check that no newer attempt has begun, before changing what it may rely on.
 
     Raises:
-        SupersededError: One has.
+        SupersededError: A newer attempt has begun.
     """
     newest = max(numbers(run_url), default=0)
     if newest > number:

@@ -1,10 +1,11 @@
-"""One driver at a time: who drives a run says so in storage, and goes on saying it.
+"""Driver lease: one driver per run, a numbered record in storage with a heartbeat (decision 014).
 
-    RUN/driver/0003.json     the third driver: who it is, and a beat that it renews every few seconds
+    RUN/driver/000003.json     the third driver: its process, and a counter that it increments every few seconds
 
-A number is taken by a conditional create, so of two drivers that want to take over only one does; the holder is the
-one with the highest number. A newcomer refuses to start while the holder's beat changes, which it watches itself: no
-clocks are compared. A holder that was cut off finds out by the higher number, and stops.
+1. A driver takes the next number by a conditional create, so of two that try at once only one succeeds. The holder is
+   the driver with the highest number.
+2. A new driver refuses to start while the holder's counter changes, which it observes itself: no clocks are compared.
+3. A holder that was cut off from storage finds the higher number when it is back, and stops.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from ivr_dist.run.events import Console, Note
 from ivr_dist.run.paths import DRIVER_NAME, RunPaths
 
 _FIELDS = {"host": str, "pid": int, "process": str, "beat": int}
-BEAT_S = 2.0
-SILENT_S = 4 * BEAT_S
-"""A holder whose beat has not changed for so long is taken for dead."""
+HEARTBEAT_S = 2.0
+SILENT_S = 4 * HEARTBEAT_S
+"""Seconds without a heartbeat after which the holder is considered dead."""
 
 
 class StoppedWaiting(Exception):
-    """The user wants to stop, and nothing had begun."""
+    """The user asked to stop before anything had begun."""
 
 
 class Lease:
@@ -43,22 +44,22 @@ class Lease:
 
 @contextmanager
 def hold(run_url: str, console: Console, stop: threading.Event, silent_s: float = SILENT_S) -> Iterator[Lease]:
-    """Drive a run: take it if nobody drives it, and keep it until the context ends.
+    """Hold the lease of a run until the context ends, renewing it in a thread.
 
     Args:
         run_url: The run's directory.
-        console: Shows what is waited for.
-        stop: Ends the wait where it is set; set here when another driver takes over.
-        silent_s: Seconds without a beat after which the holder is taken for dead.
+        console: Shows why the command waits.
+        stop: Ends the wait when it is set; is set here when another driver takes over.
+        silent_s: Seconds without a heartbeat after which the holder is considered dead.
 
     Raises:
-        UserError: Another driver is at work.
-        StoppedWaiting: `stop` was set before it was known whether one is.
+        UserError: Another driver holds the lease.
+        StoppedWaiting: `stop` was set before it was known whether one does.
     """
     number, last = _newest(run_url)
     if last is not None and not last.get("released"):
         _await_silence(run_url, number, last, console, stop, silent_s)
-    # A wish of earlier times; from the record on, a wish to stop is meant for this driver.
+    # A stop file from before; once the record exists, a stop file is meant for this driver.
     storage.delete_tree(RunPaths(run_url).stop_file)
     record = {
         "host": socket.gethostname(),
@@ -68,12 +69,12 @@ def hold(run_url: str, console: Console, stop: threading.Event, silent_s: float 
         "token": uuid.uuid4().hex,
         "beat": 0,
     }
-    mine = number + 1
-    if not storage.create_exclusive(RunPaths(run_url).driver(mine), json.dumps(record).encode()):
+    own_number = number + 1
+    if not storage.create_exclusive(RunPaths(run_url).driver(own_number), json.dumps(record).encode()):
         raise _busy(run_url, _newest(run_url)[1] or {})
     held, closed = Lease(), threading.Event()
     thread = threading.Thread(
-        target=_beat, args=(run_url, mine, record, held, closed, stop), name="ivr-lease", daemon=True
+        target=_beat, args=(run_url, own_number, record, held, closed, stop), name="ivr-lease", daemon=True
     )
     thread.start()
     try:
@@ -82,15 +83,15 @@ def hold(run_url: str, console: Console, stop: threading.Event, silent_s: float 
         closed.set()
         thread.join()
         if held.error is None:
-            # Storage may be full by now: what the run has done counts all the same, and silence is a release as well.
+            # Storage may be full by now: the run's result counts all the same, and a silent lease expires by itself.
             with suppress(IvrError):
-                storage.write_text(RunPaths(run_url).driver(mine), json.dumps({**record, "released": True}))
-                for old in range(max(mine - 3, 1), mine):
+                storage.write_text(RunPaths(run_url).driver(own_number), json.dumps({**record, "released": True}))
+                for old in range(max(own_number - 3, 1), own_number):
                     storage.delete_tree(RunPaths(run_url).driver(old))
 
 
 def holder(run_url: str) -> dict[str, Any] | None:
-    """The newest driver's record; None if nobody drives the run, as far as storage tells."""
+    """Read the record of the driver that holds the lease; None if there is none."""
     _, last = _newest(run_url)
     return None if last is None or last.get("released") else last
 
@@ -104,26 +105,26 @@ def _newest(run_url: str) -> tuple[int, dict[str, Any] | None]:
 
 
 def _record(url: str) -> dict[str, Any]:
-    """A driver's record. What is damaged is nobody's who is known: whoever renews it lives, all the same."""
+    """Read a driver's record; a damaged one belongs to an unknown driver, which may still be renewing it."""
     try:
-        found = storage.read_json(url)
+        record = storage.read_json(url)
     except CorruptDataError:
-        found = None
-    if isinstance(found, dict) and all(type(found.get(name)) is kind for name, kind in _FIELDS.items()):
-        return found
+        record = None
+    if isinstance(record, dict) and all(type(record.get(name)) is kind for name, kind in _FIELDS.items()):
+        return record
     return {"host": "unknown", "pid": 0, "process": "", "beat": 0}
 
 
 def _await_silence(
     run_url: str, number: int, last: dict[str, Any], console: Console, stop: threading.Event, silent_s: float
 ) -> None:
-    """Return when the holder is dead; among the processes of this one that is known at once."""
+    """Return when the holder is dead; on the same machine and in the same container that is known at once."""
     if last["host"] == socket.gethostname() and last.get("space") == _process_space() != "":
         if _process(last["pid"]) == last["process"]:
             raise _busy(run_url, last)
         return
     who = f"{last['host']}:{last['pid']}"
-    console.emit(Note(f"waiting up to {silent_s:.0f} s to see whether driver {who} still lives"))
+    console.emit(Note(f"waiting up to {silent_s:.0f} s to see whether driver {who} is still alive"))
     deadline = time.monotonic() + silent_s
     while time.monotonic() < deadline:
         if stop.wait(min(0.5, silent_s / 4)):
@@ -136,12 +137,12 @@ def _await_silence(
 
 
 def _beat(
-    run_url: str, mine: int, record: dict[str, Any], held: Lease, closed: threading.Event, stop: threading.Event
+    run_url: str, own_number: int, record: dict[str, Any], held: Lease, closed: threading.Event, stop: threading.Event
 ) -> None:
-    while not closed.wait(BEAT_S):
+    while not closed.wait(HEARTBEAT_S):
         try:
             number, last = _newest(run_url)
-            if number > mine and last is not None:
+            if number > own_number and last is not None:
                 held.error = SupersededError(
                     f"driver {last['host']}:{last['pid']} has taken this run over",
                     where=run_url,
@@ -150,14 +151,14 @@ def _beat(
                 stop.set()
                 return
             record["beat"] += 1
-            storage.write_text(RunPaths(run_url).driver(mine), json.dumps(record))
+            storage.write_text(RunPaths(run_url).driver(own_number), json.dumps(record))
         except IvrError:
-            # Storage fails: whoever takes over meanwhile is found at the next beat that succeeds.
+            # Storage fails: a driver that takes over meanwhile is noticed at the next heartbeat that succeeds.
             continue
 
 
 def _process_space() -> str:
-    """Names the processes that this one can look up by number: those of one boot and one container."""
+    """Identify the boot and the container: the processes that this one can look up by number."""
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:
             return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
@@ -166,7 +167,7 @@ def _process_space() -> str:
 
 
 def _process(pid: int) -> str:
-    """Tells a process from a later one of the same number; empty if there is none, or no /proc to ask."""
+    """Return the start time of a process, which tells it from a later one of the same number; empty if unknown."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rpartition(")")[2].split()[19]

@@ -1,7 +1,7 @@
-"""Append-only records of a run, kept as numbered segment files because object stores cannot append.
+"""Append-only ledgers of a run, as numbered segment files because object stores cannot append (decision 005).
 
 Two ledgers use it: `audit` (which sample ids each step trained on, by every rank) and `history` (loss and metrics by
-step, by rank 0). Records of steps that a later attempt did again are superseded, never rewritten.
+step, by rank 0). Records of steps that a later attempt repeated are superseded, never rewritten.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from ivr_dist.run.paths import LEDGER_FOLDER_NAME, LEDGER_SEGMENT_NAME, RunPaths
 class LedgerWriter:
     """One rank's records of one attempt.
 
-    Records wait in memory until they are written as one new segment, and leave it only then: a write that fails is
-    made up for by the next one. Writing happens before a checkpoint becomes complete, so what a checkpoint covers is
-    always in the ledger.
+    Records are buffered in memory until they are written as one new segment; after a failed write they stay buffered,
+    and the next write retries. Segments are written before a checkpoint becomes complete, so the ledger always has the
+    steps that a checkpoint covers.
     """
 
     def __init__(self, run_url: str, ledger: str, attempt: int, rank: int) -> None:
@@ -32,7 +32,7 @@ class LedgerWriter:
         self._cuts = 0
         self._lines: list[str] = []
         self._unwritten: deque[tuple[int, list[str]]] = deque()
-        """What was cut and is not written, by number of segment."""
+        """Closed segments that are not written yet: number and lines."""
         self._writing = threading.Lock()
 
     def append(self, record: dict[str, Any]) -> None:
@@ -40,11 +40,11 @@ class LedgerWriter:
         self._lines.append(json.dumps(record, separators=(",", ":")))
 
     def cut(self) -> Callable[[], None]:
-        """Close a segment with what has come in since the last cut.
+        """Close a segment with the records since the last cut.
 
         Returns:
-            Writes all segments up to this one that are not written yet, from any thread. Raises a StorageError if one
-            cannot be written; it may be called again then, and so may what a later cut returns.
+            A function that writes all unwritten segments up to this one, callable from any thread. It raises
+            StorageError if a write fails, and may then be called again, as may the function of a later cut.
         """
         if self._lines:
             self._cuts += 1
@@ -54,10 +54,10 @@ class LedgerWriter:
         return lambda: self._write(last)
 
     def flush(self) -> None:
-        """Write all that is not written yet.
+        """Write all buffered records.
 
         Raises:
-            StorageError: It cannot be written.
+            StorageError: A write failed.
         """
         self.cut()()
 
@@ -65,22 +65,22 @@ class LedgerWriter:
         with self._writing:
             while self._unwritten and self._unwritten[0][0] <= last:
                 segment, lines = self._unwritten[0]
-                # Under the same name however often it is tried: a write that seemed to fail may have succeeded.
+                # Always under the same name: a write that seemed to fail may have succeeded.
                 storage.write_text(self._url_of(segment), "\n".join(lines) + "\n")
                 self._unwritten.popleft()
 
 
 def recorded_attempts(run_url: str, ledger: str) -> list[int]:
-    """The attempts that a ledger has a folder of, ascending."""
+    """List the attempts that have a folder in a ledger, ascending."""
     return [attempt for (attempt,) in LEDGER_FOLDER_NAME.found(RunPaths(run_url).ledger(ledger))]
 
 
 def read_lines(run_url: str, ledger: str, attempt: int) -> dict[int, Iterator[list[Any]]]:
-    """All lines of one attempt, whether they count or not.
+    """Read all lines of one attempt, whether they count or not.
 
     Returns:
         By rank: the lines of each segment, in the order in which they were written; a line that is not JSON is None.
-        Segments are read as they are asked for.
+        Segments are read lazily.
     """
     paths = RunPaths(run_url)
     urls: dict[int, list[str]] = {}
@@ -90,7 +90,7 @@ def read_lines(run_url: str, ledger: str, attempt: int) -> dict[int, Iterator[li
 
 
 def read_lineage(run_url: str, ledger: str) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """The records of the steps that count, as (attempt, rank, record); each record has a `step`.
+    """Read the records of the steps that count, as (attempt, rank, record); each record has a `step`.
 
     Raises:
         CorruptDataError: A line is damaged.
@@ -109,7 +109,7 @@ def read_lineage(run_url: str, ledger: str) -> Iterator[tuple[int, int, dict[str
 
 
 def _read_segment(url: str) -> list[Any]:
-    # By bytes: text has more ends of lines than a newline.
+    # Split as bytes: str.splitlines also splits at other characters than newlines.
     return [_parsed(line) for line in storage.read_bytes(url).split(b"\n") if line]
 
 

@@ -1,1 +1,1 @@
-"""One attempt of a run: the loop, its step, and what happens beside it."""
+"""Training: one attempt of a run, its loop, its step and the services around them."""

@@ -1,10 +1,10 @@
-"""One attempt on one rank: from a config and a place in a process group to a trained, evaluated run."""
+"""One attempt on one rank: from a config in a process group to a trained, evaluated run."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,21 +12,16 @@ import torch
 
 from ivr_dist import storage
 from ivr_dist.checkpoint import weights
-from ivr_dist.config import Config, DataConfig
+from ivr_dist.config import Config
 from ivr_dist.data.batches.collate import BatchSpec
 from ivr_dist.data.loader import Loader
-from ivr_dist.data.reading.fetcher import open_fetcher
-from ivr_dist.data.reading.shard_reader import ShardReader
-from ivr_dist.data.reading.stream_reader import StreamReader
 from ivr_dist.engine.deepspeed_engine import Engine
-from ivr_dist.errors import CheckpointError, UserError
-from ivr_dist.evaluation import evaluate
+from ivr_dist.errors import UserError
 from ivr_dist.inspection.existing_run import check_length, record
 from ivr_dist.model.build import build_model, recompute_layers
 from ivr_dist.model.spec import ModelSpec
 from ivr_dist.model.text_encoder import TextEncoder
 from ivr_dist.planning.label_check import label_notes
-from ivr_dist.planning.model_inputs import reading
 from ivr_dist.planning.plan import Plan, make_plan
 from ivr_dist.planning.run_identity import Asked, Change, ids
 from ivr_dist.run import attempts
@@ -45,34 +40,35 @@ from ivr_dist.training.callbacks.registry import configured_callbacks
 from ivr_dist.training.callbacks.run_monitor import RunMonitor
 from ivr_dist.training.callbacks.tensorboard import TensorBoardCurves
 from ivr_dist.training.checkpointer import Checkpointer
+from ivr_dist.training.final_evaluation import write_result
 from ivr_dist.training.rank_agreement import ClusterEvents, RankAgreement
-from ivr_dist.training.trainer import Ending, Split, Trainer, TrainerServices
+from ivr_dist.training.splits import open_splits, split_urls
+from ivr_dist.training.trainer import Ending, Trainer, TrainerServices
 from ivr_dist.training.watchdog import Watchdog
-from ivr_dist.units import parse_bytes
 
 _HANG_FACTOR = 20.0
 
 
 @dataclass(frozen=True)
 class SkippedSteps:
-    """Steps that are not trained because one of them was at fault."""
+    """Steps that the next attempt skips because one of them failed."""
 
     before: int
-    """The checkpoint gone back to has at most so many steps."""
+    """The checkpoint to continue from has at most so many steps."""
     step: int
     """The last one."""
     faults: int
-    """Faults of the run so far."""
+    """Failed steps of the run so far."""
 
 
 class AttemptRun:
-    """What an attempt needs on one rank, and in `run` what it does with it.
+    """One attempt on one rank; `run` tells it top to bottom.
 
     Args:
         config: The run's config.
-        console: Where rank 0 tells what happens.
+        console: Takes events of rank 0, and notes of every rank.
         local_rank: This worker's number on its node.
-        cluster_events: What is known of the machines.
+        cluster_events: Preemption notices and free capacity of the cluster; None for none.
     """
 
     def __init__(self, config: Config, console: Console, local_rank: int, cluster_events: ClusterEvents | None) -> None:
@@ -82,7 +78,7 @@ class AttemptRun:
         self.cluster_events = cluster_events
         self.run_url = storage.absolute(config.run.dir)
         self.rank, self.world = collectives.rank(), collectives.world_size()
-        self.manifests = {name: Manifest.load(url) for name, url in _split_urls(config).items()}
+        self.manifests = {name: Manifest.load(url) for name, url in split_urls(config).items()}
         train = self.manifests["train"]
         self.plan = make_plan(config, train.samples, self.world, train.total_bytes)
         self.text = TextEncoder(config.model.text.pretrained) if config.model.text.pretrained else None
@@ -94,26 +90,26 @@ class AttemptRun:
             text=self.text,
             note=self.note,
         )
-        self.left_out: SkippedSteps | None = None
-        """After `run` returned `rollback`: what the next attempt must not train again."""
+        self.skipped_steps: SkippedSteps | None = None
+        """After `run` returned `rollback`: the steps that the next attempt must skip."""
 
-    def note(self, said: str) -> None:
-        """One line for the user."""
-        self.console.emit(Note(said))
+    def note(self, text: str) -> None:
+        """Emit one line for the user."""
+        self.console.emit(Note(text))
 
-    def run(self, attempts_before: int, began: float, left_out: SkippedSteps | None = None) -> Ending:
-        """The attempt, from finding a checkpoint to the scores; a collective call.
+    def run(self, attempts_before: int, began: float, skipped_steps: SkippedSteps | None = None) -> Ending:
+        """Run the attempt, from choosing a checkpoint to the final scores; a collective call.
 
         Args:
             attempts_before: Attempts of the run when its driver started: a later one is a retry, which continues
                 whatever `run.resume` says.
-            began: Unix time from which on the attempt's time counts.
-            left_out: Steps to go on after without training them.
+            began: Unix time from which the attempt's time counts.
+            skipped_steps: Steps to skip.
 
         Raises:
             IvrError: The run cannot go on.
         """
-        # From here on: a worker can hang while it reads a checkpoint, or waits for one that does.
+        # Watched from here on: a worker can hang while it reads a checkpoint, or while it waits for one that does.
         watchdog = Watchdog(
             self.run_url,
             f"worker-{self.rank:05d}-pid-{os.getpid()}",
@@ -122,21 +118,19 @@ class AttemptRun:
             tell=self.note,
         )
         try:
-            return self._run(attempts_before, Stopwatch(began), watchdog, left_out)
+            return self._run(attempts_before, Stopwatch(began), watchdog, skipped_steps)
         finally:
             watchdog.close()
 
     def _run(
-        self, attempts_before: int, stopwatch: Stopwatch, watchdog: Watchdog, left_out: SkippedSteps | None
+        self, attempts_before: int, stopwatch: Stopwatch, watchdog: Watchdog, skipped_steps: SkippedSteps | None
     ) -> Ending:
         config, plan = self.config, self.plan
         here = Asked(config, ids(self.manifests))
-        state = weights.describe_model(config, self.spec) | {
-            "manifests": here.manifests,
-            "world": self.world,
-            "stage": config.zero.stage,
-        }
-        before = None if left_out is None else left_out.before
+        state = weights.initial_state(
+            config, self.spec, manifests=here.manifests, world=self.world, stage=config.zero.stage
+        )
+        before = None if skipped_steps is None else skipped_steps.before
         source = resume.find(config, self.run_url, state, attempts_before, before)
         changed = resume.changes(source, here, self.manifests["train"])
         if source.state is None:
@@ -149,34 +143,34 @@ class AttemptRun:
         watchdog.moved()
         engine = self._engine(source)
         watchdog.moved()
-        with _splits(config, plan, self.manifests, self.spec, self.note) as splits:
+        with open_splits(config, plan, self.manifests, self.spec, self.note) as splits:
             loader = splits["train"].loader
-            counters, cursor = resume.position(loader.start, source)
-            if left_out is not None:
-                counters = replace(counters, faults=left_out.faults)
-            check_length(counters.step, plan.total_steps, self.run_url)
+            progress, cursor = resume.position(loader.start, source)
+            if skipped_steps is not None:
+                progress = replace(progress, faults=skipped_steps.faults)
+            check_length(progress.step, plan.total_steps, self.run_url)
             attempt = _start_attempt(
-                self.run_url, record(config, self.manifests), source.parent, counters.step, plan, engine, changed
+                self.run_url, record(config, self.manifests), source.parent, progress.step, plan, engine, changed
             )
-            with self._helpers(attempt, stopwatch, watchdog, engine, loader, source) as (services, end):
+            with self._services(attempt, stopwatch, watchdog, engine, loader, source) as (services, end):
                 trainer = Trainer(
-                    config, plan, engine, loader, splits.get("valid"), state, counters, cursor, source.own, services
+                    config, plan, engine, loader, splits.get("valid"), state, progress, cursor, source.own, services
                 )
                 self._announce(attempt, engine, source.notes)
-                if left_out is not None:
-                    self._leave_out(left_out, trainer)
+                if skipped_steps is not None:
+                    self._skip_steps(skipped_steps, trainer)
                 ending = trainer.run()
                 if ending in ("finished", "early"):
-                    _conclude(config, self.run_url, trainer, splits, attempt.number, ending)
+                    write_result(config, self.run_url, trainer, splits, attempt.number, ending)
                     stopwatch.lap("evaluation")
                 end(ending)
         if ending == "rollback":
-            reached = trainer.counters
-            self.left_out = SkippedSteps(reached.step - config.train.rollback_steps, reached.step, reached.faults)
+            reached = trainer.progress
+            self.skipped_steps = SkippedSteps(reached.step - config.train.rollback_steps, reached.step, reached.faults)
         return ending
 
     def _engine(self, source: resume.Resume) -> Engine:
-        """The model under DeepSpeed, as the checkpoint has it or as the seed makes it."""
+        """Build the model under DeepSpeed, with the checkpoint's weights or initialised from the seed."""
         config = self.config
         torch.manual_seed(config.run.seed)
         spec = ModelSpec(self.spec.modalities, self.spec.tasks, self.text)
@@ -196,7 +190,7 @@ class AttemptRun:
         return engine
 
     @contextmanager
-    def _helpers(
+    def _services(
         self,
         attempt: attempts.Attempt,
         stopwatch: Stopwatch,
@@ -205,7 +199,7 @@ class AttemptRun:
         loader: Loader,
         source: resume.Resume,
     ) -> Iterator[tuple[TrainerServices, Callable[[Ending], None]]]:
-        """What stands beside training, and whom to tell how it ended; all of it is closed at the end."""
+        """Open the services around training, and a function that takes the ending; all are closed at the end."""
         config, number = self.config, attempt.number
         spans = attempts.lineage(collectives.on_rank_zero(lambda: attempts.read_attempts(self.run_url)))
         control = RankAgreement(self.run_url, self.rank, self.world, self.console, self.cluster_events)
@@ -222,7 +216,7 @@ class AttemptRun:
         )
         monitor = None
         if self.rank == 0:
-            monitor = RunMonitor(self.run_url, attempt, spans, stopwatch, self.plan.total_steps, source.state or {})
+            monitor = RunMonitor(self.run_url, attempt, spans, stopwatch, self.plan.total_steps, source.state)
         callbacks = self._callbacks(attempt, loader, monitor)
         how: list[Ending] = []
         try:
@@ -255,13 +249,13 @@ class AttemptRun:
             callbacks.append(callback)
         return callbacks
 
-    def _leave_out(self, left_out: SkippedSteps, trainer: Trainer) -> None:
-        self._say(f"steps {trainer.counters.step + 1} to {left_out.step} are left out")
-        collectives.run_on_all_ranks(lambda: trainer.leave_out(left_out.step))
+    def _skip_steps(self, skipped_steps: SkippedSteps, trainer: Trainer) -> None:
+        self._say(f"skipping steps {trainer.progress.step + 1} to {skipped_steps.step}")
+        collectives.run_on_all_ranks(lambda: trainer.skip_to(skipped_steps.step))
 
-    def _say(self, said: str) -> None:
+    def _say(self, text: str) -> None:
         if self.rank == 0:
-            self.console.emit(Phase(said))
+            self.console.emit(Phase(text))
 
     def _announce(self, attempt: attempts.Attempt, engine: Engine, notes: Sequence[str]) -> None:
         if self.rank != 0:
@@ -280,11 +274,6 @@ class AttemptRun:
         )
 
 
-def _split_urls(config: Config) -> dict[str, str]:
-    urls = {"train": config.data.train, "valid": config.data.valid, "test": config.data.test}
-    return {name: url for name, url in urls.items() if url}
-
-
 def _start_attempt(
     run_url: str,
     run: Mapping[str, Any],
@@ -294,11 +283,11 @@ def _start_attempt(
     engine: Engine,
     changed: Sequence[Change],
 ) -> attempts.Attempt:
-    """Take an attempt number, and make sure that every worker sees the same storage."""
+    """Allocate an attempt number, and check that every worker sees the same storage."""
     workers = collectives.gather(f"{os.uname().nodename}:{os.getpid()}")
 
     def allocate() -> attempts.Attempt:
-        # A run that trains again has no result until it ends; and a result is of the config that run.json holds.
+        # A run that trains again has no result until it ends, and a result belongs to the config in run.json.
         storage.delete_tree(RunPaths(run_url).result)
         storage.write_json(RunPaths(run_url).record, dict(run))
         return attempts.allocate(
@@ -321,96 +310,3 @@ def _start_attempt(
         )
     collectives.raise_together(error)
     return attempt
-
-
-@contextmanager
-def _splits(
-    config: Config, plan: Plan, manifests: dict[str, Manifest], spec: BatchSpec, note: Callable[[str], None]
-) -> Iterator[dict[str, Split]]:
-    """A loader for each split, closed at the end."""
-    data = config.data
-    with ExitStack() as stack:
-        splits = {}
-        for name, url in _split_urls(config).items():
-            reader = _open_reader(data, url, manifests[name], note)
-            loader = Loader(
-                reader,
-                spec,
-                global_batch=plan.global_batch,
-                accumulation=plan.accumulation,
-                lanes=plan.lanes,
-                delay=plan.delay,
-                seed=config.run.seed,
-                rank=collectives.rank(),
-                world=plan.world,
-                prefetch=data.prefetch,
-                by_length=data.by_length,
-                skip=data.on_error == "skip",
-                pin=device.available(),
-            )
-            splits[name] = Split(name, manifests[name], stack.enter_context(loader))
-        yield splits
-
-
-def _open_reader(data: DataConfig, url: str, manifest: Manifest, note: Callable[[str], None]) -> ShardReader:
-    cache_bytes, fetcher = parse_bytes(data.cache_bytes), open_fetcher(data, note)
-    if data.reader == "ranges":
-        return ShardReader(url, manifest, cache_bytes, fetcher)
-    note("data.reader=webdataset: shards are read whole by each worker, without checksums and without reading ahead")
-    return StreamReader(url, manifest, cache_bytes, fetcher, data.pipe)
-
-
-def _conclude(
-    config: Config, run_url: str, trainer: Trainer, splits: dict[str, Split], attempt: int, ending: Ending
-) -> None:
-    """Score the selected checkpoint on validation and, once, on test; write the run's result."""
-    url = _selected(config, run_url, trainer)
-    trainer.watchdog.moved()
-    # The user's own config names the class of this run's checkpoints.
-    model = weights.load_model(url, verified=True, trust_code=True).to(trainer.engine.device).eval()
-    metrics = {}
-    for split in (splits[name] for name in ("valid", "test") if name in splits):
-        batches = trainer.watchdog.watched(split.loader.eval_batches())
-        predictions = evaluate.predict(model, batches, split.manifest.samples, trainer.engine.device)
-        metrics[split.name] = evaluate.score(
-            predictions, split.manifest.corpus, split.manifest.tasks, trainer.extra_metrics
-        )
-    if collectives.rank() == 0:
-        result = {
-            "run": storage.display(run_url),
-            "status": ending,
-            "checkpoint": storage.display(url),
-            "steps": trainer.counters.step,
-            "total_steps": trainer.plan.total_steps,
-            "attempts": attempt,
-            "modalities": list(reading(config, splits["train"].manifest).used),
-            "metrics": metrics,
-        }
-        storage.write_json(RunPaths(run_url).result, result)
-
-
-def _selected(config: Config, run_url: str, trainer: Trainer) -> str:
-    """The checkpoint that is scored: the best one, or the last where that was not asked for, is no more or is damaged.
-
-    A collective call: every rank checks a share of the bytes.
-    """
-    best = trainer.counters.best_checkpoint if config.train.select == "best" else None
-    assert trainer.saved is not None
-    last = RunPaths(run_url).checkpoint(trainer.saved)
-    if best is not None and best != trainer.saved:
-        url = RunPaths(run_url).checkpoint(best)
-        damage = resume.damage(url)
-        if not damage:
-            return url
-        # Forking from an older checkpoint can leave a best one behind that retention has deleted since.
-        if collectives.on_rank_zero(lambda: storage.holds_files(url)) and collectives.rank() == 0:
-            said = f"checkpoint {best}, the best one, is damaged; the last one is scored instead: {damage}"
-            trainer.console.emit(Note(said))
-    damage = resume.damage(last)
-    if damage:
-        raise CheckpointError(
-            f"the last checkpoint cannot be scored: {damage}",
-            where=last,
-            remedy="start the same command again: it trains on from the newest sound one",
-        )
-    return last

@@ -1,8 +1,8 @@
-"""Saving beside training: the loop stops for a copy to host memory, a thread writes what was copied.
+"""Asynchronous checkpoints: the loop stops for a copy to host memory, a thread writes the copy to storage.
 
-Each rank writes its own part, and the part that comes last makes the checkpoint complete: no rank waits for another.
-What goes wrong in the thread is kept until the loop asks, since an error raised on one rank alone would leave the
-others waiting.
+Each rank writes its own part, and the last part makes the checkpoint complete: no rank waits for another (decision
+012). Errors of the thread are kept until the loop takes them, since an error raised on one rank alone would cause a
+deadlock.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from ivr_dist.checkpoint import store
 from ivr_dist.checkpoint.fragments import Fragment
+from ivr_dist.checkpoint.state import CheckpointState
 from ivr_dist.checkpoint.store import CheckpointName
 from ivr_dist.checkpoint.tensors import describe_fragments, tensor_files
 from ivr_dist.engine.deepspeed_engine import Engine
@@ -31,11 +31,11 @@ _LOOK_S = 0.05
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint that this rank has written; rank 0 tells it when all parts are there."""
+    """A checkpoint that this rank has written; rank 0 reports it when all parts are present."""
 
     name: CheckpointName
     stall_s: float
-    """Seconds that training stood still for it."""
+    """Seconds that training was stalled for it."""
     seconds: float
     """Seconds until it was complete."""
 
@@ -47,12 +47,12 @@ class Checkpointer:
         run_url: The run's directory.
         attempt: The attempt's number, part of each checkpoint's name.
         spans: The run's lineage up to this attempt, for retention.
-        engine: What is saved.
+        engine: Provides weights and optimizer state.
         keep_last: Newest complete checkpoints kept.
         keep_every: Checkpoints whose step is a multiple of it are kept too.
-        files: What else every checkpoint holds, by name; rank 0 writes it.
-        asynchronous: Whether training goes on while a checkpoint is written.
-        token: What the parts of this attempt's checkpoints have in common; equal on all ranks.
+        files: Further files of every checkpoint, by name; rank 0 writes them.
+        asynchronous: Whether training continues while a checkpoint is written.
+        token: Identifies this attempt's checkpoints in their part manifests; equal on all ranks.
     """
 
     def __init__(
@@ -85,28 +85,27 @@ class Checkpointer:
         self._error: IvrError | None = None
 
     def name(self, step: int) -> CheckpointName:
-        """The name of this attempt's checkpoint after `step` steps."""
+        """Return the name of this attempt's checkpoint after `step` steps."""
         return CheckpointName(step, self._attempt)
 
     def save(
-        self, step: int, state: Mapping[str, Any], best: str | None, first: Sequence[Callable[[], None]] = ()
+        self, state: CheckpointState, best: str | None, first: Sequence[Callable[[], None]] = ()
     ) -> CheckpointName:
-        """Copy the state of training, and have it written; waits for the checkpoint before, if that is not written yet.
+        """Copy the training state and write it in a thread; waits first for a checkpoint that is still being written.
 
         Args:
-            step: Completed steps.
-            state: What `state.json` holds besides format and shapes; the same on every rank.
+            state: What `state.json` holds besides shapes; the same on every rank.
             best: Name of the checkpoint that retention must keep besides the newest.
-            first: What must be durable before this rank's part is: called in the thread.
+            first: Called in the thread before this rank's part is written: make durable what the checkpoint relies on.
         """
         started = time.monotonic()
         self._join()
-        name = self.name(step)
+        name = self.name(state.step)
         fragments = [self._copied(fragment) for fragment in self._engine.fragments()]
         device.finish_copies()
         files = {}
         if collectives.rank() == 0:
-            content = {"format": store.FORMAT, **state, "shapes": self._engine.shapes()}
+            content = replace(state, shapes=self._engine.shapes()).to_json()
             files = {**self._files, store.STATE: json.dumps(content, indent=1).encode()}
         self._given_up.clear()
         self._written.clear()
@@ -120,21 +119,21 @@ class Checkpointer:
         return name
 
     def take_saved(self) -> list[Saved]:
-        """What has become complete since the last call."""
+        """Return and clear the checkpoints that have become complete."""
         found, self._saved = self._saved, []
         return found
 
     def take_error(self) -> IvrError | None:
-        """What went wrong on this rank since the last call."""
+        """Return and clear the error of this rank's thread."""
         error, self._error = self._error, None
         return error
 
     def give_up(self) -> None:
-        """Another rank could not write its part: the checkpoint that is being written will not become complete."""
+        """Stop waiting for the parts of other ranks, since one of them failed to write."""
         self._given_up.set()
 
     def finish(self) -> None:
-        """Wait until the checkpoint under way is complete; a collective call.
+        """Wait until the checkpoint being written is complete; a collective call.
 
         Raises:
             IvrError: A rank could not write; all ranks raise then.
@@ -155,7 +154,7 @@ class Checkpointer:
             self._thread = None
 
     def _copied(self, fragment: Fragment) -> Fragment:
-        """The fragment in host memory that is used again for the next checkpoint."""
+        """Copy a fragment to host memory, into buffers that are reused for the next checkpoint."""
         tensors = {}
         for state, tensor in fragment.tensors.items():
             key = (fragment.parameter, state)
@@ -183,7 +182,7 @@ class Checkpointer:
                 self._retain(part)
         except IvrError as error:
             self._error = error
-        except Exception as error:  # whatever it is, the other ranks must learn of it
+        except Exception as error:  # any error must reach the other ranks
             self._error = CheckpointError(
                 f"checkpoint {part.name} could not be written: {type(error).__name__}: {error}",
                 where=self._run_url,
@@ -200,7 +199,7 @@ class Checkpointer:
         return True
 
     def _retain(self, part: _Part) -> None:
-        # A worker that was cut off and has a successor must not delete what that one may build on.
+        # A worker of an abandoned attempt must not delete checkpoints that a newer attempt may continue.
         attempts.check_newest(self._run_url, self._attempt)
         store.retain(
             self._run_url,
@@ -214,7 +213,7 @@ class Checkpointer:
 
 @dataclass(frozen=True)
 class _Part:
-    """What one rank writes of one checkpoint."""
+    """One rank's part of a checkpoint."""
 
     name: CheckpointName
     rank: int

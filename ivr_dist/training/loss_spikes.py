@@ -1,4 +1,4 @@
-"""Which losses are taken for a fault: those that are not finite, and those far above the recent ones."""
+"""Loss spike detection: losses that are not finite, or far above the recent median (decision 031)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _FEWEST = 16
 
 
 class LossSpikeDetector:
-    """Judges the loss of one step after the other, from values that all ranks share.
+    """Checks the loss of each step; its inputs are equal on all ranks.
 
     Args:
-        factor: A loss above `factor` times the median of the last `WINDOW` steps that passed is a spike; None: none is.
+        factor: A loss above `factor` times the median of the last `WINDOW` recorded losses is a spike; None: none is.
     """
 
     def __init__(self, factor: float | None) -> None:
@@ -22,16 +22,16 @@ class LossSpikeDetector:
         self._recent: deque[float] = deque(maxlen=WINDOW)
 
     def check(self, loss: float) -> str:
-        """What is wrong with a loss; empty if nothing is. Before `_FEWEST` steps have passed nothing is a spike."""
+        """Return what is wrong with a loss, empty if nothing is; the first `_FEWEST` losses are never spikes."""
         if not math.isfinite(loss):
-            return "its loss is not finite"
+            return "the loss is not finite"
         if self._factor is None or len(self._recent) < _FEWEST:
             return ""
         median = statistics.median(self._recent)
         if median > 0 and loss > self._factor * median:
-            return f"its loss {loss:.4g} is {loss / median:.1f} times the recent median"
+            return f"the loss {loss:.4g} is {loss / median:.1f} times the recent median"
         return ""
 
     def record(self, loss: float) -> None:
-        """Take a loss into account: its step counted."""
+        """Add the loss of a step that counted to the window."""
         self._recent.append(loss)

@@ -1,4 +1,4 @@
-"""Learning rate and regularizer weight as pure functions of the optimizer step."""
+"""Learning rate and regularizer weight as pure functions of the optimizer step (decision 030)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 
 def lr_at(step: int, total_steps: int, warmup_steps: int, peak: float, schedule: str, min_ratio: float) -> float:
-    """Learning rate of one optimizer step.
+    """Return the learning rate of one optimizer step.
 
     It rises linearly over the warm-up, from `peak / warmup_steps` at step 0 to `peak` at the last warm-up step, then
     falls from `peak` towards `min_ratio * peak`, which it would reach at step `total_steps`: the last step still learns
@@ -38,7 +38,7 @@ def lr_at(step: int, total_steps: int, warmup_steps: int, peak: float, schedule:
 
 
 def svr_weight_at(step: int, total_steps: int, warmup_steps: int, decay_steps: int, weight: float) -> float:
-    """Weight of the sequential variation regularizer in one optimizer step.
+    """Return the weight of the sequential variation regularizer in one optimizer step.
 
     It rises linearly from 0 over the warm-up, stays, and falls linearly over the last steps towards 0, which it would
     reach at step `total_steps`.

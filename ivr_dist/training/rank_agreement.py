@@ -1,7 +1,8 @@
-"""What may interrupt training: wishes gathered on each rank, agreed on by all in the collective that opens each step.
+"""Rank agreement: signals of single ranks are summed in one all-reduce, so all ranks take the same decision.
 
-A rank must never act on what it alone knows, since the others would wait for it. So every rank adds its wishes to the
-one small all-reduce that each step has anyway, and all read the same verdict from the sum.
+Signals are a stop request, a checkpoint outside its turn, a failed checkpoint write, unreadable samples. A rank must
+never act on what it alone knows, since the others would wait for it in a collective (a deadlock). So every rank adds
+its signals to the one small all-reduce that each step has anyway (decision 008).
 """
 
 from __future__ import annotations
@@ -20,27 +21,27 @@ from ivr_dist.errors import IvrError
 from ivr_dist.run.events import Console
 from ivr_dist.run.paths import RunPaths
 
-_LOOK_S = 1.0
-_TICK_S = 5.0
+_STOP_FILE_PERIOD_S = 1.0
+_POLL_CLUSTER_S = 5.0
 _WEIGHT = 0.05
 """Of the newest step in the average over the last ones."""
-_FIELDS = ("asked", "stop_file", "save", "tick", "saved", "unsaved", "skipped")
+_FIELDS = ("asked", "stop_file", "save", "poll", "saved", "unsaved", "skipped")
 
 Stop = Literal["", "asked", "stop file"]
 
 
 class ClusterEvents(Protocol):
-    """What the machines around a worker are about to do."""
+    """Cluster events: preemption notices and free capacity."""
 
     def preempted(self) -> bool:
-        """Whether a machine of the run has been told to go; a collective call, made every few seconds."""
+        """Whether a node of the run will be preempted; a collective call, made every few seconds."""
 
     def may_grow(self) -> bool:
         """Whether the run may soon be restarted on more workers; asked on rank 0, must not block for long."""
 
 
 class NoClusterEvents:
-    """Surroundings that never change."""
+    """A cluster that never changes."""
 
     def preempted(self) -> bool:
         """Never."""
@@ -53,14 +54,14 @@ class NoClusterEvents:
 
 @dataclass(frozen=True)
 class Decision:
-    """What all ranks do next."""
+    """What all ranks do next, equal on all of them."""
 
     stop: Stop
-    """Why the run ends after a checkpoint; empty if it goes on."""
+    """Why the run ends after a checkpoint; empty if it continues."""
     save: bool
-    """Whether a checkpoint is written now, outside of its turn."""
-    tick: bool
-    """Whether all ranks look at their surroundings now."""
+    """Whether a checkpoint is written now, outside its turn."""
+    poll_cluster: bool
+    """Whether all ranks polled the cluster for events."""
     saved: bool
     """Whether a checkpoint has become complete."""
     unsaved: int
@@ -68,10 +69,10 @@ class Decision:
     skipped: int
     """Samples of the global batch that could not be read."""
     compute_s: tuple[float, ...]
-    """By rank: seconds of a step that it spends on its own data and forward passes, of late."""
+    """By rank: seconds of a step spent on its own data and forward passes, smoothed over the last steps."""
 
     def slowest(self) -> tuple[int, float] | None:
-        """The rank that took longest, and how much longer than the median rank, 0.1 for a tenth; None for one rank."""
+        """Return the slowest rank, and how much longer than the median it takes (0.1 is a tenth); None for one rank."""
         if len(self.compute_s) < 2 or min(self.compute_s) <= 0:
             return None
         rank = max(range(len(self.compute_s)), key=self.compute_s.__getitem__)
@@ -80,14 +81,14 @@ class Decision:
 
 
 class RankAgreement:
-    """One rank's end.
+    """Gathers one rank's signals, and decides on the sum of all.
 
     Args:
         run_url: The run's directory.
         rank: This rank.
         world: Number of ranks.
-        console: Tells whether the user wants to stop; asked on rank 0 only.
-        cluster_events: What is known of the machines.
+        console: Source of the user's stop request; read on rank 0 only.
+        cluster_events: Preemption notices and free capacity; None for none.
 
     Close it when training ends.
     """
@@ -98,10 +99,10 @@ class RankAgreement:
         self._rank = rank
         self._world = world
         self._console = console
-        self._surroundings = cluster_events or NoClusterEvents()
+        self._cluster_events = cluster_events or NoClusterEvents()
         self._stop_url = RunPaths(run_url).stop_file
         self._stop_file = False
-        self._ticked = time.monotonic()
+        self._last_poll = time.monotonic()
         self._leaving = False
         self._own_s = [0.0] * world
         self._closed = threading.Event()
@@ -109,38 +110,38 @@ class RankAgreement:
             threading.Thread(target=self._look, name="ivr-control", daemon=True).start()
 
     def close(self) -> None:
-        """Stop looking for the stop file."""
+        """Stop polling for the stop file."""
         self._closed.set()
 
     def signals(self, *, saved: bool, unsaved: bool, skipped: int, compute_s: float) -> Tensor:
-        """This rank's share of the sum that `decide` reads: [number of wishes + world]."""
-        tick = self._rank == 0 and time.monotonic() - self._ticked >= _TICK_S
-        found = {
+        """Return this rank's summand of the all-reduce: float32 [number of signals + world]."""
+        poll = self._rank == 0 and time.monotonic() - self._last_poll >= _POLL_CLUSTER_S
+        signals = {
             "asked": self._rank == 0 and self._console.stop_requested(),
             "stop_file": self._stop_file,
-            "save": tick and (self._leaving or self._surroundings.may_grow()),
-            "tick": tick,
+            "save": poll and (self._leaving or self._cluster_events.may_grow()),
+            "poll": poll,
             "saved": saved and self._rank == 0,
             "unsaved": unsaved,
             "skipped": skipped,
         }
         seconds = [compute_s if rank == self._rank else 0.0 for rank in range(self._world)]
-        return torch.tensor([float(found[name]) for name in _FIELDS] + seconds)
+        return torch.tensor([float(signals[name]) for name in _FIELDS] + seconds)
 
     def decide(self, total: Sequence[float]) -> Decision:
-        """What the sum over all ranks means; a collective call when it says that it is time to look around."""
+        """Decide from the sum over all ranks; a collective call when the sum asks for a poll of the cluster."""
         value = dict(zip(_FIELDS, total, strict=False))
         save = value["save"] > 0
-        if value["tick"]:
-            self._ticked = time.monotonic()
-            noticed = self._surroundings.preempted()
-            # At once, and again at every tick until the machine is gone.
+        if value["poll"]:
+            self._last_poll = time.monotonic()
+            noticed = self._cluster_events.preempted()
+            # At once, and again at every poll until the node is gone.
             save = save or (noticed and not self._leaving)
             self._leaving = noticed
         return Decision(
             stop="asked" if value["asked"] else "stop file" if value["stop_file"] else "",
             save=save,
-            tick=bool(value["tick"]),
+            poll_cluster=bool(value["poll"]),
             saved=bool(value["saved"]),
             unsaved=round(value["unsaved"]),
             skipped=round(value["skipped"]),
@@ -148,7 +149,7 @@ class RankAgreement:
         )
 
     def _smoothed(self, seconds: Sequence[float]) -> tuple[float, ...]:
-        """Over the last steps: any worker is slow at times."""
+        """Return exponential moving averages, since any worker is slow at times."""
         pairs = zip(self._own_s, seconds, strict=True)
         self._own_s = [now if old == 0.0 else old + _WEIGHT * (now - old) for old, now in pairs]
         return tuple(self._own_s)
@@ -159,9 +160,9 @@ class RankAgreement:
         return len(_FIELDS) + self._world
 
     def _look(self) -> None:
-        while not self._closed.wait(_LOOK_S):
+        while not self._closed.wait(_STOP_FILE_PERIOD_S):
             try:
                 self._stop_file = self._stop_file or storage.exists(self._stop_url)
             except IvrError:
-                # Storage that fails for long is noticed by whoever needs it; here the next look may succeed.
+                # A lasting failure of storage surfaces where storage is needed; here the next poll may succeed.
                 continue

@@ -1,15 +1,15 @@
-"""Where an attempt continues: the newest complete checkpoint that counts, found in storage."""
+"""Resume: choose the checkpoint that an attempt continues, and restore progress, data position and optimizer."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 from ivr_dist import storage
 from ivr_dist.checkpoint import store, weights
 from ivr_dist.checkpoint.part_manifest import part_name
+from ivr_dist.checkpoint.state import CheckpointState, Progress
 from ivr_dist.checkpoint.tensors import open_tensors
 from ivr_dist.config import Config
 from ivr_dist.data.cursor import DataCursor
@@ -20,35 +20,36 @@ from ivr_dist.planning.run_identity import Asked, Change, compare
 from ivr_dist.run import attempts
 from ivr_dist.runtime import collectives
 from ivr_dist.shards.manifest import Manifest
-from ivr_dist.training.trainer import Progress
 
 
 @dataclass(frozen=True)
 class Resume:
-    """What to continue from."""
+    """The checkpoint to continue from, if any."""
 
     url: str = ""
     """The checkpoint; empty for a start from scratch."""
     parent: int | None = None
     """The attempt that wrote it; None from scratch and for a checkpoint of another run."""
-    state: dict[str, Any] | None = None
-    """Its `state.json`."""
+    state: CheckpointState | None = None
+    """Its state."""
     notes: tuple[str, ...] = ()
-    """What the user should know: checkpoints that were passed over."""
+    """Notes for the user about skipped checkpoints."""
 
     @property
     def own(self) -> str | None:
-        """Name of the checkpoint, if it is one of this run."""
+        """Name of the checkpoint if it belongs to this run, else None."""
         return self.url.rstrip("/").rsplit("/", 1)[-1] if self.parent is not None else None
 
 
-def find(config: Config, run_url: str, here: dict[str, Any], attempts_before: int, before: int | None = None) -> Resume:
-    """Choose what to continue from; a collective call, since every rank checks a share of the bytes.
+def find(
+    config: Config, run_url: str, here: CheckpointState, attempts_before: int, before: int | None = None
+) -> Resume:
+    """Choose the checkpoint to continue from; a collective call, since every rank verifies a share of the bytes.
 
     Args:
         config: The run's config; `run.resume` says what the user wants.
         run_url: The run's directory.
-        here: This run's model, features and tasks, which the checkpoint must share.
+        here: This run's initial state, whose model, features and tasks the checkpoint must share.
         attempts_before: Attempts of the run when its driver started. If there are more by now, this is a retry after a
             fault: it continues the driver's own attempts, also where the user asked to start over.
         before: Checkpoints of more steps are not considered.
@@ -82,7 +83,7 @@ def find(config: Config, run_url: str, here: dict[str, Any], attempts_before: in
 def _newest_complete(
     run_url: str, spans: Sequence[attempts.Span], before: int | None, notes: list[str]
 ) -> store.CheckpointName | None:
-    """The newest complete checkpoint that counts; torn ones are passed over with a note each."""
+    """Return the newest complete checkpoint in the lineage; damaged ones are skipped with a note each."""
     names = collectives.on_rank_zero(lambda: store.in_lineage(store.names(run_url), spans))
     for name in names:
         if before is not None and name.step > before:
@@ -93,15 +94,15 @@ def _newest_complete(
             return name
         # A server may still list the folder of one that was deleted.
         if collectives.on_rank_zero(partial(storage.holds_files, url)):
-            notes.append(f"checkpoint {name} is passed over: {fault}")
+            notes.append(f"checkpoint {name} is skipped: {fault}")
     return None
 
 
 def damage(url: str) -> str:
-    """What is wrong with a checkpoint, on all ranks alike, each of which checks a share of it; empty if it is sound.
+    """Verify a checkpoint, every rank a share of it; return what is wrong on any rank, empty if nothing is.
 
     Raises:
-        StorageError: It cannot be read at present, which says nothing about it.
+        StorageError: It cannot be read at present, so nothing is known about it.
     """
     found, failed = "", None
     try:
@@ -114,14 +115,14 @@ def damage(url: str) -> str:
     return next((text for text in collectives.gather(found) if text), "")
 
 
-def _state(url: str) -> dict[str, Any]:
+def _state(url: str) -> CheckpointState:
     return collectives.on_rank_zero(lambda: store.read_state(url))
 
 
-def _checked(source: Resume, here: dict[str, Any]) -> Resume:
-    """Refuse a checkpoint that cannot be loaded here, before anything is built on it."""
+def _checked(source: Resume, here: CheckpointState) -> Resume:
+    """Refuse a checkpoint that does not fit this run, before anything is built from it."""
     assert source.state is not None
-    if "cursor" not in source.state:
+    if source.state.cursor is None or source.state.progress is None:
         raise CheckpointMismatchError(
             "the checkpoint holds weights only, no run to continue",
             where=source.url,
@@ -132,10 +133,10 @@ def _checked(source: Resume, here: dict[str, Any]) -> Resume:
 
 
 def changes(source: Resume, here: Asked, train: Manifest) -> tuple[Change, ...]:
-    """What has changed since a checkpoint was written, where that leaves the run the same.
+    """List config changes since a checkpoint was written that leave it the same run.
 
     Args:
-        source: What `find` chose.
+        source: The result of `find`.
         here: This run's config and data.
         train: Its training split.
 
@@ -155,35 +156,28 @@ def changes(source: Resume, here: Asked, train: Manifest) -> tuple[Change, ...]:
 
 
 def position(start: DataCursor, source: Resume) -> tuple[Progress, DataCursor]:
-    """Where training and data stand.
+    """Return the progress and the data position to start from.
 
     Args:
         start: The cursor of a fresh start, which the checkpoint's must match in all but its position.
-        source: What `find` chose.
+        source: The result of `find`.
 
     Raises:
         CheckpointMismatchError: The checkpoint's data order is another one.
     """
     if source.state is None:
         return Progress(), start
-    try:
-        cursor = DataCursor.from_json(source.state["cursor"])
-        counters = Progress(**source.state["counters"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(
-            f"{store.STATE} does not say where training stood: {error}",
-            where=source.url,
-            remedy="give run.resume another checkpoint",
-        ) from error
+    cursor, progress = source.state.cursor, source.state.progress
+    assert cursor is not None and progress is not None, "checked by find"
     cursor.check_matches(start)
     if source.parent is None:
-        # The best checkpoint is another run's: this one starts its own comparison.
-        counters = replace(counters, best=None, best_checkpoint=None, stale=0)
-    return counters, cursor
+        # The best checkpoint belongs to another run: this run compares its own.
+        progress = replace(progress, best=None, best_checkpoint=None, stale=0)
+    return progress, cursor
 
 
 def restore_optimizer(engine: Engine, source: Resume) -> None:
-    """Give the engine the optimizer's state of the checkpoint, whatever stage and number of workers wrote it."""
+    """Restore the optimizer state of the checkpoint, whatever ZeRO stage and number of workers wrote it."""
     if source.state is not None:
         with open_tensors(source.url, source.state) as tensors:
             engine.restore(tensors)

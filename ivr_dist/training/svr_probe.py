@@ -1,4 +1,4 @@
-"""The regularizer made visible: how strongly SVR pulls on the codes, and whether with the task or against it.
+"""Gradient probe of SVR: the norm of its gradient at the codes, and its cosine to the task's gradient.
 
 Gradients are taken with respect to the codes, never the parameters, so this works at every ZeRO stage (method 3b.6).
 The fusion reads the codes through identity branches: the gradient that arrives there is the task's alone.
@@ -24,7 +24,7 @@ class SvrProbe:
         self._svr_grads: dict[str, tuple[Tensor | None, ...]] = {}
 
     def before_backward(self, output: IVROutput, svr_loss: Tensor) -> None:
-        """Take SVR's gradient with respect to the codes, and ask the branches to keep theirs."""
+        """Compute SVR's gradient with respect to the codes, and retain the gradients of the branches."""
         for branch in output.branch.values():
             for code in branch:
                 code.retain_grad()

@@ -1,4 +1,4 @@
-"""The mathematics of one optimizer step: forward, losses, backward, update; the same on every rank."""
+"""One optimizer step: forward, losses, backward, update; the same on every rank."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class StepResult:
 
 
 class TrainStep:
-    """Trains on one global batch after the other.
+    """Runs optimizer steps, one global batch each.
 
     Args:
         config: The run's config.
-        plan: What it means at this world size.
+        plan: Derived numbers: steps, batch sizes, schedule.
         engine: The model under DeepSpeed.
-        tasks: What is predicted, by name.
+        tasks: Tasks by name.
     """
 
     def __init__(self, config: Config, plan: Plan, engine: Engine, tasks: Mapping[str, TaskSpec]) -> None:
@@ -64,14 +64,14 @@ class TrainStep:
         self._spikes = LossSpikeDetector(config.train.spike_factor)
 
     def run(self, step: int, batches: Sequence[Batch], counts: StepCounts) -> StepResult:
-        """One optimizer step; a collective call.
+        """Run one optimizer step; a collective call.
 
         A step whose loss or gradient is not finite, or whose loss is a spike, leaves weights and optimizer as they are.
 
         Args:
             step: Completed steps before it.
             batches: This rank's micro-batches.
-            counts: What the global batch holds.
+            counts: Counts over the global batch.
         """
         torch.manual_seed(step_seed(self._config.run.seed, step, collectives.rank()))
         weights = self._weights(step)
@@ -94,8 +94,8 @@ class TrainStep:
                 loss = sum(weight_of(name, weights) * value for name, value in values.items())
                 fault = self._spikes.check(loss)
                 if fault:
-                    # DeepSpeed discards a step whose gradient is not finite, at every stage and with all it has
-                    # accumulated: there is no other way to make it forget.
+                    # DeepSpeed discards a step whose gradient is not finite, with all it has accumulated, at every
+                    # stage; it has no other way to drop a step. decision 031
                     total = total * math.nan
             if not output.has("branch"):
                 probe = None
@@ -109,7 +109,7 @@ class TrainStep:
         rates = self._rates(step)
         grad_norm = self._engine.step(rates)
         if not fault and not math.isfinite(grad_norm):
-            fault = "its gradient is not finite"
+            fault = "the gradient is not finite"
         if not fault:
             self._spikes.record(loss)
         return StepResult(
@@ -135,7 +135,7 @@ class TrainStep:
         }
 
     def _rates(self, step: int) -> dict[str, float]:
-        """Learning rates of a step, by the names of `optim.rate_of`."""
+        """Learning rates of a step, by the names of `param_groups.rate_of`."""
         train, plan = self._config.train, self._plan
         return {
             name: lr_at(step, plan.total_steps, plan.warmup_steps, peak, train.schedule, train.min_lr_ratio)
@@ -144,5 +144,5 @@ class TrainStep:
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
-    """Seed of one step's dropout on one rank: resuming at any step draws what the uninterrupted run drew."""
+    """Return the dropout seed of one step on one rank, so that resuming reproduces the run (decision 007)."""
     return int(hash64(seed, step, rank)[0]) & 0x7FFF_FFFF_FFFF_FFFF

@@ -1,25 +1,32 @@
-"""The training loop, narrated. It knows no Ray and no ZeRO: it runs in a test and in a Ray worker alike.
+"""The training loop. Independent of Ray and ZeRO, so it runs unchanged in a unit test and in a worker.
 
-One step: fetch this rank's micro-batches, agree with all ranks on what the global batch holds and on what happens next,
-run the micro-steps, update. Then: report, evaluate, save. Every decision that ends or branches the loop is computed
-from values that are equal on all ranks.
+One step:
+
+1. Fetch this rank's micro-batches.
+2. Agree with all ranks, in one all-reduce, on the counts of the global batch and on stopping, saving and failures.
+3. Run the micro-steps and update the weights (`train_step`).
+4. Report to the callbacks; evaluate and save a checkpoint when due.
+
+Every decision that ends or branches the loop is computed from values that are equal on all ranks, so no rank waits in a
+collective that another rank never enters (a deadlock).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, NoReturn
+from dataclasses import dataclass, replace
+from typing import Literal, NoReturn
 
 import torch
 
+from ivr_dist.checkpoint.state import CheckpointState, Progress
 from ivr_dist.config import Config
 from ivr_dist.data.batches.batch import Batch
 from ivr_dist.data.cursor import DataCursor
 from ivr_dist.data.loader import Loader, StepBatches
 from ivr_dist.engine.deepspeed_engine import Engine
 from ivr_dist.errors import CheckpointError, CorruptDataError, DivergedError, IvrError, SupersededError
-from ivr_dist.evaluation import evaluate, metrics
+from ivr_dist.evaluation import evaluate
 from ivr_dist.evaluation.registry import configured_metrics, lower_is_better
 from ivr_dist.losses.step_counts import StepCounts, local_counts
 from ivr_dist.planning.plan import Plan
@@ -27,49 +34,22 @@ from ivr_dist.run.events import Console, Note
 from ivr_dist.run.goodput import Stopwatch
 from ivr_dist.runtime import collectives
 from ivr_dist.runtime.garbage_collection import collected_by_step
-from ivr_dist.shards.manifest import Manifest
 from ivr_dist.training.callbacks.base import Callback, StepReport
 from ivr_dist.training.checkpointer import Checkpointer
+from ivr_dist.training.early_stopping import EarlyStopping, monitored_metric
 from ivr_dist.training.rank_agreement import Decision, RankAgreement
+from ivr_dist.training.splits import Split
 from ivr_dist.training.train_step import StepResult, TrainStep
 from ivr_dist.training.watchdog import Watchdog
 
 Ending = Literal["finished", "early", "asked", "stop file", "rollback"]
-"""finished: the planned end; early: patience; asked: a signal; the last two end the attempt, not what was trained."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far training is; part of every checkpoint."""
-
-    step: int = 0
-    """Completed optimizer steps."""
-    samples: int = 0
-    """Samples trained on."""
-    best: float | None = None
-    """Best value of the monitored metric."""
-    best_checkpoint: str | None = None
-    """Name of the checkpoint that has it."""
-    stale: int = 0
-    """Evaluations since then."""
-    skipped: int = 0
-    """Samples of the running epoch that could not be read."""
-    faults: int = 0
-    """Steps that were at fault."""
-
-
-@dataclass(frozen=True)
-class Split:
-    """A split that is scored while training."""
-
-    name: str
-    manifest: Manifest
-    loader: Loader
+"""finished: the planned end; early: early stopping; asked: a signal; stop file: the user created it; rollback: a step
+failed, and the next attempt continues from an older checkpoint."""
 
 
 @dataclass(frozen=True)
 class TrainerServices:
-    """What stands beside one attempt's training."""
+    """The parts around the training loop of one attempt."""
 
     control: RankAgreement
     watchdog: Watchdog
@@ -77,7 +57,7 @@ class TrainerServices:
     saver: Checkpointer
     callbacks: Sequence[Callback]
     console: Console
-    """For notes; also asked, through `control`, whether the user wants to stop."""
+    """Takes notes; `control` also reads the user's stop request from it."""
 
 
 class Trainer:
@@ -85,15 +65,15 @@ class Trainer:
 
     Args:
         config: The run's config.
-        plan: What it means at this world size.
+        plan: Derived numbers: steps, batch sizes, intervals.
         engine: The model under DeepSpeed.
         loader: Reads the training split.
         valid: The validation split, if there is one.
-        state: What every checkpoint's `state.json` holds besides cursor, counters and metrics.
-        counters: Where to start.
-        cursor: The next step's place in the data.
+        state: What all checkpoints of the attempt have in common.
+        progress: Where to start.
+        cursor: Position of the next step in the data.
         saved: Name of the checkpoint of this run that it starts from.
-        helpers: What stands beside.
+        services: Checkpointer, watchdog, callbacks and the like.
     """
 
     def __init__(
@@ -103,8 +83,8 @@ class Trainer:
         engine: Engine,
         loader: Loader,
         valid: Split | None,
-        state: dict[str, Any],
-        counters: Progress,
+        state: CheckpointState,
+        progress: Progress,
         cursor: DataCursor,
         saved: str | None,
         services: TrainerServices,
@@ -115,7 +95,7 @@ class Trainer:
         self.loader = loader
         self.valid = valid
         self.state = state
-        self.counters = counters
+        self.progress = progress
         self.cursor = cursor
         self.saver = services.saver
         self.callbacks = services.callbacks
@@ -123,40 +103,41 @@ class Trainer:
         self.control = services.control
         self.watchdog = services.watchdog
         self.stopwatch = services.stopwatch
-        self.train_step = TrainStep(config, plan, engine, state["tasks"])
+        self.train_step = TrainStep(config, plan, engine, state.tasks)
+        monitor = monitored_metric(config, valid.manifest) if valid else ""
         self.extra_metrics = configured_metrics(config)
-        self.monitor = monitored_metric(config, valid.manifest) if valid else ""
+        self.early_stopping = EarlyStopping(monitor, config.train.patience, lower_is_better(self.extra_metrics))
         self.metrics: dict[str, evaluate.Metrics] = {}
         self.saved = saved
         """Name of this run's newest checkpoint."""
-        self._saved_step = counters.step if saved is not None else -1
+        self._saved_step = progress.step if saved is not None else -1
         self._failed_saves = 0
-        """In a row, as all ranks know them."""
-        self._saved_now = self._unsaved_now = False
-        """What this rank has to tell the others."""
-        self._own_s = 0.0
+        """Checkpoints in a row that some rank failed to write; equal on all ranks."""
+        self._has_saved = self._has_failed_save = False
+        """Signals of this rank for the next step."""
+        self._forward_s = 0.0
 
-    def leave_out(self, step: int) -> None:
-        """Go on after `step` without having trained the steps before it, for their batches are at fault.
+    def skip_to(self, step: int) -> None:
+        """Skip all steps up to `step`, because their batches led to a failed step.
 
         Args:
-            step: The last step left out.
+            step: The last step skipped.
 
         Raises:
             DataError, CorruptDataError, StorageError: An index of the training split cannot be read.
         """
-        while self.counters.step < step:
-            number, names = self.counters.step + 1, self.loader.names(self.cursor)
+        while self.progress.step < step:
+            number, names = self.progress.step + 1, self.loader.names(self.cursor)
             for callback in self.callbacks:
                 callback.on_left_out(number, self.cursor.epoch, names)
             epoch, self.cursor = self.cursor.epoch, self.cursor.advance(self.plan.steps_per_epoch)
             same = self.cursor.epoch == epoch
-            self.counters = replace(self.counters, step=number, skipped=self.counters.skipped if same else 0)
+            self.progress = replace(self.progress, step=number, skipped=self.progress.skipped if same else 0)
 
     def run(self) -> Ending:
-        """Train to the planned end, the end of patience, a stop request, or a fault that asks for an older checkpoint.
+        """Train until the planned end, early stopping, a stop request, or a failed step that requires a rollback.
 
-        The state after the last step is saved and complete when it returns, but for `rollback`.
+        A checkpoint of the state after the last step is complete when it returns, except after `rollback`.
         """
         steps = self.loader.steps(self.cursor)
         try:
@@ -170,132 +151,133 @@ class Trainer:
             self._close()
 
     def _close(self) -> None:
-        """Tell the callbacks. What a checkpoint covers is written: what one of them cannot write now does not count."""
+        """Close the callbacks. Records up to the newest checkpoint are written already; later steps do not count."""
         for callback in self.callbacks:
             try:
                 callback.on_close()
             except IvrError as error:
-                self.console.emit(Note(f"not all could be recorded: {error}"))
+                self.console.emit(Note(f"some records could not be written: {error}"))
 
     def _run(self, steps: Iterator[StepBatches], collect: Callable[[int], None]) -> Ending:
         self.engine.train()
-        while self.counters.step < self.plan.total_steps:
-            if self._patience_exhausted():
+        while self.progress.step < self.plan.total_steps:
+            if self.early_stopping.is_exhausted(self.progress):
                 return "early"
             self.stopwatch.lap("starting" if self.stopwatch.fresh else "training")
             fetched = next(steps)
             self.stopwatch.lap("data")
-            counts, verdict = self._agree(fetched)
-            if verdict.stop:
-                return verdict.stop
-            self._heed(verdict, fetched)
+            counts, decision = self._agree(fetched)
+            if decision.stop:
+                return decision.stop
+            self._act_on(decision, fetched)
             result = self._train_step(fetched, counts)
-            self._report(fetched, counts, verdict, result)
+            self._report(fetched, counts, decision, result)
             if result.fault and self.config.train.on_fault == "rollback":
                 return "rollback"
 
-            last = self.counters.step == self.plan.total_steps
-            improved = self._evaluate() if last or self.counters.step % self.plan.eval_every == 0 else False
-            due = self.counters.step % self.plan.checkpoint_every == 0
-            if last or improved or due or verdict.save or self._patience_exhausted():
+            last = self.progress.step == self.plan.total_steps
+            improved = self._evaluate() if last or self.progress.step % self.plan.eval_every == 0 else False
+            due = self.progress.step % self.plan.checkpoint_every == 0
+            if last or improved or due or decision.save or self.early_stopping.is_exhausted(self.progress):
                 self._save()
-            self._tell_saved()
+            self._report_saved()
             self.watchdog.progress()
-            collect(self.counters.step)
+            collect(self.progress.step)
         return "finished"
 
     def _agree(self, fetched: StepBatches) -> tuple[StepCounts, Decision]:
-        """One packed all-reduce before the forward passes: what the global batch holds, and what happens next."""
-        layout, features, tasks = self.train_step.layout, self.state["features"], self.state["tasks"]
+        """Sum counts and signals over all ranks in one packed all-reduce before the forward passes."""
+        # decision 008
+        layout, features, tasks = self.train_step.layout, self.state.features, self.state.tasks
         extra = {term.name: term for term in self.train_step.extra}
         local = local_counts(fetched.micro_batches, layout, features, tasks, extra)
-        self._note_unsaved()
-        wishes = self.control.signals(
-            saved=self._saved_now,
-            unsaved=self._unsaved_now,
+        self._take_save_error()
+        signals = self.control.signals(
+            saved=self._has_saved,
+            unsaved=self._has_failed_save,
             skipped=len(fetched.skipped),
-            compute_s=fetched.wait_s + self._own_s,
+            compute_s=fetched.wait_s + self._forward_s,
         )
-        self._saved_now = self._unsaved_now = False
-        packed = collectives.sum_over_ranks(torch.cat([local, wishes.to(local)]))
+        self._has_saved = self._has_failed_save = False
+        packed = collectives.sum_over_ranks(torch.cat([local, signals.to(local)]))
         counts = StepCounts.from_vector(packed[: -self.control.size], layout, features, tasks, extra)
         return counts, self.control.decide(packed[-self.control.size :].tolist())
 
-    def _heed(self, verdict: Decision, fetched: StepBatches) -> None:
-        """Go on without what failed on some rank, or end the run when it was too much, on all ranks alike."""
-        if verdict.skipped:
-            self._count_skipped(fetched, verdict.skipped)
-        if verdict.saved:
+    def _act_on(self, decision: Decision, fetched: StepBatches) -> None:
+        """Skip what failed on some rank, or end the run on all ranks when the limits are exceeded."""
+        if decision.skipped:
+            self._count_skipped(fetched, decision.skipped)
+        if decision.saved:
             self._failed_saves = 0
-        if verdict.unsaved:
+        if decision.unsaved:
             self.saver.give_up()
             self._failed_saves += 1
             if self._failed_saves > self.config.checkpoint.max_failed:
                 raise CheckpointError(
-                    f"{self._failed_saves} checkpoints in a row could not be written, up to step {self.counters.step}",
+                    f"{self._failed_saves} checkpoints in a row could not be written, up to step {self.progress.step}",
                     where=self.config.run.dir,
-                    remedy="mend the storage and start the same command again; the notes above say what failed",
+                    remedy="fix the storage, then run the same command again; the notes above say what failed",
                 )
 
     def _count_skipped(self, fetched: StepBatches, skipped: int) -> None:
-        self.counters = replace(self.counters, skipped=self.counters.skipped + skipped)
-        # One line for all that one reason takes, which is mostly a segment.
+        self.progress = replace(self.progress, skipped=self.progress.skipped + skipped)
+        # One line for each reason, which often concerns all samples of a segment.
         for why in dict.fromkeys(reason for _, reason in fetched.skipped):
             keys = ", ".join(key for key, reason in fetched.skipped if reason == why)
-            self.console.emit(Note(f"step {self.counters.step + 1} goes without {keys}: {why}"))
+            self.console.emit(Note(f"step {self.progress.step + 1} skips {keys}: {why}"))
         most = self.config.data.max_skipped
-        if self.counters.skipped <= most:
+        if self.progress.skipped <= most:
             return
-        lost = [key for found in collectives.gather(fetched.skipped) for key, _ in found]
+        lost = [key for skipped in collectives.gather(fetched.skipped) for key, _ in skipped]
         raise CorruptDataError(
-            f"{self.counters.skipped} samples of epoch {fetched.epoch} could not be read, the last one {lost[-1]}",
+            f"{self.progress.skipped} samples of epoch {fetched.epoch} could not be read, the last one {lost[-1]}",
             where=self.config.data.train,
             remedy=f"find them with `ivr-dist verify` and pack the split again, or raise data.max_skipped = {most}",
         )
 
     def _train_step(self, fetched: StepBatches, counts: StepCounts) -> StepResult:
-        """The step, and what follows if something is wrong with it."""
+        """Run the step; if it failed, raise or report it as `train.on_fault` says."""
         if counts.nonfinite:
             self._refuse_input(fetched.micro_batches)
-        result = self.train_step.run(self.counters.step, fetched.micro_batches, counts)
-        self._own_s = result.forward_s
+        result = self.train_step.run(self.progress.step, fetched.micro_batches, counts)
+        self._forward_s = result.forward_s
         if not result.fault:
             return result
         keys = [key for batch in fetched.micro_batches for key in batch.keys]
-        number, train = self.counters.step + 1, self.config.train
+        number, train = self.progress.step + 1, self.config.train
         if train.on_fault == "raise":
             shown = ", ".join(keys[:4]) + (", ..." if len(keys) > 4 else "")
             raise DivergedError(
-                f"step {number} is at fault: {result.fault}",
+                f"step {number}: {result.fault}",
                 where=f"worker {collectives.rank()} had samples {shown}",
                 remedy="lower train.lr, look at these samples, or set train.on_fault; earlier checkpoints are sound",
             )
-        if self.counters.faults >= train.max_faults:
+        if self.progress.faults >= train.max_faults:
             raise DivergedError(
-                f"step {number} is at fault, after {self.counters.faults} others of this run: {result.fault}",
+                f"step {number}: {result.fault}, after {self.progress.faults} failed steps of this run",
                 where=self.config.data.train,
                 remedy=f"lower train.lr, or raise train.max_faults = {train.max_faults}",
             )
-        text = f"step {number} is left out: {result.fault}; worker {collectives.rank()} had {', '.join(keys)}"
+        text = f"step {number} is skipped: {result.fault}; worker {collectives.rank()} had {', '.join(keys)}"
         self.console.emit(Note(text))
         return result
 
-    def _report(self, fetched: StepBatches, counts: StepCounts, verdict: Decision, result: StepResult) -> None:
-        """Count the step, and tell the callbacks."""
+    def _report(self, fetched: StepBatches, counts: StepCounts, decision: Decision, result: StepResult) -> None:
+        """Count the step and report it to the callbacks."""
         keys = [key for batch in fetched.micro_batches for key in batch.keys]
         samples = 0 if result.fault else round(counts.samples)
-        self.counters = replace(
-            self.counters,
-            step=self.counters.step + 1,
-            samples=self.counters.samples + samples,
-            faults=self.counters.faults + bool(result.fault),
+        self.progress = replace(
+            self.progress,
+            step=self.progress.step + 1,
+            samples=self.progress.samples + samples,
+            faults=self.progress.faults + bool(result.fault),
         )
         self.cursor = fetched.cursor.advance(self.plan.steps_per_epoch)
         self.stopwatch.lap("training")
         report = StepReport(
-            step=self.counters.step,
+            step=self.progress.step,
             epoch=fetched.epoch,
-            epoch_progress=self.counters.step / self.plan.steps_per_epoch,
+            epoch_progress=self.progress.step / self.plan.steps_per_epoch,
             loss=result.loss,
             terms=result.terms,
             lr=result.lr,
@@ -306,27 +288,27 @@ class Trainer:
             svr=result.svr,
             keys=() if result.fault else keys,
             skipped=[*(key for key, _ in fetched.skipped), *(keys if result.fault else ())],
-            skipped_in_epoch=self.counters.skipped,
+            skipped_in_epoch=self.progress.skipped,
             fault=result.fault,
-            slowest=verdict.slowest(),
+            slowest=decision.slowest(),
         )
         if self.cursor.epoch != fetched.epoch:
-            self.counters = replace(self.counters, skipped=0)
+            self.progress = replace(self.progress, skipped=0)
         for callback in self.callbacks:
             callback.on_step(report)
 
     def _refuse_input(self, batches: Sequence[Batch]) -> NoReturn:
-        """End the run at features that are not finite, naming the first of them on all ranks alike."""
-        found = [name for name in collectives.gather(_nonfinite_input(batches)) if name is not None]
+        """Raise the same error on all ranks, naming the first features that are not finite."""
+        names = [name for name in collectives.gather(_nonfinite_input(batches)) if name is not None]
         manifest = self.loader.reader.manifest
         raise CorruptDataError(
-            f"{found[0]} holds values that are not finite",
-            where=f"corpus {manifest.corpus}, split {manifest.split}, step {self.counters.step + 1}",
+            f"{names[0]} holds values that are not finite",
+            where=f"corpus {manifest.corpus}, split {manifest.split}, step {self.progress.step + 1}",
             remedy="pack the split with `ivr-dist pack`, which makes them 0 and reports them, or correct the sample",
         )
 
     def _evaluate(self) -> bool:
-        """Score the validation split; True if it is the best so far."""
+        """Score the validation split; return whether it is the best so far."""
         if self.valid is None:
             return False
         self.stopwatch.lap("training")
@@ -335,89 +317,70 @@ class Trainer:
             predictions = evaluate.predict(
                 self.engine.forward, batches, self.valid.manifest.samples, self.engine.device
             )
-        found = evaluate.score(predictions, self.valid.manifest.corpus, self.valid.manifest.tasks, self.extra_metrics)
-        self.metrics[self.valid.name] = found
-        value = found[self.monitor]
-        improved = value is not None and metrics.better(
-            self.monitor, value, self.counters.best, lower_is_better(self.extra_metrics)
-        )
-        step = self.counters.step
-        if improved:
-            name = str(self.saver.name(step))
-            self.counters = replace(self.counters, best=value, best_checkpoint=name, stale=0)
-        else:
-            self.counters = replace(self.counters, stale=self.counters.stale + 1)
+        scores = evaluate.score(predictions, self.valid.manifest.corpus, self.valid.manifest.tasks, self.extra_metrics)
+        self.metrics[self.valid.name] = scores
+        step = self.progress.step
+        value = scores[self.early_stopping.monitor]
+        self.progress = self.early_stopping.update(self.progress, value, str(self.saver.name(step)))
+        improved = self.progress.stale == 0
         for callback in self.callbacks:
-            callback.on_evaluation(self.valid.name, step, found, improved)
+            callback.on_evaluation(self.valid.name, step, scores, improved)
         self.stopwatch.lap("evaluation")
         return improved
 
-    def _patience_exhausted(self) -> bool:
-        patience = self.config.train.patience
-        return patience is not None and self.counters.stale >= patience
-
     def _save(self) -> None:
-        """Begin a checkpoint of the state after the last completed step, unless there is one already."""
-        step = self.counters.step
+        """Start writing a checkpoint of the state after the last completed step, unless there is one already."""
+        step = self.progress.step
         if step == self._saved_step:
             return
         self.stopwatch.lap("training")
-        self._note_unsaved()
+        self._take_save_error()
         durable: list[Callable[[], None]] = []
         for callback in self.callbacks:
             first = callback.on_before_checkpoint()
             if first is not None:
                 durable.append(first)
-        state = {
-            "step": step,
-            "cursor": self.cursor.to_json(),
-            "counters": asdict(self.counters),
-            # Dropout is drawn from a generator seeded by (seed, step, rank): the seed is the whole random state.
-            "rng": {"seed": self.config.run.seed},
-            "metrics": self.metrics,
-            "spent": self.stopwatch.seconds(),
-            **self.state,
-        }
-        name = self.saver.save(step, state, self.counters.best_checkpoint, durable)
+        state = replace(
+            self.state,
+            step=step,
+            cursor=self.cursor,
+            progress=self.progress,
+            rng={"seed": self.config.run.seed},
+            metrics=self.metrics,
+            spent=self.stopwatch.seconds(),
+        )
+        name = self.saver.save(state, self.progress.best_checkpoint, durable)
         self._saved_step, self.saved = step, str(name)
         self.stopwatch.lap("checkpoint")
 
     def _finish_saving(self) -> None:
-        """Wait until the checkpoint under way is complete, on all ranks."""
+        """Wait until the checkpoint being written is complete on all ranks."""
         self.stopwatch.lap("training")
         self.saver.finish()
-        self._tell_saved()
+        self._report_saved()
         self.stopwatch.lap("checkpoint")
 
-    def _note_unsaved(self) -> None:
-        """Take what went wrong with the checkpoint before on this rank; the others learn of it at the next step."""
+    def _take_save_error(self) -> None:
+        """Take the error of this rank's last checkpoint write; the other ranks learn of it at the next step."""
         error = self.saver.take_error()
         if isinstance(error, SupersededError):
             raise error
         if error is not None:
-            self._unsaved_now = True
+            self._has_failed_save = True
             self.console.emit(Note(f"a checkpoint could not be written: {error}"))
 
-    def _tell_saved(self) -> None:
+    def _report_saved(self) -> None:
         for saved in self.saver.take_saved():
-            self._saved_now = True
+            self._has_saved = True
             for callback in self.callbacks:
                 callback.on_checkpoint(str(saved.name), saved.seconds, saved.stall_s)
 
 
 def _nonfinite_input(batches: Sequence[Batch]) -> str | None:
-    """The first features that are not finite, as `audio of sample ID`."""
+    """Return the first features that are not finite, as `audio of sample ID`."""
     for batch in batches:
         for name, part in batch.modalities.items():
             sound = torch.isfinite(part.features).flatten(1).all(dim=1)
             if not sound.all():
                 return f"{name} of sample {batch.keys[int(sound.long().argmin())]}"
     return None
-
-
-def monitored_metric(config: Config, valid: Manifest) -> str:
-    """The validation metric that picks the best checkpoint, without its `valid/`."""
-    if config.train.monitor:
-        return config.train.monitor.removeprefix("valid/")
-    task, spec = next(iter(valid.tasks.items()))
-    return f"{metrics.prefix(valid.corpus, task, valid.tasks)}/{'mae' if spec.type == 'regression' else 'accuracy'}"

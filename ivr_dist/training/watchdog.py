@@ -1,7 +1,7 @@
-"""Ends a worker that makes no progress, after writing down what its threads were doing and its latest collectives.
+"""Watchdog: ends a worker that makes no progress, after writing its threads' stacks and its latest collectives.
 
-A hung rank cannot be waited for: the others stand in a collective, a lost answer of a storage server has no timeout of
-its own, and Ray sees a process that lives. Ended, it is restarted from the last checkpoint.
+A hung rank blocks all others in a collective, and Ray only sees a process that is alive. Once it is ended, Ray restarts
+the workers from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Watchdog:
     Args:
         run_url: The run's directory; stacks and traces of collectives go below it.
         label: Names the worker in the file's name.
-        least_s: Seconds without progress that are always allowed; 0 turns the watchdog off.
-        factor: Allowed besides: so many times the median time between two signs of progress.
-        tell: Passes one line on to the user.
+        least_s: Shortest timeout in seconds; 0 turns the watchdog off.
+        factor: The timeout is at least this many times the median time between two steps.
+        tell: Shows one line to the user.
         end: Ends the process.
     """
 
@@ -68,17 +68,17 @@ class Watchdog:
             threading.Thread(target=self._run, name="ivr-watchdog", daemon=True).start()
 
     def progress(self) -> None:
-        """A step, a batch of an evaluation or a checkpoint is done."""
+        """Record progress: a step, an evaluation batch or a checkpoint is done."""
         now = time.monotonic()
         self._recent.append(now - self._last)
         self._last = now
 
     def moved(self) -> None:
-        """Something else is done, such as reading a checkpoint, which tells nothing of how long a step takes."""
+        """Restart the timeout after other work, such as reading a checkpoint, which says nothing about step times."""
         self._last = time.monotonic()
 
     def watched(self, items: Iterable[T]) -> Iterator[T]:
-        """The same items, each of them a sign of progress."""
+        """Yield the same items, recording progress for each."""
         for item in items:
             self.progress()
             yield item
@@ -88,7 +88,7 @@ class Watchdog:
         self._closed.set()
 
     def allowed_s(self) -> float:
-        """Seconds without progress before the worker counts as hung."""
+        """Return the timeout: seconds without progress before the worker counts as hung."""
         # A copy: the training thread appends meanwhile.
         recent = list(self._recent)
         return max(self._least_s, self._factor * statistics.median(recent) if recent else 0.0)
@@ -101,7 +101,7 @@ class Watchdog:
                 return
 
     def _bite(self, waited: float) -> None:
-        # By a thread that needs nothing of Python's: the recorder is read with the interpreter locked.
+        # faulthandler's thread does not need the GIL, which reading the collectives holds.
         faulthandler.dump_traceback_later(_END_S, exit=True)
         try:
             text = self._stacks(waited)
@@ -112,9 +112,9 @@ class Watchdog:
             writer = threading.Thread(target=self._write, args=(text,), daemon=True)
             writer.start()
             writer.join(_WRITE_S)
-            place = storage.display(self._url)
-            self._tell(f"{self._label} made no progress for {waited:.0f} s and is ended; its stacks: {place}")
-            # The console's own thread passes it on.
+            url = storage.display(self._url)
+            self._tell(f"{self._label} made no progress for {waited:.0f} s and is ended; its stacks: {url}")
+            # The console's thread delivers the line.
             time.sleep(_TELL_S)
         finally:
             faulthandler.cancel_dump_traceback_later()

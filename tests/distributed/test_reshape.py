@@ -17,6 +17,7 @@ from ivr_dist.inspection.audit import audit
 from ivr_dist.run.results import loss_curve
 from tests.distributed.test_training import config, train
 from tests.ranks import run_ranks
+from tests.states import small_state
 
 pytestmark = pytest.mark.distributed
 
@@ -180,7 +181,7 @@ def _through_all_stages(rank: int, world: int, place: str) -> None:
 
     def save(made: Engine, step: int) -> str:
         saver = Checkpointer(place, 1, [], made, keep_last=9)
-        name = saver.save(step, {"step": step}, None)
+        name = saver.save(small_state(step), None)
         saver.finish()
         return name.url(place)
 
@@ -205,7 +206,7 @@ def test_reshape_rewrites_a_checkpoint_in_other_parts(corpus: str, tmp_path: Pat
     url = str(tmp_path / "reshaped" / "step-00000007.a01")
     reshape(sources[3, 2], url, 3)
     assert len(store.parts(url)) == 3
-    assert store.verify(url)["step"] == CUT
+    assert store.verify(url).step == CUT
     before, after = read_weights(sources[3, 2]), read_weights(url)
     assert all((before[name] == after[name]).all() for name in before)
     runs = [

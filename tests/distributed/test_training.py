@@ -182,7 +182,7 @@ def test_patience_ends_training_and_the_best_checkpoint_is_scored(corpus: str, t
     assert result["status"] == "early"
     assert result["steps"] < 20
     assert result["metrics"].keys() == {"valid", "test"}
-    assert store.verify(result["checkpoint"])["counters"]["best_checkpoint"] in result["checkpoint"]
+    assert store.verify(result["checkpoint"]).progress.best_checkpoint in result["checkpoint"]
 
 
 def test_a_run_that_died_before_its_result_concludes_when_started_again(corpus: str, tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def train_on_damage(rank: int, world: int, skipping: Config, cut: Config, refusi
     console = Recorder()
     worker.train(skipping, console, rank, 0)
     notes = [event.text for event in console.events if isinstance(event, Note)]
-    assert all("goes without synth_" in note and "do not match their checksum" in note for note in notes)
+    assert all("skips synth_" in note and "do not match their checksum" in note for note in notes)
     # Of twelve damaged samples, in two and a half epochs; each rank tells its own, in a line for each step.
     named = sum(note.partition(": samples")[0].count("synth_") for note in notes)
     assert 24 <= sum(collectives.gather(named)) <= 36

@@ -41,7 +41,7 @@ def test_a_signal_ends_the_run_after_a_checkpoint(tmp_path: Path, number: signal
     assert "stopping after a checkpoint" in errors
     assert "the same command continues this run" in output
     newest = store.names(str(run))[0]
-    assert store.verify(newest.url(str(run)))["step"] == newest.step
+    assert store.verify(newest.url(str(run))).step == newest.step
     assert f"saved checkpoint {newest}" in output
 
 

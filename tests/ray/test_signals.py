@@ -86,7 +86,7 @@ class Run:
     def check_checkpoint(self) -> int:
         """Check that the newest checkpoint is complete; returns its step."""
         newest = store.names(str(self.dir))[0]
-        assert store.verify(newest.url(str(self.dir)))["step"] == newest.step
+        assert store.verify(newest.url(str(self.dir))).step == newest.step
         return newest.step
 
 

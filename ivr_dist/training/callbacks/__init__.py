@@ -1,1 +1,1 @@
-"""What happens beside training, one concern a module."""
+"""Callbacks of the training loop, one concern per module."""

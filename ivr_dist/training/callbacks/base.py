@@ -30,7 +30,7 @@ class RunInfo:
 
 @dataclass(frozen=True)
 class StepReport:
-    """One optimizer step, after it."""
+    """Report of one optimizer step."""
 
     step: int
     """Completed steps, 1 after the first."""

@@ -1,7 +1,7 @@
-"""TensorBoard event files, written by a thread, and mirrored to the run's storage where that is not a local disk.
+"""TensorBoard event files, written by a thread and mirrored to remote storage.
 
-Curves are not worth a run: a disk that is full, slow or gone costs training nothing. What cannot be written waits in
-memory, up to a limit, and is written once there is room again.
+A full, slow or missing disk never stops training: events that cannot be written are buffered in memory, up to a limit,
+and written once there is room again.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from ivr_dist.sanitize import plain, plain_lines
 _FLUSH_PERIOD_S = 5.0
 _MIRROR_PERIOD_S = 15.0
 _WAITING_BYTES = 16 << 20
-"""Most that waits for room on a disk; the oldest points go first."""
+"""Size limit of the buffer for a full disk; the oldest points are dropped first."""
 _CLOSE_S = 30.0
-"""Longest wait for a disk that does not answer, at the end of an attempt."""
+"""Longest wait for an unresponsive disk at the end of an attempt."""
 
 
 class TensorBoard:
@@ -170,7 +170,7 @@ class _EventFile:
                     self._append(file, [self._head])
                 written = self._append(file, records)
         except FileNotFoundError:
-            # Somebody has deleted it: the next flush begins another one.
+            # The file was deleted: the next flush begins another one.
             self.path, self.size = None, 0
             raise
         with self._lock:

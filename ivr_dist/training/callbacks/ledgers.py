@@ -1,4 +1,4 @@
-"""Callbacks that record a run: ids trained on, losses and metrics by step."""
+"""Ledger callbacks: sample ids trained on, losses and metrics by step."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class AuditLedger(Callback):
         self._writer.append({"step": step, "epoch": epoch, "ids": [], "skipped": list(keys)})
 
     def on_before_checkpoint(self) -> Callable[[], None]:
-        """Cut here."""
+        """Close the ledger segment."""
         return self._writer.cut()
 
     def on_close(self) -> None:
@@ -54,7 +54,7 @@ class History(Callback):
         self._writer.append({"step": step, "split": split, "metrics": dict(metrics)})
 
     def on_before_checkpoint(self) -> Callable[[], None]:
-        """Cut here."""
+        """Close the ledger segment."""
         return self._writer.cut()
 
     def on_close(self) -> None:

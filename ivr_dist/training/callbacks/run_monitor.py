@@ -1,4 +1,4 @@
-"""What rank 0 knows of its attempt at any moment: for `ivr-dist status`, and for the ledger of time."""
+"""Run monitor: progress and time of the attempt on rank 0, for heartbeats, `ivr-dist status` and goodput."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ivr_dist.checkpoint.state import CheckpointState
 from ivr_dist.run.attempts import Attempt, Span
 from ivr_dist.run.goodput import AttemptTimes, Stopwatch, account
 from ivr_dist.run.heartbeat import Heartbeat, attempt_times, read_heartbeats
@@ -15,7 +16,7 @@ from ivr_dist.training.callbacks.base import Callback, StepReport
 
 
 class RunMonitor(Callback):
-    """Follows one attempt, and has its signs of life written.
+    """Follows one attempt and writes its heartbeats.
 
     Args:
         run_url: The run's directory.
@@ -23,7 +24,7 @@ class RunMonitor(Callback):
         spans: The run's lineage up to it; the time of the run begins with the first of them.
         stopwatch: Measures the attempt's time.
         total_steps: Where training ends.
-        source: `state.json` of the checkpoint it continues; empty from scratch.
+        source: State of the checkpoint it continues; None from scratch.
     """
 
     def __init__(
@@ -33,12 +34,12 @@ class RunMonitor(Callback):
         spans: Sequence[Span],
         stopwatch: Stopwatch,
         total_steps: int,
-        source: Mapping[str, Any],
+        source: CheckpointState | None,
     ) -> None:
         self._attempt = attempt
         self._stopwatch = stopwatch
-        self._forked = source.get("spent", {}) if attempt.parent is not None else {}
-        earlier = {number: pulse for number, pulse in read_heartbeats(run_url).items() if number < attempt.number}
+        self._forked = source.spent if source is not None and attempt.parent is not None else {}
+        earlier = {number: record for number, record in read_heartbeats(run_url).items() if number < attempt.number}
         self._earlier = attempt_times(earlier, first=spans[0].attempt)
         self._lock = threading.Lock()
         self._now: dict[str, Any] = {"step": attempt.step, "total_steps": total_steps, "checkpoint": ""}
@@ -52,10 +53,10 @@ class RunMonitor(Callback):
             "began": stopwatch.began,
             "forked": self._forked,
         }
-        self._pulse = Heartbeat(run_url, attempt.number, fixed, self._sample)
+        self._heartbeat = Heartbeat(run_url, attempt.number, fixed, self._sample)
 
     def on_step(self, report: StepReport) -> None:
-        """Note how far training is."""
+        """Record the progress."""
         with self._lock:
             self._now |= {
                 "step": report.step,
@@ -65,20 +66,20 @@ class RunMonitor(Callback):
             }
 
     def on_checkpoint(self, name: str, seconds: float, stall_s: float) -> None:
-        """Note the newest complete checkpoint."""
+        """Record the newest complete checkpoint."""
         with self._lock:
             self._now |= {"checkpoint": name, "checkpoint_at": time.time()}
 
     def time_spent(self) -> dict[str, float]:
-        """Seconds of the run so far by part, over all attempts."""
+        """Return the seconds of the run so far by part, over all attempts."""
         own = AttemptTimes(
             self._stopwatch.began, time.time(), self._stopwatch.seconds(), False, self._forked, self._attempt.parent
         )
         return account({**self._earlier, self._attempt.number: own})
 
     def close(self, how: str) -> None:
-        """The attempt has ended: `how`, or empty for an error."""
-        self._pulse.close(how)
+        """Write the last heartbeat: the attempt ended `how`, or empty after an error."""
+        self._heartbeat.close(how)
 
     def _sample(self) -> Mapping[str, Any]:
         with self._lock:

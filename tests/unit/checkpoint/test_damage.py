@@ -7,7 +7,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,11 @@ from ivr_dist.checkpoint.fragments import Fragment, share
 from ivr_dist.checkpoint.part_manifest import WEIGHT, parse, part_name, to_text
 from ivr_dist.checkpoint.reshape import reshape
 from ivr_dist.checkpoint.tensors import describe_fragments, open_tensors, tensor_files
-from ivr_dist.checkpoint.weights import load_model, read_weights, stored_config, stored_text
+from ivr_dist.checkpoint.weights import load_model, read_weights, stored_text
 from ivr_dist.errors import CheckpointError, IvrError
 from ivr_dist.run.attempts import Span
 from ivr_dist.training.resume import _newest_complete
+from tests.states import small_state, stored_state
 
 SHAPES = {"a.weight": [3, 4], "a.bias": [4], "scale": []}
 WORLD = 2
@@ -42,7 +43,7 @@ def fragments(step: int) -> list[Fragment]:
 
 def write(url: Path, step: int, token: str = "run") -> Path:
     """A checkpoint of two parts, with all kinds of files."""
-    state = {"format": store.FORMAT, "step": step, "counters": {"step": step, "best": 0.25}, "shapes": SHAPES}
+    state = stored_state(step, counters={"step": step, "best": 0.25}, shapes=SHAPES)
     for rank in range(WORLD):
         part = share(fragments(step), rank, WORLD)
         files: dict[str, Any] = dict(tensor_files(part, rank))
@@ -150,7 +151,7 @@ def test_a_run_goes_on_from_the_older_sound_one(tmp_path: Path) -> None:
         path.write_bytes(changed)
         notes: list[str] = []
         assert _newest_complete(str(tmp_path), [Span(1, 1, None)], None, notes) == older
-        assert len(notes) == 1 and notes[0].startswith(f"checkpoint {newer} is passed over: ")
+        assert len(notes) == 1 and notes[0].startswith(f"checkpoint {newer} is skipped: ")
         path.write_bytes(sound)
     assert _newest_complete(str(tmp_path), [Span(1, 1, None)], None, []) == newer
 
@@ -358,14 +359,11 @@ def restate(url: Path, state: Any) -> None:
 @given(state=st.fixed_dictionaries({}, optional=dict.fromkeys(("shapes", "features", "tasks", "config"), JSON)))
 def test_states_of_any_form_are_refused(checkpoint: Path, state: Content) -> None:
     sound = {path: path.read_bytes() for path in (checkpoint / store.STATE, checkpoint / part_name(0))}
-    restate(checkpoint, {"format": store.FORMAT, **state})
+    restate(checkpoint, stored_state(20, **state))
     try:
         with pytest.raises(IvrError) as caught:
             load_model(str(checkpoint))
         assert "\n" not in str(caught.value)
-        for work in (stored_config, lambda state, url: stored_text(url, state).__enter__()):
-            with suppress(IvrError):
-                work({"format": store.FORMAT, **state}, str(checkpoint))
     finally:
         for path, data in sound.items():
             path.write_bytes(data)
@@ -389,7 +387,7 @@ def test_only_named_files_of_a_text_encoder_are_taken(tmp_path: Path, monkeypatc
         taken.append(sorted(path.name for path in Path(folder).iterdir()))
 
     monkeypatch.setattr("ivr_dist.checkpoint.weights.TextEncoder", encoder)
-    with stored_text(str(url), {"features": {"text": ["words", 1]}}):
+    with stored_text(str(url), replace(small_state(20), features={"text": ["words", 1]})):
         assert taken == [["config.json", "vocab.txt"]]
 
 
@@ -416,6 +414,6 @@ def test_storage_that_cannot_be_read_says_nothing_about_a_checkpoint(
     def down(url: str) -> bytes:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(storage._disk, "read", down)
+    monkeypatch.setattr(storage.api._disk, "read", down)
     with pytest.raises(IvrError, match="Input/output error"):
         _newest_complete(str(tmp_path), [Span(1, 1, None)], None, [])

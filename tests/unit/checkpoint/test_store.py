@@ -12,6 +12,7 @@ from ivr_dist.checkpoint.store import CheckpointName
 from ivr_dist.errors import CheckpointError
 from ivr_dist.run.attempts import Span
 from ivr_dist.training.resume import _newest_complete
+from tests.states import stored_state
 
 
 def write(run: Path, step: int, attempt: int = 1, world: int = 2, parts: int | None = None) -> CheckpointName:
@@ -20,7 +21,7 @@ def write(run: Path, step: int, attempt: int = 1, world: int = 2, parts: int | N
     for rank in range(world if parts is None else parts):
         files: dict[str, list[bytes | memoryview]] = {f"rank{rank}.bin": [bytes([rank]) * 60, bytes(40)]}
         if rank == 0:
-            files[store.STATE] = [json.dumps({"format": store.FORMAT, "step": step}).encode()]
+            files[store.STATE] = [json.dumps(stored_state(step)).encode()]
         store.write_part(name.url(str(run)), rank, world, files, [])
     return name
 
@@ -42,7 +43,7 @@ def test_newest_complete_checkpoint_is_found(tmp_path: Path) -> None:
     write(tmp_path, 10)
     expected = write(tmp_path, 20)
     assert newest(tmp_path) == (expected, [])
-    assert store.verify(expected.url(str(tmp_path)))["step"] == 20
+    assert store.verify(expected.url(str(tmp_path))).step == 20
 
 
 def test_a_checkpoint_with_a_missing_part_is_passed_over(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ivr_dist.checkpoint.weights import check_same_model, describe_model
+from ivr_dist.checkpoint.weights import check_same_model, initial_state
 from ivr_dist.config import Config
 from ivr_dist.config.loading import from_dict, load_config, to_dict
 from ivr_dist.config.yaml_writer import to_yaml
@@ -148,8 +148,8 @@ def test_the_size_is_no_part_of_what_a_checkpoint_must_match(train: Manifest) ->
     keys = [f"model.{part}.{name}={value}" for part in PARTS for name, value in (("layers", 2), ("heads", 8))]
     spelled = load_config(None, [*MINIMAL, "model.hidden=512", *keys])
     spec = BatchSpec.from_manifest(train, ["text", "audio", "vision"], [])
-    state = describe_model(sized("large"), spec)
-    check_same_model(state, describe_model(spelled, spec), "a checkpoint")
+    state = initial_state(sized("large"), spec)
+    check_same_model(state, initial_state(spelled, spec), "a checkpoint")
     with pytest.raises(CheckpointMismatchError, match=r"model.hidden is 512 there and 128 here"):
-        check_same_model(state, describe_model(sized("base"), spec), "a checkpoint")
-    assert from_dict(state["config"]) == sized("large")
+        check_same_model(state, initial_state(sized("base"), spec), "a checkpoint")
+    assert from_dict(dict(state.config)) == sized("large")

@@ -17,6 +17,7 @@ from ivr_dist.config import Config
 from ivr_dist.config.loading import Loaded, from_dict, load_config, to_dict
 from ivr_dist.config.types import value_of
 from ivr_dist.corpora.synthetic import SynthSource
+from ivr_dist.data.cursor import DataCursor
 from ivr_dist.errors import CheckpointMismatchError, CorruptDataError, FaultsError, UserError
 from ivr_dist.inspection.existing_run import finished_result, read_result, record
 from ivr_dist.inspection.status import status
@@ -29,6 +30,7 @@ from ivr_dist.run import attempts
 from ivr_dist.run.paths import RECORD, RESULT
 from ivr_dist.shards.manifest import Manifest
 from tests.repository import ROOT
+from tests.states import stored_state
 
 RUNNING = ROOT / "docs" / "running.md"
 STEPS = 6
@@ -119,13 +121,8 @@ def lay(run: Path, config: Config, manifests: dict[str, Manifest], *, finished: 
     shutil.rmtree(run, ignore_errors=True)
     number = attempts.allocate(str(run), parent=None, step=0, stage=1, steps_per_epoch=3, workers=["here:1"]).number
     name = store.CheckpointName(STEPS if finished else 3, number)
-    state: dict[str, Any] = {
-        "format": store.FORMAT,
-        "step": name.step,
-        "config": to_dict(config),
-        "cursor": {"manifest_id": manifests["train"].id},
-        "manifests": ids(manifests),
-    }
+    cursor = DataCursor(manifest_id=manifests["train"].id, seed=0, lanes=1, global_batch=1, delay=0)
+    state = stored_state(name.step, config=to_dict(config), cursor=cursor.to_json(), manifests=ids(manifests))
     result = {
         "run": str(run),
         "status": "finished",

@@ -59,7 +59,7 @@ def test_a_silent_driver_of_another_host_is_waited_for(tmp_path: Path, capsys: p
     started = time.monotonic()
     with hold(str(tmp_path), LocalConsole(), Event(), silent_s=0.5):
         assert time.monotonic() - started >= 0.5
-    assert "to see whether driver elsewhere:1 still lives" in capsys.readouterr().out
+    assert "to see whether driver elsewhere:1 is still alive" in capsys.readouterr().out
 
 
 def test_a_living_driver_of_another_host_is_left_alone(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_driver_that_lets_go_meanwhile_is_followed(tmp_path: Path) -> None:
 
 
 def test_a_driver_that_was_taken_for_dead_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "BEAT_S", 0.05)
+    monkeypatch.setattr(lease, "HEARTBEAT_S", 0.05)
     console = LocalConsole()
     with hold(str(tmp_path), console, console.stop) as held:
         elsewhere(tmp_path, 2, beat=0)

@@ -19,6 +19,7 @@ from ivr_dist.run.attempts import allocate, check_newest, numbers
 from ivr_dist.run.heartbeat import read_heartbeats
 from ivr_dist.run.lease import hold, holder
 from ivr_dist.storage.numbered_names import Numbered
+from tests.states import small_state, stored_state
 
 FORM = Numbered("rank-{:05d}-{:06d}.jsonl")
 STRAYS = (".nfs0000000000001", ".DS_Store", "{} (copy){}", "{}~", "._{}{}", "{}{}.tmp", "0{}{}", "Thumbs.db")
@@ -102,9 +103,9 @@ def test_checkpoints_beyond_their_zeros(tmp_path: Path) -> None:
 
 def test_a_copy_of_a_part_manifest_is_none(tmp_path: Path) -> None:
     url = str(tmp_path)
-    store.write_part(url, 0, 1, {store.STATE: [b'{"format": 3, "shapes": {}}']}, [])
+    store.write_part(url, 0, 1, {store.STATE: [json.dumps(stored_state(1)).encode()]}, [])
     before = store.parts(url)
     for stray in strays("part-00000.json"):
         (tmp_path / stray).write_text("{}")
     assert store.parts(url) == before
-    assert store.verify(url) == {"format": 3, "shapes": {}}
+    assert store.verify(url) == small_state(1)

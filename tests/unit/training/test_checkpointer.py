@@ -23,6 +23,7 @@ from ivr_dist.run.paths import AUDIT
 from ivr_dist.training.checkpointer import Checkpointer
 from tests.fault_proxy import Proxy
 from tests.s3_server import BUCKET
+from tests.states import small_state
 
 
 class Memory:
@@ -53,11 +54,11 @@ def test_what_training_does_meanwhile_is_not_saved(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(store, "write_part", slow)
     saving = saver(str(tmp_path), memory)
     memory.weight.fill_(1.0)
-    name = saving.save(1, {"step": 1}, None)
+    name = saving.save(small_state(1), None)
     memory.weight.fill_(2.0)
     assert saving.take_saved() == []
     go_on.set()
-    second = saving.save(2, {"step": 2}, None)
+    second = saving.save(small_state(2), None)
     saving.finish()
     assert [saved.name for saved in saving.take_saved()] == [name, second]
     assert (read_weights(name.url(str(tmp_path)))["w"] == 1.0).all()
@@ -75,7 +76,7 @@ def test_training_waits_for_a_copy_only(tmp_path: Path, monkeypatch: pytest.Monk
     for asynchronous in (True, False):
         saving = saver(str(tmp_path / str(asynchronous)), Memory(), asynchronous=asynchronous)
         started = time.monotonic()
-        saving.save(1, {"step": 1}, None)
+        saving.save(small_state(1), None)
         assert (time.monotonic() - started < 0.3) is asynchronous
         saving.finish()
         (saved,) = saving.take_saved()
@@ -87,7 +88,7 @@ def test_ledgers_are_durable_before_the_checkpoint_is_complete(tmp_path: Path) -
     found = []
     saving = saver(str(tmp_path), Memory())
     url = saving.name(1).url(str(tmp_path))
-    saving.save(1, {"step": 1}, None, [lambda: found.append(storage.list_dir(url))])
+    saving.save(small_state(1), None, [lambda: found.append(storage.list_dir(url))])
     saving.finish()
     assert found == [[]]
 
@@ -102,7 +103,7 @@ def test_no_checkpoint_is_complete_whose_ledger_is_not(tmp_path: Path) -> None:
             (tmp_path / AUDIT).rename(tmp_path / "away")
             (tmp_path / AUDIT).write_text("in the place of a folder")
         writer.append({"step": step})
-        saving.save(step, {"step": step}, None, [writer.cut()])
+        saving.save(small_state(step), None, [writer.cut()])
         if step == 2:
             with pytest.raises(StorageError):
                 saving.finish()
@@ -120,10 +121,10 @@ def test_an_error_of_any_kind_reaches_the_loop(tmp_path: Path) -> None:
     def fail() -> None:
         raise ZeroDivisionError("an oversight")
 
-    saving.save(1, {"step": 1}, None, [fail])
+    saving.save(small_state(1), None, [fail])
     with pytest.raises(CheckpointError, match=r"step-00000001\.a01 could not be written: ZeroDivisionError"):
         saving.finish()
-    saving.save(2, {"step": 2}, None)
+    saving.save(small_state(2), None)
     saving.finish()
     assert [saved.name.step for saved in saving.take_saved()] == [2]
     assert [name.step for name in store.names(str(tmp_path))] == [2]
@@ -133,7 +134,7 @@ def test_an_attempt_that_was_given_up_does_not_write(tmp_path: Path) -> None:
     for _ in range(2):
         allocate(str(tmp_path), parent=None, step=0, stage=1, steps_per_epoch=1, workers=["h:1"])
     saving = saver(str(tmp_path), Memory())
-    saving.save(1, {"step": 1}, None)
+    saving.save(small_state(1), None)
     with pytest.raises(SupersededError, match="attempt 2 goes on"):
         saving.finish()
     assert store.names(str(tmp_path)) == []
@@ -144,9 +145,9 @@ def test_a_busy_store_is_asked_again(s3_proxy: Proxy) -> None:
     s3_proxy.refuse = lambda path, count: "503" if count == 0 else None
     run = f"s3://{BUCKET}/busy"
     saving = saver(run, Memory())
-    name = saving.save(1, {"step": 1}, None)
+    name = saving.save(small_state(1), None)
     saving.finish()
-    assert store.verify(name.url(run))["step"] == 1
+    assert store.verify(name.url(run)).step == 1
     assert len(s3_proxy.writes) > len(set(s3_proxy.writes))
 
 
@@ -158,26 +159,26 @@ def test_a_store_that_does_not_answer(s3_proxy: Proxy, monkeypatch: pytest.Monke
     saving = saver(run, Memory())
     s3_proxy.refuse = lambda path, count: "stall" if "step-00000001" in path and count == 0 else None
     started = time.monotonic()
-    name = saving.save(1, {"step": 1}, None)
+    name = saving.save(small_state(1), None)
     assert time.monotonic() - started < 0.5
     saving.finish()
-    assert store.verify(name.url(run))["step"] == 1
+    assert store.verify(name.url(run)).step == 1
     s3_proxy.refuse = lambda path, count: "stall" if "step-00000002" in path else None
-    saving.save(2, {"step": 2}, None)
+    saving.save(small_state(2), None)
     with pytest.raises(StorageError, match="step-00000002"):
         saving.finish()
-    assert store.verify(name.url(run))["step"] == 1
+    assert store.verify(name.url(run)).step == 1
 
 
 def test_a_store_that_refuses_for_good_is_an_error_and_the_one_before_stays(s3_proxy: Proxy) -> None:
     run = f"s3://{BUCKET}/refusing"
     saving = saver(run, Memory())
-    first = saving.save(1, {"step": 1}, None)
+    first = saving.save(small_state(1), None)
     saving.finish()
     s3_proxy.refuse = lambda path, count: "503" if "step-00000002" in path and "weights" in path else None
-    saving.save(2, {"step": 2}, None)
+    saving.save(small_state(2), None)
     with pytest.raises(StorageError, match=r"weights-00000\.safetensors"):
         saving.finish()
-    assert store.verify(first.url(run))["step"] == 1
+    assert store.verify(first.url(run)).step == 1
     with pytest.raises(IvrError, match="no part manifest"):
         store.parts(saving.name(2).url(run))

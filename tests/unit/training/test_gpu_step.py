@@ -120,7 +120,7 @@ class FakeEngine:
     def finish_micro_step(self) -> None:
         pass
 
-    def apply(self, rates: Mapping[str, float]) -> float:
+    def step(self, rates: Mapping[str, float]) -> float:
         return 1.0
 
 

@@ -1,4 +1,4 @@
-"""Wishes of single ranks become the same verdict on all; what is a fault, and what a hang."""
+"""Signals of single ranks become the same decision on all; what is a loss spike, and what a hang."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ivr_dist.training.loss_spikes import LossSpikeDetector
 from ivr_dist.training.rank_agreement import Decision, NoClusterEvents, RankAgreement
 from ivr_dist.training.watchdog import EXIT_HUNG, Watchdog
 
-NOTHING = {"saved": False, "unsaved": False, "skipped": 0, "own_s": 1.0}
+NOTHING = {"saved": False, "unsaved": False, "skipped": 0, "compute_s": 1.0}
 
 
 class Leaving(NoClusterEvents):
@@ -33,8 +33,8 @@ class Leaving(NoClusterEvents):
         return True
 
 
-def agreed(controls: list[RankAgreement], wishes: list[torch.Tensor]) -> list[Decision]:
-    total = torch.stack(wishes).sum(dim=0).tolist()
+def agreed(controls: list[RankAgreement], signals: list[torch.Tensor]) -> list[Decision]:
+    total = torch.stack(signals).sum(dim=0).tolist()
     return [control.decide(total) for control in controls]
 
 
@@ -45,17 +45,17 @@ def group(
     return [RankAgreement(str(tmp_path), rank, world, console, cluster_events) for rank in range(world)], console
 
 
-def test_what_one_rank_wishes_all_ranks_do(tmp_path: Path) -> None:
+def test_a_signal_of_one_rank_decides_for_all(tmp_path: Path) -> None:
     controls, console = group(tmp_path, 3)
     quiet = agreed(controls, [control.signals(**NOTHING) for control in controls])
-    assert all(verdict.stop == "" and not verdict.save and not verdict.unsaved for verdict in quiet)
+    assert all(decision.stop == "" and not decision.save and not decision.unsaved for decision in quiet)
     console.stop.set()
-    wishes = [
+    signals = [
         control.signals(saved=rank == 0, unsaved=rank == 2, skipped=rank, compute_s=1.0 + rank)
         for rank, control in enumerate(controls)
     ]
-    found = agreed(controls, wishes)
-    assert {(verdict.stop, verdict.saved, verdict.unsaved, verdict.skipped) for verdict in found} == {
+    found = agreed(controls, signals)
+    assert {(decision.stop, decision.saved, decision.unsaved, decision.skipped) for decision in found} == {
         ("asked", True, 1, 3)
     }
 
@@ -63,10 +63,11 @@ def test_what_one_rank_wishes_all_ranks_do(tmp_path: Path) -> None:
 def test_the_slowest_rank_is_named_over_many_steps(tmp_path: Path) -> None:
     controls, _ = group(tmp_path, 3)
     for _step in range(40):
-        wishes = [
-            control.signals(**{**NOTHING, "own_s": 1.5 if rank == 1 else 1.0}) for rank, control in enumerate(controls)
+        signals = [
+            control.signals(**{**NOTHING, "compute_s": 1.5 if rank == 1 else 1.0})
+            for rank, control in enumerate(controls)
         ]
-        found = agreed(controls, wishes)
+        found = agreed(controls, signals)
     slowest = found[0].slowest()
     assert slowest is not None
     assert slowest[0] == 1
@@ -75,7 +76,7 @@ def test_the_slowest_rank_is_named_over_many_steps(tmp_path: Path) -> None:
 
 
 def test_the_stop_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control_module, "_LOOK_S", 0.01)
+    monkeypatch.setattr(control_module, "_STOP_FILE_PERIOD_S", 0.01)
     controls, _ = group(tmp_path, 1)
     assert agreed(controls, [controls[0].signals(**NOTHING)])[0].stop == ""
     (tmp_path / STOP_FILE).write_text("")
@@ -88,17 +89,17 @@ def test_the_stop_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_notice_asks_for_a_checkpoint_at_every_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control_module, "_TICK_S", 0.0)
+    monkeypatch.setattr(control_module, "_POLL_CLUSTER_S", 0.0)
     controls, _ = group(tmp_path, 2, Leaving())
     for _look in range(3):
         found = agreed(controls, [control.signals(**NOTHING) for control in controls])
-        assert all(verdict.poll_cluster and verdict.save for verdict in found)
+        assert all(decision.poll_cluster and decision.save for decision in found)
 
 
 def test_nothing_is_looked_at_between_two_looks(tmp_path: Path) -> None:
     controls, _ = group(tmp_path, 2, Leaving())
     found = agreed(controls, [control.signals(**NOTHING) for control in controls])
-    assert not any(verdict.poll_cluster or verdict.save for verdict in found)
+    assert not any(decision.poll_cluster or decision.save for decision in found)
 
 
 @given(st.lists(st.floats(0.5, 2.0), min_size=20, max_size=80), st.floats(1.1, 10.0))
@@ -115,7 +116,7 @@ def test_a_spike_is_far_above_the_median(losses: list[float], factor: float) -> 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
 def test_losses_that_are_not_finite_are_faults_from_the_first_step(loss: float) -> None:
-    assert LossSpikeDetector(None).check(loss) == "its loss is not finite"
+    assert LossSpikeDetector(None).check(loss) == "the loss is not finite"
     assert LossSpikeDetector(2.0).check(1e9) == "", "nothing to compare with yet"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +15,12 @@ from ivr_dist.checkpoint.reshape import reshape
 from ivr_dist.config import Config, DataConfig, RunConfig
 from ivr_dist.errors import CheckpointError, UserError
 from ivr_dist.training import resume
+from tests.states import small_state, stored_state
 
 
 def place(config: Config, url: Path) -> resume.Resume:
     config = replace(config, run=replace(config.run, resume=str(url)))
-    return resume.find(config, config.run.dir, {}, attempts_before=0)
+    return resume.find(config, config.run.dir, small_state(0), attempts_before=0)
 
 
 @pytest.fixture
@@ -33,8 +35,7 @@ def test_the_runs_own_checkpoint_has_many_names(
     monkeypatch.setattr(resume, "_checked", lambda source, _here: source)
     for run in ("run", "other"):
         url = store.CheckpointName(4, 3).url(str(tmp_path / run))
-        state = b'{"format": 3, "shapes": {}}'
-        store.write_part(url, 0, 1, {store.STATE: [state]}, [])
+        store.write_part(url, 0, 1, {store.STATE: [json.dumps(stored_state(4)).encode()]}, [])
     (tmp_path / "link").symlink_to(tmp_path / "run", target_is_directory=True)
     name = os.path.join("checkpoints", "step-00000004.a03")
     assert place(config, tmp_path / "run" / name).parent == 3
