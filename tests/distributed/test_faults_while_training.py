@@ -142,7 +142,7 @@ def conclude_damaged(rank: int, world: int, settings: Config, damaged: list[str]
     from ivr_dist.runtime import collectives
     from ivr_dist.training import attempt
 
-    plain = attempt._conclude
+    plain = attempt.write_result
 
     def damage(config: Config, run_url: str, trainer: Trainer, *rest: Any) -> None:
         names = store.names(run_url)
@@ -156,7 +156,7 @@ def conclude_damaged(rank: int, world: int, settings: Config, damaged: list[str]
         plain(config, run_url, trainer, *rest)
 
     console = Recorder()
-    with patch.object(attempt, "_conclude", damage):
+    with patch.object(attempt, "write_result", damage):
         if "last" in damaged:
             with pytest.raises(IvrError, match=r"the last checkpoint cannot be scored.*weights-00001\.safetensors"):
                 worker.train(settings, console, rank, 0)
