@@ -91,9 +91,9 @@ def _attend(query: Tensor, key: Tensor, values: Sequence[Tensor], bias: Tensor) 
     Returns:
         [heads, b, t_q, d] each.
     """
-    heads, samples, query_layout, width = query.shape
+    heads, samples, queries, width = query.shape
     bias = bias.to(query.dtype)
-    if query.device.type != "cpu" or max(query_layout, bias.shape[1]) > _SHORT:
+    if query.device.type != "cpu" or max(queries, bias.shape[1]) > _SHORT:
         joined = F.scaled_dot_product_attention(query, key, torch.cat(list(values), dim=-1), attn_mask=bias[:, None])
         return list(torch.split(joined, width, dim=-1))
     rows = bias.expand(heads, samples, -1).reshape(heads * samples, 1, bias.shape[1])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ivr_dist.config import EncoderConfig, FusionConfig
-from ivr_dist.model import padded_steps
+from ivr_dist.model import attention as attention_module
 from ivr_dist.model.attention import Attention
 from ivr_dist.model.codes import Discriminator
 from ivr_dist.model.encoder import GruContext, ModalityEncoder
@@ -122,7 +122,7 @@ def test_long_sequences_attend_as_short_ones_do() -> None:
     query, source, carried = torch.randn(9, 8), torch.randn(12, 8), torch.rand(12, 8)
     for arguments in ((query, text, query, text), (query, text, source, audio, carried)):
         short = attention(*arguments)
-        with patch.object(padded_steps, "_SHORT", 0):
+        with patch.object(attention_module, "_SHORT", 0):
             long = attention(*arguments)
         torch.testing.assert_close(long, short)
 
