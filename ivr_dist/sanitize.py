@@ -7,7 +7,6 @@ escapes them, such as `\x1b` or `\u202e`, so that a name can neither send comman
 from __future__ import annotations
 
 import re
-import sys
 from typing import TextIO
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"<>]+")
@@ -53,23 +52,6 @@ def shorten(text: str, most: int) -> str:
     space = head.rfind(" ")
     # A last word of half the text is a path or a number: part of it is more useful than nothing.
     return f"{head[:space].rstrip(' ,;:')} ..." if space >= most // 2 else f"{head}..."
-
-
-def say(text: str, stream: TextIO | None = None, *, flush: bool = False) -> None:
-    """Print one sanitized line.
-
-    Args:
-        text: The line.
-        stream: Destination; None: stdout.
-        flush: Whether to flush the stream.
-    """
-    stream = sys.stdout if stream is None else stream
-    print(writable(plain(text), stream), file=stream, flush=flush)
-
-
-def say_lines(text: str, stream: TextIO) -> None:
-    """Print a sanitized text of several lines, and flush the stream."""
-    print(writable(plain_lines(text), stream), file=stream, flush=True)
 
 
 def writable(text: str, stream: TextIO) -> str:

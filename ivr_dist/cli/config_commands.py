@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from ivr_dist.cli.options import Debug, Section, print_json
+from ivr_dist.display.plain_output import say, say_lines
 from ivr_dist.errors import UserError
-from ivr_dist.sanitize import say, say_lines
 
 SECTION = Section("Configuration")
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 import typer
 
 from ivr_dist.cli.options import EXIT_FAILED, AsJson, Debug, Jobs, OnRay, Overwrite, Section, TrustCode, print_json
+from ivr_dist.display.plain_output import say
 from ivr_dist.errors import UserError
-from ivr_dist.sanitize import say
 
 if TYPE_CHECKING:
     from ivr_dist.packing.pack import PackSummary

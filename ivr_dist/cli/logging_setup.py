@@ -24,9 +24,10 @@ from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any
 
+from ivr_dist.display.plain_output import say_lines
 from ivr_dist.runtime.environment import LOG_LEVEL
 from ivr_dist.runtime.log_level import FORMAT
-from ivr_dist.sanitize import hide_secrets, say_lines
+from ivr_dist.sanitize import hide_secrets
 
 FILE_VARIABLE = "IVR_DIST_LOG_JSON"
 

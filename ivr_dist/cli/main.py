@@ -22,9 +22,10 @@ from ivr_dist.cli import (
 from ivr_dist.cli.options import EXIT_FAILED, SectionedGroup, examples
 from ivr_dist.cli.standard_streams import lasting_streams
 from ivr_dist.common.library_errors import describe, explained, named, remedy_for
+from ivr_dist.display.plain_output import say_lines
 from ivr_dist.errors import IvrError, StorageError, UserError
 from ivr_dist.runtime.environment import LOG_LEVEL
-from ivr_dist.sanitize import hide_secrets, say_lines
+from ivr_dist.sanitize import hide_secrets
 
 logger = logging.getLogger(__name__)
 

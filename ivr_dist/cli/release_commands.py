@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ivr_dist.cli.options import EXIT_FAILED, AsJson, Debug, Section, print_json
-from ivr_dist.sanitize import say
+from ivr_dist.display.plain_output import say
 
 SECTION = Section("Released code")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ivr_dist import storage
 from ivr_dist.cli.options import print_json
-from ivr_dist.sanitize import say
+from ivr_dist.display.plain_output import say
 
 if TYPE_CHECKING:
     from ivr_dist.config.loading import Loaded

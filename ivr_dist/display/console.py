@@ -10,6 +10,7 @@ import threading
 from collections.abc import Mapping
 from typing import TextIO
 
+from ivr_dist.display.plain_output import say
 from ivr_dist.run.events import (
     AttemptStarted,
     CheckpointSaved,
@@ -22,7 +23,7 @@ from ivr_dist.run.events import (
     TimeSpent,
     log_event,
 )
-from ivr_dist.sanitize import hide_secrets, say
+from ivr_dist.sanitize import hide_secrets
 from ivr_dist.units import format_duration
 
 

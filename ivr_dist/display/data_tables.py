@@ -21,12 +21,13 @@ from ivr_dist.display.formatting import (
     task_line,
     titles,
 )
+from ivr_dist.display.plain_output import say
 from ivr_dist.display.tables import print_rows, print_table
 from ivr_dist.inspection.find_sample import FoundSample
 from ivr_dist.inspection.profile import ModalityProfile, SplitProfile
 from ivr_dist.inspection.summaries import FeatureValues, TokenValues
 from ivr_dist.inspection.verify import Verification
-from ivr_dist.sanitize import plain, say
+from ivr_dist.sanitize import plain
 from ivr_dist.units import format_bytes
 
 MAX_SHOWN = 8

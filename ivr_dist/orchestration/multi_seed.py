@@ -14,11 +14,11 @@ from typing import Any, TextIO
 
 from ivr_dist import storage
 from ivr_dist.config.loading import Loaded, override
+from ivr_dist.display.plain_output import say
 from ivr_dist.errors import ConfigError, UserError, raise_together
 from ivr_dist.inspection.existing_run import finished_result, read_result
 from ivr_dist.orchestration.preflight import absolute, preflight
 from ivr_dist.run.paths import RunPaths
-from ivr_dist.sanitize import say
 
 Metrics = Mapping[str, Mapping[str, float | None]]
 

@@ -23,10 +23,11 @@ from ivr_dist.common import dotted_path
 from ivr_dist.common.library_errors import describe, first_sentence, last_words
 from ivr_dist.config import Config, extensions
 from ivr_dist.config.loading import load_config
+from ivr_dist.display.plain_output import say
 from ivr_dist.errors import ConfigError, IvrError, UserError
 from ivr_dist.model.text_encoder import local_folder
 from ivr_dist.runtime.environment import RECORDER, run_variables
-from ivr_dist.sanitize import hide_secrets, plain_lines, say, writable
+from ivr_dist.sanitize import hide_secrets, plain_lines, writable
 from ivr_dist.units import format_bytes
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ the workers from the last checkpoint.
 from __future__ import annotations
 
 import faulthandler
+import logging
 import os
 import statistics
-import sys
 import threading
 import time
 from collections import deque
@@ -21,11 +21,14 @@ from ivr_dist import storage
 from ivr_dist.errors import IvrError
 from ivr_dist.run.paths import RunPaths
 from ivr_dist.runtime import collectives, device
-from ivr_dist.sanitize import say_lines
+from ivr_dist.sanitize import plain_lines
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 EXIT_HUNG = 75
+
 _STEPS = 50
 _WRITE_S = 10.0
 _TELL_S = 1.0
@@ -107,7 +110,7 @@ class Watchdog:
             text = self._stacks(waited)
             # The log may be on a disk that is full.
             with suppress(OSError):
-                say_lines(text, sys.stderr)
+                logger.critical("%s", plain_lines(text))
             # Storage may be what hangs.
             writer = threading.Thread(target=self._write, args=(text,), daemon=True)
             writer.start()

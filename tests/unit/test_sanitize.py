@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from ivr_dist.display.console import LocalConsole, render
+from ivr_dist.display.plain_output import say
 from ivr_dist.display.progress import bars
 from ivr_dist.display.tables import print_metrics, print_rows, print_table
 from ivr_dist.errors import DataError, IvrError
 from ivr_dist.run.events import CheckpointSaved, Evaluation, Note, Phase
-from ivr_dist.sanitize import plain, plain_lines, say, shorten, writable
+from ivr_dist.sanitize import plain, plain_lines, shorten, writable
 
 EVIL = "\x1b]0;changed\x07\x1b[2J\x9b31m\u202eevil\u200b\r\nline\u2028\ud800"
 # Any code point, halves of surrogate pairs included, and often those that do harm.

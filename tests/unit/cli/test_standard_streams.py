@@ -20,7 +20,7 @@ CODE = "import sys; from ivr_dist.cli.main import main; sys.exit(main(sys.argv[1
 # A command that prints long lines and tables, and imports little.
 TALKS = (
     "import sys, types; from ivr_dist.cli import main as cli; from ivr_dist.display import tables\n"
-    "from ivr_dist.sanitize import say\n"
+    "from ivr_dist.display.plain_output import say\n"
     "def app(*_, **__):\n"
     "    for _ in range(4000): say('x' * 60)\n"
     "    tables.print_rows([('a', '\\u6587')], sys.stdout); tables.print_table(('h',), [('\\ud800',)], sys.stdout)\n"
