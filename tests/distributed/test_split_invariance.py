@@ -157,6 +157,6 @@ def test_one_process_and_micro_steps() -> None:
     compare(0, 1)
 
 
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.long)])
 def test_ranks_and_micro_steps(world: int) -> None:
     run_ranks(compare, world)

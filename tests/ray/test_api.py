@@ -12,8 +12,7 @@ from tests.ray.clusters import Cluster
 
 # In one worker of pytest-xdist: clusters are heavy, and these tests share one.
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
-
-
+@pytest.mark.long
 def test_train_on_workers_in_a_thread(
     corpus: str,
     cluster: Cluster,

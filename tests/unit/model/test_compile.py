@@ -67,7 +67,7 @@ def models(preset: str, backend: str) -> tuple[torch.nn.Module, torch.nn.Module]
     return plain, compiled
 
 
-@pytest.mark.parametrize("preset", CONFIGS)
+@pytest.mark.parametrize("preset", [pytest.param("ivr", marks=pytest.mark.long), "release"])
 def test_no_graph_breaks_and_other_sizes_compile_no_more(preset: str) -> None:
     """Once for the first size, and once or twice until sizes are taken as unknown; the model and the losses each."""
     plain, compiled = models(preset, "eager")
@@ -77,8 +77,7 @@ def test_no_graph_breaks_and_other_sizes_compile_no_more(preset: str) -> None:
         assert_close_gradients(gradients(compiled, batch(preset, size), loss), expected, 1e-5)
     assert not counters["graph_break"]
     assert counters["stats"]["unique_graphs"] <= 2 * 3
-
-
+@pytest.mark.long
 def test_blocks_of_lengths_are_part_of_the_graph() -> None:
     """Batches with as many blocks need no new graph; their number, like the depth of a network, is a constant."""
     _, compiled = models("ivr", "eager")
