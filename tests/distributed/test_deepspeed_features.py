@@ -46,6 +46,8 @@ def test_offloading_and_recomputing_change_no_loss(corpus: str, tmp_path: Path) 
     # Dropout draws the same masks when a layer is computed again.
     assert found["masked recompute"] == pytest.approx(found["masked"], rel=1e-6)
     assert found["masked"] != pytest.approx(found["plain"], rel=1e-3)
+
+
 @pytest.mark.long
 def test_runs_with_them_continue(corpus: str, tmp_path: Path) -> None:
     """Bitwise at the same size; Muon's momentum moves between stages and sizes like all else."""

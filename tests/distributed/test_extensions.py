@@ -127,6 +127,8 @@ def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
     )
+
+
 @pytest.mark.long
 def test_a_run_records_its_classes_and_is_scored_where_they_are(corpus: str, folder: Path) -> None:
     here = settings(corpus, folder / "run", *LATE, *CONTRAST[1:2], "run.num_workers=0", "train.max_steps=3")

@@ -12,6 +12,8 @@ from tests.ray.clusters import Cluster
 
 # In one worker of pytest-xdist: clusters are heavy, and these tests share one.
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
+
+
 @pytest.mark.long
 def test_train_on_workers_in_a_thread(
     corpus: str,

@@ -80,6 +80,8 @@ def test_exit_code_and_output_are_those_of_the_job(cluster: Cluster, checkout: P
     logs = [path for path in cluster.state.rglob("*") if path.is_file() and path.suffix in (".log", ".out", ".err")]
     assert logs
     assert [path for path in logs if SECRET in path.read_text(errors="replace")] == []
+
+
 @pytest.mark.long
 def test_ctrl_c_stops_the_job_and_lets_it_end(cluster: Cluster, checkout: Path) -> None:
     process = start_submit(cluster, checkout, "run.seed=1")
@@ -122,6 +124,8 @@ def test_a_second_cluster_is_refused_and_the_first_stays(cluster: Cluster) -> No
     assert again.returncode == 1
     assert again.stderr.startswith("error: a cluster is up already")
     assert cluster.script("status").stdout.startswith("up: ")
+
+
 @pytest.mark.long
 def test_a_cluster_with_a_token_refuses_without_it(checkout: Path) -> None:
     with local_cluster("--token") as guarded:

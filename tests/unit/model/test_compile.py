@@ -77,6 +77,8 @@ def test_no_graph_breaks_and_other_sizes_compile_no_more(preset: str) -> None:
         assert_close_gradients(gradients(compiled, batch(preset, size), loss), expected, 1e-5)
     assert not counters["graph_break"]
     assert counters["stats"]["unique_graphs"] <= 2 * 3
+
+
 @pytest.mark.long
 def test_blocks_of_lengths_are_part_of_the_graph() -> None:
     """Batches with as many blocks need no new graph; their number, like the depth of a network, is a constant."""
