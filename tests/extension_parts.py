@@ -65,6 +65,11 @@ class Broken(Callback):
         raise ZeroDivisionError("division by zero")
 
 
+class Unready(Callback):
+    def on_start(self, run: RunInfo) -> None:
+        raise ConnectionError("the alarm does not answer")
+
+
 class Misspelt(Callback):
     def on_stepp(self, report: StepReport) -> None: ...
 

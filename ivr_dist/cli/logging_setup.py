@@ -26,7 +26,7 @@ from typing import Any
 
 from ivr_dist.display.plain_output import say_lines
 from ivr_dist.runtime.environment import LOG_LEVEL
-from ivr_dist.runtime.log_level import FORMAT
+from ivr_dist.runtime.log_level import FORMAT, SafeFormatter
 from ivr_dist.sanitize import hide_secrets
 
 FILE_VARIABLE = "IVR_DIST_LOG_JSON"
@@ -53,7 +53,7 @@ class StderrHandler(logging.Handler):
         if getattr(record, "is_printed", False):
             return
         try:
-            say_lines(hide_secrets(self.format(record)), sys.stderr)
+            say_lines(self.format(record), sys.stderr)
         except Exception:
             self.handleError(record)
 
@@ -134,7 +134,7 @@ def configure(level: Level | None, json_file: str | None) -> None:
     """
     reset()
     to_stderr = StderrHandler()
-    to_stderr.setFormatter(logging.Formatter(FORMAT))
+    to_stderr.setFormatter(SafeFormatter(FORMAT))
     _logger.addHandler(to_stderr)
     if json_file is not None:
         # Processes that are started in another directory must find the same file.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ivr_dist.common import dotted_path
@@ -61,13 +63,19 @@ class ConfiguredTerm:
         return computed
 
     def _failed(self, error: Exception) -> Exception:
-        if isinstance(error, IvrError):
+        if isinstance(error, (IvrError, torch.OutOfMemoryError)) or _is_of_a_collective(error):
             return error
         return IvrError(
             f"loss term {self.named.path} failed: {named_error(error)}",
             where=self.named.key,
             remedy="correct it; the same command continues the run",
         )
+
+
+def _is_of_a_collective(error: Exception) -> bool:
+    """Whether an error arose in a collective: another worker was lost, after which Ray restarts the workers."""
+    modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(module.startswith("torch.distributed.") for module in modules)
 
 
 def import_term(named: ClassReference) -> type[Term]:

@@ -103,7 +103,7 @@ def stopped_result(run_url: str) -> Result:
     """The state of a run that was stopped before its end: how far it came, and its newest complete checkpoint."""
     state = status(run_url)
     return Result(
-        run=storage.display(run_url),
+        run=run_url,
         status="stopped",
         metrics={},
         checkpoint=state.checkpoint,

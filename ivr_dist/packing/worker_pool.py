@@ -179,10 +179,12 @@ class _ProgressReport:
 
 def _kill(executor: ProcessPoolExecutor, context: _Context) -> None:
     """End all workers at once, and the executor with them."""
+    # Where the system is short of processes, the last one could not be started.
+    started = [process for process in context.processes if process.pid is not None]
     # Not by SIGTERM, which workers inherit blocked or ignored from some parents.
-    for process in context.processes:
+    for process in started:
         process.kill()
-    for process in context.processes:
+    for process in started:
         process.join()
     # A result of which a part was sent ends in an EOF only when no process holds the other end of the pipe.
     results = getattr(executor, "_result_queue", None)

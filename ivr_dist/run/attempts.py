@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from ivr_dist import storage
@@ -119,6 +119,9 @@ def _parse(record: Any, number: int) -> Attempt:
     Raises:
         ValueError: It is not what a worker group writes; the text says why.
     """
+    if isinstance(record, dict):
+        # Unknown keys are those of later versions.
+        record = {item.name: record[item.name] for item in fields(Attempt) if item.name in record}
     attempt = decode(Attempt, record)
     least = {"number": number, "step": 0, "world": 1, "stage": 0, "steps_per_epoch": 1}
     for name, low in least.items():

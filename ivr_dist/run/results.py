@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ivr_dist import storage
 from ivr_dist.run.ledger import read_lineage
 from ivr_dist.run.paths import HISTORY
 
@@ -58,9 +59,13 @@ class Result:
         )
 
     def to_record(self) -> dict[str, Any]:
-        """The fields of `result.json`."""
+        """The fields of `result.json`, without passwords in URLs."""
         names = ("run", "status", "checkpoint", "steps", "total_steps", "attempts", "modalities", "metrics")
-        return {name: getattr(self, name) for name in names} | {"modalities": list(self.modalities)}
+        return {name: getattr(self, name) for name in names} | {
+            "run": storage.display(self.run),
+            "checkpoint": None if self.checkpoint is None else storage.display(self.checkpoint),
+            "modalities": list(self.modalities),
+        }
 
 
 def loss_curve(run_url: str) -> list[tuple[int, float]]:

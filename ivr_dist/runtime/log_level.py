@@ -6,8 +6,17 @@ import logging
 import os
 
 from ivr_dist.runtime.environment import LOG_LEVEL
+from ivr_dist.sanitize import hide_secrets
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+class SafeFormatter(logging.Formatter):
+    """Formats records without passwords and signatures of URLs, tracebacks included."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format one record."""
+        return hide_secrets(super().format(record))
 
 
 def log_to_stderr() -> None:
@@ -20,6 +29,6 @@ def log_to_stderr() -> None:
     logger.setLevel(level)
     if not logger.handlers:
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter(FORMAT))
+        handler.setFormatter(SafeFormatter(FORMAT))
         logger.addHandler(handler)
         logger.propagate = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from ivr_dist.config import Config
 from ivr_dist.data.batches.collate import BatchSpec
 from ivr_dist.data.loader import Loader
 from ivr_dist.engine.deepspeed_engine import Engine
-from ivr_dist.errors import UserError
+from ivr_dist.errors import IvrError, UserError
 from ivr_dist.inspection.existing_run import check_length, record
 from ivr_dist.model.build import build_model, recompute_layers
 from ivr_dist.model.spec import ModelSpec
@@ -217,9 +217,9 @@ class AttemptRun:
         monitor = None
         if self.rank == 0:
             monitor = RunMonitor(self.run_url, attempt, spans, stopwatch, self.plan.total_steps, source.state)
-        callbacks = self._callbacks(attempt, loader, monitor)
         how: list[Ending] = []
         try:
+            callbacks = self._callbacks(attempt, loader, monitor)
             yield TrainerServices(control, watchdog, stopwatch, saver, callbacks, self.console), how.append
         finally:
             control.close()
@@ -244,9 +244,16 @@ class AttemptRun:
             callbacks.append(TensorBoardCurves(board, config.log.every, loader.meters, monitor.time_spent))
             callbacks.append(monitor)
         info = RunInfo(self.run_url, number, self.rank, self.world, attempt.step, self.plan.total_steps)
-        for callback in configured_callbacks(config):
-            callback.on_start(info)
-            callbacks.append(callback)
+        try:
+            for callback in configured_callbacks(config):
+                callback.on_start(info)
+                callbacks.append(callback)
+        except BaseException:
+            # The trainer, which closes callbacks, does not get these.
+            for callback in callbacks:
+                with suppress(IvrError):
+                    callback.on_close()
+            raise
         return callbacks
 
     def _skip_steps(self, skipped_steps: SkippedSteps, trainer: Trainer) -> None:

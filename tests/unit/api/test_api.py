@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,15 @@ def test_a_console_stops_a_run_and_the_next_call_continues_it(workspace: Path, t
     assert (stopped.status, stopped.metrics) == ("stopped", {})
     assert ivr.train("configs/synth.yaml", run).steps == 4
     assert ivr.open_run(f"{tmp_path}/run").loss_curve() == ivr.open_run("runs/synth").loss_curve()
+
+
+def test_a_callback_that_cannot_start_leaves_no_thread_behind(workspace: Path, tmp_path: Path) -> None:
+    callbacks = f"[{{class: tests.extension_parts:Recorder, folder: {tmp_path}}}, tests.extension_parts:Unready]"
+    with pytest.raises(ivr.IvrError, match="Unready failed in on_start: ConnectionError: the alarm does not answer"):
+        ivr.train("configs/synth.yaml", [f"run.dir={tmp_path}/run", f"run.callbacks={callbacks}"])
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("ivr-")] == []
+    assert (tmp_path / "calls-0.txt").read_text().splitlines() == ["start 1 0 of 4 on 1", "close"]
+    assert ivr.train("configs/synth.yaml", [f"run.dir={tmp_path}/run"]).steps == 4
 
 
 def test_the_callers_settings_are_as_they_were(workspace: Path, tmp_path: Path) -> None:

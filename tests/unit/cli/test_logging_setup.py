@@ -175,6 +175,21 @@ def test_workers_log_to_stderr_at_the_level_of_the_command(level: str, expected:
     assert len(done.stderr.splitlines()) == expected
 
 
+def test_workers_log_no_passwords() -> None:
+    code = (
+        "import logging\n"
+        "from ivr_dist.runtime.log_level import log_to_stderr\n"
+        "log_to_stderr()\n"
+        "try: raise OSError('no answer from https://me:pa55word@host/a?X-Amz-Signature=pa55word')\n"
+        "except OSError: logging.getLogger('ivr_dist.x').warning('%s', 's3://me:pa55word@b/c', exc_info=True)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert "s3://***@b/c" in done.stderr and "https://***@host/a" in done.stderr
+
+    assert "pa55word" not in done.stderr
+
+
 def test_several_processes_share_a_file(tmp_path: Path) -> None:
     file = tmp_path / "log"
     code = (

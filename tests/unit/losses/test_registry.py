@@ -48,6 +48,13 @@ class Failing(Term):
         raise KeyError("sentiments")
 
 
+class Summing(Term):
+    """Sums over the ranks with what the system gives it for that."""
+
+    def compute(self, output: IVROutput, batch: Batch, step: MicroStep) -> Tensor:
+        return step.all_reduce(output.predictions["sentiment"].sum())
+
+
 class Counting(Term):
     """Divided by the labelled samples."""
 
@@ -141,6 +148,22 @@ def test_what_is_no_term_is_refused(name: str, error: str) -> None:
 def test_a_term_that_fails_is_named(name: str, error: str) -> None:
     with pytest.raises(IvrError, match=error):
         terms_with(config(mine=here(name)))
+
+
+def test_a_lost_worker_is_no_fault_of_the_term_that_waits_for_it() -> None:
+    """Ray restarts the workers after any error but an `IvrError`, which ends the run."""
+
+    def without_group(tensor: Tensor) -> Tensor:
+        torch.distributed.all_reduce(tensor)
+        return tensor
+
+    (term,) = configured_terms(config(mine=here("Summing")))
+    batch = batch_of(mixed_samples(3))
+    output = IVROutput(make_model()(batch).predictions)
+    layout, names = StepLayout(3, 1, 3), (list(MODALITIES), list(TASKS))
+    counts = StepCounts.from_vector(local_counts([batch], layout, *names), layout, *names)
+    with pytest.raises(ValueError, match="process group has not been initialized"):
+        term.compute(output, batch, MicroStep(0, 1, counts, layout, Config(), without_group))
 
 
 def test_a_term_has_arguments_and_a_weight() -> None:

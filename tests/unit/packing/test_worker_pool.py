@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import errno
 import multiprocessing
 import os
 import signal
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import pytest
@@ -145,6 +147,21 @@ def test_a_killed_process_is_an_error(function: object) -> None:
 def marked(job: str, on_progress: OnProgress) -> None:
     Path(job, f"started-{os.getpid()}").touch()
     time.sleep(60)
+
+
+def test_a_process_that_cannot_be_started_is_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, started = SpawnProcess.start, list[SpawnProcess]()
+
+    def refuse_the_second(self: SpawnProcess) -> None:
+        if started:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        start(self)
+        started.append(self)
+
+    monkeypatch.setattr(SpawnProcess, "start", refuse_the_second)
+    with pytest.raises(BlockingIOError):
+        ProcessPool(2).run(squared, range(4), lambda number, done: None, lambda number, result: None)
+    assert started[0].exitcode == -signal.SIGKILL
 
 
 def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:

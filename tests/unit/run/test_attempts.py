@@ -40,6 +40,13 @@ def test_a_damaged_record_is_told(tmp_path: Path) -> None:
         read_attempts(str(tmp_path))
 
 
+def test_keys_of_later_versions_are_left_alone(tmp_path: Path) -> None:
+    made = allocate(str(tmp_path), parent=None, step=0, stage=0, steps_per_epoch=3, workers=["host:1"])
+    file = tmp_path / "attempts" / "0001.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "cluster": {"nodes": 2}}))
+    assert read_attempts(str(tmp_path)) == [made]
+
+
 def test_lineage_of_a_run_without_faults() -> None:
     assert lineage([attempt(1, None, 0)]) == [Span(1, 1, None)]
 
