@@ -15,13 +15,16 @@ import os
 import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ivr_dist.common.library_errors import named as named_error
+from ivr_dist.common.own_code import OWN_ERRORS
 from ivr_dist.errors import ConfigError, UserError
 
 CLASS = "class"
@@ -31,6 +34,8 @@ DOCUMENTATION = "docs/extending.md"
 _FORM = "write it as package.module:Class, such as mine.parts:Alarm"
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 _HASH_DIGITS = 12
+_MOST_NAMES = 8
+"""Names that an error lists at most."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +85,16 @@ def import_class(named: ClassReference, folder: str | None = None) -> type:
         ConfigError: The module is missing or fails while it is imported, or has no such class; a similar name is
             suggested.
     """
-    add_folder(folder or os.getcwd())
+    folder = folder or os.getcwd()
+    add_folder(folder)
     module_name, _, name = named.path.partition(":")
     try:
-        module = importlib.import_module(module_name)
+        # The standard output belongs to the command, whose result may be read by a program.
+        with redirect_stdout(sys.stderr):
+            module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise _no_module(error, module_name, named.key) from error
-    except Exception as error:  # whatever the module raises is the user's own code
+        raise _no_module(error, module_name, named.key, folder) from error
+    except OWN_ERRORS as error:  # whatever the module raises is the user's own code
         raise ConfigError(
             f"{module_name} fails while it is imported: {named_error(error)}",
             where=named.key,
@@ -94,9 +102,9 @@ def import_class(named: ClassReference, folder: str | None = None) -> type:
         ) from error
     found = getattr(module, name, None)
     if not inspect.isclass(found):
-        classes = sorted(key for key, value in vars(module).items() if inspect.isclass(value))
         what = f"{module_name} has no {name}" if found is None else f"{named.path} is not a class"
-        raise ConfigError(what, where=named.key, remedy=_suggestion(name, classes))
+        remedy = _shadowed(module_name, folder) or _suggestion(name, module)
+        raise ConfigError(what, where=named.key, remedy=remedy)
     kind: type = found
     return kind
 
@@ -108,30 +116,47 @@ def add_folder(folder: str) -> None:
         importlib.invalidate_caches()
 
 
-def _no_module(error: ModuleNotFoundError, module_name: str, key: str) -> ConfigError:
+def _no_module(error: ModuleNotFoundError, module_name: str, key: str, folder: str) -> ConfigError:
     missing = error.name or module_name
-    if missing != module_name and not module_name.startswith(f"{missing}."):
-        return ConfigError(f"{module_name} needs the module {missing}", where=key, remedy="install it")
     above, _, last = missing.rpartition(".")
-    siblings = _modules_in(above)
-    close = difflib.get_close_matches(last, siblings, n=1)
-    known = f"did you mean {above + '.' if above else ''}{close[0]}?" if close else ""
-    remedy = known or "install it, or run the command in the folder that holds it"
-    return ConfigError(f"no module {missing}", where=key, remedy=remedy)
+    close = difflib.get_close_matches(last, _modules_in(above), n=1)
+    suggestion = f"did you mean {above + '.' if above else ''}{close[0]}?" if close and last != close[0] else ""
+    if missing != module_name and not module_name.startswith(f"{missing}."):
+        remedy = suggestion or "install it"
+        return ConfigError(f"{module_name} needs the module {missing}", where=key, remedy=remedy)
+    remedy = suggestion or "install it, or run the command in the folder that holds it"
+    return ConfigError(f"no module {missing}", where=key, remedy=_shadowed(module_name, folder) or remedy)
 
 
 def _modules_in(package: str) -> list[str]:
     """Names of the modules of an imported package, or of the current directory; for suggestions."""
     folders = list(getattr(sys.modules.get(package), "__path__", [])) if package else [os.getcwd()]
-    paths = [path for folder in folders for path in Path(folder).iterdir()]
+    paths = [path for folder in folders if os.path.isdir(folder) for path in Path(folder).iterdir()]
     return sorted({path.stem for path in paths if path.suffix == ".py" or (path.is_dir() and path.stem.isidentifier())})
 
 
-def _suggestion(name: str, known: Collection[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
+def _shadowed(module_name: str, folder: str) -> str:
+    """The remedy where a folder holds a module of a name that an installed one has, which is the one imported."""
+    top = module_name.partition(".")[0]
+    ours = [path for path in (Path(folder, top), Path(folder, f"{top}.py")) if path.exists()]
+    module = sys.modules.get(top)
+    places = [getattr(module, "__file__", None), *getattr(module, "__path__", [])]
+    found = next((place for place in places if place), "built into Python")
+    if module is None or not ours or any(Path(place).is_relative_to(folder) for place in places if place):
+        return ""
+    return f"rename {ours[0]}: the module {top} is {found}, which comes first"
+
+
+def _suggestion(name: str, module: ModuleType) -> str:
+    """The remedy where a module has no class of a name: a similar one, or those that it has."""
+    classes = {key: value for key, value in vars(module).items() if inspect.isclass(value)}
+    close = difflib.get_close_matches(name, classes, n=1)
     if close:
         return f"did you mean {close[0]}?"
-    return f"it has {', '.join(known)}" if known else "it has no classes"
+    # Its own classes say more than those that it imports.
+    own = sorted(key for key, value in classes.items() if value.__module__ == module.__name__) or sorted(classes)
+    more = f" and {len(own) - _MOST_NAMES} more" if len(own) > _MOST_NAMES else ""
+    return f"it has {', '.join(own[:_MOST_NAMES])}{more}" if own else "it has no classes"
 
 
 def check_arguments(kind: Callable[..., Any], named: ClassReference, positional: int = 0) -> None:
@@ -149,6 +174,11 @@ def check_arguments(kind: Callable[..., Any], named: ClassReference, positional:
         signature = inspect.signature(kind)
     except (TypeError, ValueError):
         return
+    try:
+        signature.bind_partial(*[None] * positional)
+    except TypeError as error:
+        what = f"{named.path} cannot be made: its constructor takes fewer than {positional} positional arguments"
+        raise ConfigError(what, where=named.key, remedy=f"see {DOCUMENTATION}") from error
     parameters = list(signature.parameters.values())[positional:]
     names = [p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
     for argument in named.arguments:
@@ -165,22 +195,66 @@ def check_arguments(kind: Callable[..., Any], named: ClassReference, positional:
         ) from error
 
 
-def check_methods(kind: type, named: ClassReference, role: str, methods: Collection[str]) -> None:
-    """Refuse a class that lacks a method of its protocol, or has inherited an abstract one.
+def check_methods(kind: type, named: ClassReference, role: str, methods: Mapping[str, int]) -> None:
+    """Refuse a class that lacks a method of its protocol, has inherited an abstract one, or takes other arguments.
 
     Args:
         kind: The class.
         named: Where it is named.
         role: What it is to be, with an article: `a loss term`.
-        methods: Names of the methods it must have.
+        methods: The methods it must have, and with how many positional arguments each is called.
 
     Raises:
-        ConfigError: It lacks one.
+        ConfigError: It lacks one, or one cannot be called like that.
     """
-    for name in methods:
+    for name, arguments in methods.items():
         method = getattr(kind, name, None)
         if not callable(method) or getattr(method, "__isabstractmethod__", False):
             raise lacks(named, role, name)
+        _check_call(kind, named, name, arguments)
+
+
+def _check_call(kind: type, named: ClassReference, name: str, arguments: int) -> None:
+    """Refuse a method that cannot be called with a number of positional arguments, or is a coroutine."""
+    what = ""
+    member = inspect.getattr_static(kind, name)
+    method = getattr(kind, name)
+    if inspect.iscoroutinefunction(method):
+        what = "is a coroutine, which nothing awaits"
+    else:
+        try:
+            # A plain function is called with the instance before its arguments.
+            inspect.signature(method).bind(*[None] * (arguments + inspect.isfunction(member)))
+        except TypeError:
+            what = f"cannot be called with {arguments} argument{'' if arguments == 1 else 's'}"
+        except ValueError:
+            return
+    if what:
+        raise ConfigError(f"{named.path}: {name} {what}", where=named.key, remedy=f"see {DOCUMENTATION}")
+
+
+def check_names(kind: type, named: ClassReference, member: str, allowed: Collection[str], of: str) -> None:
+    """Refuse a class attribute that is not a tuple or list of allowed names.
+
+    Args:
+        kind: The class.
+        named: Where it is named.
+        member: The attribute, such as `needs`.
+        allowed: The names it may hold.
+        of: What they name, with an article, such as `a part of a model's output`.
+
+    Raises:
+        ConfigError: It has another form, or holds another name.
+    """
+    names = getattr(kind, member)
+    if not isinstance(names, (tuple, list)) or not all(isinstance(name, str) for name in names):
+        what = f"{named.path}: {member} = {names!r} is not a tuple of names"
+        raise ConfigError(what, where=named.key, remedy=f'write it as {member} = ("{next(iter(allowed))}",)')
+    for name in names:
+        if name not in allowed:
+            close = difflib.get_close_matches(name, allowed, n=1)
+            remedy = f"did you mean {close[0]}?" if close else f"use {', '.join(allowed)}"
+            raise ConfigError(f"{named.path}: {member} names {name}, which is not {of}", where=named.key, remedy=remedy)
 
 
 def check_derived(kind: type, named: ClassReference, role: str, base: type) -> None:
@@ -192,6 +266,8 @@ def check_derived(kind: type, named: ClassReference, role: str, base: type) -> N
     if not issubclass(kind, base):
         remedy = f"derive it from {base.__module__}.{base.__qualname__}; see {DOCUMENTATION}"
         raise ConfigError(f"{named.path} is not {role}", where=named.key, remedy=remedy)
+    for name in sorted(getattr(kind, "__abstractmethods__", ())):
+        raise lacks(named, role, name)
 
 
 def lacks(named: ClassReference, role: str, member: str) -> ConfigError:
@@ -210,7 +286,7 @@ def make(kind: type, named: ClassReference, *positional: Any) -> Any:
         return kind(*positional, **named.arguments)
     except UserError:
         raise
-    except Exception as error:  # whatever the constructor raises is the user's own code
+    except OWN_ERRORS as error:  # whatever the constructor raises is the user's own code
         raise ConfigError(
             f"{named.path} cannot be made: {named_error(error)}",
             where=named.key,

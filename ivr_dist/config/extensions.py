@@ -10,6 +10,7 @@ from typing import Any
 
 from ivr_dist.common.dotted_path import CLASS, ClassReference, reference
 from ivr_dist.config.schema import Config
+from ivr_dist.config.types import keys, value_of
 from ivr_dist.errors import ConfigError
 
 CALLBACKS, MODEL, TERMS, METRICS = "run.callbacks", "model.class", "loss.extra", "eval.metrics"
@@ -17,6 +18,8 @@ CALLBACKS, MODEL, TERMS, METRICS = "run.callbacks", "model.class", "loss.extra",
 WEIGHT = "weight"
 """Key beside the class of a loss term: its weight, 1 where it is not given."""
 
+_PRETRAINED = "model.text.pretrained"
+"""The one key of the presets that a class outside the package reads as well: its `spec.text`."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _RESERVED = ("total", "task", "consistency", "adversary", "reconstruction", "svr")
 """Names of curves `loss/NAME` that exist already."""
@@ -65,9 +68,21 @@ def all_of(config: Config) -> list[ClassReference]:
     ]
 
 
+def unread_keys(config: Config) -> list[str]:
+    """Keys of the presets that are set although `model.class` is the model, which does not read them."""
+    if not config.model.class_:
+        return []
+    # A preset or size sets the other keys.
+    decided_first = [path for path in ("model.preset", "model.size") if value_of(config, path) != keys()[path].default]
+    others = (path for path in keys() if path.startswith("model.") and path not in (MODEL, _PRETRAINED))
+    return decided_first or [path for path in others if value_of(config, path) != keys()[path].default]
+
+
 def rows(config: Config) -> list[tuple[str, str]]:
-    """Rows of the plan: a line for each class but the model's."""
+    """Rows of the plan: a line for each class but the model's, and one for keys that the model does not read."""
+    unread = unread_keys(config)
     return [
+        *([("not read by this model", ", ".join(unread))] if unread else []),
         *(("extra loss", f"{t.name} = {t.named.path}, weight {t.weight:g}") for t in extra_terms(config)),
         *(("extra metric", f"{name} = {named.path}") for name, named in metrics(config).items()),
         *(("callback", named.path) for named in callbacks(config)),
@@ -103,7 +118,10 @@ def faults(config: Config) -> Iterator[tuple[str, ConfigError]]:
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
             yield (
                 TERMS,
-                ConfigError(f"{TERMS}.{name}.{WEIGHT} = {weight} must be at least 0", remedy="0 only records it"),
+                ConfigError(
+                    f"{TERMS}.{name}.{WEIGHT} = {weight!r} must be a number, at least 0 and finite",
+                    remedy="0 only records it",
+                ),
             )
 
 

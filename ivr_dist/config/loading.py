@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass, is_dataclass, replace
 from typing import Any, get_origin
 
 from ivr_dist.common.decoder import DecodeError
+from ivr_dist.common.dotted_path import CLASS
 from ivr_dist.config.presets import preset_values
-from ivr_dist.config.schema import Config, key_name
+from ivr_dist.config.schema import ClassPath, Config, key_name
 from ivr_dist.config.suggestions import suggest_keys, value_remedy
 from ivr_dist.config.types import Key, Word, convert, keys, section_fields, section_paths, show, value_of
 from ivr_dist.config.validation import faults, with_defaults, wrong_keys
@@ -249,16 +250,26 @@ def _section(kind: type, prefix: str, values: Mapping[str, Any]) -> Any:
 
 
 def _split_entry(path: str) -> tuple[Key | None, list[str]]:
-    """Split a dotted path into a key and the entry in its mapping: `loss.tasks.happy` is `happy` of `loss.tasks`."""
+    """Split a dotted path into a key and the entry in its mapping: `loss.tasks.happy` is `happy` of `loss.tasks`.
+
+    A class outside the package has its arguments as entries: `model.class.width`.
+    """
     names = path.split(".")
     for count in range(len(names), 0, -1):
         key = keys().get(".".join(names[:count]))
-        if key is not None and (count == len(names) or get_origin(key.annotation) is dict):
+        if key is not None and (count == len(names) or _has_entries(key.annotation)):
             return key, names[count:]
     return None, []
 
 
+def _has_entries(annotation: Any) -> bool:
+    return get_origin(annotation) is dict or annotation == ClassPath
+
+
 def _merge_entries(base: Any, new: Any) -> Any:
+    if isinstance(base, str) and base and isinstance(new, dict) and CLASS not in new:
+        # Only a class can be written as a string and as a mapping.
+        base = {CLASS: base}
     if not isinstance(base, dict) or not isinstance(new, dict):
         return new
     merged = copy.deepcopy(base)

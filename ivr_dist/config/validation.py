@@ -226,6 +226,9 @@ def _release(config: Config) -> Iterator[_Fault]:
 
 def _model(config: Config) -> Iterator[_Fault]:
     model = config.model
+    if model.class_:
+        # The keys of the presets are not read.
+        return
     if model.hidden % 2:
         yield _Fault(("model.hidden",), f"model.hidden = {model.hidden} is odd", f"set it to {model.hidden + 1}")
         return

@@ -17,7 +17,7 @@ from ivr_dist.corpora.formats.table import TableSource
 from ivr_dist.corpora.formats.ur_funny import UrFunnySource
 from ivr_dist.corpora.source import NamesFiles, Opener, Source
 
-_METHODS, _PROPERTIES = ("splits", "load"), ("corpus", "features", "tasks")
+_METHODS, _PROPERTIES = {"splits": 0, "load": 2}, ("corpus", "features", "tasks")
 _ROLE = "a source"
 
 

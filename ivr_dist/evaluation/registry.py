@@ -9,6 +9,7 @@ import numpy as np
 from ivr_dist.common import dotted_path
 from ivr_dist.common.dotted_path import ClassReference
 from ivr_dist.common.library_errors import named as named_error
+from ivr_dist.common.own_code import OWN_ERRORS
 from ivr_dist.config import Config, extensions
 from ivr_dist.errors import IvrError
 from ivr_dist.evaluation.metric import Metric
@@ -24,7 +25,8 @@ def import_metric(named: ClassReference) -> type[Metric]:
     """
     kind: type[Metric] = dotted_path.import_class(named)
     dotted_path.check_derived(kind, named, "a metric", Metric)
-    dotted_path.check_methods(kind, named, "a metric", ["compute"])
+    dotted_path.check_methods(kind, named, "a metric", {"compute": 3})
+    dotted_path.check_names(kind, named, "task_types", Metric.task_types, "a type of task")
     dotted_path.check_arguments(kind, named)
     return kind
 
@@ -51,15 +53,23 @@ def score_extra(extra: Mapping[str, Metric], task: TaskSpec, truth: Floats, pred
     """
     values = {}
     sound = len(truth) > 0 and bool(np.isfinite(prediction).all())
+    # A metric that changed them would change those after it.
+    truth, prediction = _read_only(truth), _read_only(prediction)
     for name, metric in extra.items():
         if task.type not in metric.task_types:
             continue
         try:
             values[name] = float(metric.compute(task, truth, prediction)) if sound else float("nan")
-        except Exception as error:  # whatever the metric raises is the user's own code
+        except OWN_ERRORS as error:  # whatever the metric raises is the user's own code
             raise IvrError(
                 f"metric {type(metric).__module__}:{type(metric).__qualname__} failed: {named_error(error)}",
                 where=f"{extensions.METRICS}.{name}",
                 remedy="correct it; the same command continues the run",
             ) from error
     return values
+
+
+def _read_only(values: Floats) -> Floats:
+    view = values.view()
+    view.setflags(write=False)
+    return view

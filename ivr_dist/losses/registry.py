@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import traceback
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ivr_dist.common import dotted_path
 from ivr_dist.common.dotted_path import ClassReference
 from ivr_dist.common.library_errors import named as named_error
+from ivr_dist.common.own_code import OWN_ERRORS, is_own_error
 from ivr_dist.config import Config, extensions
 from ivr_dist.data.batches.batch import Batch
 from ivr_dist.errors import ConfigError, IvrError
@@ -23,6 +23,7 @@ from ivr_dist.losses.task import TaskTerm
 from ivr_dist.losses.term import BuiltInTerm, MicroStep, Share, Term
 from ivr_dist.model.spec import IVROutput
 
+_REMEDY = "return the sum over the batch as a scalar tensor, or a Share, or Shares by name"
 _SVR, _GROUP_SVR = SvrTerm(), GroupSvrTerm()
 _OTHERS: tuple[BuiltInTerm, ...] = (TaskTerm(), ConsistencyTerm(), AdversaryTerm(), ReconstructionTerm())
 
@@ -44,26 +45,45 @@ class ConfiguredTerm:
     def count(self, batch: Batch) -> float:
         """See `Term.count`."""
         try:
-            return float(self.term.count(batch))
-        except Exception as error:  # whatever the term raises is the user's own code
+            count = float(self.term.count(batch))
+        except OWN_ERRORS as error:  # whatever the term raises is the user's own code
             raise self._failed(error) from error
+        if not 0 <= count < math.inf:
+            raise self._wrong(f"count returned {count:g}", "return a number, at least 0 and finite")
+        return count
 
     def compute(self, output: IVROutput, batch: Batch, step: MicroStep) -> Tensor | Share | Mapping[str, Share]:
         """See `Term.compute`."""
         try:
             computed = self.term.compute(output, batch, step)
-        except Exception as error:  # whatever the term raises is the user's own code
+        except OWN_ERRORS as error:  # whatever the term raises is the user's own code
             raise self._failed(error) from error
-        if isinstance(computed, Tensor) and computed.dim():
-            raise IvrError(
-                f"loss term {self.named.path} returned shape {list(computed.shape)}, not a scalar",
-                where=self.named.key,
-                remedy="return the sum over the batch",
-            )
+        if isinstance(computed, Mapping):
+            if not computed:
+                raise self._wrong("compute returned no value", "return at least one share by name")
+            for name, share in computed.items():
+                if not isinstance(share, Share):
+                    raise self._wrong(f"compute returned {_shown(share)} as {name}, not a Share", _REMEDY)
+                self._check_share(share, f" as {name}")
+        elif isinstance(computed, Share):
+            self._check_share(computed, "")
+        else:
+            self._check_scalar(computed, "")
         return computed
 
-    def _failed(self, error: Exception) -> Exception:
-        if isinstance(error, (IvrError, torch.OutOfMemoryError)) or _is_of_a_collective(error):
+    def _check_share(self, share: Share, place: str) -> None:
+        for part in (share.total, share.count, *(() if share.constant is None else (share.constant,))):
+            self._check_scalar(part, place)
+
+    def _check_scalar(self, value: object, place: str) -> None:
+        if not isinstance(value, Tensor) or value.dim():
+            raise self._wrong(f"compute returned {_shown(value)}{place}, not a scalar tensor", _REMEDY)
+
+    def _wrong(self, what: str, remedy: str) -> IvrError:
+        return IvrError(f"loss term {self.named.path}: {what}", where=self.named.key, remedy=remedy)
+
+    def _failed(self, error: BaseException) -> BaseException:
+        if not is_own_error(error):
             return error
         return IvrError(
             f"loss term {self.named.path} failed: {named_error(error)}",
@@ -72,10 +92,8 @@ class ConfiguredTerm:
         )
 
 
-def _is_of_a_collective(error: Exception) -> bool:
-    """Whether an error arose in a collective: another worker was lost, after which Ray restarts the workers."""
-    modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return any(module.startswith("torch.distributed.") for module in modules)
+def _shown(value: object) -> str:
+    return f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def import_term(named: ClassReference) -> type[Term]:
@@ -87,12 +105,8 @@ def import_term(named: ClassReference) -> type[Term]:
     """
     kind: type[Term] = dotted_path.import_class(named)
     dotted_path.check_derived(kind, named, "a loss term", Term)
-    dotted_path.check_methods(kind, named, "a loss term", ["compute"])
-    parts = IVROutput.parts()
-    for part in kind.needs:
-        if part not in parts:
-            what = f"{named.path} needs {part}, which is no part of a model's output"
-            raise ConfigError(what, where=named.key, remedy=f"the parts are {', '.join(parts)}")
+    dotted_path.check_methods(kind, named, "a loss term", {"count": 1, "compute": 3})
+    dotted_path.check_names(kind, named, "needs", IVROutput.parts(), "a part of a model's output")
     dotted_path.check_arguments(kind, named)
     return kind
 
@@ -104,6 +118,16 @@ def configured_terms(config: Config) -> tuple[ConfiguredTerm, ...]:
         ConfigError: One cannot be made.
     """
     return tuple(
-        ConfiguredTerm(entry.name, dotted_path.make(import_term(entry.named), entry.named), entry.weight, entry.named)
+        ConfiguredTerm(entry.name, _make_term(entry.named), entry.weight, entry.named)
         for entry in extensions.extra_terms(config)
     )
+
+
+def _make_term(named: ClassReference) -> Term:
+    """Make a term, and refuse one with parameters: they would be neither trained nor saved."""
+    term: Term = dotted_path.make(import_term(named), named)
+    for name, value in [("", term), *vars(term).items()]:
+        if isinstance(value, nn.Parameter) or (isinstance(value, nn.Module) and any(True for _ in value.parameters())):
+            what = f"{named.path} has parameters{f' in {name}' if name else ''}, which nothing would train"
+            raise ConfigError(what, where=named.key, remedy="put them in the model, or make them arguments")
+    return term

@@ -36,11 +36,14 @@ class LossTerms:
     """Scalars by name: `task/NAME`, `consistency`, `adversary`, `reconstruction`, `svr/MODALITY`, `loss.extra`'s."""
     replicated: frozenset[str] = frozenset({CONSISTENCY})
     """Terms that every rank computes alike from moments summed over the ranks; the others are this rank's share."""
+    recorded: frozenset[str] = frozenset()
+    """Terms from outside that are curves only: of weight 0, and left out of the total even where they are nan."""
 
     def total(self, weights: Mapping[str, float], world: int, accumulation: int) -> Tensor:
         """The weighted sum as DeepSpeed must see it."""
-        values = torch.stack(list(self.values.values()))
-        factors = [weight_of(name, weights) * (1 if name in self.replicated else world) for name in self.values]
+        names = [name for name in self.values if name not in self.recorded]
+        values = torch.stack([self.values[name] for name in names])
+        factors = [weight_of(name, weights) * (1 if name in self.replicated else world) for name in names]
         return (values * values.new_tensor(factors)).sum() * accumulation
 
     def family(self, family: str, weights: Mapping[str, float], world: int) -> Tensor:
@@ -91,7 +94,9 @@ def loss_terms(
             _add(term.name, term, term.compute(output, batch, step), step, values, replicated)
     for configured in extra:
         _add(configured.name, configured.term, configured.compute(output, batch, step), step, values, replicated)
-    return LossTerms(values, frozenset(replicated))
+    unweighted = [configured.name for configured in extra if configured.weight == 0]
+    recorded = [name for name in values if name.partition("/")[0] in unweighted]
+    return LossTerms(values, frozenset(replicated), frozenset(recorded))
 
 
 def _add(

@@ -8,10 +8,11 @@ from torch import nn
 
 from ivr_dist.common import dotted_path
 from ivr_dist.common.dotted_path import ClassReference
+from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.config import LossConfig, ModelConfig
 from ivr_dist.config.extensions import MODEL
 from ivr_dist.errors import ConfigError
-from ivr_dist.model.base import FusionModel
+from ivr_dist.model.base import FusionModel, OutputGuard
 from ivr_dist.model.ivr import IVRModel
 from ivr_dist.model.release import ReleaseModel
 from ivr_dist.model.spec import IVROutput, ModelSpec
@@ -39,6 +40,7 @@ def build_model(config: ModelConfig, spec: ModelSpec, loss: LossConfig | None = 
         return PRESETS[config.preset](config, spec, loss or LossConfig())
     named = dotted_path.reference(config.class_, MODEL)
     model: FusionModel = dotted_path.make(import_model(named), named, spec)
+    model.guard = OutputGuard(named, spec.tasks)
     return model
 
 
@@ -62,11 +64,10 @@ def import_model(named: ClassReference) -> type[FusionModel]:
     dotted_path.check_derived(kind, named, "a model", FusionModel)
     if kind.forward is FusionModel.forward:
         raise dotted_path.lacks(named, "a model", "forward")
-    parts = IVROutput.parts()
-    for part in kind.provides:
-        if part not in parts:
-            what = f"{named.path} provides {part}, which is no part of a model's output"
-            raise ConfigError(what, where=named.key, remedy=f"the parts are {', '.join(parts)}")
+    dotted_path.check_methods(kind, named, "a model", {"forward": 1})
+    dotted_path.check_names(kind, named, "provides", IVROutput.parts(), "a part of a model's output")
+    dotted_path.check_names(kind, named, "needs", MODALITIES, "a modality")
+    dotted_path.check_names(kind, named, "task_types", FusionModel.task_types, "a type of task")
     dotted_path.check_arguments(kind, named, positional=1)
     return kind
 

@@ -10,6 +10,7 @@ from ivr_dist.config import Config, extensions
 from ivr_dist.config.types import value_of
 from ivr_dist.errors import ConfigError, UserError
 from ivr_dist.evaluation import metrics
+from ivr_dist.evaluation.metric import Metric
 from ivr_dist.evaluation.registry import import_metric
 from ivr_dist.planning.model_inputs import reading
 from ivr_dist.shards.manifest import Manifest
@@ -29,7 +30,9 @@ def extension_faults(config: Config, train: Manifest | None) -> list[UserError]:
     for named in extensions.callbacks(config):
         _import(import_callback, named, faults)
     for name, named in extensions.metrics(config).items():
-        _import(import_metric, named, faults)
+        kind = _import(import_metric, named, faults)
+        if kind is not None and train is not None:
+            faults += _undefined_monitor(config, name, named, kind, train)
         if train is not None and name in _metric_names(train):
             remedy = "choose another name"
             faults.append(ConfigError(f"{named.key} has the name of a metric of the package", remedy=remedy))
@@ -43,6 +46,20 @@ def _import(importer: Callable[[ClassReference], Any], named: ClassReference, fa
     except UserError as error:
         faults.append(error)
         return None
+
+
+def _undefined_monitor(
+    config: Config, name: str, named: ClassReference, kind: type[Metric], train: Manifest
+) -> Iterator[ConfigError]:
+    """The fault of a monitored metric that is not defined for its task, and thus never computed."""
+    for task, spec in train.tasks.items():
+        monitored = f"{metrics.prefix(train.corpus, task, train.tasks)}/{name}"
+        if config.train.monitor.removeprefix("valid/") == monitored and spec.type not in kind.task_types:
+            yield ConfigError(
+                f"train.monitor = {config.train.monitor}: {named.path} is not defined for a {spec.type}",
+                where="train.monitor",
+                remedy="monitor another metric",
+            )
 
 
 def _metric_names(train: Manifest) -> set[str]:

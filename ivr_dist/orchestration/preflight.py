@@ -99,8 +99,15 @@ def count_parameters(config: Config, train: Manifest) -> int:
     source = config.model.text.pretrained
     text = TextEncoder(source, weights=False) if source else None
     spec = BatchSpec.from_manifest(train, config.data.modalities, [], text=text)
-    with torch.device("meta"):
-        model = build_model(config.model, ModelSpec(spec.modalities, spec.tasks, text))
+    model_spec = ModelSpec(spec.modalities, spec.tasks, text)
+    try:
+        with torch.device("meta"):
+            model = build_model(config.model, model_spec)
+    except ConfigError:
+        if not config.model.class_:
+            raise
+        # The constructor of a model from outside may read values of tensors, which have none there.
+        model = build_model(config.model, model_spec)
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 

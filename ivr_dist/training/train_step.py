@@ -91,8 +91,11 @@ class TrainStep:
             if last:
                 totals = collectives.sum_over_ranks(torch.stack(shares).sum(dim=0))
                 values = dict(zip(terms.values, totals.tolist(), strict=True))
-                loss = sum(weight_of(name, weights) * value for name, value in values.items())
+                counted = {name: value for name, value in values.items() if name not in terms.recorded}
+                loss = sum(weight_of(name, weights) * value for name, value in counted.items())
                 fault = self._spikes.check(loss)
+                if fault and not math.isfinite(loss):
+                    fault += _nonfinite_terms(counted)
                 if fault:
                     # DeepSpeed discards a step whose gradient is not finite, with all it has accumulated, at every
                     # stage; it has no other way to drop a step. decision 031
@@ -141,6 +144,12 @@ class TrainStep:
             name: lr_at(step, plan.total_steps, plan.warmup_steps, peak, train.schedule, train.min_lr_ratio)
             for name, peak in (("main", train.lr), ("text", train.text_lr), ("muon", train.muon_lr))
         }
+
+
+def _nonfinite_terms(values: Mapping[str, float]) -> str:
+    """Which terms of a loss that is not finite are to blame, to be appended to a sentence."""
+    shown = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
+    return f": {', '.join(shown)}" if shown else ""
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from ivr_dist.common import dotted_path
 from ivr_dist.common.dotted_path import ClassReference
 from ivr_dist.common.library_errors import named as named_error
+from ivr_dist.common.own_code import OWN_ERRORS
 from ivr_dist.config import Config, extensions
 from ivr_dist.errors import ConfigError, IvrError
 from ivr_dist.training.callbacks.base import Callback, RunInfo, StepReport
 
-HOOKS = tuple(name for name in vars(Callback) if name.startswith("on_"))
-"""Names of all hooks."""
+HOOKS = {
+    name: len(inspect.signature(hook).parameters) - 1 for name, hook in vars(Callback).items() if name.startswith("on_")
+}
+"""All hooks, and with how many arguments each is called."""
 
 
 def import_callback(named: ClassReference) -> type[Callback]:
@@ -26,11 +31,13 @@ def import_callback(named: ClassReference) -> type[Callback]:
     """
     kind: type[Callback] = dotted_path.import_class(named)
     dotted_path.check_derived(kind, named, "a callback", Callback)
-    for name in vars(kind):
+    # A mixin may have methods of such names for another purpose.
+    for name in [name for base in kind.__mro__ if issubclass(base, Callback) for name in vars(base)]:
         if name.startswith("on_") and name not in HOOKS:
             close = difflib.get_close_matches(name, HOOKS, n=1)
             remedy = f"did you mean {close[0]}?" if close else f"the hooks are {', '.join(HOOKS)}"
             raise ConfigError(f"{named.path}: nothing calls a hook {name}", where=named.key, remedy=remedy)
+    dotted_path.check_methods(kind, named, "a callback", HOOKS)
     dotted_path.check_arguments(kind, named)
     return kind
 
@@ -62,16 +69,22 @@ class GuardedCallback(Callback):
         self._named = named
 
     def _call(self, hook: str, *arguments: Any) -> Any:
+        return self._guarded(getattr(self._callback, hook), hook, *arguments)
+
+    def _guarded(self, function: Callable[..., Any], hook: str, *arguments: Any) -> Any:
         try:
-            return getattr(self._callback, hook)(*arguments)
+            return function(*arguments)
         except IvrError:
             raise
-        except Exception as error:  # whatever the hook raises is the user's own code
-            raise IvrError(
-                f"callback {self._named.path} failed in {hook}: {named_error(error)}",
-                where=self._named.key,
-                remedy=f"correct it, or remove it from {extensions.CALLBACKS}; the same command continues the run",
-            ) from error
+        except OWN_ERRORS as error:  # whatever the hook raises is the user's own code
+            raise self._failed(hook, named_error(error)) from error
+
+    def _failed(self, hook: str, why: str) -> IvrError:
+        return IvrError(
+            f"callback {self._named.path} failed in {hook}: {why}",
+            where=self._named.key,
+            remedy=f"correct it, or remove it from {extensions.CALLBACKS}; the same command continues the run",
+        )
 
     def on_start(self, run: RunInfo) -> None:
         """See `Callback`."""
@@ -91,8 +104,14 @@ class GuardedCallback(Callback):
 
     def on_before_checkpoint(self) -> Callable[[], None] | None:
         """See `Callback`."""
-        durable: Callable[[], None] | None = self._call("on_before_checkpoint")
-        return durable
+        hook = "on_before_checkpoint"
+        durable = self._call(hook)
+        if durable is None:
+            return None
+        if not callable(durable):
+            raise self._failed(hook, f"it returned {type(durable).__name__}, neither a function nor None")
+        # The checkpointer's thread calls it.
+        return partial(self._guarded, durable, hook)
 
     def on_checkpoint(self, name: str, seconds: float, stall_s: float) -> None:
         """See `Callback`."""

@@ -33,6 +33,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (package / "__init__.py").write_text("")
     (package / "parts.py").write_text(PARTS)
     (package / "broken.py").write_text("1 / 0")
+    (package / "exits.py").write_text("import sys\nsys.exit(0)")
+    (package / "prints.py").write_text("print('noise')\nclass Loud: ...")
+    (package / "many.py").write_text("from json import *\n" + "".join(f"class C{n:02}: ...\n" for n in range(20)))
+    (package / "needs_sibling.py").write_text("import mineparts.prts")
     (package / "lacking.py").write_text("import nowhere_to_be_seen")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(tmp_path))])
@@ -74,6 +78,21 @@ def test_a_class_is_imported_from_the_directory_of_the_command(folder: Path) -> 
             "mineparts.lacking needs the module nowhere_to_be_seen (loss.extra.contrast); install it",
         ),
         (
+            "mineparts.exits:Contrast",
+            "mineparts.exits fails while it is imported: SystemExit: 0 (loss.extra.contrast); "
+            "correct it; `python -c 'import mineparts.exits'` shows the traceback",
+        ),
+        (
+            "mineparts.needs_sibling:Contrast",
+            "mineparts.needs_sibling needs the module mineparts.prts (loss.extra.contrast); did you mean "
+            "mineparts.parts?",
+        ),
+        (
+            "mineparts.many:Wholly",
+            "mineparts.many has no Wholly (loss.extra.contrast); it has C00, C01, C02, C03, C04, C05, C06, C07 and 12 "
+            "more",
+        ),
+        (
             "mineparts.parts:notes",
             "mineparts.parts:notes is not a class (loss.extra.contrast); it has Contrast, Fails, Sum",
         ),
@@ -83,6 +102,21 @@ def test_a_wrong_path_is_explained(folder: Path, path: str, error: str) -> None:
     with pytest.raises(ConfigError) as caught:
         import_class(at(path))
     assert str(caught.value) == error
+
+
+def test_a_module_that_prints_does_not_write_to_the_result(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert import_class(at("mineparts.prints:Loud")).__name__ == "Loud"
+    assert capsys.readouterr() == ("", "noise\n")
+
+
+@pytest.mark.parametrize("path", ["json:Contrast", "json.parts:Contrast"])
+def test_a_module_of_the_name_of_an_installed_one_is_explained(folder: Path, path: str) -> None:
+    (folder / "json").mkdir()
+    (folder / "json" / "parts.py").write_text("class Contrast: ...")
+    with pytest.raises(ConfigError) as caught:
+        import_class(at(path))
+    assert f"; rename {folder}/json: the module json is " in str(caught.value)
+    assert str(caught.value).endswith("json/__init__.py, which comes first")
 
 
 def test_arguments_are_compared_with_the_constructor(folder: Path) -> None:
@@ -96,6 +130,12 @@ def test_arguments_are_compared_with_the_constructor(folder: Path) -> None:
     dotted_path.check_arguments(summed, at("mineparts.parts:Sum", anything=1), positional=1)
     with pytest.raises(ConfigError, match="cannot be made: missing a required argument: 'step'"):
         dotted_path.check_arguments(summed, at("mineparts.parts:Sum"))
+
+
+def test_a_constructor_without_the_packages_own_arguments_is_refused(folder: Path) -> None:
+    kind = import_class(at("mineparts.parts:Fails"))
+    with pytest.raises(ConfigError, match=r"its constructor takes fewer than 1 positional arguments \(.*extending.md"):
+        dotted_path.check_arguments(kind, at("mineparts.parts:Fails"), positional=1)
 
 
 def test_a_constructor_that_fails_is_named(folder: Path) -> None:

@@ -67,6 +67,34 @@ def test_overrides_name_classes() -> None:
     ]
 
 
+def test_arguments_and_weights_are_overridden_one_by_one() -> None:
+    config = load_config(
+        None,
+        [
+            *BASE,
+            "model.class=mine.fusion:MyModel",
+            "model.class.width=64",
+            "model.class.layers.text=2",
+            "loss.extra.contrast=mine.parts:Contrast",
+            "loss.extra.contrast.weight=0.5",
+            "loss.extra.contrast.temperature=2",
+        ],
+    )
+    assert config.model.class_ == {"class": "mine.fusion:MyModel", "width": 64, "layers": {"text": 2}}
+    (term,) = extensions.extra_terms(config)
+    assert (term.named.path, term.weight, term.named.arguments) == ("mine.parts:Contrast", 0.5, {"temperature": 2})
+    with pytest.raises(ConfigError, match=r"model\.class: a mapping without class"):
+        load_config(None, [*BASE, "model.class.width=64"])
+
+
+def test_keys_of_the_preset_are_not_read_by_a_class_of_ones_own() -> None:
+    config = load_config(None, [*BASE, "model.class=a:B", "model.hidden=99", "model.fusion.heads=3"])
+    assert extensions.rows(config) == [("not read by this model", "model.hidden, model.fusion.heads")]
+    config = load_config(None, [*BASE, "model.class=a:B", "model.size=large"])
+    assert extensions.unread_keys(config) == ["model.size"]
+    assert extensions.unread_keys(load_config(None, [*BASE, "model.hidden=64"])) == []
+
+
 def test_without_classes_there_is_nothing() -> None:
     assert extensions.all_of(Config()) == [] and extensions.rows(Config()) == []
 
@@ -77,8 +105,13 @@ def test_without_classes_there_is_nothing() -> None:
         ("model.class=mine.MyModel", "model.class: 'mine.MyModel' is not the path of a class"),
         ("loss.extra.svr=a.b:C", "loss.extra.svr has the name of a term of the package"),
         ("loss.extra.x={weight: 1}", "loss.extra.x: a mapping without class"),
-        ("loss.extra.x={class: a:B, weight: -1}", "loss.extra.x.weight = -1 must be at least 0"),
-        ("loss.extra.x={class: a:B, weight: true}", "loss.extra.x.weight = True must be at least 0"),
+        ("loss.extra.x={class: a:B, weight: -1}", "loss.extra.x.weight = -1 must be a number, at least 0 and finite"),
+        ("loss.extra.x={class: a:B, weight: true}", "loss.extra.x.weight = True must be a number"),
+        (
+            "loss.extra.x={class: a:B, weight: .nan}",
+            "loss.extra.x.weight = nan must be a number, at least 0 and",
+        ),
+        ("loss.extra.x={class: a:B, weight: '0.1'}", "loss.extra.x.weight = '0.1' must be a number"),
         ("loss.extra={a-b: a:B}", "loss.extra.a-b is not a name"),
         ("eval.metrics={a/b: a:B}", "eval.metrics.a/b is not a name"),
         ("run.callbacks=[3]", "run.callbacks[0]: 3 is not a string or a mapping"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -55,6 +57,30 @@ def test_their_direction_decides_what_is_better() -> None:
 def test_one_that_fails_is_named() -> None:
     with pytest.raises(IvrError, match=r"Failing failed: ValueError: nothing to measure \(eval\.metrics\.mine\)"):
         score(predictions(), "films", TASKS, {"mine": Failing()})
+
+
+class Changing(Metric):
+    def compute(self, task: TaskSpec, truth: Floats, prediction: Floats) -> float:
+        truth[:] = 0
+        return 0.0
+
+
+def test_one_that_changes_its_arguments_is_refused() -> None:
+    with pytest.raises(IvrError, match=r"Changing failed: ValueError: assignment destination is read-only"):
+        score(predictions(), "films", TASKS, {"mine": Changing()})
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [
+        ("regression", "task_types = 'regression' is not a tuple of names"),
+        (("regresion",), "task_types names regresion, which is not a type of task"),
+    ],
+)
+def test_types_of_tasks_are_names_that_exist(value: object, error: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WithinHalf, "task_types", value)
+    with pytest.raises(ConfigError, match=re.escape(f"tests.extension_parts:WithinHalf: {error} (eval.metrics.x); ")):
+        configured_metrics(Config(eval=EvalConfig(metrics={"x": "tests.extension_parts:WithinHalf"})))
 
 
 def test_what_is_no_metric_is_refused() -> None:

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ivr_dist.config import Config, LossConfig
 from ivr_dist.data.batches.batch import Batch
@@ -53,6 +53,55 @@ class Summing(Term):
 
     def compute(self, output: IVROutput, batch: Batch, step: MicroStep) -> Tensor:
         return step.all_reduce(output.predictions["sentiment"].sum())
+
+
+class Returns(Term):
+    """Returns what its argument says."""
+
+    def __init__(self, what: str = "") -> None:
+        self.what = what
+
+    def count(self, batch: Batch) -> float:
+        return {"nan": float("nan"), "negative": -1.0}.get(self.what, 1.0)
+
+    def compute(self, output: IVROutput, batch: Batch, step: MicroStep) -> Tensor:
+        total = output.predictions["sentiment"].sum()
+        values: dict[str, object] = {
+            "number": 0.5,
+            "nothing": None,
+            "no shares": {},
+            "tensors": {"a": total},
+            "vectors": {"a": Share(total, torch.zeros(2))},
+            "exit": total,
+        }
+        if self.what == "exit":
+            raise SystemExit(0)
+        return values[self.what]  # type: ignore[return-value]
+
+
+class Trainable(Term):
+    def __init__(self) -> None:
+        self.layer = nn.Linear(2, 2)
+
+    def compute(self, output: IVROutput, batch: Batch, step: MicroStep) -> Tensor:
+        return output.predictions["sentiment"].sum()
+
+
+class Undefined(Term):
+    def compute(self, output: IVROutput, batch: Batch, step: MicroStep) -> Tensor:
+        return output.predictions["sentiment"].sum() * float("nan")
+
+
+class Unnamed(Term):
+    needs = "predictions"  # type: ignore[assignment]
+
+    def compute(self, output: IVROutput, batch: Batch, step: MicroStep) -> Tensor:
+        return torch.zeros(())
+
+
+class TakesTwo(Term):
+    def compute(self, output: IVROutput, batch: Batch) -> Tensor:  # type: ignore[override]
+        return torch.zeros(())
 
 
 class Counting(Term):
@@ -127,22 +176,28 @@ def test_terms_that_a_model_has_no_output_for_are_absent() -> None:
 @pytest.mark.parametrize(
     ("name", "error"),
     [
-        ("NeedsNothing", "needs nothing, which is no part of a model's output (loss.extra.mine); the parts are pred"),
-        ("Abstract", "is not a loss term: it has no compute (loss.extra.mine)"),
-        ("MicroStep", "is not a loss term (loss.extra.mine); derive it from ivr_dist.losses.term.Term"),
+        (
+            "NeedsNothing",
+            ": needs names nothing, which is not a part of a model's output (loss.extra.mine); use predictions, ",
+        ),
+        ("Unnamed", ": needs = 'predictions' is not a tuple of names (loss.extra.mine); write it as needs = (\"pred"),
+        ("TakesTwo", ": compute cannot be called with 3 arguments (loss.extra.mine); see docs/extending.md"),
+        ("Trainable", " has parameters in layer, which nothing would train (loss.extra.mine); put them in the model"),
+        ("Abstract", " is not a loss term: it has no compute (loss.extra.mine)"),
+        ("MicroStep", " is not a loss term (loss.extra.mine); derive it from ivr_dist.losses.term.Term"),
     ],
 )
 def test_what_is_no_term_is_refused(name: str, error: str) -> None:
     with pytest.raises(ConfigError) as caught:
         configured_terms(config(mine=here(name)))
-    assert str(caught.value).startswith(f"{here(name)} {error}")
+    assert str(caught.value).startswith(f"{here(name)}{error}")
 
 
 @pytest.mark.parametrize(
     ("name", "error"),
     [
         ("Failing", r"Failing failed: KeyError: 'sentiments' \(loss\.extra\.mine\)"),
-        ("Vector", r"Vector returned shape \[7\], not a scalar \(loss\.extra\.mine\)"),
+        ("Vector", r"Vector: compute returned shape \[7\], not a scalar tensor \(loss\.extra\.mine\)"),
     ],
 )
 def test_a_term_that_fails_is_named(name: str, error: str) -> None:
@@ -164,6 +219,37 @@ def test_a_lost_worker_is_no_fault_of_the_term_that_waits_for_it() -> None:
     counts = StepCounts.from_vector(local_counts([batch], layout, *names), layout, *names)
     with pytest.raises(ValueError, match="process group has not been initialized"):
         term.compute(output, batch, MicroStep(0, 1, counts, layout, Config(), without_group))
+
+
+@pytest.mark.parametrize(
+    ("what", "error"),
+    [
+        ("nan", ": count returned nan"),
+        ("negative", ": count returned -1"),
+        ("number", ": compute returned float, not a scalar tensor"),
+        ("nothing", ": compute returned NoneType, not a scalar tensor"),
+        ("no shares", ": compute returned no value"),
+        ("tensors", ": compute returned shape [] as a, not a Share"),
+        ("vectors", ": compute returned shape [2] as a, not a scalar tensor"),
+        ("exit", " failed: SystemExit: 0"),
+    ],
+)
+def test_a_value_of_another_form_is_refused(what: str, error: str) -> None:
+    with pytest.raises(IvrError) as caught:
+        terms_with(config(mine={"class": here("Returns"), "what": what}))
+    assert str(caught.value).startswith(f"loss term {here('Returns')}{error} (loss.extra.mine); ")
+
+
+def test_a_term_of_weight_0_is_left_out_of_the_total_even_where_it_is_nan() -> None:
+    weights = {name: 1.0 for name in ("task", "consistency", "adversary", "reconstruction", "svr")}
+    without, _, _ = terms_with(Config())
+    expected = without.total(weights, 1, 1)
+    recorded, _, _ = terms_with(config(mine={"class": here("Undefined"), "weight": 0}))
+    assert torch.isnan(recorded.values["mine"]) and torch.equal(
+        recorded.total({**weights, "mine": 0.0}, 1, 1), expected
+    )
+    weighted, _, _ = terms_with(config(mine=here("Undefined")))
+    assert torch.isnan(weighted.total({**weights, "mine": 1.0}, 1, 1))
 
 
 def test_a_term_has_arguments_and_a_weight() -> None:
