@@ -150,7 +150,7 @@ def no_run(run_url: str) -> UserError:
     seeds = SEED_RUN_NAME.found(run_url)
     if seeds:
         first = storage.display(RunPaths(run_url).seed_run(seeds[0][0]))
-        what = f"no run here, but {len(seeds)} of different seeds below"
+        what = "no run here, but runs of single seeds below it"
         return UserError(what, where=where, remedy=f"give one of them, such as {first}")
     return UserError("no run here", where=where, remedy="give the run.dir of a run that has started")
 

@@ -214,7 +214,7 @@ def test_a_run_of_several_seeds_is_several_runs(tmp_path: Path) -> None:
     for seed in (10, 2):
         (tmp_path / f"seed-{seed}").mkdir()
     for opening in (ivr.open_run, ivr.load):
-        with pytest.raises(ivr.UserError, match=r"no run here, but 2 of different seeds below .*such as .*/seed-2$"):
+        with pytest.raises(ivr.UserError, match=r"no run here, but runs of single seeds below it .*such as .*/seed-2$"):
             opening(tmp_path)
 
 
