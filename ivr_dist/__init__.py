@@ -27,8 +27,12 @@ if TYPE_CHECKING:
     )
     from ivr_dist.inference.load import Model
     from ivr_dist.inference.predict import PredictionTable
+    from ivr_dist.inspection.audit_report import AuditReport
     from ivr_dist.inspection.packed_split import PackedSplit, Sample
+    from ivr_dist.inspection.profile import SplitProfile
     from ivr_dist.inspection.run_view import Checkpoint, Run
+    from ivr_dist.inspection.status import RunStatus
+    from ivr_dist.run.events import Console
     from ivr_dist.run.results import Result
     from ivr_dist.training.callbacks.base import Callback, StepReport
 
@@ -51,26 +55,32 @@ _ERRORS = (
 _MODULES = {
     **dict.fromkeys(("evaluate", "load", "load_config", "open_run", "open_split", "predict", "train"), "ivr_dist.api"),
     **dict.fromkeys(_ERRORS, "ivr_dist.errors"),
+    "AuditReport": "ivr_dist.inspection.audit_report",
     "Callback": "ivr_dist.training.callbacks.base",
     "Checkpoint": "ivr_dist.inspection.run_view",
     "Config": "ivr_dist.config",
+    "Console": "ivr_dist.run.events",
     "Model": "ivr_dist.inference.load",
     "PackedSplit": "ivr_dist.inspection.packed_split",
     "PredictionTable": "ivr_dist.inference.predict",
     "Result": "ivr_dist.run.results",
     "Run": "ivr_dist.inspection.run_view",
+    "RunStatus": "ivr_dist.inspection.status",
     "Sample": "ivr_dist.inspection.packed_split",
+    "SplitProfile": "ivr_dist.inspection.profile",
     "StepReport": "ivr_dist.training.callbacks.base",
 }
 """Where each public name is defined."""
 
 __all__ = [
+    "AuditReport",
     "Callback",
     "Checkpoint",
     "CheckpointError",
     "CheckpointMismatchError",
     "Config",
     "ConfigError",
+    "Console",
     "CorruptDataError",
     "DataError",
     "DivergedError",
@@ -81,7 +91,9 @@ __all__ = [
     "PredictionTable",
     "Result",
     "Run",
+    "RunStatus",
     "Sample",
+    "SplitProfile",
     "StepReport",
     "StorageError",
     "SupersededError",

@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from ivr_dist.config import Config, loading
 from ivr_dist.display.console import LocalConsole
+from ivr_dist.errors import ConfigError, UserError
 from ivr_dist.inspection.packed_split import PackedSplit, Sample
 from ivr_dist.inspection.run_view import Run
 from ivr_dist.run.events import Console, Event
 from ivr_dist.run.results import Result
+from ivr_dist.sanitize import shorten
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
 StrPath = str | os.PathLike[str]
 """A local path, or a URL such as `s3://bucket/mosi/train`."""
+Overrides = Sequence[str] | Mapping[str, Any]
+"""Config keys and their values: `["train.lr=3e-4"]` as on the command line, or `{"train.lr": 3e-4}`."""
 
 _INTERRUPTED = 130
 
@@ -56,29 +60,31 @@ def open_split(path: StrPath) -> PackedSplit:
     Raises:
         DataError: There is no packed split.
     """
-    return PackedSplit(os.fspath(path))
+    return PackedSplit(_location(path))
 
 
-def load_config(path: StrPath | None, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: StrPath | None, overrides: Overrides = ()) -> Config:
     """Read a config file, apply overrides, and check the result.
 
     >>> config = ivr.load_config("configs/synth.yaml", ["train.lr=3e-4"])
     >>> config.train.lr
     0.0003
+    >>> config == ivr.load_config("configs/synth.yaml", {"train.lr": 3e-4})
+    True
 
     Args:
         path: A YAML file; None starts from the defaults.
-        overrides: `section.key=value`, as on the command line.
+        overrides: `section.key=value` as on the command line, or a mapping of keys to values.
 
     Raises:
         ConfigError: The file cannot be read, or the config is wrong; the error names file, line, key and remedy.
     """
-    return loading.load_config(None if path is None else os.fspath(path), overrides)
+    return loading.load_config(None if path is None else _location(path), _as_texts(overrides))
 
 
 def train(
     config: Config | StrPath,
-    overrides: Sequence[str] = (),
+    overrides: Overrides = (),
     *,
     progress: bool = False,
     console: Console | None = None,
@@ -100,13 +106,14 @@ def train(
 
     Args:
         config: A config, or a YAML file.
-        overrides: `section.key=value`, set over it.
+        overrides: `section.key=value` or a mapping of keys to values, set over it.
         progress: Print the progress to stdout, as the command does.
         console: Receives the events of the run; its `stop_requested` may end the run after a checkpoint.
         debug: Print what Ray and the workers print.
 
     Raises:
-        UserError: The config, the data or the content of the run directory cannot work; nothing was started.
+        UserError: The config, the data or the content of the run directory cannot work, or another thread of this
+            process is training with `run.num_workers=0`; nothing was started.
         IvrError: The run failed.
         KeyboardInterrupt: Ctrl-C has ended it.
         SystemExit: SIGTERM or SIGHUP has ended it.
@@ -114,10 +121,11 @@ def train(
     from ivr_dist.orchestration import driver
     from ivr_dist.orchestration.preflight import further_faults
 
+    texts = _as_texts(overrides)
     if isinstance(config, Config):
-        loaded = loading.with_overrides(config, overrides, further_faults)
+        loaded = loading.with_overrides(config, texts, further_faults)
     else:
-        loaded = loading.load(os.fspath(config), overrides, further_faults)
+        loaded = loading.load(_location(config), texts, further_faults)
     outcome = driver.train(loaded.config, _Relay(console, progress), loaded=loaded, debug=debug)
     if outcome.exit_code == _INTERRUPTED:
         raise KeyboardInterrupt
@@ -142,8 +150,9 @@ def open_run(path: StrPath) -> Run:
 
     Raises:
         UserError: No run has started there.
+        CorruptDataError: A record of the run is damaged.
     """
-    return Run(os.fspath(path))
+    return Run(_location(path))
 
 
 def load(path: StrPath, *, device: str | torch.device | None = None, trust_code: bool = False) -> Model:
@@ -165,13 +174,13 @@ def load(path: StrPath, *, device: str | torch.device | None = None, trust_code:
             code: a model of your own, and metrics of your own, which are left out without it.
 
     Raises:
-        UserError: There is no model; it is an export, which this version cannot load; or it is a class outside the
-            package that is not trusted or cannot be imported.
+        UserError: There is no model, or no such device; it is an export, which this version cannot load; or it is a
+            class outside the package that is not trusted or cannot be imported.
         CheckpointError: The checkpoint is not complete, or damaged.
     """
     from ivr_dist.inference import load as inference
 
-    return inference.load(os.fspath(path), device=device, trust_code=trust_code)
+    return inference.load(_location(path), device=device, trust_code=trust_code)
 
 
 def predict(
@@ -186,7 +195,7 @@ def predict(
     ['id', 'sentiment', 'sentiment_label']
 
     Samples in memory are mappings with an array for each modality that is there: [steps, width] features, unscaled (the
-    model standardises them itself), or [steps] token ids; `id` and `transcript` are optional.
+    model standardises them itself), or [steps] token ids; `id` and `transcript` are optional. Other keys are refused.
 
     >>> import numpy as np
     >>> sample = {"id": "mine", "audio": np.zeros((7, 12)), "vision": np.ones((5, 8))}
@@ -207,7 +216,7 @@ def predict(
     """
     from ivr_dist.inference import predict as inference
 
-    return inference.predict(_model(model), os.fspath(data) if isinstance(data, os.PathLike) else data)
+    return inference.predict(_model(model), _location(data) if isinstance(data, os.PathLike) else data)
 
 
 def evaluate(model: Model | StrPath, split: PackedSplit | StrPath) -> dict[str, float | None]:
@@ -231,7 +240,30 @@ def evaluate(model: Model | StrPath, split: PackedSplit | StrPath) -> dict[str, 
     """
     from ivr_dist.inference import predict as inference
 
-    return inference.score_split(_model(model), split if isinstance(split, PackedSplit) else os.fspath(split))
+    return inference.score_split(_model(model), split if isinstance(split, PackedSplit) else _location(split))
+
+
+def _location(path: StrPath) -> str:
+    """Return a path or URL as a text."""
+    text = os.fsdecode(path)
+    if not text:
+        raise UserError("the path is empty", remedy="give a path or URL; the current directory is .")
+    return text
+
+
+def _as_texts(overrides: Overrides) -> list[str]:
+    """Return overrides as the command line has them."""
+    if isinstance(overrides, str):
+        raise ConfigError(
+            f"overrides are a list, not the text {shorten(overrides, 80)!r}", remedy="write it in brackets: [...]"
+        )
+    if not isinstance(overrides, Mapping):
+        texts = list(overrides)
+        for each in texts:
+            if not isinstance(each, str):
+                raise ConfigError(f"the override {shorten(repr(each), 80)} is not a text", remedy="write key=value")
+        return texts
+    return [loading.override(key, value) for key, value in overrides.items()]
 
 
 def _model(model: Model | StrPath) -> Model:

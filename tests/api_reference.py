@@ -23,6 +23,7 @@ _HEAD = """\
 milliseconds: torch is imported when a model or a batch is asked for, DeepSpeed by `train`, Ray by `train` with workers
 (`run.num_workers` above 0). `load`, `predict` and `evaluate` need neither Ray nor DeepSpeed. Nothing is printed unless
 asked for. Paths (`StrPath`) are local paths or URLs such as `s3://bucket/mosi/train`, as `str` or `os.PathLike`.
+`Overrides` are config keys with values: `["train.lr=3e-4"]` or `{"train.lr": 3e-4}`.
 
 ```python
 import ivr_dist as ivr

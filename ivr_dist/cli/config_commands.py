@@ -29,11 +29,13 @@ Names = Annotated[
 )
 def config(
     names: Names = None,
-    search: Annotated[str, typer.Option(metavar="WORD", help="List the keys that a word occurs in.")] = "",
+    search: Annotated[
+        str | None, typer.Option(metavar="WORDS", help="List the keys that these words occur in.")
+    ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema, for editors.")] = False,
     effective: Annotated[
-        str, typer.Option(metavar="CONFIG", help="Print every value of a config file, and where it came from.")
-    ] = "",
+        str | None, typer.Option(metavar="CONFIG", help="Print every value of a config file, and where it came from.")
+    ] = None,
     as_yaml: Annotated[bool, typer.Option("--yaml", help="Print a config of all defaults, with comments.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the page docs/config.md.")] = False,
     debug: Debug = False,
@@ -43,17 +45,17 @@ def config(
     Without arguments, lists all keys with their defaults. Reads nothing but the config file that is given.
     """
     forms = {
-        "--search": bool(search),
+        "--search": search is not None,
         "--schema": schema,
-        "--effective": bool(effective),
+        "--effective": effective is not None,
         "--yaml": as_yaml,
         "--markdown": markdown,
     }
     chosen = [option for option, given in forms.items() if given]
-    if len(chosen) > 1 or (chosen and names and not effective):
+    if len(chosen) > 1 or (chosen and names and effective is None):
         both = " and ".join(chosen if len(chosen) > 1 else [chosen[0], f"KEY {(names or [''])[0]}"])
         raise UserError(f"{both} cannot be given together", remedy="give one of them")
-    if effective:
+    if effective is not None:
         from ivr_dist.config.effective import effective_yaml
         from ivr_dist.config.loading import load
 
@@ -72,7 +74,7 @@ def config(
         from ivr_dist.planning.run_identity import effects
 
         _print(reference.markdown(effects()))
-    elif search:
+    elif search is not None:
         _show_matches(search)
     else:
         _explain(names or [])
@@ -86,9 +88,9 @@ def _print(text: str) -> None:
 def _show_matches(word: str) -> None:
     from ivr_dist.config.reference import search_keys
 
-    lines = search_keys(word)
+    lines = search_keys(word) if word.strip() else []
     if not lines:
-        raise UserError(f"no key has to do with {word}", remedy="list all with `ivr-dist config`")
+        raise UserError(f"no key has to do with {word or repr(word)}", remedy="list all with `ivr-dist config`")
     for line in lines:
         say(line)
 

@@ -47,7 +47,7 @@ app = typer.Typer(
         "ivr-dist pack corpora/mosi --card mosi_words --out s3://bucket/mosi",
         "ivr-dist verify s3://bucket/mosi --card mosi_words",
         "ivr-dist inspect s3://bucket/mosi --html mosi.html",
-        "ivr-dist evaluate runs/quickstart/checkpoints/step-00000310.a01",
+        "ivr-dist evaluate runs/quickstart/checkpoints/step-00000176.a01",
         "ivr-dist status runs/quickstart",
         "ivr-dist audit runs/quickstart",
         "ivr-dist --log-json train.jsonl train configs/quickstart.yaml",
@@ -100,6 +100,8 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
+    if log_json == "":
+        raise UserError("--log-json names no file", remedy="give the path of a file, or leave it out")
     logging_setup.configure(log_level, log_json)
     logger.info("ivr-dist %s: %s", __version__, context.invoked_subcommand)
 
@@ -138,8 +140,14 @@ def _run(given: Sequence[str]) -> int:
         return int(app(given, prog_name="ivr-dist", standalone_mode=False) or 0)
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
-        command = context.command_path if context else "ivr-dist"
-        return _fail(UserError(error.format_message().rstrip("."), remedy=f"see {command} --help"), error.exit_code)
+        command = context.command_path if context else f"ivr-dist {_command(given)}".rstrip()
+        text = error.format_message().replace(": Value error, ", ": ")
+        what, _, meant = (part.strip() for part in text.partition("Did you mean"))
+        remedy = f"did you mean {meant}" if meant else f"see {command} --help"
+        option = getattr(error, "option_name", None)
+        if option in _WITH_VALUE and what.startswith("No such option"):
+            remedy = f"write it before the command: ivr-dist {option} ...{command.removeprefix('ivr-dist')} ..."
+        return _fail(UserError(what.rstrip("."), remedy=remedy), error.exit_code)
     except IvrError as error:
         _print_traceback(given)
         return _fail(error, error.exit_code)

@@ -92,7 +92,7 @@ def plan(
 
 
 @SECTION.command(
-    "ivr-dist evaluate runs/quickstart/checkpoints/step-00000310.a01",
+    "ivr-dist evaluate runs/quickstart/checkpoints/step-00000176.a01",
     "ivr-dist evaluate CHECKPOINT --shards s3://bucket/sims/test --json",
 )
 def evaluate(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from typing import Any, get_origin
@@ -27,6 +28,7 @@ from ivr_dist.sanitize import shorten
 logger = logging.getLogger(__name__)
 
 _OVERRIDE = "override "
+_IN_PYTHON = "the given config"
 _LONGEST = 200
 """Characters of an override in an error."""
 
@@ -96,8 +98,9 @@ def with_overrides(config: Config, overrides: Sequence[str] = (), look: Look | N
     """
     values = _Values()
     # Only what is not the default, so that a preset given by an override still fills in the rest.
-    given = {path: value_of(config, path) for path in keys()}
-    values.values = {path: value for path, value in given.items() if value != keys()[path].default}
+    for path, key in keys().items():
+        if (value := value_of(config, path)) != key.default:
+            values.take(key, value)
     for override in overrides:
         values.override(override)
     return _checked(values, "", look)
@@ -112,7 +115,10 @@ def _checked(values: _Values, place: str, look: Look | None, unread: Sequence[Co
     loaded = Loaded(values.build(), values.origins, place)
     problems: list[UserError] = [*unread, *values.faults]
     if not unread:
-        problems += faults(loaded.config, loaded.origins, values.suspects)
+        found = faults(loaded.config, loaded.origins, values.suspects)
+        # A default is not reported where a value was given that could not be used.
+        unset = values.suspects - values.origins.keys()
+        problems += [fault for fault in found if fault.what.partition(" ")[0] not in unset]
         if problems and look is not None:
             wrong = wrong_keys(loaded.config, values.suspects)
             more = look(replace(loaded, config=with_defaults(loaded.config, wrong)))
@@ -123,9 +129,31 @@ def _checked(values: _Values, place: str, look: Look | None, unread: Sequence[Co
     return loaded
 
 
-def override(key: str, value: str) -> str:
-    """The override that sets a key to any text, quoted where needed."""
-    return f"{key}={yaml_value(value)}"
+def override(key: str, value: Any) -> str:
+    """The override that sets a key to any value; texts are quoted where needed.
+
+    Raises:
+        ConfigError: It is no value of a config.
+    """
+    try:
+        return f"{key}={yaml_value(_plain(value))}"
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"{key} has a value of type {type(value).__name__}",
+            where="overrides",
+            remedy="give a text, a number, a bool, None, a list or a mapping",
+        ) from None
+
+
+def _plain(value: Any) -> Any:
+    """Convert what a notebook may hold: paths, tuples, scalars of numpy."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value.item() if type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0 else value
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -170,6 +198,10 @@ class _Values:
             if path in section_paths():
                 self._merge_section(path, value, place)
             elif path in keys():
+                # One file can write `train.lr` and `lr` in the section `train`.
+                if isinstance(section, Located) and path in self.origins and not place.startswith(_OVERRIDE):
+                    what = f"{path} is given twice, first at {self.origins[path]}"
+                    self._fault(what, place, "keep one of them")
                 self._set(keys()[path], value, place)
             else:
                 self._unknown(path, place)
@@ -198,6 +230,11 @@ class _Values:
             value = {name: value}
         self._set(key, value, place, merged=bool(inner))
 
+    def take(self, key: Key, value: Any) -> None:
+        """Set a key to a value of Python, whose type may be wrong."""
+        self._set(key, _plain(value), _IN_PYTHON)
+        self.origins.pop(key.path, None)
+
     def build(self) -> Config:
         """Build the config: these values, else those of the preset, else the defaults."""
         config: Config = _section(Config, "", {**preset_values(self.values), **self.values})
@@ -208,7 +245,7 @@ class _Values:
             self.merge(value, f"{path}.", place)
         elif value != "" or not isinstance(value, Word):
             example = next(key for key in keys() if key.startswith(f"{path}."))
-            self._fault(f"{path} = {show(value)} is a section", place, f"set its keys, such as {example}")
+            self._fault(f"{path} is a section, not {show(value)}", place, f"set its keys, such as {example}")
             self.suspects |= _below(path)
 
     def _set(self, key: Key, value: Any, place: str, merged: bool = False) -> None:
@@ -225,7 +262,7 @@ class _Values:
 
     def _unknown(self, path: str, place: str) -> None:
         similar, remedy = suggest_keys(path)
-        self._fault(f"unknown key {path}", place, remedy)
+        self._fault(f"unknown key {shorten(path, _LONGEST) or repr(path)}", place, remedy)
         self.suspects |= {key for known in similar for key in _below(known)}
 
     def _fault(self, what: str, place: str, remedy: str) -> None:

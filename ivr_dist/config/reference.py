@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import is_dataclass
 from textwrap import wrap
+from typing import get_origin
 
 from ivr_dist.config.schema import Config
 from ivr_dist.config.suggestions import suggest_keys
@@ -54,14 +55,14 @@ def list_keys(prefix: str = "") -> list[str]:
 
 
 def search_keys(word: str) -> list[str]:
-    """Lines of a list of the keys whose names, doc lines or synonyms hold a word."""
-    part = word.lower()
-    named = {synonym.key for name, synonym in SYNONYMS.items() if part in name}
+    """Lines of a list of the keys whose names, doc lines or synonyms hold all these words."""
+    parts = word.lower().split()
+    names: dict[str, list[str]] = {}
+    for name, synonym in SYNONYMS.items():
+        names.setdefault(synonym.key, []).append(name)
+    texts = {path: " ".join((path, key.doc, *names.get(path, ()))).lower() for path, key in keys().items()}
     return [
-        line
-        for key in keys().values()
-        if part in f"{key.path} {key.doc}".lower() or key.path in named
-        for line in _entry(key)
+        line for path, text in texts.items() if all(part in text for part in parts) for line in _entry(keys()[path])
     ]
 
 
@@ -77,14 +78,29 @@ def explain(path: str, effects: Mapping[str, str]) -> list[str]:
     """
     if path in section_paths():
         return [f"{path}: {_section_doc(path)}", "", *list_keys(path)]
-    key = keys().get(path)
+    name, equals, _ = path.partition("=")
+    if equals:
+        raise ConfigError(
+            f"{path} sets a value", remedy=f"give the key alone, {name}; overrides belong to --effective CONFIG"
+        )
+    key = _key_of(path)
     if key is None:
-        raise ConfigError(f"unknown key {path}", remedy=suggest_keys(path)[1])
+        raise ConfigError(f"unknown key {path or repr(path)}", remedy=suggest_keys(path)[1])
+    path = key.path
     names = [name for name, synonym in SYNONYMS.items() if synonym.key == path]
     lines = [f"{path}   {type_and_range(key)}; default {yaml_value(key.default)}", *_indented(key.doc)]
     if path in effects:
         lines += _indented(f"In a run that has begun: {effects[path]}.")
     return lines + (_indented(f"Elsewhere called: {', '.join(names)}.") if names else [])
+
+
+def _key_of(path: str) -> Key | None:
+    """A key, or the mapping that a path names an entry of, such as `loss.tasks.happy`."""
+    while path not in keys() and "." in path:
+        path = path.rpartition(".")[0]
+        if path in keys() and get_origin(keys()[path].annotation) is not dict:
+            return None
+    return keys().get(path)
 
 
 def markdown(effects: Mapping[str, str]) -> str:

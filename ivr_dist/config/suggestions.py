@@ -10,6 +10,7 @@ from ivr_dist.config.synonyms import Synonym, find_synonym
 from ivr_dist.config.types import Key, Word, keys, section_paths
 
 _SUGGESTIONS = 4
+_NOTHING = ("none", "nil", "undefined", "unset")
 
 
 def suggest_keys(path: str) -> tuple[list[str], str]:
@@ -34,7 +35,7 @@ def _synonym_remedy(synonym: Synonym) -> str:
 
 def _unknown_remedy(path: str, suggestions: Sequence[str]) -> str:
     if len(suggestions) == 1:
-        doc = f" ({keys()[suggestions[0]].doc})" if suggestions[0] in keys() else ""
+        doc = f" ({keys()[suggestions[0]].doc.rstrip('.')})" if suggestions[0] in keys() else ""
         return f"did you mean {suggestions[0]}?{doc}"
     if suggestions:
         return f"did you mean {', '.join(suggestions[:-1])} or {suggestions[-1]}?"
@@ -49,7 +50,7 @@ def _known_paths() -> list[str]:
 
 def _similar_keys(path: str) -> list[str]:
     """Known keys and sections like an unknown one, best first: its name in another section, or a misspelling of it."""
-    section, _, leaf = path.rpartition(".")
+    section, _, leaf = path.lower().rpartition(".")
 
     def likeness(known: str) -> float:
         known_section, _, known_leaf = known.rpartition(".")
@@ -71,6 +72,10 @@ def value_remedy(key: Key, value: Any) -> str:
     about = f"{key.path}: {key.doc.rstrip('.')}"
     if isinstance(value, Word) and value.written:
         return f'write "{value.written.strip()}" in quotes if all of it is meant, else leave out the rest ({about})'
+    if isinstance(value, Word) and value.lower() in _NOTHING and type(None) in get_args(key.annotation):
+        return f"write null to leave it unset ({about})"
+    if isinstance(value, Word) and value.lower() in (*_NOTHING, "null", "~") and key.annotation is str:
+        return f'write "" to leave it empty ({about})'
     options = [str(choice) for choice in _choices(key.annotation)]
     wrong = value if isinstance(value, list) else [value]
     typed = [str(item) for item in wrong if isinstance(item, str) and str(item) not in options]

@@ -46,6 +46,10 @@ def read_yaml(path: str) -> Located:
     Raises:
         ConfigError: The file cannot be read or is not such YAML.
     """
+    if not path:
+        raise ConfigError("the path of the config file is empty", remedy="name a YAML file")
+    if "://" in path:
+        raise ConfigError("a config file must be on this machine", where=path, remedy="download it, and give its path")
     try:
         data = Path(path).read_bytes()
     except FileNotFoundError:
@@ -103,10 +107,13 @@ def _parse(text: str, place: Callable[[yaml.Mark | None], str]) -> Any:
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
-        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "unreadable"
+        problem = str(getattr(error, "problem", None) or getattr(error, "reason", None) or "unreadable")
+        problem = problem.removeprefix("but ")
         where = place(getattr(error, "problem_mark", None))
         raise ConfigError(
-            f"not valid YAML: {problem}", where=where, remedy="check indentation, colons and quotes"
+            f"not valid YAML: {problem}",
+            where=where,
+            remedy="check indentation, colons and quotes",
         ) from None
     except RecursionError:
         raise ConfigError(_DEEP, where=place(None), remedy="write it flatter") from None
@@ -162,7 +169,7 @@ class _Reader:
             name = str(self.value(key_node, depth + 1))
             if name == _MERGE and isinstance(value_node, yaml.CollectionNode):
                 remedy = "write the keys out"
-                raise ConfigError("keys are not merged from elsewhere (<<)", where=where, remedy=remedy)
+                raise ConfigError("merge keys (<<) are not supported", where=where, remedy=remedy)
             if name in mapping:
                 first = mapping.places[name]
                 earlier = "" if first == where else f", first at {first}"

@@ -11,6 +11,7 @@ from torch import nn
 from ivr_dist import storage
 from ivr_dist.checkpoint import store, weights
 from ivr_dist.checkpoint.part_manifest import part_name
+from ivr_dist.common.library_errors import describe
 from ivr_dist.config import Config
 from ivr_dist.data.batches.batch import Batch
 from ivr_dist.data.batches.collate import BatchSpec
@@ -18,15 +19,17 @@ from ivr_dist.errors import UserError
 from ivr_dist.evaluation.metric import Metric
 from ivr_dist.evaluation.registry import configured_metrics
 from ivr_dist.inspection.existing_run import read_result
+from ivr_dist.inspection.status import no_run
 from ivr_dist.model.spec import IVROutput
 from ivr_dist.run.attempts import lineage, read_attempts
+from ivr_dist.run.paths import SEED_RUN_NAME
 from ivr_dist.runtime import device as device_module
 from ivr_dist.shards.specs import TaskSpec
 
 _EXPORT_FILES = ("model.safetensors", "model.safetensors.index.json", "model.onnx")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Model:
     """A trained model in evaluation mode, with all that is needed to feed it; made by `load`."""
 
@@ -39,6 +42,7 @@ class Model:
     spec: BatchSpec
     """Layout of batches, and the statistics by which features are standardised."""
     device: torch.device
+    """Where the module is."""
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     """By name: the metrics of `eval.metrics`, where its code is trusted."""
 
@@ -72,19 +76,33 @@ def load(path: str, *, device: str | torch.device | None = None, trust_code: boo
         trust_code: Whether classes outside the package that the checkpoint names may be imported.
 
     Raises:
-        UserError: There is no model at `path`, or it is a class that is not trusted or cannot be imported.
+        UserError: There is no model at `path`, it is a class that is not trusted or cannot be imported, or there is no
+            such device.
         CheckpointError: The checkpoint is not complete, or damaged.
     """
+    target = _device(device)
     url = resolve_checkpoint(path)
     state = store.verify(url)
     with weights.stored_text(url, state) as text:
         spec = weights.batch_spec(state, text)
-    if device is None:
-        device = "cuda" if device_module.available() else "cpu"
-    target = torch.device(device)
     module = weights.load_model(url, verified=True, trust_code=trust_code).to(target).eval()
     config = weights.stored_config(state, url)
     return Model(url, config, module, spec, target, configured_metrics(config) if trust_code else {})
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    """Return the device to use, after an allocation on it."""
+    if device is None:
+        device = "cuda" if device_module.available() else "cpu"
+    try:
+        target = torch.device(device)
+        torch.empty(1, device=target)
+    # Without CUDA, torch raises an AssertionError.
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        raise UserError(
+            f"the device {device} cannot be used: {describe(error)}", remedy="give cpu, or a GPU such as cuda:0"
+        ) from None
+    return target
 
 
 def resolve_checkpoint(path: str) -> str:
@@ -114,6 +132,8 @@ def resolve_checkpoint(path: str) -> str:
         raise UserError(
             "exported models cannot be loaded yet", where=where, remedy="give the run or checkpoint it was made from"
         )
+    if SEED_RUN_NAME.found(url):
+        raise no_run(url)
     raise UserError(
         "no model here: neither a run nor a checkpoint",
         where=where,

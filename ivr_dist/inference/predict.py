@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.data.batches.batch import Batch
 from ivr_dist.data.batches.collate import WORDS, collate
 from ivr_dist.data.loader import Loader
@@ -20,8 +21,8 @@ from ivr_dist.evaluation import evaluate
 from ivr_dist.inference.load import Model
 from ivr_dist.inspection.packed_split import PackedSplit, Sample
 from ivr_dist.runtime import device
-from ivr_dist.shards.decode import RawSample
-from ivr_dist.shards.manifest import Manifest
+from ivr_dist.sanitize import shorten
+from ivr_dist.shards.decode import RawSample, Transcript
 from ivr_dist.shards.member_layout import Layout
 from ivr_dist.shards.sample_columns import Samples
 from ivr_dist.shards.specs import FeatureSpec, TaskSpec
@@ -34,9 +35,10 @@ Arrays = Mapping[str, Any]
 """One sample: an array for each modality, and optionally `id` and `transcript`."""
 
 _BATCH = 64
+_MAX_ID = np.iinfo(np.int64).max
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PredictionTable:
     """Predictions, one row a sample, in the order of the input."""
 
@@ -51,6 +53,9 @@ class PredictionTable:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def __repr__(self) -> str:
+        return f"<predictions of {', '.join(self.predictions)} for {len(self)} samples>"
 
     def to_dict(self) -> dict[str, list[Any]]:
         """Columns by name: `id`, and for each task `TASK`, `TASK_label`, and `TASK_p0`... of a classification."""
@@ -86,6 +91,9 @@ def predict(model: Model, data: PackedSplit | str | Iterable[Sample | Arrays]) -
     """
     if isinstance(data, str | PackedSplit):
         return _table(predict_split(model, data), model.tasks)
+    if isinstance(data, Sample | Mapping) or not isinstance(data, Iterable):
+        kind = "one sample" if isinstance(data, Sample | Mapping) else f"of type {type(data).__name__}"
+        raise DataError(f"the data to predict is {kind}", remedy="give a list of samples, or a packed split")
     return _table(_predict_samples(model, list(data)), model.tasks)
 
 
@@ -96,13 +104,11 @@ def predict_split(model: Model, split: PackedSplit | str) -> evaluate.Prediction
         DataError: There is no such split, or it has other features or tasks than the model.
         CorruptDataError, StorageError: It cannot be read.
     """
-    if isinstance(split, PackedSplit):
-        url, manifest = split.url, split.manifest
-    else:
-        url, manifest = split, Manifest.load(split)
+    split = _opened(split)
+    manifest = split.manifest
     model.spec.check_split(manifest)
     # Not by the checkpoint's `data`, whose disk cache and commands belong to the machine that trained it.
-    reader = ShardReader(url, manifest, parse_bytes(model.config.data.cache_bytes))
+    reader = ShardReader(split.url, manifest, parse_bytes(model.config.data.cache_bytes))
     batch = model.config.train.global_batch
     with Loader(reader, model.spec, global_batch=batch, lanes=1, delay=0, seed=0) as loader, _deterministic(model):
         return evaluate.predict(model, loader.eval_batches(), manifest.samples, model.device)
@@ -110,8 +116,12 @@ def predict_split(model: Model, split: PackedSplit | str) -> evaluate.Prediction
 
 def score_split(model: Model, split: PackedSplit | str) -> evaluate.Metrics:
     """All metrics of a model on a packed split, equal to those of `ivr-dist evaluate`; errors as `predict_split`."""
-    manifest = split.manifest if isinstance(split, PackedSplit) else Manifest.load(split)
-    return evaluate.score(predict_split(model, split), manifest.corpus, manifest.tasks, model.metrics)
+    split = _opened(split)
+    return evaluate.score(predict_split(model, split), split.manifest.corpus, split.tasks, model.metrics)
+
+
+def _opened(split: PackedSplit | str) -> PackedSplit:
+    return split if isinstance(split, PackedSplit) else PackedSplit(split)
 
 
 def _predict_samples(model: Model, samples: Sequence[Sample | Arrays]) -> evaluate.Predictions:
@@ -143,19 +153,31 @@ def _batches(model: Model, samples: Sequence[RawSample]) -> Iterator[Batch]:
 
 def _raw_sample(model: Model, number: int, sample: Sample | Arrays) -> RawSample:
     """Check one sample against what the model reads."""
+    labels: Mapping[str, float | None] = {}
     if isinstance(sample, Sample):
         fields: Arrays = {**sample.arrays, "id": sample.id, "transcript": sample.transcript}
         labels = sample.labels
+    elif isinstance(sample, Mapping):
+        fields = sample
     else:
-        fields, labels = sample, {}
+        raise DataError(
+            f"sample {number} is of type {type(sample).__name__}", remedy='give a mapping such as {"audio": array}'
+        )
     name = str(fields.get("id", number))
+    # A misspelled modality would count as a missing one.
+    unknown = [str(key) for key in fields if key not in (*MODALITIES, "id", "transcript")]
+    if unknown:
+        raise DataError(
+            f"sample {name} has the unknown key {shorten(unknown[0], 80)}",
+            remedy=f"give arrays as {', '.join(MODALITIES)}; besides, id and transcript are read",
+        )
     arrays = {}
     for modality, (kind, dim) in model.spec.modalities.items():
         value = fields.get(modality)
         if kind == WORDS or value is None:
             continue
-        arrays[modality] = _checked(np.asarray(value), kind, dim, f"{modality} of sample {name}")
-    transcript = fields.get("transcript", "")
+        arrays[modality] = _checked(value, kind, dim, f"{modality} of sample {name}")
+    transcript = _checked_transcript(fields.get("transcript", ""), name)
     reads_words = any(kind == WORDS for kind, _ in model.spec.modalities.values())
     if not arrays and not (reads_words and transcript):
         needed = ", ".join("transcript" if kind == WORDS else name for name, (kind, _) in model.spec.modalities.items())
@@ -163,25 +185,50 @@ def _raw_sample(model: Model, number: int, sample: Sample | Arrays) -> RawSample
             f"sample {name} has nothing that the model reads", remedy=f"give at least one of: {needed}, by that key"
         )
     by_task = {task: labels.get(task) for task in model.tasks}
-    return RawSample(
-        name, name, by_task, arrays, transcript=transcript if isinstance(transcript, str) else (*transcript,)
-    )
+    return RawSample(name, name, by_task, arrays, transcript=transcript)
 
 
-def _checked(array: npt.NDArray[Any], kind: str, dim: int, what: str) -> npt.NDArray[Any]:
+def _checked_transcript(value: Any, name: str) -> Transcript:
+    if value is None or isinstance(value, str):
+        return value or ""
+    words = tuple(value) if isinstance(value, Iterable) else (value,)
+    if not isinstance(value, Iterable) or not all(isinstance(word, str) for word in words):
+        what = f"transcript of sample {name} is of type {type(value).__name__}"
+        raise DataError(what, remedy="give a text, or a list of words")
+    return words
+
+
+def _checked(value: Any, kind: str, dim: int, what: str) -> npt.NDArray[Any]:
     """The array as the model's batches hold it: float32 [T, D], or int64 [T] of token ids."""
     tokens = kind == "tokens"
     expected = "whole numbers [steps], from 0" if tokens else f"finite numbers [steps, {dim}]"
-    fits = array.ndim == 1 and array.dtype.kind in "iu" if tokens else array.ndim == 2 and array.shape[1] == dim
-    if fits and not tokens:
-        fits = array.dtype.kind in "fiu" and bool(np.isfinite(array.astype(np.float32)).all())
-    if not fits or (tokens and bool((array < 0).any())):
-        shape = ", ".join(map(str, array.shape))
-        raise DataError(
-            f"{what} is {array.dtype} [{shape}], the model reads {expected}",
-            remedy="give the features that the model was trained on; it standardises them itself",
-        )
-    return array.astype(np.int64 if tokens else np.float32)
+    array, actual = _array_of(value)
+    if array is not None and tokens and array.ndim == 1 and array.dtype.kind in "iu":
+        if len(array) == 0 or 0 <= array.min() <= array.max() <= _MAX_ID:
+            return array.astype(np.int64)
+        actual = f"{actual} from {array.min()} to {array.max()}"
+    elif array is not None and not tokens and array.shape[1:] == (dim,) and array.dtype.kind in "fiu":
+        with np.errstate(over="ignore"):
+            single = array.astype(np.float32)
+        if np.isfinite(single).all():
+            return single
+        actual = f"{actual} with values that are not finite in float32"
+    raise DataError(
+        f"{what} is {actual}, the model reads {expected}",
+        remedy="give the features that the model was trained on; it standardises them itself",
+    )
+
+
+def _array_of(value: Any) -> tuple[npt.NDArray[Any] | None, str]:
+    """An array of any library as one of numpy, None if it is none; and its type and shape in words."""
+    try:
+        if isinstance(value, torch.Tensor):
+            # numpy has no bfloat16.
+            value = (value.float() if value.is_floating_point() else value).detach().cpu().numpy()
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError):
+        return None, f"of type {type(value).__name__} and no array"
+    return array, f"{array.dtype} [{', '.join(map(str, array.shape))}]"
 
 
 def _table(scored: evaluate.Predictions, tasks: Mapping[str, TaskSpec]) -> PredictionTable:

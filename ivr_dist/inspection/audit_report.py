@@ -51,7 +51,7 @@ class EpochAudit:
 
 @dataclass
 class AuditReport:
-    """Result of all epochs."""
+    """Result of an audit, over all epochs."""
 
     header: ClassVar[Sequence[str]] = (
         "epoch",
@@ -67,11 +67,15 @@ class AuditReport:
     """Column names of `rows`."""
 
     run: str
+    """Directory or URL of the run."""
     samples: int
+    """Samples of the training split."""
     attempts: int
+    """Number of attempts."""
     reach: int
     """The last step that counts: that of the newest complete checkpoint, or of the result."""
     epochs: list[EpochAudit] = field(default_factory=list)
+    """Result of each epoch."""
     lost_steps: list[int] = field(default_factory=list)
     """Counted steps that lack the record of a worker."""
     repeated_steps: list[int] = field(default_factory=list)

@@ -18,6 +18,7 @@ from ivr_dist.data.reading.shard_reader import ShardReader
 from ivr_dist.errors import UserError
 from ivr_dist.inspection import profile
 from ivr_dist.planning.plan import data_order
+from ivr_dist.sanitize import plain
 from ivr_dist.shards.decode import RawSample, Transcript, words_of
 from ivr_dist.shards.manifest import Manifest
 from ivr_dist.shards.specs import FeatureSpec, TaskSpec
@@ -45,6 +46,11 @@ class Sample:
     transcript: Transcript = ()
     """Transcript: a text, or a sequence of words; empty if there is none."""
 
+    def __repr__(self) -> str:
+        shapes = [f"{name} {list(array.shape)}" for name, array in self.arrays.items()]
+        labels = [f"{task} = {label}" for task, label in self.labels.items()]
+        return f"<sample {plain(self.id)}: {', '.join(shapes + labels)}>"
+
     @property
     def text(self) -> Array | None:
         """[T, D] features or [T] token ids of the text; None where it is missing."""
@@ -70,7 +76,7 @@ class PackedSplit(Sequence[Sample]):
     """A packed split; made by `open_split`.
 
     Indexing and iterating read samples on demand; `labels` and `ids` read the whole split once. Use it as a context
-    manager, or call `close`, to end its reading threads.
+    manager, or call `close`, to end its reading threads. It can be pickled, so that other processes read it too.
 
     Args:
         url: Path or URL of the split.
@@ -84,7 +90,14 @@ class PackedSplit(Sequence[Sample]):
         """Absolute path or URL of the split."""
         self.manifest = Manifest.load(self.url)
         """Content of `manifest.json`."""
-        self._reader = ShardReader(self.url, self.manifest, _CACHE_BYTES)
+        self._reader = self._new_reader()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_reader"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._reader = self._new_reader()
 
     def __enter__(self) -> PackedSplit:
         return self
@@ -114,7 +127,10 @@ class PackedSplit(Sequence[Sample]):
         """
         if isinstance(index, slice):
             return list(self._read(range(len(self))[index]))
-        return next(self._read([range(len(self))[operator.index(index)]]))
+        position = operator.index(index)
+        if not -len(self) <= position < len(self):
+            raise IndexError(f"there is no sample {position} in a split of {len(self)} samples")
+        return next(self._read([position % len(self)]))
 
     def __iter__(self) -> Iterator[Sample]:
         return self._read(range(len(self)))
@@ -194,11 +210,15 @@ class PackedSplit(Sequence[Sample]):
         from ivr_dist.data.batches.collate import BatchSpec
         from ivr_dist.data.loader import Loader
 
-        if global_batch < 1 or epoch < 0:
+        global_batch, seed, epoch = map(operator.index, (global_batch, seed, epoch))
+        if global_batch < 1 or seed < 0 or epoch < 0:
             raise UserError(
-                f"no batches of {global_batch} samples in epoch {epoch}",
-                remedy="global_batch is at least 1, epoch at least 0",
+                f"no batches of {global_batch} samples in epoch {epoch} of seed {seed}",
+                remedy="global_batch is at least 1, epoch and seed at least 0",
             )
+        # A single name is a sequence of characters.
+        modalities = [modalities] if isinstance(modalities, str) else modalities
+        standardize = [standardize] if isinstance(standardize, str) else standardize
         source = self.manifest if statistics is None else statistics.manifest
         spec = BatchSpec.from_manifest(source, modalities, [name for name in standardize if name in source.statistics])
         # Labels are those of this split: it may be unlabelled, or of another corpus than the statistics.
@@ -210,13 +230,16 @@ class PackedSplit(Sequence[Sample]):
             train=replace(default.train, global_batch=global_batch),
         )
         lanes, delay = data_order(config, len(self), self.manifest.total_bytes)
-        reader = ShardReader(self.url, self.manifest, _CACHE_BYTES)
-        loader = Loader(reader, spec, global_batch=global_batch, lanes=lanes, delay=delay, seed=seed)
+        loader = Loader(self._new_reader(), spec, global_batch=global_batch, lanes=lanes, delay=delay, seed=seed)
         return _one_epoch(loader, epoch)
 
     def close(self) -> None:
-        """End the reading threads; may be called again."""
-        self._reader.close()
+        """End the reading threads, and free what they have read; a later access begins again."""
+        reader, self._reader = self._reader, self._new_reader()
+        reader.close()
+
+    def _new_reader(self) -> ShardReader:
+        return ShardReader(self.url, self.manifest, _CACHE_BYTES)
 
     def _read(self, positions: Sequence[int]) -> Iterator[Sample]:
         for result in self._reader.read_ahead(_chunks(positions)):

@@ -89,22 +89,31 @@ class SplitProfile:
     """Profile of one split."""
 
     url: str
+    """Path or URL of the split."""
     corpus: str
+    """Name of the corpus."""
     split: str
+    """Name of the split."""
     manifest_id: str
+    """Id of the manifest, the same for the same data."""
     seed: int
+    """Seed by which samples were shuffled into shards."""
     samples: int
+    """Number of samples."""
     shards: int
+    """Number of shards."""
     bytes: int
     """Size of the shards."""
     coverage: dict[str, int]
     """Number of samples by their modalities, such as `text+audio`; `none` if they have none."""
     modalities: dict[str, ModalityProfile]
+    """Lengths and values, by modality."""
     transcripts: int
     """Samples whose transcript has a word, from the manifest; 0 also if an older version did not count them."""
     scanned: ScannedPart
     """The part that all fields below, and the values of modalities, were read from."""
     labels: dict[str, LabelSummary]
+    """Distribution of the labels, by task."""
     words: Spread | None
     """Number of words of the transcripts; None if no sample has one."""
     groups: int

@@ -44,6 +44,7 @@ class Run:
 
     Raises:
         UserError: No run has started there.
+        CorruptDataError: A record of the run is damaged.
     """
 
     def __init__(self, url: str) -> None:
@@ -68,6 +69,7 @@ class Run:
 
         Raises:
             UserError: There is no run any more.
+            CorruptDataError: A record of the run is damaged.
         """
         return status.status(self.url)
 
@@ -84,11 +86,19 @@ class Run:
         return sorted((record for _, _, record in read_lineage(self.url, HISTORY)), key=lambda record: record["step"])
 
     def loss_curve(self) -> list[tuple[int, float]]:
-        """`(step, loss)` of every step that counts, over all attempts."""
+        """`(step, loss)` of every step that counts, over all attempts.
+
+        Raises:
+            CorruptDataError: A line of the ledger is damaged.
+        """
         return loss_curve(self.url)
 
     def checkpoints(self) -> list[Checkpoint]:
-        """Checkpoints from which the run could continue, oldest first; superseded ones are left out."""
+        """Checkpoints from which the run could continue, oldest first; superseded ones are left out.
+
+        Raises:
+            CorruptDataError: An attempt record is damaged.
+        """
         names = store.in_lineage(store.names(self.url), lineage(read_attempts(self.url)))
         return [
             Checkpoint(str(name), url, name.step, name.attempt, store.is_complete(url))

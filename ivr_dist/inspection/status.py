@@ -16,6 +16,7 @@ from ivr_dist.run import goodput
 from ivr_dist.run.attempts import Span, lineage, read_attempts
 from ivr_dist.run.heartbeat import attempt_times, read_heartbeats
 from ivr_dist.run.lease import holder
+from ivr_dist.run.paths import SEED_RUN_NAME, RunPaths
 from ivr_dist.units import format_duration
 
 SILENT_S = 30.0
@@ -40,10 +41,15 @@ class RunStatus:
     state: str
     """training, starting, silent, failed, or how it ended: finished, early, asked, stop file or rollback."""
     step: int | None
+    """Optimizer steps completed."""
     total_steps: int | None
+    """Optimizer steps of the whole run."""
     epoch: float | None
+    """Epochs completed, with the fraction of the running one."""
     loss: float | None
+    """Loss of the latest step that was reported."""
     samples_per_s: float | None
+    """Throughput, over all workers."""
     attempts: int
     """Number of attempts."""
     world: int | None
@@ -139,8 +145,14 @@ def status(run_url: str, now: float | None = None) -> RunStatus:
 
 
 def no_run(run_url: str) -> UserError:
-    """Return the error for a directory that holds no run."""
-    return UserError("no run here", where=storage.display(run_url), remedy="give the run.dir of a run that has started")
+    """Return the error for a directory that holds no run, or one run for each of several seeds."""
+    where = storage.display(run_url)
+    seeds = SEED_RUN_NAME.found(run_url)
+    if seeds:
+        first = storage.display(RunPaths(run_url).seed_run(seeds[0][0]))
+        what = "no run here, but runs of single seeds below it"
+        return UserError(what, where=where, remedy=f"give one of them, such as {first}")
+    return UserError("no run here", where=where, remedy="give the run.dir of a run that has started")
 
 
 def _state(last: Mapping[str, Any], driver: Mapping[str, Any] | None, seen_s: float | None, has_begun: bool) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,9 +69,32 @@ def run_in_process(config: Config, console: Console) -> None:
     Threads, random state and determinism of PyTorch are as before afterwards: the caller may be a notebook.
 
     Raises:
-        UserError: This process has a default process group of its own.
+        UserError: This process has a default process group of its own, or another thread trains in it.
         IvrError: The run cannot go on.
     """
+    with _only_one_at_a_time():
+        _run_in_process(config, console)
+
+
+_in_process = threading.Lock()
+
+
+@contextmanager
+def _only_one_at_a_time() -> Iterator[None]:
+    """Refuse a second run: PyTorch has one default process group in a process."""
+    if not _in_process.acquire(blocking=False):
+        raise UserError(
+            "another thread of this process is training a run",
+            where="run.num_workers=0",
+            remedy="wait until it has ended, or train on workers (run.num_workers=1)",
+        )
+    try:
+        yield
+    finally:
+        _in_process.release()
+
+
+def _run_in_process(config: Config, console: Console) -> None:
     if collectives.is_distributed():
         raise UserError(
             "this process has a torch.distributed process group already, and training in it needs its own",

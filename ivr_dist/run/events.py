@@ -119,7 +119,7 @@ _NAMES: dict[Any, str] = {event_type: kind for kind, event_type in _KINDS.items(
 
 
 class Console(Protocol):
-    """Where events go, and where the user's stop request comes from."""
+    """Receiver of a run's events (the dataclasses of `ivr_dist.run.events`), and source of the user's stop request."""
 
     def emit(self, event: Event) -> None:
         """Pass one event on; never blocks for long."""

@@ -45,6 +45,7 @@ DRIVER_NAME = Numbered("{:06d}.json")
 HEARTBEAT_NAME = Numbered("{:04d}.json")
 LEDGER_FOLDER_NAME = Numbered("attempt-{:04d}")
 LEDGER_SEGMENT_NAME = Numbered("rank-{:05d}-{:06d}.jsonl")
+SEED_RUN_NAME = Numbered("seed-{:01d}")
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class RunPaths:
 
     def seed_run(self, seed: int) -> str:
         """Run directory of one of several seeds."""
-        return storage.join(self.url, f"seed-{seed}")
+        return storage.join(self.url, SEED_RUN_NAME.name(seed))
 
     @property
     def attempts(self) -> str:

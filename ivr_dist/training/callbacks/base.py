@@ -35,6 +35,7 @@ class StepReport:
     step: int
     """Completed steps, 1 after the first."""
     epoch: int
+    """The epoch of the step, 0 for the first."""
     epoch_progress: float
     """Epochs completed, with the fraction of the running one."""
     loss: float
@@ -42,10 +43,13 @@ class StepReport:
     terms: Mapping[str, float]
     """Each term over the global batch, unweighted."""
     lr: float
+    """Learning rate of the step."""
     grad_norm: float
+    """Norm of all gradients before clipping."""
     samples: int
     """Samples of the global batch."""
     seconds: float
+    """Duration of the step."""
     wait_s: float
     """Seconds of it that this rank waited for data."""
     svr: Mapping[str, float]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,8 +52,9 @@ def test_a_split_is_a_sequence(workspace: Path) -> None:
         assert sample.labels["sentiment"] == split.labels["sentiment"][0]
         assert sample.words == tuple(str(sample.transcript).split())
         assert split.profile().samples == 56
-        with pytest.raises(IndexError):
-            split[56]
+        for position in (56, -57):
+            with pytest.raises(IndexError, match=f"there is no sample {position} in a split of 56 samples"):
+                split[position]
 
 
 def test_a_split_that_is_not_there_is_refused(workspace: Path) -> None:
@@ -107,12 +110,113 @@ def test_samples_in_memory_are_predicted_as_those_of_a_split(workspace: Path) ->
     [
         ({"audio": np.zeros((4, 5))}, r"audio of sample 0 is float64 \[4, 5\], the model reads finite numbers"),
         ({"audio": np.full((4, 12), np.nan)}, "the model reads finite numbers"),
-        ({"speech": np.zeros((4, 12))}, "sample 0 has nothing that the model reads; give at least one of: text, audio"),
+        ({"audio": np.full((4, 12), 1e300)}, r"float64 \[4, 12\] with values that are not finite in float32"),
+        ({"audio": [[0] * 12, [0] * 11]}, "audio of sample 0 is of type list and no array"),
+        ({"audio": None}, "sample 0 has nothing that the model reads; give at least one of: text, audio"),
+        ({"audio": np.zeros((4, 12)), "vison": 1}, "sample 0 has the unknown key vison; give arrays as text, audio"),
+        ({"audio": np.zeros((4, 12)), "transcript": 5}, "transcript of sample 0 is of type int; give a text"),
+        ("audio", "sample 0 is of type str; give a mapping"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(workspace: Path, sample: dict[str, Any], said: str) -> None:
     with pytest.raises(ivr.DataError, match=said):
         ivr.predict("runs/synth", [sample])
+
+
+def test_arrays_of_any_library_are_predicted(workspace: Path) -> None:
+    import torch
+
+    values = np.ones((3, 12))
+    samples = [
+        {"audio": array}
+        for array in (values, values.tolist(), torch.ones(3, 12, requires_grad=True), torch.ones(3, 12).bfloat16())
+    ]
+    first, *others = ivr.predict("runs/synth", samples).predictions["sentiment"]
+    assert others == [first] * 3
+
+
+@pytest.mark.parametrize("data", [{"audio": np.zeros((4, 12))}, None, 3])
+def test_one_sample_is_no_list_of_samples(workspace: Path, data: Any) -> None:
+    with pytest.raises(ivr.DataError, match="give a list of samples, or a packed split"):
+        ivr.predict("runs/synth", data)
+
+
+def test_two_runs_at_once_in_one_process_are_refused(workspace: Path, tmp_path: Path) -> None:
+    from ivr_dist.orchestration import worker
+
+    with worker._only_one_at_a_time(), pytest.raises(ivr.UserError, match="another thread of this process is training"):
+        ivr.train("configs/synth.yaml", {"run.dir": tmp_path / "run"})
+    assert ivr.train("configs/synth.yaml", {"run.dir": tmp_path / "run", "train.max_steps": 1}).trained
+
+
+@pytest.mark.parametrize("opening", [ivr.open_split, ivr.open_run, ivr.load, ivr.load_config])
+def test_an_empty_path_is_refused(opening: Callable[[str], object]) -> None:
+    with pytest.raises(ivr.UserError, match="the path is empty"):
+        opening("")
+
+
+def test_batches_that_are_not_defined_are_refused(workspace: Path) -> None:
+    split = ivr.open_split("data/synth/train")
+    for wrong in ({"global_batch": 0}, {"global_batch": 8, "seed": -1}, {"global_batch": 8, "epoch": -1}):
+        with pytest.raises(ivr.UserError, match="epoch and seed at least 0"):
+            split.batches(**wrong)  # type: ignore[arg-type]
+    assert list(next(split.batches(global_batch=8, modalities="text")).modalities) == ["text"]
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", 3.5])
+def test_a_device_that_is_not_there_is_refused(workspace: Path, device: Any) -> None:
+    with pytest.raises(ivr.UserError, match=f"the device {device} cannot be used: .*; give cpu"):
+        ivr.load("runs/synth", device=device)
+
+
+def test_objects_can_be_pickled_compared_and_printed(workspace: Path) -> None:
+    split, run, model = ivr.open_split("data/synth/test"), ivr.open_run("runs/synth"), ivr.load("runs/synth")
+    table = ivr.predict(model, split)
+    assert pickle.loads(pickle.dumps(split)).ids == split.ids
+    assert pickle.loads(pickle.dumps(run)).config == run.config
+    assert pickle.loads(pickle.dumps(run.result())) == run.result()
+    assert pickle.loads(pickle.dumps(table)).keys == table.keys
+    again = ivr.predict(pickle.loads(pickle.dumps(model)), split)
+    assert again.to_dict() == table.to_dict() and again != table
+    assert len({model, table, split[0]}) == 3
+    assert repr(table) == "<predictions of sentiment for 12 samples>"
+    assert repr(split[0]).startswith(f"<sample {split[0].id}: text [") and len(repr(split[0])) < 120
+
+
+def test_a_closed_split_begins_again(workspace: Path) -> None:
+    split = ivr.open_split("data/synth/test")
+    first = split[0].id
+    split.close()
+    split.close()
+    assert split[0].id == first and len(list(split)) == 12
+
+
+def test_overrides_are_a_list_or_a_mapping(workspace: Path) -> None:
+    given = {
+        "run.dir": Path("runs/a b"),
+        "train.lr": np.float32(0.5),
+        "data.modalities": ("text",),
+        "train.max_steps": None,
+    }
+    config = ivr.load_config("configs/synth.yaml", {**given, "train.select": "last", "loss.tasks": {"mood": 2}})
+    assert (config.run.dir, config.train.lr, config.data.modalities) == ("runs/a b", 0.5, ["text"])
+    assert (config.train.max_steps, config.loss.tasks) == (None, {"mood": 2.0})
+    with pytest.raises(
+        ivr.ConfigError, match=r"overrides are a list, not the text 'train\.lr=1'; write it in brackets"
+    ):
+        ivr.load_config("configs/synth.yaml", "train.lr=1")
+    with pytest.raises(ivr.ConfigError, match=r"data\.modalities has a value of type set"):
+        ivr.load_config("configs/synth.yaml", {"data.modalities": {"text"}})
+    with pytest.raises(ivr.ConfigError, match="the override 5 is not a text"):
+        ivr.load_config("configs/synth.yaml", [5])  # type: ignore[list-item]
+
+
+def test_a_run_of_several_seeds_is_several_runs(tmp_path: Path) -> None:
+    for seed in (10, 2):
+        (tmp_path / f"seed-{seed}").mkdir()
+    for opening in (ivr.open_run, ivr.load):
+        with pytest.raises(ivr.UserError, match=r"no run here, but runs of single seeds below it .*such as .*/seed-2$"):
+            opening(tmp_path)
 
 
 def test_what_is_no_model_is_refused(workspace: Path, tmp_path: Path) -> None:
@@ -210,6 +314,12 @@ def test_overrides_of_a_config_made_in_python_are_checked() -> None:
     wrong = replace(config, train=replace(config.train, lr=-1.0))
     with pytest.raises(ivr.ConfigError, match=r"train\.lr"):
         with_overrides(wrong, [])
+    wrong = replace(config, train=replace(config.train, lr="fast"))  # type: ignore[arg-type]
+    with pytest.raises(ivr.ConfigError, match=r"train\.lr: 'fast' is not a number \(the given config\)"):
+        with_overrides(wrong, [])
+    several = replace(config.train, betas=(0.9, 0.5), max_steps=np.int64(3))  # type: ignore[arg-type]
+    converted = with_overrides(replace(config, train=several), []).config.train
+    assert converted.betas == [0.9, 0.5] and type(converted.max_steps) is int
 
 
 def test_token_ids_are_predicted_as_those_of_a_split(tmp_path: Path) -> None:

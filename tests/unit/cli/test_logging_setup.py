@@ -159,7 +159,22 @@ def test_debug_is_the_level_debug(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 def test_a_wrong_level_is_a_mistake_of_the_user(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--log-level", "loud", "audit", "x"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "'debug', 'info', 'warning', 'error'" in line
+    assert "): 'loud' is not one of 'debug', 'info', 'warning', 'error'" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["config", "train.lr", "--log-json", "x"], "write it before the command: ivr-dist --log-json ... config ..."),
+        (["--log-json"], "Option '--log-json' requires an argument; see ivr-dist --help"),
+        (["--log-json", "", "config"], "--log-json names no file"),
+        (["trian"], "error: No such command 'trian'; did you mean 'train'?"),
+    ],
+)
+def test_options_in_the_wrong_place(arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert text in line
 
 
 @pytest.mark.parametrize(("level", "expected"), [("", 2), ("error", 1), ("DEBUG", 4), ("nonsense", 2)])

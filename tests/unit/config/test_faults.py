@@ -86,7 +86,7 @@ def test_all_faults_are_reported_together(write: Writer) -> None:
         "unknown key train.lrr (line 3)",
         "zero.stage: 4 is not one of 0, 1, 2, 3 (override 'zero.stage=4')",
         "an override needs a value (override 'model')",
-        "model = 3 is a section",
+        "model is a section, not 3",
         "train.epochs = 0.0 must be above 0 (line 4)",
         "loss.consistency.group = 36 does not divide train.global_batch = 96 (line 5, line 6)",
     ):

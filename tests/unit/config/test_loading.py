@@ -119,7 +119,7 @@ def test_urls_need_no_quotes() -> None:
         ("train.qqq=1", ["unknown key train.qqq", "use one of train.global_batch, train.accumulation"]),
         ("train.lr.x=1", ["unknown key train.lr.x"]),
         ("train..lr=1", ["unknown key train..lr"]),
-        ("train=3", ["train = 3 is a section", "such as train.global_batch"]),
+        ("train=3", ["train is a section, not 3", "such as train.global_batch"]),
         ("train.lr", ["needs a value", "train.lr=3e-4"]),
         ("train.lr=fast", ["train.lr: 'fast' is not a number", "Peak learning rate"]),
         ("train.lr='1e-4'", ["'1e-4' is not a number"]),
@@ -127,6 +127,8 @@ def test_urls_need_no_quotes() -> None:
         ("train.lr=.nan", ["not a finite number"]),
         ("train.lr=[1", ["not valid YAML"]),
         ("train.lr=", ["train.lr: empty is not a number"]),
+        ("train.max_steps=None", ["'None' is not a whole number", "write null to leave it unset (train.max_steps"]),
+        ("TRAIN.LR=1", ["unknown key TRAIN.LR", "did you mean train.lr?"]),
         ("train.max_steps=1e3", ["1e3 is not a whole number"]),
         ("train.max_steps=yes", ["yes is not a whole number"]),
         ("run.num_workers=1.5", ["1.5 is not a whole number"]),
@@ -164,7 +166,7 @@ def test_wrong_overrides(override: str, parts: list[str]) -> None:
         ("train:\n\tlr: 1\n", 2, ["not valid YAML"]),
         ("train:\n  [a, b]: 1\n", 2, ["a key must be a name"]),
         ("run: !custom {}\n", 1, ["the tag !custom is not allowed"]),
-        ("train: fast\n", 1, ["train = 'fast' is a section"]),
+        ("train: fast\n", 1, ["train is a section, not 'fast'"]),
         ("run:\n  dir: a\n---\nrun:\n  dir: b\n", 3, ["not valid YAML"]),
         (
             "train:\n  global_batch: 100\nloss: {consistency: {group: 64}}",
@@ -178,6 +180,27 @@ def test_faults_in_files_name_the_line(write: Writer, text: str, line: int, part
     found = refused(path)
     for part in [*parts, f"{path}:{line}"]:
         assert part in found
+
+
+def test_a_dotted_key_and_its_section_are_not_both_given(write: Writer) -> None:
+    path = write("train.lr: 1e-3\ntrain: {epochs: 2}\n")
+    assert load_config(path, [*MINIMAL, "train={lr: 1e-4}"]).train.lr == 1e-4
+    text = refused(write("train.lr: 1e-3\ntrain:\n  lr: 1e-4\n"), *MINIMAL)
+    assert "train.lr is given twice, first at " in text and "keep one of them" in text
+
+
+@pytest.mark.parametrize(("path", "text"), [("", "path of the config file is empty"), ("s3://b/c", "on this machine")])
+def test_paths_that_name_no_file(path: str, text: str) -> None:
+    assert text in refused(path)
+
+
+def test_a_long_key_does_not_make_a_long_error(write: Writer) -> None:
+    assert len(refused(write(f"{'x' * 999}: 1\n"))) < 500
+
+
+def test_a_section_of_the_wrong_type_is_one_fault(write: Writer) -> None:
+    text = refused(write("data:\n- train: a\n- valid: b\n"))
+    assert "data is a section, not [{train: 'a'}, {valid: 'b'}]" in text and "empty" not in text
 
 
 def test_files_that_are_no_configs(write: Writer, tmp_path: Path) -> None:

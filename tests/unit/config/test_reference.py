@@ -64,6 +64,16 @@ def test_an_unknown_key_gets_suggestions(path: str, expected: str) -> None:
         explain(path, effects())
 
 
+def test_an_entry_of_a_mapping_is_explained_by_its_key() -> None:
+    assert explain("loss.tasks.happy", {}) == explain("loss.tasks", {})
+    with pytest.raises(ConfigError, match=r"train\.lr=3 sets a value; give the key alone, train\.lr"):
+        explain("train.lr=3", {})
+
+
+def test_search_takes_several_words() -> None:
+    assert any(line.startswith("train.text_lr") for line in search_keys("learning Encoder"))
+
+
 def test_search_finds_names_meanings_and_synonyms() -> None:
     def keys_of(word: str) -> set[str]:
         return {line.split()[0] for line in search_keys(word) if line[0] != " "}

@@ -39,7 +39,7 @@ def test_dictionaries_round_trip_through_json() -> None:
         ({"train": {"max_steps": True}}, "true is not a whole number"),
         ({"zero": {"stage": True}}, "true is not one of"),
         ({"data": {"train": None}}, "null is not a string"),
-        ({"train": 3}, "train = 3 is a section"),
+        ({"train": 3}, "train is a section, not 3"),
     ],
 )
 def test_dictionaries_are_strict(values: dict[str, Any], text: str) -> None:
