@@ -27,7 +27,7 @@ class ExtraTerm:
     """A loss term of the config's `loss.extra`."""
 
     name: str
-    named: ClassReference
+    class_ref: ClassReference
     weight: float
 
 
@@ -56,10 +56,10 @@ def metrics(config: Config) -> dict[str, ClassReference]:
 
 def all_of(config: Config) -> list[ClassReference]:
     """Every class that a config names."""
-    named = model(config)
+    class_ref = model(config)
     return [
-        *([] if named is None else [named]),
-        *(term.named for term in extra_terms(config)),
+        *([] if class_ref is None else [class_ref]),
+        *(term.class_ref for term in extra_terms(config)),
         *metrics(config).values(),
         *callbacks(config),
     ]
@@ -68,14 +68,14 @@ def all_of(config: Config) -> list[ClassReference]:
 def rows(config: Config) -> list[tuple[str, str]]:
     """Rows of the plan: a line for each class but the model's."""
     return [
-        *(("extra loss", f"{t.name} = {t.named.path}, weight {t.weight:g}") for t in extra_terms(config)),
-        *(("extra metric", f"{name} = {named.path}") for name, named in metrics(config).items()),
-        *(("callback", named.path) for named in callbacks(config)),
+        *(("extra loss", f"{t.name} = {t.class_ref.path}, weight {t.weight:g}") for t in extra_terms(config)),
+        *(("extra metric", f"{name} = {class_ref.path}") for name, class_ref in metrics(config).items()),
+        *(("callback", class_ref.path) for class_ref in callbacks(config)),
     ]
 
 
 def normal_form(value: str | Mapping[str, Any]) -> Mapping[str, Any]:
-    """A class and its arguments as a mapping, however they are written; two ways of writing the same are equal."""
+    """Normalize a class and its arguments to a mapping, so that both notations compare equal."""
     return {WEIGHT: 1.0, CLASS: value} if isinstance(value, str) else {WEIGHT: 1.0, **value}
 
 
@@ -84,7 +84,7 @@ def _weight(value: Any) -> float:
 
 
 def faults(config: Config) -> Iterator[tuple[str, ConfigError]]:
-    """What is wrong with the form of these keys, before anything is imported; with the key that it is about."""
+    """Check the form of these keys without importing anything; yield each key with its error."""
     for number, value in enumerate(config.run.callbacks):
         yield from _form(value, CALLBACKS, f"{CALLBACKS}[{number}]")
     if config.model.class_:

@@ -1,4 +1,4 @@
-"""Registry of metrics: those of `eval.metrics` by dotted path; the package's own are in `metrics`."""
+"""Registry of metrics: loads those of `eval.metrics` by dotted path; built-in ones are in `metrics`."""
 
 from __future__ import annotations
 
@@ -16,35 +16,36 @@ from ivr_dist.evaluation.metrics import LOWER_IS_BETTER, Floats
 from ivr_dist.shards.specs import TaskSpec
 
 
-def import_metric(named: ClassReference) -> type[Metric]:
+def import_metric(class_ref: ClassReference) -> type[Metric]:
     """Import the class of a metric and check it.
 
     Raises:
         ConfigError: It cannot be imported, is not derived from `Metric`, or takes other arguments.
     """
-    kind: type[Metric] = dotted_path.import_class(named)
-    dotted_path.check_derived(kind, named, "a metric", Metric)
-    dotted_path.check_methods(kind, named, "a metric", ["compute"])
-    dotted_path.check_arguments(kind, named)
+    kind: type[Metric] = dotted_path.import_class(class_ref)
+    dotted_path.check_derived(kind, class_ref, "a metric", Metric)
+    dotted_path.check_methods(kind, class_ref, "a metric", ["compute"])
+    dotted_path.check_arguments(kind, class_ref)
     return kind
 
 
 def configured_metrics(config: Config) -> dict[str, Metric]:
-    """The metrics of `eval.metrics`, by name.
+    """Instantiate the metrics of `eval.metrics`, by name.
 
     Raises:
-        ConfigError: One cannot be made.
+        ConfigError: One cannot be instantiated.
     """
-    return {name: dotted_path.make(import_metric(named), named) for name, named in extensions.metrics(config).items()}
+    class_refs = extensions.metrics(config)
+    return {name: dotted_path.make(import_metric(class_ref), class_ref) for name, class_ref in class_refs.items()}
 
 
 def lower_is_better(extra: Mapping[str, Metric]) -> frozenset[str]:
-    """Names of all metrics, the package's and further ones, of which a smaller value is the better one."""
+    """Names of all metrics, built-in and extra, where smaller is better."""
     return LOWER_IS_BETTER | {name for name, metric in extra.items() if metric.lower_is_better}
 
 
 def score_extra(extra: Mapping[str, Metric], task: TaskSpec, truth: Floats, prediction: Floats) -> dict[str, float]:
-    """The further metrics of a task over its labelled samples, nan where one is undefined.
+    """Compute the extra metrics of a task over its labeled samples; nan if one is undefined.
 
     Raises:
         IvrError: A metric failed; names it.
@@ -56,7 +57,7 @@ def score_extra(extra: Mapping[str, Metric], task: TaskSpec, truth: Floats, pred
             continue
         try:
             values[name] = float(metric.compute(task, truth, prediction)) if sound else float("nan")
-        except Exception as error:  # whatever the metric raises is the user's own code
+        except Exception as error:  # a user's metric may raise anything
             raise IvrError(
                 f"metric {type(metric).__module__}:{type(metric).__qualname__} failed: {named_error(error)}",
                 where=f"{extensions.METRICS}.{name}",

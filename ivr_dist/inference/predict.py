@@ -1,4 +1,4 @@
-"""Predictions of a loaded model: for a packed split, or for arrays in memory."""
+"""Prediction with a loaded model, for a packed split or for arrays in memory."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class PredictionTable:
         return len(self.keys)
 
     def to_dict(self) -> dict[str, list[Any]]:
-        """Columns by name: `id`, and for each task `TASK`, `TASK_label`, and `TASK_p0`... of a classification."""
+        """Convert to columns by name: `id`, and by task `TASK`, `TASK_label`, and `TASK_p0`... of a classification."""
         columns: dict[str, list[Any]] = {"id": list(self.keys)}
         for task, values in self.predictions.items():
             columns[task] = values.tolist()
@@ -63,7 +63,7 @@ class PredictionTable:
         return columns
 
     def to_pandas(self) -> pandas.DataFrame:
-        """The columns of `to_dict` as a DataFrame.
+        """Convert to a DataFrame with the columns of `to_dict`.
 
         Raises:
             ImportError: pandas is not installed.
@@ -101,7 +101,7 @@ def predict_split(model: Model, split: PackedSplit | str) -> evaluate.Prediction
     else:
         url, manifest = split, Manifest.load(split)
     model.spec.check_split(manifest)
-    # Not by the checkpoint's `data`, whose disk cache and commands belong to the machine that trained it.
+    # Not by the checkpoint's section `data`, whose disk cache and pipe belong to the training machine.
     reader = ShardReader(url, manifest, parse_bytes(model.config.data.cache_bytes))
     batch = model.config.train.global_batch
     with Loader(reader, model.spec, global_batch=batch, lanes=1, delay=0, seed=0) as loader, _deterministic(model):
@@ -109,7 +109,7 @@ def predict_split(model: Model, split: PackedSplit | str) -> evaluate.Prediction
 
 
 def score_split(model: Model, split: PackedSplit | str) -> evaluate.Metrics:
-    """All metrics of a model on a packed split, equal to those of `ivr-dist evaluate`; errors as `predict_split`."""
+    """Compute all metrics of a model on a packed split, as `ivr-dist evaluate` does; errors as `predict_split`."""
     manifest = split.manifest if isinstance(split, PackedSplit) else Manifest.load(split)
     return evaluate.score(predict_split(model, split), manifest.corpus, manifest.tasks, model.metrics)
 
@@ -169,7 +169,7 @@ def _raw_sample(model: Model, number: int, sample: Sample | Arrays) -> RawSample
 
 
 def _checked(array: npt.NDArray[Any], kind: str, dim: int, what: str) -> npt.NDArray[Any]:
-    """The array as the model's batches hold it: float32 [T, D], or int64 [T] of token ids."""
+    """Check and convert an array to float32 [T, D], or int64 [T] of token ids."""
     tokens = kind == "tokens"
     expected = "whole numbers [steps], from 0" if tokens else f"finite numbers [steps, {dim}]"
     fits = array.ndim == 1 and array.dtype.kind in "iu" if tokens else array.ndim == 2 and array.shape[1] == dim
@@ -179,7 +179,7 @@ def _checked(array: npt.NDArray[Any], kind: str, dim: int, what: str) -> npt.NDA
         shape = ", ".join(map(str, array.shape))
         raise DataError(
             f"{what} is {array.dtype} [{shape}], the model reads {expected}",
-            remedy="give the features that the model was trained on; it standardises them itself",
+            remedy="give the features that the model was trained on; it standardizes them itself",
         )
     return array.astype(np.int64 if tokens else np.float32)
 
@@ -194,13 +194,13 @@ def _table(scored: evaluate.Predictions, tasks: Mapping[str, TaskSpec]) -> Predi
             predictions[task] = values.argmax(axis=1)
         else:
             predictions[task] = values
-    labels = {task: np.where(scored.labelled[task], values, np.nan) for task, values in scored.labels.items()}
+    labels = {task: np.where(scored.labeled[task], values, np.nan) for task, values in scored.labels.items()}
     return PredictionTable(scored.keys, predictions, labels, probabilities)
 
 
 @contextmanager
 def _deterministic(model: Model) -> Iterator[None]:
-    """Deterministic algorithms on a GPU, as in training; the caller's own setting afterwards."""
+    """Use deterministic algorithms on a GPU, as in training; restores the caller's setting."""
     if model.device.type != "cuda":
         yield
         return

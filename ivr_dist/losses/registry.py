@@ -1,4 +1,4 @@
-"""Registry of loss terms: those of the package, and those of `loss.extra` by dotted path."""
+"""Registry of loss terms: built-in ones, and those of `loss.extra` by dotted path."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _OTHERS: tuple[BuiltInTerm, ...] = (TaskTerm(), ConsistencyTerm(), AdversaryTerm
 
 
 def built_in_terms(config: Config) -> tuple[BuiltInTerm, ...]:
-    """The terms of the package in the order in which they are computed and added."""
+    """Return the built-in terms, in the order in which they are computed and added."""
     return (*_OTHERS, _GROUP_SVR if config.svr.over == "batch" else _SVR)
 
 
@@ -37,25 +37,25 @@ class ConfiguredTerm:
     name: str
     term: Term
     weight: float
-    named: ClassReference
+    class_ref: ClassReference
 
     def count(self, batch: Batch) -> float:
         """See `Term.count`."""
         try:
             return float(self.term.count(batch))
-        except Exception as error:  # whatever the term raises is the user's own code
+        except Exception as error:  # a user's term may raise anything
             raise self._failed(error) from error
 
     def compute(self, output: IVROutput, batch: Batch, step: MicroStep) -> Tensor | Share | Mapping[str, Share]:
         """See `Term.compute`."""
         try:
             computed = self.term.compute(output, batch, step)
-        except Exception as error:  # whatever the term raises is the user's own code
+        except Exception as error:  # a user's term may raise anything
             raise self._failed(error) from error
         if isinstance(computed, Tensor) and computed.dim():
             raise IvrError(
-                f"loss term {self.named.path} returned shape {list(computed.shape)}, not a scalar",
-                where=self.named.key,
+                f"loss term {self.class_ref.path} returned shape {list(computed.shape)}, not a scalar",
+                where=self.class_ref.key,
                 remedy="return the sum over the batch",
             )
         return computed
@@ -64,38 +64,40 @@ class ConfiguredTerm:
         if isinstance(error, IvrError):
             return error
         return IvrError(
-            f"loss term {self.named.path} failed: {named_error(error)}",
-            where=self.named.key,
+            f"loss term {self.class_ref.path} failed: {named_error(error)}",
+            where=self.class_ref.key,
             remedy="correct it; the same command continues the run",
         )
 
 
-def import_term(named: ClassReference) -> type[Term]:
+def import_term(class_ref: ClassReference) -> type[Term]:
     """Import the class of a loss term and check it.
 
     Raises:
         ConfigError: It cannot be imported, is not derived from `Term`, needs a part that no output has, or takes other
             arguments.
     """
-    kind: type[Term] = dotted_path.import_class(named)
-    dotted_path.check_derived(kind, named, "a loss term", Term)
-    dotted_path.check_methods(kind, named, "a loss term", ["compute"])
+    kind: type[Term] = dotted_path.import_class(class_ref)
+    dotted_path.check_derived(kind, class_ref, "a loss term", Term)
+    dotted_path.check_methods(kind, class_ref, "a loss term", ["compute"])
     parts = IVROutput.parts()
     for part in kind.needs:
         if part not in parts:
-            what = f"{named.path} needs {part}, which is no part of a model's output"
-            raise ConfigError(what, where=named.key, remedy=f"the parts are {', '.join(parts)}")
-    dotted_path.check_arguments(kind, named)
+            what = f"{class_ref.path} needs {part}, which is no part of a model's output"
+            raise ConfigError(what, where=class_ref.key, remedy=f"the parts are {', '.join(parts)}")
+    dotted_path.check_arguments(kind, class_ref)
     return kind
 
 
 def configured_terms(config: Config) -> tuple[ConfiguredTerm, ...]:
-    """The terms of `loss.extra`, in their order.
+    """Instantiate the terms of `loss.extra`, in their order.
 
     Raises:
-        ConfigError: One cannot be made.
+        ConfigError: One cannot be instantiated.
     """
     return tuple(
-        ConfiguredTerm(entry.name, dotted_path.make(import_term(entry.named), entry.named), entry.weight, entry.named)
+        ConfiguredTerm(
+            entry.name, dotted_path.make(import_term(entry.class_ref), entry.class_ref), entry.weight, entry.class_ref
+        )
         for entry in extensions.extra_terms(config)
     )

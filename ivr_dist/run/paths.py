@@ -1,4 +1,4 @@
-"""File and folder names in a run directory: the only module that spells them.
+"""File and folder names in a run directory, defined only here.
 
     RUN/run.json                             config and data of the run
     RUN/result.json                          scores, once the run has finished
@@ -49,7 +49,7 @@ LEDGER_SEGMENT_NAME = Numbered("rank-{:05d}-{:06d}.jsonl")
 
 @dataclass(frozen=True)
 class RunPaths:
-    """URLs of the files and folders of one run; nothing is read or made."""
+    """URLs of the files and folders of one run; nothing is read or created."""
 
     url: str
     """The run directory."""

@@ -17,33 +17,33 @@ HOOKS = tuple(name for name in vars(Callback) if name.startswith("on_"))
 """Names of all hooks."""
 
 
-def import_callback(named: ClassReference) -> type[Callback]:
+def import_callback(class_ref: ClassReference) -> type[Callback]:
     """Import a callback's class and check it.
 
     Raises:
-        ConfigError: It cannot be imported, is not derived from `Callback`, has a hook that nothing calls, or takes
+        ConfigError: It cannot be imported, is not derived from `Callback`, has an unknown hook, or takes
             other arguments.
     """
-    kind: type[Callback] = dotted_path.import_class(named)
-    dotted_path.check_derived(kind, named, "a callback", Callback)
+    kind: type[Callback] = dotted_path.import_class(class_ref)
+    dotted_path.check_derived(kind, class_ref, "a callback", Callback)
     for name in vars(kind):
         if name.startswith("on_") and name not in HOOKS:
             close = difflib.get_close_matches(name, HOOKS, n=1)
             remedy = f"did you mean {close[0]}?" if close else f"the hooks are {', '.join(HOOKS)}"
-            raise ConfigError(f"{named.path}: nothing calls a hook {name}", where=named.key, remedy=remedy)
-    dotted_path.check_arguments(kind, named)
+            raise ConfigError(f"{class_ref.path}: nothing calls a hook {name}", where=class_ref.key, remedy=remedy)
+    dotted_path.check_arguments(kind, class_ref)
     return kind
 
 
 def configured_callbacks(config: Config) -> list[Callback]:
-    """An instance of each class of `run.callbacks`, in their order.
+    """Instantiate each class of `run.callbacks`, in their order.
 
     Raises:
-        ConfigError: One cannot be made.
+        ConfigError: One cannot be instantiated.
     """
     return [
-        GuardedCallback(dotted_path.make(import_callback(named), named), named)
-        for named in extensions.callbacks(config)
+        GuardedCallback(dotted_path.make(import_callback(class_ref), class_ref), class_ref)
+        for class_ref in extensions.callbacks(config)
     ]
 
 
@@ -54,22 +54,22 @@ class GuardedCallback(Callback):
 
     Args:
         callback: The callback.
-        named: Where the config names it.
+        class_ref: Its entry in the config.
     """
 
-    def __init__(self, callback: Callback, named: ClassReference) -> None:
+    def __init__(self, callback: Callback, class_ref: ClassReference) -> None:
         self._callback = callback
-        self._named = named
+        self._class_ref = class_ref
 
     def _call(self, hook: str, *arguments: Any) -> Any:
         try:
             return getattr(self._callback, hook)(*arguments)
         except IvrError:
             raise
-        except Exception as error:  # whatever the hook raises is the user's own code
+        except Exception as error:  # a user's hook may raise anything
             raise IvrError(
-                f"callback {self._named.path} failed in {hook}: {named_error(error)}",
-                where=self._named.key,
+                f"callback {self._class_ref.path} failed in {hook}: {named_error(error)}",
+                where=self._class_ref.key,
                 remedy=f"correct it, or remove it from {extensions.CALLBACKS}; the same command continues the run",
             ) from error
 

@@ -1,4 +1,4 @@
-"""The public API: what it returns is what the commands compute, and it neither prints nor needs more than it says."""
+"""The public API returns what the commands compute, prints nothing, and imports only what it documents."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_arrays_that_do_not_fit_are_refused(workspace: Path, sample: dict[str, A
         ivr.predict("runs/synth", [sample])
 
 
-def test_what_is_no_model_is_refused(workspace: Path, tmp_path: Path) -> None:
+def test_invalid_model_classes_are_refused(workspace: Path, tmp_path: Path) -> None:
     with pytest.raises(ivr.UserError, match="no model here"):
         ivr.load(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"")
