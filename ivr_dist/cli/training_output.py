@@ -96,9 +96,7 @@ def evaluate(
     metrics = score_checkpoint(url, split_url, num_workers or 1, trust_code=trust_code)
     left_out = [] if trust_code else metrics_of_own_code(url)
     if left_out:
-        text = (
-            f"metrics outside the package are left out: {', '.join(left_out)}; --trust-code imports and computes them"
-        )
+        text = f"metrics outside the package are left out: {', '.join(left_out)}; --trust-code computes them"
         say(f"note: {text}", sys.stderr)
     if as_json:
         shown = {"checkpoint": storage.display(url), "shards": storage.display(split_url), "metrics": metrics}

@@ -1,8 +1,8 @@
 """Sample ids: the id in a sample's JSON, the KEY of its tar members, and the mapping from id to KEY.
 
-An id is any text, or a whole number of at most 64 bits, which equals the text of its digits. A KEY is a name of tar members.
-`pack` derives the KEY from the id, so a sample is found by its id in an index of KEYs; in tars made elsewhere the two
-may be unrelated, and the index keeps the ids.
+An id is any text, or a whole number of at most 64 bits, which equals the text of its digits. A KEY is a name of tar
+members. `pack` derives the KEY from the id, so a sample is found by its id in an index of KEYs; in tars made elsewhere
+the two may be unrelated, and the index keeps the ids.
 """
 
 from __future__ import annotations
