@@ -73,7 +73,7 @@ def test_long_texts_are_truncated_with_one_note(tmp_path: Path) -> None:
     for _ in range(2):
         ids, words = tokenizer.encode(["the"] * 5 + ["good"] * 4)
         assert len(ids) == 10 and words == [None, 0, 1, 2, 3, 4, 5, 5, 6, None]
-    assert said == ["texts of more than 10 word pieces are cut there, at the text encoder's limit"]
+    assert said == ["texts of more than 10 word pieces are truncated to the text encoder's limit"]
     part = word_batch([["the"] * 20, ["so"]], tokenizer)
     assert part.mask.sum(dim=1).tolist() == [8, 1]
 

@@ -67,7 +67,7 @@ def test_a_live_driver_of_another_host_keeps_its_lease(tmp_path: Path) -> None:
     timer = threading.Timer(0.2, elsewhere, (tmp_path, 1, 8))
     timer.start()
     with (
-        pytest.raises(UserError, match="driver elsewhere:1 is at work"),
+        pytest.raises(UserError, match="driver elsewhere:1 is running on this run"),
         hold(str(tmp_path), LocalConsole(), Event(), 5.0),
     ):
         pass

@@ -47,4 +47,4 @@ def test_idle_processors_are_measured_without_a_setting(monkeypatch: pytest.Monk
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
     chosen = choose(None)
     assert 1 <= chosen.threads <= len(os.sched_getaffinity(0))
-    assert "processors are free" in chosen.why
+    assert "processors are idle" in chosen.why
