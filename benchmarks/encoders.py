@@ -40,7 +40,7 @@ from ivr_dist.display.tables import print_table
 from ivr_dist.model.build import build_model
 from ivr_dist.model.spec import ModelSpec
 from ivr_dist.orchestration import worker
-from ivr_dist.orchestration.multi_seed import parse_seeds, summarise
+from ivr_dist.orchestration.multi_seed import parse_seeds, summarize
 from ivr_dist.orchestration.preflight import preflight
 from ivr_dist.run.events import Event, StepProgress
 from ivr_dist.shards import index
@@ -82,7 +82,7 @@ class Result:
     def to_json(self) -> dict[str, Any]:
         """Medians and means."""
         cells = {name: value for name, value in asdict(self).items() if name not in ("rates", "metrics")}
-        return {**cells, "samples_per_s": statistics.median(self.rates), **summarise(self.metrics)}
+        return {**cells, "samples_per_s": statistics.median(self.rates), **summarize(self.metrics)}
 
 
 class Recorder:

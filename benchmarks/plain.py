@@ -147,7 +147,7 @@ def _discrepancy(pooled: dict[str, Tensor]) -> Tensor:
 
 
 def _variation(private: Tensor, shared: Tensor) -> Tensor:
-    """Jensen-Shannon divergence of neighbouring steps' mean distributions."""
+    """Jensen-Shannon divergence of neighboring steps' mean distributions."""
     mean = torch.softmax(torch.cat([private, shared], dim=-1), dim=-1).mean(dim=0) + 1e-10
     p, q = mean[:-1], mean[1:]
     middle = ((p + q) / 2).log()

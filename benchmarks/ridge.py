@@ -75,11 +75,11 @@ def load(split_url: str, modalities: list[str], pool: str) -> tuple[Array, Array
 
 
 def fit(x: Array, y: Array, penalty: float, unseen: Array) -> Array:
-    """Predictions for `unseen` of a ridge regression with an unpenalised mean."""
-    centre, level = x.mean(axis=0), y.mean()
-    moved = x - centre
+    """Predictions for `unseen` of a ridge regression with an unpenalized mean."""
+    center, level = x.mean(axis=0), y.mean()
+    moved = x - center
     weights = np.linalg.solve(moved.T @ moved + penalty * np.eye(x.shape[1]), moved.T @ (y - level))
-    return np.asarray((unseen - centre) @ weights + level)
+    return np.asarray((unseen - center) @ weights + level)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ Every name here is also a name of `ivr_dist`, which imports this module when the
     import ivr_dist as ivr
     split = ivr.open_split("data/mosi/train")
 
-Importing is cheap: torch is imported when a model or a batch is asked for, Ray and DeepSpeed by `train` alone, and
-Ray only where training has workers of its own (`run.num_workers` above 0). Nothing is printed unless asked for.
-Whatever goes wrong raises an `IvrError` that says what, where, and what to do about it; `errors` lists its subclasses.
+Importing is cheap: torch is imported with the first model or batch, DeepSpeed by `train` alone, and Ray only for
+training on workers (`run.num_workers` above 0). Nothing is printed unless requested.
+Every failure raises an `IvrError` with problem, location and remedy; `errors` lists its subclasses.
 """
 
 from __future__ import annotations
@@ -158,8 +158,8 @@ def open_run(path: StrPath) -> Run:
 def load(path: StrPath, *, device: str | torch.device | None = None, trust_code: bool = False) -> Model:
     """Load a trained model from a run or a checkpoint. Needs neither Ray nor DeepSpeed.
 
-    Of a run, the checkpoint that its result names is loaded: the best one by validation, if there is validation; of a
-    run without a result, the newest complete one. Every byte is compared with its checksum first.
+    For a run, the checkpoint named in its result is loaded: the best one by validation, if there is validation; without
+    a result, the newest complete one. Every byte is compared with its checksum first.
 
     >>> model = ivr.load("runs/synth")
     >>> model.modalities
@@ -169,7 +169,7 @@ def load(path: StrPath, *, device: str | torch.device | None = None, trust_code:
 
     Args:
         path: Directory or URL of a run or a checkpoint.
-        device: Where the model goes, such as `cpu` or `cuda:1`; None: the GPU if there is one.
+        device: Device of the model, such as `cpu` or `cuda:1`; None: the GPU if there is one.
         trust_code: Whether classes outside the package that the checkpoint names may be imported, which runs their
             code: a model of your own, and metrics of your own, which are left out without it.
 
@@ -271,7 +271,7 @@ def _model(model: Model | StrPath) -> Model:
 
 
 class _Relay(LocalConsole):
-    """Passes the events of a run on to the caller's console, and prints them if they are to be printed."""
+    """Passes the events of a run on to the caller's console, and prints them if requested."""
 
     def __init__(self, console: Console | None, progress: bool) -> None:
         super().__init__(None if progress else cast(TextIO, _Nowhere()))
@@ -285,7 +285,7 @@ class _Relay(LocalConsole):
             self.stop_requested()
 
     def stop_requested(self) -> bool:
-        """Whether a signal or the caller's console asks to stop."""
+        """Whether a signal or the caller's console requested a stop."""
         if self._console is not None and self._console.stop_requested():
             self.stop.set()
         return self.stop.is_set()

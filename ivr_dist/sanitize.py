@@ -12,7 +12,7 @@ from typing import TextIO
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"<>]+")
 _CLOSING = ".,;:?)]}'"
 _PORT = re.compile(r"[^@]*:\d*|[^:]*")
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_COLOR = re.compile(r"\x1b\[[0-9;]*m")
 _SENTENCE_END = re.compile(r"[.!?;](?=\s)")
 
 
@@ -28,14 +28,14 @@ def plain(text: str, most: int | None = None) -> str:
 
 
 def plain_lines(text: str) -> str:
-    """Return a text of several lines with invisible characters escaped; colours are removed, tabs and newlines kept."""
-    text = without_colours(text)
+    """Return a text of several lines with invisible characters escaped; colors are removed, tabs and newlines kept."""
+    text = without_colors(text)
     return "".join(letter if letter in "\n\t" else plain(letter) for letter in text.replace("\r\n", "\n"))
 
 
-def without_colours(text: str) -> str:
-    """Return a text without ANSI colour sequences."""
-    return _COLOUR.sub("", text)
+def without_colors(text: str) -> str:
+    """Return a text without ANSI color sequences."""
+    return _COLOR.sub("", text)
 
 
 def shorten(text: str, most: int) -> str:

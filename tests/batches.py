@@ -36,7 +36,7 @@ class Sample:
 
 
 def make_samples(
-    lengths: Sequence[Mapping[str, int]], *, seed: int = 0, scale: float = 1.0, unlabelled: Sequence[int] = ()
+    lengths: Sequence[Mapping[str, int]], *, seed: int = 0, scale: float = 1.0, unlabeled: Sequence[int] = ()
 ) -> list[Sample]:
     """Random samples with the given steps by modality; 0 or no entry: the modality is missing."""
     generator = torch.Generator().manual_seed(seed)
@@ -44,7 +44,7 @@ def make_samples(
     for number, steps in enumerate(lengths):
         features = {m: scale * torch.randn(n, DIMS[m], generator=generator) for m, n in steps.items() if n}
         labels = {"sentiment": float(torch.randn((), generator=generator)), "type": float(number % 3)}
-        samples.append(Sample(features, {} if number in unlabelled else labels))
+        samples.append(Sample(features, {} if number in unlabeled else labels))
     return samples
 
 
@@ -56,7 +56,7 @@ def mixed_samples(count: int, *, seed: int = 0) -> list[Sample]:
         if row % 3 == 2:
             lengths[row, (row // 3) % 3] = 0
     rows = [dict(zip(MODALITIES, row, strict=True)) for row in lengths.tolist()]
-    return make_samples(rows, seed=seed, unlabelled=range(4, count, 5))
+    return make_samples(rows, seed=seed, unlabeled=range(4, count, 5))
 
 
 def batch_of(

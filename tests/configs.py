@@ -1,4 +1,4 @@
-"""Configs as users write them: a minimal one, and the text of its faults."""
+"""Minimal configs for tests, and parsing of config errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of converters share: cards, pickles, and a corpus packed and read back."""
+"""Helpers of the converter tests: cards, pickles, and a corpus packed and read back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small text encoders with random weights, in folders as Hugging Face's own save_pretrained writes them."""
+"""Small text encoders with random weights, in the folder layout of save_pretrained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Classes as a user has them outside the package, named by dotted path in the tests' configs."""
+"""Extension classes as a user would write them, referenced by dotted path in test configs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A device that computes nothing: what would run on a GPU, found out where there is none.
+"""A fake device that computes nothing, to test GPU code paths without a GPU.
 
 Tensors on PyTorch's `meta` device have shapes and no values. Like a GPU it is not "cpu", so the same branches are
 taken. What needs a value on the host is counted and answered with ones.

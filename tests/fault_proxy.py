@@ -1,4 +1,4 @@
-"""A proxy before a storage server, that answers some requests for ranges as bad networks and servers do."""
+"""A fault-injecting proxy before a storage server: errors, stalls and corruption of range requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samples as the webdataset library writes them, and what comes of indexing them."""
+"""Samples written by the webdataset library, and their index."""
 
 from __future__ import annotations
 

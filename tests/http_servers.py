@@ -1,4 +1,4 @@
-"""Web servers of the tests, in threads of this process."""
+"""Web servers for tests, in threads of this process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packed data that is changed after it was packed, with index and manifest made to fit again."""
+"""Modified packed data, with index and manifest updated to match."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run a function on several gloo ranks, in processes of their own."""
+"""Runs a function on several gloo ranks, in separate processes."""
 
 from __future__ import annotations
 

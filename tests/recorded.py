@@ -1,4 +1,4 @@
-"""Runs that never were, with ledgers as they would have recorded: for the audit, hundreds of them in memory."""
+"""Synthetic run directories with audit ledgers, in memory: hundreds of them for the audit tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Section by section what the released code computes, once more: plain padded [T, B, .] tensors, loops, no masks.
+"""Reference implementation of the released code, section by section: padded [T, B, .] tensors, loops, no masks.
 
 Shares nothing with the package but the names of the released code's parameters.
 """

@@ -1,4 +1,4 @@
-"""A real S3 server (SeaweedFS) for tests, on ports and in a directory of its own."""
+"""A real S3 server (SeaweedFS) for tests, on free ports and in a temporary directory."""
 
 from __future__ import annotations
 

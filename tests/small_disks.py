@@ -1,4 +1,4 @@
-"""Disks of a few kilobytes or megabytes, so that they can be full; only root may mount them."""
+"""Disks of a few kilobytes or megabytes that can be filled; only root can mount them."""
 
 from __future__ import annotations
 

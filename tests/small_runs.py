@@ -1,4 +1,4 @@
-"""Commands that train a small model in one process, for tests of what becomes of such a command."""
+"""Commands that train a small model in one process, for tests of the command itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""States of checkpoints that were never trained: as small as a sound one can be."""
+"""Minimal valid states of checkpoints without training."""
 
 from __future__ import annotations
 

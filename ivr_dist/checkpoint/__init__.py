@@ -1,1 +1,1 @@
-"""Checkpoints: what a run can be continued from, on storage that may fail at any moment."""
+"""Checkpoints: format, storage layout, verification and loading; safe against failing storage."""

@@ -40,12 +40,12 @@ class UnknownFormatError(ValueError):
     """A manifest of a format that this version cannot read.
 
     Args:
-        found: The format it names.
+        format_: The format it names.
     """
 
-    def __init__(self, found: object) -> None:
-        super().__init__(f"format {shorten(str(found), 20)}")
-        self.found = shorten(str(found), 20)
+    def __init__(self, format_: object) -> None:
+        super().__init__(f"format {shorten(str(format_), 20)}")
+        self.format = shorten(str(format_), 20)
 
 
 @dataclass(frozen=True)
@@ -127,12 +127,12 @@ def parse(data: bytes, rank: int) -> PartManifest:
     if seal and hashlib.sha256(seal[1].encode()).hexdigest() != seal[2]:
         raise ValueError("it does not match its own checksum")
     content = parse_object(data)
-    found = content.get("format")
-    if found == FORMAT and not seal:
+    format_ = content.get("format")
+    if format_ == FORMAT and not seal:
         raise ValueError("it does not match its own checksum")
-    if type(found) is not int or found not in (FORMAT, UNSEALED_FORMAT):
-        raise UnknownFormatError(found)
-    part = _part(content, found)
+    if type(format_) is not int or format_ not in (FORMAT, UNSEALED_FORMAT):
+        raise UnknownFormatError(format_)
+    part = _part(content, format_)
     if part.rank != rank:
         raise ValueError(f"it is part {part.rank} of {part.world}")
     return part
@@ -200,15 +200,15 @@ def check_cover(parts: Sequence[PartManifest], shapes: Mapping[str, Sequence[int
     for part in parts:
         for fragment in part.fragments:
             if fragment.parameter not in spans:
-                raise ValueError(f"{STATE} knows no parameter {shorten(fragment.parameter, 80)!r}")
+                raise ValueError(f"{STATE} has no parameter {shorten(fragment.parameter, 80)!r}")
             spans[fragment.parameter].append((fragment.offset, fragment.offset + fragment.numel))
             # Every worker has taken as many steps.
             steps = fragment.scalars.get("step"), scalars.setdefault(fragment.parameter, fragment.scalars).get("step")
             if steps[0] != steps[1]:
                 raise ValueError(f"the optimizer's steps of {fragment.parameter} are {steps[1]} and {steps[0]}")
-    for name, found in spans.items():
+    for name, spans_of_parameter in spans.items():
         # Fragments without elements, of parameters without any, cover nothing.
-        runs = sorted(run for run in found if run[0] < run[1])
+        runs = sorted(run for run in spans_of_parameter if run[0] < run[1])
         bounds = [(0, 0), *runs, (prod(shapes[name]),) * 2]
         for before, after in pairwise(bounds):
             if before[1] != after[0]:
@@ -216,12 +216,12 @@ def check_cover(parts: Sequence[PartManifest], shapes: Mapping[str, Sequence[int
                 raise ValueError(f"elements of {shorten(name, 80)} from {min(before[1], after[0])} on are in {how}")
 
 
-def _part(content: Mapping[str, Any], found: int) -> PartManifest:
-    sealed = {"checkpoint", "sha256"} if found == FORMAT else set()
+def _part(content: Mapping[str, Any], format_: int) -> PartManifest:
+    sealed = {"checkpoint", "sha256"} if format_ == FORMAT else set()
     _keys(content, {"format", "rank", "world", "files", "fragments"} | sealed, "the manifest")
     world = _integer(content["world"], "world", 1, _MOST_PARTS)
     return PartManifest(
-        found,
+        format_,
         _integer(content["rank"], "rank", 0, world - 1),
         world,
         _text(content.get("checkpoint", ""), "checkpoint"),
@@ -246,7 +246,7 @@ def _fragment(entry: Any) -> FragmentEntry:
     states = [_text(state, "states") for state in _list(entry["states"], "states")]
     scalars = entry.get("scalars", {})
     if WEIGHT not in states or len(set(states)) != len(states) or not isinstance(scalars, dict):
-        raise ValueError("a fragment's states or scalars are none")
+        raise ValueError("a fragment's states or scalars are invalid")
     for name, value in scalars.items():
         if type(value) not in (int, float) or (type(value) is int and abs(value) > sys.float_info.max):
             raise ValueError(f"{shorten(name, 80)!r} of a fragment is not a number")
@@ -260,17 +260,19 @@ def _fragment(entry: Any) -> FragmentEntry:
 
 
 def _distinct_by(what: str, entries: Iterable[Any], key: str) -> list[Any]:
-    found = list(entries)
-    if len({getattr(entry, key) for entry in found}) != len(found):
-        raise ValueError(f"a {what} is there twice")
-    return found
+    items = list(entries)
+    if len({getattr(entry, key) for entry in items}) != len(items):
+        raise ValueError(f"a {what} occurs twice")
+    return items
 
 
-def _keys(value: Any, wanted: set[str], what: str, optional: frozenset[str] | set[str] = frozenset()) -> None:
+def _keys(value: Any, required: set[str], what: str, optional: frozenset[str] | set[str] = frozenset()) -> None:
     if not isinstance(value, dict):
         raise ValueError(f"{what} is not an object")
-    if differing := sorted((value.keys() - optional) ^ wanted):
-        raise ValueError(f"{what} {'lacks' if differing[0] in wanted else 'has'} the key {shorten(differing[0], 80)!r}")
+    if differing := sorted((value.keys() - optional) ^ required):
+        raise ValueError(
+            f"{what} {'lacks' if differing[0] in required else 'has'} the key {shorten(differing[0], 80)!r}"
+        )
 
 
 def _list(value: Any, what: str) -> list[Any]:

@@ -1,7 +1,7 @@
-"""The contents of a checkpoint's `state.json`, as a frozen dataclass that is read strictly and written unchanged.
+"""Checkpoint state: `state.json` as a frozen dataclass, decoded strictly.
 
-Everything a run needs besides tensors: where training and data stand, the config, and what is needed to build and feed
-the model again. A key that is missing or of a wrong type is refused with its path; unknown keys are ignored, and keys
+Everything a run needs besides tensors: progress, data position, config, and the inputs to rebuild the model and its
+batches. A key that is missing or of a wrong type is refused with its path; unknown keys are ignored, and keys
 that older versions did not write have defaults.
 """
 
@@ -22,7 +22,7 @@ _PROGRESS = "counters"
 
 @dataclass(frozen=True)
 class Progress:
-    """How far training is; part of every checkpoint."""
+    """Progress of training; part of every checkpoint."""
 
     step: int = 0
     """Completed optimizer steps."""
@@ -31,7 +31,7 @@ class Progress:
     best: float | None = None
     """Best value of the monitored metric."""
     best_checkpoint: str | None = None
-    """Name of the checkpoint that has it."""
+    """Name of the checkpoint with this value."""
     stale: int = 0
     """Evaluations since then."""
     skipped: int = 0
@@ -60,12 +60,12 @@ class CheckpointState:
     config: Mapping[str, Any]
     """The run's config as plain values; `weights.stored_config` decodes it."""
     model: Mapping[str, Any]
-    """Section `model` of the config without `size`: what makes two models the same."""
+    """Section `model` of the config without `size`; equal for checkpoints of the same model."""
     features: Mapping[str, Sequence[str | int]]
     """By modality, in the model's order: kind and width."""
     tasks: Mapping[str, TaskSpec]
     statistics: Mapping[str, Sequence[Sequence[float]]]
-    """By standardised modality: mean [D] and standard deviation [D]."""
+    """By standardized modality: mean [D] and standard deviation [D]."""
     manifests: Mapping[str, str] = field(default_factory=dict)
     """Manifest ids by split; empty in checkpoints of older versions."""
     world: int = 1
@@ -78,7 +78,7 @@ class CheckpointState:
     """Classes outside the package and their versions, by the key of the config that names them."""
 
     def __post_init__(self) -> None:
-        """Check what the types do not say.
+        """Check constraints beyond the types.
 
         Raises:
             ValueError: A value is out of range, or two contradict each other.
@@ -95,7 +95,7 @@ class CheckpointState:
             raise ValueError(f"{_PROGRESS}.step: {self.progress.step}, in a checkpoint of step {self.step}")
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON object that is stored; its order of keys is part of the format."""
+        """Return the JSON object that is stored; its order of keys is part of the format."""
         progress = None if self.progress is None else asdict(self.progress)
         content: dict[str, Any] = {
             "format": self.format,

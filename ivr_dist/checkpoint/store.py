@@ -141,12 +141,12 @@ def parts(url: str) -> list[PartManifest]:
     missing = [part_name(rank) for rank, part in enumerate(rest, 1) if part is None]
     if missing:
         raise _torn(url, f"{missing[0]} is missing ({len(missing)} of {first.world} parts)")
-    found = [first, *(part for part in rest if part is not None)]
+    manifests = [first, *(part for part in rest if part is not None)]
     try:
-        check_together(found)
+        check_together(manifests)
     except ValueError as error:
         raise _torn(url, str(error)) from None
-    return found
+    return manifests
 
 
 def _part(url: str, rank: int) -> PartManifest | None:
@@ -156,7 +156,7 @@ def _part(url: str, rank: int) -> PartManifest | None:
     except storage.NotFoundError:
         return None
     except part_manifest.UnknownFormatError as error:
-        raise _other_format(url, error.found) from None
+        raise _other_format(url, error.format) from None
     except ValueError as error:
         raise _torn(url, f"{part_name(rank)} is damaged: {error}") from None
 
@@ -176,8 +176,8 @@ def is_complete(url: str) -> bool:
     below = [entry.name.partition("/")[2] for entry in entries if "/" in entry.name]
     sizes = storage.file_sizes(url, inside)
     if below:
-        found = storage.file_sizes(storage.join(url, TEXT_ENCODER), below)
-        sizes |= {f"{TEXT_ENCODER}/{name}": size for name, size in found.items()}
+        encoder_sizes = storage.file_sizes(storage.join(url, TEXT_ENCODER), below)
+        sizes |= {f"{TEXT_ENCODER}/{name}": size for name, size in encoder_sizes.items()}
     return all(sizes.get(entry.name) == entry.size for entry in entries)
 
 
@@ -186,8 +186,8 @@ def verify(url: str, rank: int = 0, world: int = 1) -> CheckpointState:
 
     Args:
         url: The checkpoint.
-        rank: Which share of the files is checked, of
-        world: as many shares.
+        rank: Number of the share of the files to check.
+        world: Number of shares.
 
     Returns:
         The state, from `state.json`.
@@ -195,13 +195,13 @@ def verify(url: str, rank: int = 0, world: int = 1) -> CheckpointState:
     Raises:
         CheckpointError: It is not complete, or damaged; the text says what is missing or differs.
     """
-    found = parts(url)
-    state = _state(url, found[0])
+    manifests = parts(url)
+    state = _state(url, manifests[0])
     try:
-        check_cover(found, state.shapes)
+        check_cover(manifests, state.shapes)
     except ValueError as error:
         raise _torn(url, str(error)) from None
-    files = [(part, entry) for part in found for entry in part.files]
+    files = [(part, entry) for part in manifests for entry in part.files]
     for part, entry in files[rank::world]:
         target = _target(url, entry)
         if _size(target) is None:
@@ -310,14 +310,14 @@ def _check_tensors(target: str, entry: FileEntry, part: PartManifest) -> None:
 
 def names(run_url: str) -> list[CheckpointName]:
     """List all checkpoint directories of a run, complete or not, newest first."""
-    found = (CheckpointName.parse(name) for name in storage.list_dir(RunPaths(run_url).checkpoints))
-    return sorted((name for name in found if name is not None), reverse=True)
+    parsed = (CheckpointName.parse(name) for name in storage.list_dir(RunPaths(run_url).checkpoints))
+    return sorted((name for name in parsed if name is not None), reverse=True)
 
 
-def in_lineage(found: Sequence[CheckpointName], spans: Sequence[Span]) -> list[CheckpointName]:
-    """Filter the checkpoints whose steps count; those after a later attempt's fork do not."""
+def in_lineage(candidates: Sequence[CheckpointName], spans: Sequence[Span]) -> list[CheckpointName]:
+    """Select the checkpoints whose steps count; those beyond the fork of a later attempt do not."""
     by_attempt = {span.attempt: span for span in spans}
-    return [name for name in found if name.attempt in by_attempt and by_attempt[name.attempt].covers(name.step)]
+    return [name for name in candidates if name.attempt in by_attempt and by_attempt[name.attempt].covers(name.step)]
 
 
 def retain(
@@ -331,22 +331,22 @@ def retain(
 ) -> None:
     """Delete old checkpoints after `newest` has become complete.
 
-    Kept are the `keep_last` newest that count (`newest` always), the one named `best`, and those whose step is a
-    multiple of `keep_every`. Incomplete ones, left behind by a worker that could not write its part, are deleted.
-    Nothing newer than `newest` is touched: another attempt may be writing it.
+    Keeps the `keep_last` newest that count (`newest` always), the one named `best`, and those whose step is a multiple
+    of `keep_every`. Deletes incomplete ones, left by a worker that could not write its part. Never touches
+    anything newer than `newest`: another attempt may be writing it.
     """
-    found = [
+    candidates = [
         name
         for name in names(run_url)
         if name.attempt < newest.attempt or (name.attempt == newest.attempt and name.step <= newest.step)
     ]
     keep, last = {str(newest), best}, 0
-    for name in in_lineage(found, spans):
+    for name in in_lineage(candidates, spans):
         multiple = keep_every is not None and name.step % keep_every == 0
         if (last < keep_last or multiple) and (name == newest or is_complete(name.url(run_url))):
             last += 1
             keep.add(str(name))
-    for name in found:
+    for name in candidates:
         if str(name) not in keep:
             storage.delete_tree(name.url(run_url))
 
@@ -364,9 +364,9 @@ def _sha256(url: str, size: int) -> str:
     return digest.hexdigest()
 
 
-def _other_format(url: str, found: str) -> CheckpointError:
+def _other_format(url: str, format_: str) -> CheckpointError:
     return CheckpointError(
-        f"the checkpoint has format {found}, this version reads {UNSEALED_FORMAT} and {FORMAT}",
+        f"the checkpoint has format {format_}, this version reads {UNSEALED_FORMAT} and {FORMAT}",
         where=url,
         remedy="read it with the version of ivr_dist that wrote it",
     )

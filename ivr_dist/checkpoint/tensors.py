@@ -1,4 +1,4 @@
-"""Tensors of a complete checkpoint, read by name and range however they were split among workers."""
+"""Reader of a complete checkpoint's tensors, by name and range, independent of their split among workers."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def tensor_files(fragments: Sequence[Fragment], rank: int) -> dict[str, Sequence
         fragments: Fragments of the part, on the host; at most one of each parameter.
         rank: The part's number.
     """
-    kept = {f"{state}/{f.parameter}": t for f in fragments for state, t in f.tensors.items() if state != WEIGHT}
+    states = {f"{state}/{f.parameter}": t for f in fragments for state, t in f.tensors.items() if state != WEIGHT}
     weights = {fragment.parameter: fragment.tensors[WEIGHT] for fragment in fragments}
     return {
         store.weights_file(rank): safetensors_file.buffers(weights),
-        store.optimizer_file(rank): safetensors_file.buffers(kept),
+        store.optimizer_file(rank): safetensors_file.buffers(states),
     }
 
 
@@ -103,23 +103,23 @@ class CheckpointTensors:
         Raises:
             CheckpointError: The checkpoint lacks some of them.
         """
-        found = None
+        result = None
         try:
             for piece in pieces(self._spans.get(name, ()), offset, numel):
                 values = self._slice(piece.part, name, state, piece.start, piece.start + piece.numel)
                 if piece.numel == numel:
                     return values
-                if found is None:
-                    found = torch.empty(numel, dtype=values.dtype)
-                found[piece.target : piece.target + piece.numel] = values
+                if result is None:
+                    result = torch.empty(numel, dtype=values.dtype)
+                result[piece.target : piece.target + piece.numel] = values
         except (ValueError, OSError, SafetensorError) as error:
             raise CheckpointError(
                 f"the checkpoint does not hold {state} of {name}: {error}",
                 where=storage.display(self._url),
                 remedy="resume from an earlier one",
             ) from error
-        # An empty range, or a parameter without elements: the type is still that of the file.
-        return torch.empty(0, dtype=self._any_type(name)) if found is None else found
+        # An empty range, or a parameter without elements, still has the type of the file.
+        return torch.empty(0, dtype=self._any_type(name)) if result is None else result
 
     def _any_type(self, name: str) -> torch.dtype:
         spans = self._spans.get(name, ())

@@ -1,4 +1,4 @@
-"""Models from checkpoints, without DeepSpeed: for evaluation, prediction and new runs."""
+"""Weights and models from checkpoints, without DeepSpeed: for evaluation, prediction and new runs."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
 def initial_state(
     config: Config, spec: BatchSpec, *, manifests: Mapping[str, str] | None = None, world: int = 1, stage: int = 0
 ) -> CheckpointState:
-    """Build what all checkpoints of an attempt have in common, at step 0: config, model, features, tasks, statistics.
+    """Build the state common to all checkpoints of an attempt: config, model, features, tasks, statistics.
 
     Args:
         config: The run's config.
@@ -104,17 +104,17 @@ def initial_state(
 
 
 def recorded_classes(config: Config) -> dict[str, dict[str, str]]:
-    """The record of the classes outside the package that a config names, with their versions; empty without any.
+    """Record the classes outside the package that a config names, with their versions.
 
     Raises:
         ConfigError: One cannot be imported.
     """
-    named = {reference.key: reference for reference in extensions.all_of(config)}
-    return {key: dotted_path.recorded(entry, dotted_path.import_class(entry)) for key, entry in named.items()}
+    class_refs = {reference.key: reference for reference in extensions.all_of(config)}
+    return {key: dotted_path.recorded(entry, dotted_path.import_class(entry)) for key, entry in class_refs.items()}
 
 
 def changed_classes(state: CheckpointState, here: CheckpointState) -> list[str]:
-    """Classes whose version differs from that of a checkpoint, a sentence each.
+    """List the classes whose version differs from that of a checkpoint, a sentence each.
 
     Args:
         state: The checkpoint's state.
@@ -163,7 +163,7 @@ def batch_spec(state: CheckpointState, text: TextEncoder | None = None) -> Batch
 
     Args:
         state: The checkpoint's state.
-        text: Its text encoder, if batches are to be made.
+        text: Its text encoder, needed to collate batches of words.
     """
     return BatchSpec(
         modalities={name: (str(kind), int(width)) for name, (kind, width) in state.features.items()},
@@ -214,10 +214,10 @@ def load_model(url: str, *, verified: bool = False, trust_code: bool = False) ->
 
 def _import_model(config: Config, state: CheckpointState, url: str, trust_code: bool) -> None:
     """Import the class that a checkpoint names as its model, if it names one and is trusted."""
-    named = extensions.model(config)
-    if named is not None:
-        dotted_path.check_trusted(named, trust_code, url)
-        dotted_path.import_recorded(named, url, state.classes.get(named.key, {}).get("version", ""))
+    class_ref = extensions.model(config)
+    if class_ref is not None:
+        dotted_path.check_trusted(class_ref, trust_code, url)
+        dotted_path.import_recorded(class_ref, url, state.classes.get(class_ref.key, {}).get("version", ""))
 
 
 def check_same_model(state: CheckpointState, here: CheckpointState, url: str) -> None:

@@ -46,7 +46,7 @@ class Level(StrEnum):
 
 
 class StderrHandler(logging.Handler):
-    """Writes records to whatever `sys.stderr` is at the time, with secrets removed and control characters escaped."""
+    """Writes records to the current `sys.stderr`, with secrets removed and control characters escaped."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""

@@ -115,29 +115,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 success, 1 failure, 2 a mistake of the user, 130 Ctrl-C.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    argv = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     with lasting_streams() as out, logging_setup.handlers():
-        code = _run(given)
+        code = _run(argv)
         sys.stdout.flush()
         if out is not None and out.error is not None:
             text = f"stdout could not be written: {describe(out.error)}"
-            has_effects = _command(given) in _HAVE_EFFECTS and "--json" not in given
+            has_effects = _command(argv) in _HAVE_EFFECTS and "--json" not in argv
             return _fail(StorageError(text, remedy=remedy_for(out.error)), code if has_effects else code or EXIT_FAILED)
         return code
 
 
-def _command(given: Sequence[str]) -> str:
+def _command(argv: Sequence[str]) -> str:
     """Return the name of the command: the first argument that is neither an option nor the value of one."""
-    before = ("", *given)
+    before = ("", *argv)
     return next(
-        (one for last, one in zip(before, given, strict=False) if not one.startswith("-") and last not in _WITH_VALUE),
+        (one for last, one in zip(before, argv, strict=False) if not one.startswith("-") and last not in _WITH_VALUE),
         "",
     )
 
 
-def _run(given: Sequence[str]) -> int:
+def _run(argv: Sequence[str]) -> int:
     try:
-        return int(app(given, prog_name="ivr-dist", standalone_mode=False) or 0)
+        return int(app(argv, prog_name="ivr-dist", standalone_mode=False) or 0)
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else f"ivr-dist {_command(given)}".rstrip()
@@ -149,12 +149,12 @@ def _run(given: Sequence[str]) -> int:
             remedy = f"write it before the command: ivr-dist {option} ...{command.removeprefix('ivr-dist')} ..."
         return _fail(UserError(what.rstrip("."), remedy=remedy), error.exit_code)
     except IvrError as error:
-        _print_traceback(given)
+        _print_traceback(argv)
         return _fail(error, error.exit_code)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except Exception as error:
-        _print_traceback(given)
+        _print_traceback(argv)
         explanation = explained(error)
         if explanation is None:
             remedy = "run again with --debug for the traceback"
@@ -162,8 +162,8 @@ def _run(given: Sequence[str]) -> int:
         return _fail(explanation, explanation.exit_code, error)
 
 
-def _print_traceback(given: Sequence[str]) -> None:
-    if "--debug" in given:
+def _print_traceback(argv: Sequence[str]) -> None:
+    if "--debug" in argv:
         say_lines(hide_secrets(traceback.format_exc()).rstrip("\n"), sys.stderr)
 
 

@@ -23,13 +23,13 @@ def status(run: Run, as_json: AsJson = False, debug: Debug = False) -> int:
     from ivr_dist.display.tables import print_metrics, print_rows
     from ivr_dist.inspection.status import status as read_status
 
-    found = read_status(storage.absolute(run))
+    run_status = read_status(storage.absolute(run))
     if as_json:
-        print_json(found.to_json())
+        print_json(run_status.to_json())
         return 0
-    print_rows(found.rows(), sys.stdout)
-    if found.metrics:
-        print_metrics(found.metrics, sys.stdout)
+    print_rows(run_status.rows(), sys.stdout)
+    if run_status.metrics:
+        print_metrics(run_status.metrics, sys.stdout)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Standard streams that never end a command, whatever happens to them.
+"""Standard streams whose failures never end a command.
 
 A service may start a command without streams, their reader may exit (`| head`), the terminal may be closed, the disk
 may be full. Work of hours must not fail because of that: output that cannot be written is dropped, and the command

@@ -110,7 +110,7 @@ def evaluate(
 ) -> int:
     """Score a checkpoint on a split.
 
-    Every sample counts exactly once, whatever the number of workers.
+    Every sample counts exactly once, for any number of workers.
     """
     from ivr_dist.cli import training_output
 
@@ -160,22 +160,22 @@ def _print_plans(loaded: Loaded, worlds: Sequence[int], as_json: bool) -> int:
     from ivr_dist.data.read_forecast import forecasts
     from ivr_dist.display.tables import print_rows, print_table
     from ivr_dist.orchestration.preflight import count_parameters, preflight
-    from ivr_dist.planning.model_inputs import reading
+    from ivr_dist.planning.model_inputs import model_inputs
     from ivr_dist.planning.plan import describe, make_plan
 
     config = loaded.config
     first, manifests = preflight(config, worlds[0], loaded)
     train_manifest = manifests["train"]
-    inputs = reading(config, train_manifest)
+    inputs = model_inputs(config, train_manifest)
     others = [make_plan(config, train_manifest.samples, world, train_manifest.total_bytes) for world in worlds[1:]]
     plans = [first, *others]
     parameters = count_parameters(config, train_manifest)
     pairs = list(zip(plans, forecasts(config, train_manifest, plans), strict=True))
     if as_json:
         shared = {"parameters": parameters, "modalities": list(inputs.used), "not_used": dict(inputs.unused)}
-        print_json([{**asdict(made), **shared, "reading": asdict(forecast)} for made, forecast in pairs])
+        print_json([{**asdict(plan_), **shared, "reading": asdict(forecast)} for plan_, forecast in pairs])
         return 0
-    columns = [describe(made, config, parameters, inputs) + forecast.rows() for made, forecast in pairs]
+    columns = [describe(plan_, config, parameters, inputs) + forecast.rows() for plan_, forecast in pairs]
     if len(plans) == 1:
         print_rows(columns[0], sys.stdout)
     else:

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def train(loaded: Loaded, *, as_json: bool = False, debug: bool = False) -> int:
-    """Train, evaluate, and print how it went.
+    """Train, evaluate, and print the result.
 
     Args:
-        loaded: The config and where it came from.
+        loaded: The config and the origins of its values.
         as_json: End with one JSON object on stdout; everything else goes to stderr.
         debug: Print what Ray and the workers print.
 
@@ -96,7 +96,7 @@ def evaluate(
     metrics = score_checkpoint(url, split_url, num_workers or 1, trust_code=trust_code)
     left_out = [] if trust_code else metrics_of_own_code(url)
     if left_out:
-        text = f"metrics of its own code are left out: {', '.join(left_out)}; --trust-code imports and computes them"
+        text = f"metrics outside the package are left out: {', '.join(left_out)}; --trust-code computes them"
         say(f"note: {text}", sys.stderr)
     if as_json:
         shown = {"checkpoint": storage.display(url), "shards": storage.display(split_url), "metrics": metrics}

@@ -1,1 +1,1 @@
-"""Helpers without a package of their own: decoding, JSON, file signatures, errors of libraries."""
+"""Common helpers: decoding, JSON, file signatures, errors of libraries."""

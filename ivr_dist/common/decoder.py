@@ -1,4 +1,4 @@
-"""Strict decoder: plain dictionaries (JSON, YAML) to dataclasses, with the path of the value that does not fit.
+"""Strict decoder: plain dictionaries (JSON, YAML) to dataclasses; errors contain the path of the offending value.
 
 Everything that is not declared is refused: unknown and missing keys, a bool for a number, a float for an int, NaN and
 infinity unless the field is an `AnyFloat`. Types that fields may have: dataclasses, `str`, `int`, `float`, `bool`,
@@ -34,7 +34,7 @@ _PLURALS = {int: "whole numbers", float: "numbers", bool: "true or false values"
 
 
 class Words(str):
-    """Mark of an annotated type: how errors name it, with its article, such as `Annotated[str, Words("a URL")]`."""
+    """Mark of an annotated type: its name in errors, with its article, such as `Annotated[str, Words("a URL")]`."""
 
 
 class DecodeError(ValueError):
@@ -42,9 +42,9 @@ class DecodeError(ValueError):
 
     Args:
         what: The fault, without the path.
-        keys: Path from the top: names of keys and positions in lists.
+        keys: Path from the top: keys and list indices.
         reason: `unknown` and `missing` are about the key that `keys` ends with, `value` about its value.
-        choices: What would fit: the known keys, or the values of a `Literal`.
+        choices: Valid choices: the known keys, or the values of a `Literal`.
     """
 
     def __init__(
@@ -75,16 +75,16 @@ class DecodeError(ValueError):
         return f"{self.path}: {self.what}" if self.keys else self.what
 
     def below(self, key: str | int) -> DecodeError:
-        """This error, in a value that stands at `key` of another one."""
+        """Return this error with `key` prepended to its path."""
         return DecodeError(self.what, (key, *self.keys), self.reason, self.choices)
 
 
 def show(value: Any, scalar: Callable[[Any], str] = repr) -> str:
-    """A value as a user may have typed it, for an error's text; a long one is shortened.
+    """Format a value as a user may have typed it, for error texts; a long one is shortened.
 
     Args:
         value: Any plain value.
-        scalar: How everything is written that is not null, a bool, a list or a mapping.
+        scalar: Formats values that are not null, a bool, a list or a mapping.
     """
     return shorten(_typed(value, scalar), _LONGEST)
 
@@ -102,7 +102,7 @@ def _typed(value: Any, scalar: Callable[[Any], str]) -> str:
 
 
 def describe_type(hint: Any) -> str:
-    """A type in words, with the allowed values of a choice: `a number, or null`, `one of a, b`."""
+    """Describe a type in words, with the allowed values of a choice: `a number, or null`, `one of a, b`."""
     for mark in hint.__metadata__ if get_origin(hint) is Annotated else ():
         if isinstance(mark, Words):
             return mark
@@ -110,8 +110,8 @@ def describe_type(hint: Any) -> str:
     if origin is Literal:
         return f"one of {', '.join(str(arg) for arg in args)}"
     if origin is Union:
-        named = " or ".join(describe_type(arg) for arg in args if arg is not type(None))
-        return f"{named}, or null" if type(None) in args else named
+        names = " or ".join(describe_type(arg) for arg in args if arg is not type(None))
+        return f"{names}, or null" if type(None) in args else names
     if origin in _LISTS:
         return f"a list of {_plural(args[0])}"
     if origin in (dict, Mapping) and args[1] is not Any:
@@ -140,20 +140,20 @@ class Decoder:
     """
 
     read: Callable[[Any, Any], Any] | None = None
-    """Turns a value of the source into a plain one, as its declared type asks for; raises ValueError."""
+    """Converts a value of the source to its declared type; raises ValueError."""
     show: Callable[[Any], str] = show
-    """A value for an error's text."""
+    """Formats a value for error texts."""
     floats: bool = False
-    """Whether an int given for a float becomes one; else numbers stay as they were written."""
+    """Whether an int for a float field is converted; otherwise numbers keep their type."""
     complete: bool = False
-    """Whether every field must be there, also those with a default: for records that one version writes and reads."""
+    """Whether every field is required, also those with a default: for records written and read by one version."""
 
     def decode(self, kind: type[T], value: Any) -> T:
         """Build a dataclass, or a value of another type, from plain values.
 
         Args:
             kind: The dataclass, or any other type that a field may have.
-            value: What was parsed.
+            value: The parsed value.
 
         Raises:
             DecodeError: The value does not fit; the first fault found.
@@ -191,12 +191,12 @@ class Decoder:
         for name in value:
             if name not in hints:
                 raise DecodeError("unknown key", (name,), "unknown", tuple(hints))
-        given = {name: self._at(name, hints[name], item) for name, item in value.items()}
+        arguments = {name: self._at(name, hints[name], item) for name, item in value.items()}
         for name in required:
-            if name not in given:
+            if name not in arguments:
                 raise DecodeError("missing key", (name,), "missing")
         try:
-            return kind(**given)
+            return kind(**arguments)
         except ValueError as error:
             # A dataclass may check its own values.
             raise DecodeError(str(error)) from error
@@ -218,7 +218,7 @@ class Decoder:
                 return self._value(option, value)
             except DecodeError as error:
                 fault = error
-        # What is wrong inside a list or a mapping says more than that the whole does not fit.
+        # The error inside a list or a mapping is more specific than that of the whole.
         if fault is not None and len(fitting) == 1 and (fault.keys or len(options) == 1):
             raise fault
         raise self._mismatch(options[0] if len(options) == 1 else hint, value)
@@ -271,7 +271,7 @@ def decode(kind: type[T], value: Any, *, complete: bool = False) -> T:
 
 @cache
 def _parts(hint: Any) -> tuple[Any, tuple[Any, ...]]:
-    """What kind of type a hint is, and its arguments; of an annotated number its marks."""
+    """Split a type hint into origin and arguments; for an annotated number, its marks."""
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return (args[0], args[1:]) if args[0] is float else _parts(args[0])
@@ -282,7 +282,7 @@ def _parts(hint: Any) -> tuple[Any, tuple[Any, ...]]:
 
 @cache
 def _declared(kind: type) -> tuple[dict[str, Any], list[str]]:
-    """Types of a dataclass's fields by name, and the names of those without a default."""
+    """Return the field types of a dataclass by name, and the names of the fields without a default."""
     hints = typing.get_type_hints(kind, include_extras=True)
     items = [item for item in fields(kind) if item.init]
     required = [item.name for item in items if item.default is MISSING and item.default_factory is MISSING]

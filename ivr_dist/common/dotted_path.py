@@ -40,7 +40,7 @@ _MOST_NAMES = 8
 
 @dataclass(frozen=True)
 class ClassReference:
-    """A class outside the package that is to be made, and where it is named."""
+    """A class outside the package, its constructor's arguments, and the key that names it."""
 
     path: str
     """`package.module:Class`."""
@@ -55,12 +55,12 @@ class ClassReference:
 
 
 def reference(value: str | Mapping[str, Any], key: str, ours: Collection[str] = ()) -> ClassReference:
-    """Read a value of the config: a dotted path, or a mapping of `class` and the constructor's arguments.
+    """Parse a value of the config: a dotted path, or a mapping of `class` and the constructor's arguments.
 
     Args:
         value: The value.
         key: Its key, for errors.
-        ours: Keys of the mapping that are no arguments, such as `weight`.
+        ours: Keys of the mapping that are not arguments, such as `weight`.
 
     Raises:
         ConfigError: The value has another form.
@@ -74,11 +74,11 @@ def reference(value: str | Mapping[str, Any], key: str, ours: Collection[str] = 
     return ClassReference(path, key, {name: entry for name, entry in entries.items() if name not in ours})
 
 
-def import_class(named: ClassReference, folder: str | None = None) -> type:
+def import_class(class_ref: ClassReference, folder: str | None = None) -> type:
     """Import a class.
 
     Args:
-        named: Which one.
+        class_ref: The class.
         folder: Searched for modules after the installed packages; None: the current directory, as in the command.
 
     Raises:
@@ -97,7 +97,7 @@ def import_class(named: ClassReference, folder: str | None = None) -> type:
     except OWN_ERRORS as error:  # whatever the module raises is the user's own code
         raise ConfigError(
             f"{module_name} fails while it is imported: {named_error(error)}",
-            where=named.key,
+            where=class_ref.key,
             remedy=f"correct it; `python -c 'import {module_name}'` shows the traceback",
         ) from error
     found = getattr(module, name, None)
@@ -110,7 +110,7 @@ def import_class(named: ClassReference, folder: str | None = None) -> type:
 
 
 def add_folder(folder: str) -> None:
-    """Let modules be imported from a folder, unless an installed package has the same name."""
+    """Add a folder to the import path, after installed packages."""
     if folder not in sys.path:
         sys.path.append(folder)
         importlib.invalidate_caches()
@@ -159,12 +159,12 @@ def _suggestion(name: str, module: ModuleType) -> str:
     return f"it has {', '.join(own[:_MOST_NAMES])}{more}" if own else "it has no classes"
 
 
-def check_arguments(kind: Callable[..., Any], named: ClassReference, positional: int = 0) -> None:
+def check_arguments(kind: Callable[..., Any], class_ref: ClassReference, positional: int = 0) -> None:
     """Refuse arguments that the constructor of a class does not take.
 
     Args:
         kind: The class.
-        named: Where it is named, and with which arguments.
+        class_ref: Its entry in the config, with the arguments.
         positional: Arguments that the package itself passes first.
 
     Raises:
@@ -181,17 +181,17 @@ def check_arguments(kind: Callable[..., Any], named: ClassReference, positional:
         raise ConfigError(what, where=named.key, remedy=f"see {DOCUMENTATION}") from error
     parameters = list(signature.parameters.values())[positional:]
     names = [p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    for argument in named.arguments:
+    for argument in class_ref.arguments:
         if argument not in names and not any(p.kind == p.VAR_KEYWORD for p in parameters):
             close = difflib.get_close_matches(argument, names, n=1)
             takes = f"it takes {', '.join(names)}" if names else "it takes none"
             remedy = f"did you mean {close[0]}?" if close else takes
-            raise ConfigError(f"{named.path} takes no argument {argument}", where=named.key, remedy=remedy)
+            raise ConfigError(f"{class_ref.path} takes no argument {argument}", where=class_ref.key, remedy=remedy)
     try:
-        signature.bind(*[None] * positional, **named.arguments)
+        signature.bind(*[None] * positional, **class_ref.arguments)
     except TypeError as error:
         raise ConfigError(
-            f"{named.path} cannot be made: {error}", where=named.key, remedy="give the argument beside class"
+            f"{class_ref.path} cannot be made: {error}", where=class_ref.key, remedy="give the argument beside class"
         ) from error
 
 
@@ -257,7 +257,7 @@ def check_names(kind: type, named: ClassReference, member: str, allowed: Collect
             raise ConfigError(f"{named.path}: {member} names {name}, which is not {of}", where=named.key, remedy=remedy)
 
 
-def check_derived(kind: type, named: ClassReference, role: str, base: type) -> None:
+def check_derived(kind: type, class_ref: ClassReference, role: str, base: type) -> None:
     """Refuse a class that is not derived from the base class of its protocol.
 
     Raises:
@@ -270,78 +270,78 @@ def check_derived(kind: type, named: ClassReference, role: str, base: type) -> N
         raise lacks(named, role, name)
 
 
-def lacks(named: ClassReference, role: str, member: str) -> ConfigError:
-    """The error of a class that lacks a member of its protocol."""
-    what, remedy = f"{named.path} is not {role}: it has no {member}", f"see {DOCUMENTATION}"
-    return ConfigError(what, where=named.key, remedy=remedy)
+def lacks(class_ref: ClassReference, role: str, member: str) -> ConfigError:
+    """Build the error for a class that lacks a member of its protocol."""
+    what, remedy = f"{class_ref.path} is not {role}: it has no {member}", f"see {DOCUMENTATION}"
+    return ConfigError(what, where=class_ref.key, remedy=remedy)
 
 
-def make(kind: type, named: ClassReference, *positional: Any) -> Any:
-    """Make an instance.
+def make(kind: type, class_ref: ClassReference, *positional: Any) -> Any:
+    """Instantiate a class with the arguments of its entry.
 
     Raises:
         ConfigError: The constructor fails.
     """
     try:
-        return kind(*positional, **named.arguments)
+        return kind(*positional, **class_ref.arguments)
     except UserError:
         raise
     except OWN_ERRORS as error:  # whatever the constructor raises is the user's own code
         raise ConfigError(
-            f"{named.path} cannot be made: {named_error(error)}",
-            where=named.key,
+            f"{class_ref.path} cannot be made: {named_error(error)}",
+            where=class_ref.key,
             remedy="correct the class or its arguments",
         ) from error
 
 
-def check_trusted(named: ClassReference, trust_code: bool, file: str) -> None:
+def check_trusted(class_ref: ClassReference, trust_code: bool, file: str) -> None:
     """Refuse to import what a file from elsewhere names, unless the user trusts it.
 
     Args:
-        named: The class.
-        trust_code: Whether the user said so (`--trust-code`).
+        class_ref: The class.
+        trust_code: Whether the user trusts it (`--trust-code`).
         file: The checkpoint or card that names it.
 
     Raises:
-        UserError: The user did not.
+        UserError: The user does not.
     """
     if not trust_code:
         raise UserError(
-            f"{named.key} is {named.path}, code that importing would run",
+            f"{class_ref.key} is {class_ref.path}, code that importing would run",
             where=file,
             remedy="give --trust-code (trust_code=True in Python) if you trust that code",
         )
 
 
-def import_recorded(named: ClassReference, file: str, version: str = "") -> type:
+def import_recorded(class_ref: ClassReference, file: str, version: str = "") -> type:
     """Import a class that a checkpoint or card names.
 
     Args:
-        named: The class.
+        class_ref: The class.
         file: What names it, for errors.
-        version: Its version when the file was written, as far as it is known.
+        version: Its version when the file was written; empty if unknown.
 
     Raises:
         UserError: It cannot be imported here.
     """
     try:
-        return import_class(named)
+        return import_class(class_ref)
     except ConfigError as error:
         of = f" (version {version} when it was written)" if version else ""
         raise UserError(
-            f"it needs {named.path}{of}, which cannot be imported here: {error.what}",
+            f"it needs {class_ref.path}{of}, which cannot be imported here: {error.what}",
             where=file,
             remedy="install that code, or run the command in the folder that holds it",
         ) from error
 
 
-def recorded(named: ClassReference, kind: type) -> dict[str, str]:
-    """The record of a class in a checkpoint: its path and its version."""
-    return {CLASS: named.path, "version": version_of(kind)}
+def recorded(class_ref: ClassReference, kind: type) -> dict[str, str]:
+    """Return the record of a class in a checkpoint: its path and version."""
+    return {CLASS: class_ref.path, "version": version_of(kind)}
 
 
 def version_of(kind: type) -> str:
-    """The version of a class's installed distribution; without one, a hash of the file that defines it."""
+    """Return the version of a class's installed distribution; without one, a hash of the file that defines it."""
     installed = _distribution_of(kind.__module__.partition(".")[0])
     if installed:
         return installed
@@ -350,7 +350,7 @@ def version_of(kind: type) -> str:
 
 
 def source_file(kind: type) -> Path | None:
-    """The file that defines a class; None if it is installed, or was not read from a file."""
+    """Return the file that defines a class; None if it is installed, or was not read from a file."""
     if _distribution_of(kind.__module__.partition(".")[0]):
         return None
     try:
@@ -361,12 +361,12 @@ def source_file(kind: type) -> Path | None:
 
 @cache
 def _distribution_of(package: str) -> str:
-    """Name and version of the distribution that installed a top-level package; empty if none did."""
+    """Return name and version of the distribution of a top-level package; empty if there is none."""
     names = metadata.packages_distributions().get(package, [])
     return f"{names[0]} {metadata.version(names[0])}" if names else ""
 
 
 def references_in(values: Mapping[str, str | Mapping[str, Any]], prefix: str) -> Iterator[ClassReference]:
-    """References of a mapping of names to classes, keyed `PREFIX.NAME`."""
+    """Parse a mapping of names to classes; the references have the keys `PREFIX.NAME`."""
     for name, value in values.items():
         yield reference(value, f"{prefix}.{name}")

@@ -1,7 +1,7 @@
-"""File signatures (magic bytes) and text encodings: identifies what a file really is, for precise errors.
+"""File signatures (magic bytes) and text encodings: identifies the actual type of a file, for precise errors.
 
 Downloads go wrong in many ways: a site answers with a web page, Git LFS leaves a pointer, an archive is renamed instead
-of unpacked. Readers that cannot read a file use this module to name its kind.
+of unpacked. Readers that cannot read a file use this module to identify it.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ _BY_MAGIC = (
     (b"\x89PNG\r\n\x1a\n", FileKind("a PNG image", _OTHER)),
     (b"\xff\xd8\xff", FileKind("a JPEG image", _OTHER)),
     (b"\x7fELF", FileKind("a program", _OTHER)),
-    (b"\0\x05\x16\x07", FileKind("what macOS keeps beside a file (AppleDouble)", "give the file itself")),
-    (b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19", FileKind("what torch.save wrote", "convert it")),
+    (b"\0\x05\x16\x07", FileKind("a file of macOS metadata (AppleDouble)", "give the file itself")),
+    (b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19", FileKind("a file of torch.save", "convert it")),
     (b"version https://git-lfs.github.com/", FileKind("a pointer of Git LFS", f"{_POINTER} with `git lfs pull`")),
     (b"/annex/objects/", FileKind("a pointer of git-annex", f"{_POINTER} with `git annex get`")),
 )
@@ -100,7 +100,7 @@ def kind_of(head: bytes) -> FileKind | None:
         return FileKind("a recording (WAV, AVI)", _OTHER)
     text = head.removeprefix(codecs.BOM_UTF8)
     if _PAGE.match(text):
-        return FileKind("a web page (HTML), as sites give instead of a file", f"{_AGAIN}; open this one to see why")
+        return FileKind("a web page (HTML), as sites return instead of a file", f"{_AGAIN}; open this one to see why")
     if _XML.match(text):
         return FileKind("an XML document, as object stores answer with", f"{_AGAIN}; open this one to see why")
     if head[257:262] == b"ustar":
@@ -111,7 +111,7 @@ def kind_of(head: bytes) -> FileKind | None:
 
 
 def other_kind(head: bytes, expected: str, *accepted: str) -> tuple[str, str] | None:
-    """The fault and the remedy, if the first bytes identify a file as something else than expected.
+    """Return fault and remedy if the first bytes identify a file as another kind than expected.
 
     Args:
         head: As for `kind_of`.

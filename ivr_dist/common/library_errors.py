@@ -1,7 +1,7 @@
-"""Translates errors of the operating system and of libraries into one line that a user can act on.
+"""Translates errors of the operating system and of libraries into one line with a remedy.
 
-They arrive as error numbers, as pages of stack frames and state dumps, as nested exceptions, or as a bare class. The
-libraries need not be installed, so their classes are matched by name.
+They come as error numbers, as pages of stack frames and state dumps, as nested exceptions, or as a bare class. Classes
+are matched by name, since the libraries need not be installed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ivr_dist.errors import IvrError, StorageError, WorkerError
-from ivr_dist.sanitize import hide_secrets, plain, shorten, without_colours
+from ivr_dist.sanitize import hide_secrets, plain, shorten, without_colors
 
 LONGEST = 300
 """Longest text of an error in characters, without the names of files, which are not shortened."""
@@ -31,12 +31,12 @@ _BARE = frozenset(
 """Classes whose names add nothing to their messages."""
 
 _ERRNO_REMEDIES: Mapping[int, str] = {
-    errno.ENOSPC: "free some space there, or choose another place",
-    errno.EDQUOT: "free some space there, or choose another place",
-    errno.EFBIG: "raise the limit of a file's size, or choose another place",
+    errno.ENOSPC: "free some space there, or choose another location",
+    errno.EDQUOT: "free some space there, or choose another location",
+    errno.EFBIG: "raise the limit of a file's size, or choose another location",
     errno.EACCES: "check its owner and mode",
     errno.EPERM: "check its owner and mode",
-    errno.EROFS: "choose a place that can be written",
+    errno.EROFS: "choose a writable location",
     errno.ENOENT: "check the path",
     errno.ENOTDIR: "check the path",
     errno.EISDIR: "check the path",
@@ -66,7 +66,7 @@ _DEVICE_REMEDY = "lower train.max_micro_batch, or set train.recompute=true"
 
 
 def describe(error: BaseException | None, most: int = LONGEST) -> str:
-    """The message of an error as one line without a full stop: no stack, no state dump, no word cut off.
+    """Describe an error in one line without a full stop: no stack, no state dump, no word cut off.
 
     Args:
         error: Any exception; if it only wraps another one, as Ray's do, that one is described. None: unknown.
@@ -81,42 +81,42 @@ def describe(error: BaseException | None, most: int = LONGEST) -> str:
         return shorten(plain(_reason(error)), most)
     if isinstance(error, (MemoryError, TimeoutError)) and not str(error):
         return "out of memory" if isinstance(error, MemoryError) else "timed out"
-    said = first_sentence(_text(error), most)
+    message = first_sentence(_text(error), most)
     kind = type(error).__name__
-    if not said:
+    if not message:
         return kind
-    telling = kind in _BARE or _is_ray(error) or _CLASS.match(said)
-    return said if telling else shorten(f"{kind}: {said}", most)
+    is_complete = kind in _BARE or _is_ray(error) or _CLASS.match(message)
+    return message if is_complete else shorten(f"{kind}: {message}", most)
 
 
 def named(error: BaseException) -> str:
-    """The message of an error as by `describe`, after the name of its class: for bugs."""
-    kind, said = type(error).__name__, describe(error)
-    return said if said == kind or said.startswith(f"{kind}:") else f"{kind}: {said}"
+    """Describe an error as `describe` does, after the name of its class: for bugs."""
+    kind, message = type(error).__name__, describe(error)
+    return message if message == kind or message.startswith(f"{kind}:") else f"{kind}: {message}"
 
 
 def first_sentence(text: str, most: int = LONGEST) -> str:
-    """The first sentence of a message that may be pages long, on one line without a full stop.
+    """Return the first sentence of a message that may be pages long, on one line without a full stop.
 
     Args:
         text: An exception's text, or the output of a program that failed; of a traceback, the last line is used.
         most: Longest result in characters.
     """
-    lines = " ".join(_first_lines(without_colours(text)))
-    said = shorten(plain(_QUERY.sub("", hide_secrets(lines))), most)
-    return said[:-1] if said.endswith(".") and not said.endswith("...") else said
+    lines = " ".join(_first_lines(without_colors(text)))
+    message = shorten(plain(_QUERY.sub("", hide_secrets(lines))), most)
+    return message[:-1] if message.endswith(".") and not message.endswith("...") else message
 
 
 def last_words(text: str, most: int = LONGEST) -> str:
-    """The last line of a failed program's output, for programs whose last line is the error."""
+    """Return the last line of a failed program's output, for programs whose last line is the error."""
     if _TRACEBACK in text:
         return first_sentence(text, most)
-    lines = [line for line in without_colours(text).splitlines() if line.strip()]
+    lines = [line for line in without_colors(text).splitlines() if line.strip()]
     return first_sentence(lines[-1], most) if lines else ""
 
 
 def root_cause(error: BaseException | None) -> BaseException | None:
-    """The exception at the root of wrappers: Ray's errors and exception groups."""
+    """Unwrap an exception: Ray's errors and exception groups."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -128,7 +128,7 @@ def root_cause(error: BaseException | None) -> BaseException | None:
 
 
 def remedy_for(error: BaseException | None) -> str:
-    """A remedy for an error, as an imperative without a full stop; empty if none is known."""
+    """Return a remedy for an error, as an imperative without a full stop; empty if none is known."""
     error = root_cause(error)
     if isinstance(error, IvrError):
         return error.remedy
@@ -148,7 +148,7 @@ def remedy_for(error: BaseException | None) -> str:
 
 
 def explained(error: BaseException) -> IvrError | None:
-    """The error as an `IvrError`, if the environment caused it and not a bug; else None."""
+    """Convert an error caused by the environment to an `IvrError`; None for a bug."""
     cause = root_cause(error)
     if cause is None or isinstance(cause, IvrError):
         return cause
@@ -163,9 +163,9 @@ def explained(error: BaseException) -> IvrError | None:
 def _carried(error: BaseException) -> Iterator[BaseException]:
     failures = getattr(error, "worker_failures", None)
     if isinstance(failures, Mapping):
-        found = [failure for failure in failures.values() if isinstance(failure, BaseException)]
-        # An `IvrError` says more than the error of a worker that waited for the failed one.
-        yield from sorted(found, key=lambda failure: not isinstance(root_cause(failure), IvrError))
+        errors = [failure for failure in failures.values() if isinstance(failure, BaseException)]
+        # An `IvrError` is more specific than the error of a worker that waited for the failed one.
+        yield from sorted(errors, key=lambda failure: not isinstance(root_cause(failure), IvrError))
     for name in ("controller_failure", "cause"):
         inner: Any = getattr(error, name, None)
         if isinstance(inner, BaseException):
@@ -192,7 +192,7 @@ def _is_threads(text: str) -> bool:
 def _text(error: BaseException) -> str:
     problem = getattr(error, "problem", None)
     if isinstance(problem, str):
-        # The text of a YAML error is a drawing of the position.
+        # `str` of a YAML error draws the position in several lines.
         return problem
     if isinstance(error, KeyError) and error.args and isinstance(error.args[0], str) and " " in error.args[0]:
         # A sentence, which `str` would print in quotes.
@@ -201,7 +201,7 @@ def _text(error: BaseException) -> str:
 
 
 def _reason(error: OSError) -> str:
-    """The message of the operating system, with the names of the files."""
+    """Return the message of the operating system, with the names of the files."""
     files = _files(error)
     return f"{error.strerror} ({files})" if files else str(error.strerror)
 
@@ -212,11 +212,11 @@ def _files(error: OSError) -> str:
 
 
 def _first_lines(text: str) -> Iterator[str]:
-    """The line that names the error, and the lines that complete its sentence."""
+    """Yield the line that names the error, and the lines that complete its sentence."""
     lines = text.splitlines()
     marks = [number for number, line in enumerate(lines) if _TRACEBACK in line]
     if marks:
-        # Frames are indented; the first line after them that is not is the error.
+        # Frames are indented; the first line after them without indentation is the error.
         after = [line for line in lines[marks[-1] + 1 :] if line[:1] not in (" ", "\t")]
         lines = after or lines[: marks[0]]
     for line in map(str.strip, lines):

@@ -33,11 +33,11 @@ def loads(text: str | bytes) -> Any:
         byte = f"byte 0x{error.object[error.start]:02x} at {error.start}"
         raise ValueError(f"it is not UTF-8 text: {byte}" if kind is None else f"it is {kind.name}") from None
     except ValueError as error:
-        # Python's message for such a number is meant for programmers.
+        # Python's message refers to interpreter settings.
         if "integer string conversion" in str(error):
             raise ValueError("a whole number of thousands of digits") from None
         raise
-    # Most texts have fewer brackets than that in total.
+    # Most texts have fewer brackets in total than the limit.
     lists, objects = (text.count(b"["), text.count(b"{")) if isinstance(text, bytes) else map(text.count, "[{")
     if lists + objects > _MAX_DEPTH:
         check_depth(value)

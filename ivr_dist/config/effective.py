@@ -1,4 +1,4 @@
-"""The effective config: every value that a run has, and where it came from."""
+"""The effective config: every value of a run, and its origin."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from ivr_dist.sanitize import plain
 
 
 def effective_yaml(loaded: Loaded) -> str:
-    """A config as YAML, each key with the origin of its value as a comment; it reads back to an equal config."""
+    """Format a config as YAML, each key with the origin of its value as a comment; it reads back to an equal config."""
     origins = origins_of(loaded)
     return to_yaml(loaded.config, lambda path: plain(origins.get(path, "default")))
 
 
 def origins_of(loaded: Loaded) -> dict[str, str]:
-    """Where the values that are not defaults come from, by key: a file and line, an override, or a preset."""
-    given = {path: value_of(loaded.config, path) for path in loaded.origins}
-    name = "model.preset" if given.get("model.preset") == "release" else "model.size"
-    preset = f"preset {name}={given.get(name)}"
-    return dict.fromkeys(preset_values(given), preset) | dict(loaded.origins)
+    """Origins of the values that are not defaults, by key: a file and line, an override, or a preset."""
+    values = {path: value_of(loaded.config, path) for path in loaded.origins}
+    name = "model.preset" if values.get("model.preset") == "release" else "model.size"
+    preset = f"preset {name}={values.get(name)}"
+    return dict.fromkeys(preset_values(values), preset) | dict(loaded.origins)

@@ -30,7 +30,7 @@ class ExtraTerm:
     """A loss term of the config's `loss.extra`."""
 
     name: str
-    named: ClassReference
+    class_ref: ClassReference
     weight: float
 
 
@@ -59,10 +59,10 @@ def metrics(config: Config) -> dict[str, ClassReference]:
 
 def all_of(config: Config) -> list[ClassReference]:
     """Every class that a config names."""
-    named = model(config)
+    class_ref = model(config)
     return [
-        *([] if named is None else [named]),
-        *(term.named for term in extra_terms(config)),
+        *([] if class_ref is None else [class_ref]),
+        *(term.class_ref for term in extra_terms(config)),
         *metrics(config).values(),
         *callbacks(config),
     ]
@@ -90,7 +90,7 @@ def rows(config: Config) -> list[tuple[str, str]]:
 
 
 def normal_form(value: str | Mapping[str, Any]) -> Mapping[str, Any]:
-    """A class and its arguments as a mapping, however they are written; two ways of writing the same are equal."""
+    """Normalize a class and its arguments to a mapping, so that both notations compare equal."""
     return {WEIGHT: 1.0, CLASS: value} if isinstance(value, str) else {WEIGHT: 1.0, **value}
 
 
@@ -99,7 +99,7 @@ def _weight(value: Any) -> float:
 
 
 def faults(config: Config) -> Iterator[tuple[str, ConfigError]]:
-    """What is wrong with the form of these keys, before anything is imported; with the key that it is about."""
+    """Check the form of these keys without importing anything; yield each key with its error."""
     for number, value in enumerate(config.run.callbacks):
         yield from _form(value, CALLBACKS, f"{CALLBACKS}[{number}]")
     if config.model.class_:

@@ -41,7 +41,7 @@ class Loaded:
     origins: Mapping[str, str]
     """By dotted key: the origin of its value, such as `configs/mosi.yaml:12` or `override 'train.lr=1'`; keys with
     their default are absent."""
-    place: str
+    path: str
     """The config file; empty if there is none."""
 
     def overridden(self, key: str) -> bool:
@@ -49,7 +49,7 @@ class Loaded:
         return self.origins.get(key, "").startswith(_OVERRIDE)
 
 
-Look = Callable[[Loaded], Sequence[UserError]]
+FurtherChecks = Callable[[Loaded], Sequence[UserError]]
 
 
 def load_config(path: str | None, overrides: Sequence[str] = ()) -> Config:
@@ -57,7 +57,7 @@ def load_config(path: str | None, overrides: Sequence[str] = ()) -> Config:
     return load(path, overrides).config
 
 
-def load(path: str | None, overrides: Sequence[str] = (), look: Look | None = None) -> Loaded:
+def load(path: str | None, overrides: Sequence[str] = (), further_checks: FurtherChecks | None = None) -> Loaded:
     """Read a config file, apply overrides in order, and check the result.
 
     Args:
@@ -65,8 +65,8 @@ def load(path: str | None, overrides: Sequence[str] = (), look: Look | None = No
         overrides: `section.key=value`. A value that begins with a bracket, a brace or a quote is YAML, any other is
             taken literally. A mapping given for a section is merged into it; entries of `loss.tasks` and `deepspeed`
             can be set one by one (`deepspeed.zero_optimization.reduce_bucket_size=1000000`).
-        look: Called with a config that has faults, to find further faults, so that all are reported together; keys
-            with faults have their defaults in it.
+        further_checks: Called if the config has faults, to find further ones, so that all are reported together. Its
+            argument has the defaults for keys with faults.
 
     Raises:
         ConfigError: The file cannot be read, a key is unknown or given twice, a value has the wrong type or range, or
@@ -82,16 +82,18 @@ def load(path: str | None, overrides: Sequence[str] = (), look: Look | None = No
             unread.append(error)
     for override in overrides:
         values.override(override)
-    return _checked(values, path or "", look, unread)
+    return _checked(values, path or "", further_checks, unread)
 
 
-def with_overrides(config: Config, overrides: Sequence[str] = (), look: Look | None = None) -> Loaded:
-    """Apply overrides to a config that was made in Python, and check the result as `load` does.
+def with_overrides(
+    config: Config, overrides: Sequence[str] = (), further_checks: FurtherChecks | None = None
+) -> Loaded:
+    """Apply overrides to a config built in Python, and check the result as `load` does.
 
     Args:
         config: The config.
         overrides: As for `load`.
-        look: As for `load`.
+        further_checks: As for `load`.
 
     Raises:
         ConfigError: As for `load`.
@@ -103,16 +105,18 @@ def with_overrides(config: Config, overrides: Sequence[str] = (), look: Look | N
             values.take(key, value)
     for override in overrides:
         values.override(override)
-    return _checked(values, "", look)
+    return _checked(values, "", further_checks)
 
 
-def _checked(values: _Values, place: str, look: Look | None, unread: Sequence[ConfigError] = ()) -> Loaded:
+def _checked(
+    values: _Values, path: str, further_checks: FurtherChecks | None, unread: Sequence[ConfigError] = ()
+) -> Loaded:
     """Build the config of these values.
 
     Raises:
         ConfigError: It is wrong, or a part of it could not be read.
     """
-    loaded = Loaded(values.build(), values.origins, place)
+    loaded = Loaded(values.build(), values.origins, path)
     problems: list[UserError] = [*unread, *values.faults]
     if not unread:
         found = faults(loaded.config, loaded.origins, values.suspects)
@@ -121,11 +125,11 @@ def _checked(values: _Values, place: str, look: Look | None, unread: Sequence[Co
         problems += [fault for fault in found if fault.what.partition(" ")[0] not in unset]
         if problems and look is not None:
             wrong = wrong_keys(loaded.config, values.suspects)
-            more = look(replace(loaded, config=with_defaults(loaded.config, wrong)))
+            more = further_checks(replace(loaded, config=with_defaults(loaded.config, wrong)))
             # The text of a fault begins with its key; faults of the substituted defaults are dropped.
             problems += [fault for fault in more if fault.what.partition(" ")[0] not in wrong]
-    raise_together(problems, loaded.place)
-    logger.debug("config %s: %d keys set", place or "without a file", len(values.origins))
+    raise_together(problems, loaded.path)
+    logger.debug("config %s: %d keys set", path or "without a file", len(values.origins))
     return loaded
 
 
@@ -194,9 +198,9 @@ class _Values:
         """Merge the entries of a section."""
         for name, value in section.items():
             path = f"{prefix}{name}"
-            place = section.places[name] if isinstance(section, Located) else where
+            origin = section.origins[name] if isinstance(section, Located) else where
             if path in section_paths():
-                self._merge_section(path, value, place)
+                self._merge_section(path, value, origin)
             elif path in keys():
                 # One file can write `train.lr` and `lr` in the section `train`.
                 if isinstance(section, Located) and path in self.origins and not place.startswith(_OVERRIDE):
@@ -204,31 +208,31 @@ class _Values:
                     self._fault(what, place, "keep one of them")
                 self._set(keys()[path], value, place)
             else:
-                self._unknown(path, place)
+                self._unknown(path, origin)
 
     def override(self, text: str) -> None:
         """Apply one `key=value`."""
         path, separator, written = text.partition("=")
-        path, place = path.strip(), f"{_OVERRIDE}{shorten(text, _LONGEST)!r}"
+        path, origin = path.strip(), f"{_OVERRIDE}{shorten(text, _LONGEST)!r}"
         if not separator:
-            self._fault("an override needs a value", place, "write key=value, such as train.lr=3e-4")
+            self._fault("an override needs a value", origin, "write key=value, such as train.lr=3e-4")
             return
         key, inner = _split_entry(path)
         if key is None and path not in section_paths():
-            self._unknown(path, place)
+            self._unknown(path, origin)
             return
         try:
-            value = parse_value(written, place)
+            value = parse_value(written, origin)
         except ConfigError as error:
             self.faults.append(error)
             self.suspects |= _below(path) if key is None else {key.path}
             return
         if key is None:
-            self._merge_section(path, value, place)
+            self._merge_section(path, value, origin)
             return
         for name in reversed(inner):
             value = {name: value}
-        self._set(key, value, place, merged=bool(inner))
+        self._set(key, value, origin, merged=bool(inner))
 
     def take(self, key: Key, value: Any) -> None:
         """Set a key to a value of Python, whose type may be wrong."""
@@ -240,50 +244,50 @@ class _Values:
         config: Config = _section(Config, "", {**preset_values(self.values), **self.values})
         return config
 
-    def _merge_section(self, path: str, value: Any, place: str) -> None:
+    def _merge_section(self, path: str, value: Any, origin: str) -> None:
         if isinstance(value, Mapping):
-            self.merge(value, f"{path}.", place)
+            self.merge(value, f"{path}.", origin)
         elif value != "" or not isinstance(value, Word):
             example = next(key for key in keys() if key.startswith(f"{path}."))
             self._fault(f"{path} is a section, not {show(value)}", place, f"set its keys, such as {example}")
             self.suspects |= _below(path)
 
-    def _set(self, key: Key, value: Any, place: str, merged: bool = False) -> None:
+    def _set(self, key: Key, value: Any, origin: str, merged: bool = False) -> None:
         try:
             converted = convert(value, key.annotation)
         except DecodeError as error:
-            self._fault(str(error.below(key.path)), place, value_remedy(key, value))
+            self._fault(str(error.below(key.path)), origin, value_remedy(key, value))
             self.suspects.add(key.path)
             return
         if merged:
             converted = _merge_entries(self.values.get(key.path, key.default), converted)
         self.values[key.path] = converted
-        self.origins[key.path] = place
+        self.origins[key.path] = origin
 
-    def _unknown(self, path: str, place: str) -> None:
+    def _unknown(self, path: str, origin: str) -> None:
         similar, remedy = suggest_keys(path)
         self._fault(f"unknown key {shorten(path, _LONGEST) or repr(path)}", place, remedy)
         self.suspects |= {key for known in similar for key in _below(known)}
 
-    def _fault(self, what: str, place: str, remedy: str) -> None:
-        self.faults.append(ConfigError(what, where=place, remedy=remedy))
+    def _fault(self, what: str, origin: str, remedy: str) -> None:
+        self.faults.append(ConfigError(what, where=origin, remedy=remedy))
 
 
 def _below(path: str) -> set[str]:
     """A key, or all keys of a section."""
-    return {known for known in keys() if known == path or known.startswith(f"{path}.")}
+    return {key for key in keys() if key == path or key.startswith(f"{path}.")}
 
 
 def _section(kind: type, prefix: str, values: Mapping[str, Any]) -> Any:
-    given: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     for name, (annotation, _) in section_fields(kind).items():
         path = f"{prefix}{key_name(name)}"
         if is_dataclass(annotation):
-            given[name] = _section(annotation, f"{path}.", values)  # type: ignore[arg-type]
+            arguments[name] = _section(annotation, f"{path}.", values)  # type: ignore[arg-type]
         elif path in values:
             # A copy, since a preset's list is shared.
-            given[name] = copy.deepcopy(values[path])
-    return kind(**given)
+            arguments[name] = copy.deepcopy(values[path])
+    return kind(**arguments)
 
 
 def _split_entry(path: str) -> tuple[Key | None, list[str]]:

@@ -1,7 +1,7 @@
 """Presets and sizes: values that replace the defaults, and the values that the released model requires.
 
 Their precedence is above the defaults of `schema` and below the user's values: `model.preset: release`
-alone selects the authors' released model with its losses and optimiser, `model.size: large` a wider and deeper `ivr`
+alone selects the authors' released model with its losses and optimizer, `model.size: large` a wider and deeper `ivr`
 (docs/method.md).
 """
 
@@ -58,13 +58,13 @@ def _size(hidden: int, layers: int, heads: int) -> Mapping[str, Any]:
 _SIZES: Mapping[str, Mapping[str, Any]] = {"large": _size(512, 2, 8), "xl": _size(1024, 4, 16)}
 
 
-def preset_values(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by dotted key with which preset and size replace the defaults.
+def preset_values(user_values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of the selected preset and size, by dotted key; they replace the defaults.
 
     Args:
-        given: The user's values by dotted key, including `model.preset` and `model.size` if they are set.
+        user_values: The user's values by dotted key, including `model.preset` and `model.size` if they are set.
     """
-    if given.get("model.preset") != "release":
-        return dict(_SIZES.get(given.get("model.size", "base"), {}))
+    if user_values.get("model.preset") != "release":
+        return dict(_SIZES.get(user_values.get("model.size", "base"), {}))
     # The release computes its batch statistics over the whole batch, at any size.
-    return {**_RELEASE, "loss.consistency.group": given.get("train.global_batch", TrainConfig().global_batch)}
+    return {**_RELEASE, "loss.consistency.group": user_values.get("train.global_batch", TrainConfig().global_batch)}

@@ -1,4 +1,4 @@
-"""The reference of all keys, made from the schema: lists, explanations of single keys, and the page docs/config.md."""
+"""The reference of all keys, generated from the schema: lists, explanations of keys, and the page docs/config.md."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _PAGE_HEAD = """\
 
 Generated from `ivr_dist/config/schema.py` by `ivr-dist config --markdown`; a test keeps it current.
 
-A config is a YAML file of the sections below, with overrides as `section.key=value` behind it on the command line.
+A config is a YAML file of the sections below, followed on the command line by overrides `section.key=value`.
 `ivr-dist config KEY` explains a key, `ivr-dist config --schema` prints the JSON schema for editors, and
-`ivr-dist config --effective FILE` shows every value of a config and where it came from. The last column says what
-another value means for a run that has begun.
+`ivr-dist config --effective FILE` shows every value of a config and where it came from. The last column states the
+effect of another value on a run that has begun.
 """
 
 
@@ -36,7 +36,7 @@ def describe_keys() -> list[tuple[str, str, str, str]]:
 
 
 def type_and_range(key: Key) -> str:
-    """What a key may be, in words: `a number above 0`, `a whole number of at least 1, or null`."""
+    """Describe the type and range of a key: `a number above 0`, `a whole number of at least 1, or null`."""
     if key.range is None:
         return key.type_name
     if "list" in key.type_name or "mapping" in key.type_name:
@@ -46,7 +46,7 @@ def type_and_range(key: Key) -> str:
 
 
 def list_keys(prefix: str = "") -> list[str]:
-    """Lines of a list: each key below a section with its default and its doc line.
+    """List the keys below a section, as lines with default and doc line.
 
     Args:
         prefix: A section's path; empty lists all.
@@ -67,14 +67,14 @@ def search_keys(word: str) -> list[str]:
 
 
 def explain(path: str, effects: Mapping[str, str]) -> list[str]:
-    """Lines that explain a key: type, range, default, meaning, effect of a change; or list the keys of a section.
+    """Explain a key, as lines: type, range, default, meaning, effect of a change; or list the keys of a section.
 
     Args:
         path: Dotted path of a key or a section.
         effects: By key: the effect of another value on a run that has begun.
 
     Raises:
-        ConfigError: There is no such key; the remedy names what may have been meant.
+        ConfigError: There is no such key; the remedy names similar ones.
     """
     if path in section_paths():
         return [f"{path}: {_section_doc(path)}", "", *list_keys(path)]
@@ -91,7 +91,7 @@ def explain(path: str, effects: Mapping[str, str]) -> list[str]:
     lines = [f"{path}   {type_and_range(key)}; default {yaml_value(key.default)}", *_indented(key.doc)]
     if path in effects:
         lines += _indented(f"In a run that has begun: {effects[path]}.")
-    return lines + (_indented(f"Elsewhere called: {', '.join(names)}.") if names else [])
+    return lines + (_indented(f"In other frameworks: {', '.join(names)}.") if names else [])
 
 
 def _key_of(path: str) -> Key | None:
@@ -104,7 +104,7 @@ def _key_of(path: str) -> Key | None:
 
 
 def markdown(effects: Mapping[str, str]) -> str:
-    """The page docs/config.md: a table for each section, and the names of other frameworks.
+    """Generate the page docs/config.md: a table for each section, and the names of other frameworks.
 
     Args:
         effects: As for `explain`.
@@ -117,7 +117,7 @@ def markdown(effects: Mapping[str, str]) -> str:
         title, doc = (f"`{path}`", _section_doc(path)) if path else ("Top level", "Keys without a section.")
         lines += [f"## {title}", "", doc, "", "| key | type | default | meaning | in a run that has begun |"]
         lines += ["|---|---|---|---|---|", *(_row(key, effects) for key in own), ""]
-    lines += ["## Names of other frameworks", "", "An unknown key is answered with its name here.", ""]
+    lines += ["## Names of other frameworks", "", "The error for an unknown key suggests the name used here.", ""]
     lines += ["| key | names elsewhere |", "|---|---|"]
     for key in keys():
         names = [f"`{name}`" for name, synonym in SYNONYMS.items() if synonym.key == key]

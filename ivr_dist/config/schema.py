@@ -1,7 +1,7 @@
 """Every key of a run's config: type, default, range and meaning in one place.
 
 A config is a YAML file of the sections below plus dotted overrides (`train.lr=3e-4`), read by `config.loading`. The
-JSON schema, `ivr-dist config` and docs/config.md are made from this module (decision 033).
+JSON schema, `ivr-dist config` and docs/config.md are generated from this module (decision 033).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ClassPath = str | dict[str, Any]
 
 
 def key_name(field_name: str) -> str:
-    """The key of a field: that of a keyword of Python, such as `class`, has an underscore behind it in Python only."""
+    """Return the key of a field: a field named after a Python keyword has a trailing underscore, as `class_`."""
     return field_name.removesuffix("_")
 
 
@@ -33,12 +33,12 @@ def key(
     """Declare a config key.
 
     Args:
-        default: Its value where nothing is set.
+        default: Its value if unset.
         doc: The line that documents it, in errors, `ivr-dist config` and the JSON schema.
         at_least: The smallest value that is allowed; of a list or a mapping, the smallest number in it.
-        above: The bound that values must exceed.
+        above: Exclusive lower bound.
         at_most: The largest value that is allowed.
-        below: The bound that values must stay under.
+        below: Exclusive upper bound.
     """
     metadata = {"doc": doc, "range": Range.of(at_least, above, at_most, below)}
     if isinstance(default, (list, dict)):
@@ -140,7 +140,7 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
-    """How one modality's steps are put in context before the codes are taken."""
+    """Context encoder of one modality, applied to its steps before the codes are computed."""
 
     kind: Literal["transformer", "gru", "none"] = key("transformer", "Context encoder over the steps.")
     layers: int = key(1, "Encoder layers.", at_least=1)
@@ -166,7 +166,7 @@ class TextConfig(EncoderConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class FusionConfig:
-    """How the codes of all modalities become one prediction."""
+    """Fusion of the codes of all modalities into one prediction."""
 
     heads: int = key(
         4, "Attention heads of the cross attention and of the fusion encoder; must divide model.hidden.", at_least=1
@@ -271,7 +271,7 @@ class LossConfig:
 
     tasks: dict[str, float] = key({}, "Weight by task name; tasks not named weigh 1.", at_least=0)
     regression: Literal["mse", "mae", "huber"] = key("mse", "Loss of regression tasks.")
-    consistency: ConsistencyConfig = section(ConsistencyConfig, "Invariant codes of all modalities alike.")
+    consistency: ConsistencyConfig = section(ConsistencyConfig, "Similar invariant codes in all modalities.")
     adversary: AdversaryConfig = section(AdversaryConfig, "Invariant codes not attributable to a modality.")
     reconstruction: ReconstructionConfig = section(ReconstructionConfig, "Codes keep the content.")
     svr: SvrWeightConfig = section(SvrWeightConfig, "Codes vary smoothly along the sequence.")
@@ -284,7 +284,7 @@ class LossConfig:
 class SvrConfig:
     """The sequential variation regularizer."""
 
-    kind: Literal["tv_l1", "js", "l2"] = key("tv_l1", "Variation of neighbouring codes: total, divergence or squared.")
+    kind: Literal["tv_l1", "js", "l2"] = key("tv_l1", "Variation of neighboring codes: total, divergence or squared.")
     modalities: list[Modality] = key(["text", "audio", "vision"], "Modalities it acts on, of those in use.")
     codes: list[Literal["private", "shared"]] = key(["private", "shared"], "Codes it acts on.")
     temperature: float = key(1.0, "Temperature of the softmax of kind js.", above=0)
@@ -295,7 +295,7 @@ class SvrConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """The optimisation."""
+    """The optimization."""
 
     global_batch: int = key(
         64, "Samples of one optimizer step over all workers; the batch is the same on any cluster.", at_least=1
@@ -406,7 +406,7 @@ class Config:
     model: ModelConfig = section(ModelConfig, "The model.")
     loss: LossConfig = section(LossConfig, "Loss terms.")
     svr: SvrConfig = section(SvrConfig, "Sequential variation regularizer.")
-    train: TrainConfig = section(TrainConfig, "Optimisation.")
+    train: TrainConfig = section(TrainConfig, "Optimization.")
     eval: EvalConfig = section(EvalConfig, "Scoring.")
     zero: ZeroConfig = section(ZeroConfig, "DeepSpeed ZeRO.")
     checkpoint: CheckpointConfig = section(CheckpointConfig, "Checkpoints.")

@@ -14,7 +14,7 @@ _NOTHING = ("none", "nil", "undefined", "unset")
 
 
 def suggest_keys(path: str) -> tuple[list[str], str]:
-    """Find the keys and sections that an unknown name may stand for, best first, and a remedy that names them.
+    """Find the keys and sections that an unknown name may mean, best first, and a remedy that names them.
 
     Args:
         path: The unknown name, dotted where it has a section.
@@ -41,7 +41,7 @@ def _unknown_remedy(path: str, suggestions: Sequence[str]) -> str:
         return f"did you mean {', '.join(suggestions[:-1])} or {suggestions[-1]}?"
     section = path.rpartition(".")[0]
     section = section if section in section_paths() else ""
-    return f"use one of {', '.join(known for known in _known_paths() if known.rpartition('.')[0] == section)}"
+    return f"use one of {', '.join(path for path in _known_paths() if path.rpartition('.')[0] == section)}"
 
 
 def _known_paths() -> list[str]:
@@ -52,23 +52,23 @@ def _similar_keys(path: str) -> list[str]:
     """Known keys and sections like an unknown one, best first: its name in another section, or a misspelling of it."""
     section, _, leaf = path.lower().rpartition(".")
 
-    def likeness(known: str) -> float:
-        known_section, _, known_leaf = known.rpartition(".")
-        leaves = difflib.SequenceMatcher(None, leaf, known_leaf).ratio()
-        sections = difflib.SequenceMatcher(None, section, known_section).ratio()
+    def likeness(candidate: str) -> float:
+        candidate_section, _, candidate_leaf = candidate.rpartition(".")
+        leaves = difflib.SequenceMatcher(None, leaf, candidate_leaf).ratio()
+        sections = difflib.SequenceMatcher(None, section, candidate_section).ratio()
         return leaves + 0.25 * sections
 
-    likely = {known: likeness(known) for known in _known_paths()}
-    leaf_of = {known: known.rpartition(".")[2] for known in likely}
-    same = [known for known in likely if leaf_of[known] == leaf]
+    likely = {candidate: likeness(candidate) for candidate in _known_paths()}
+    leaf_of = {candidate: candidate.rpartition(".")[2] for candidate in likely}
+    same = [candidate for candidate in likely if leaf_of[candidate] == leaf]
     close = difflib.get_close_matches(leaf, set(leaf_of.values()), n=_SUGGESTIONS, cutoff=0.75)
-    similar = same or [known for known in likely if leaf_of[known] in close]
-    siblings = [known for known in similar if known.rpartition(".")[0] == section]
-    return sorted(siblings or similar, key=lambda known: -likely[known])[:_SUGGESTIONS]
+    similar = same or [candidate for candidate in likely if leaf_of[candidate] in close]
+    siblings = [candidate for candidate in similar if candidate.rpartition(".")[0] == section]
+    return sorted(siblings or similar, key=lambda candidate: -likely[candidate])[:_SUGGESTIONS]
 
 
 def value_remedy(key: Key, value: Any) -> str:
-    """A remedy for a value of the wrong type, with the doc line of its key."""
+    """Return a remedy for a value of the wrong type, with the doc line of its key."""
     about = f"{key.path}: {key.doc.rstrip('.')}"
     if isinstance(value, Word) and value.written:
         return f'write "{value.written.strip()}" in quotes if all of it is meant, else leave out the rest ({about})'

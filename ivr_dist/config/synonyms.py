@@ -1,4 +1,4 @@
-"""Names that other frameworks use for the keys of the config, so that an unknown key is answered with the right one.
+"""Synonyms: names of config keys in other frameworks, so that the error for an unknown key suggests the right one.
 
 Looked up by `suggestions` without regard to case, and with or without a section: `train.learning_rate`,
 `learning_rate` and `optimizer.learning-rate` are the same name.
@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Synonym:
-    """The key that another framework's name stands for."""
+    """The config key that corresponds to a name of another framework."""
 
     key: str
     value: str = ""
-    """What to set it to, where the name itself says so; the note then tells why."""
+    """The value to set, where the name implies one; `note` then explains it."""
     note: str = ""
-    """What is different here; empty: nothing."""
+    """The difference from other frameworks; empty: none."""
 
 
 def _names(key: str, names: str, value: str = "", note: str = "") -> dict[str, Synonym]:
@@ -101,7 +101,7 @@ SYNONYMS: Mapping[str, Synonym] = {
 
 
 def find_synonym(path: str) -> Synonym | None:
-    """The key that an unknown name stands for in other frameworks; None if it is not known there.
+    """Find the key for a name that other frameworks use; None if no framework is known to use it.
 
     Args:
         path: The name, with or without a section.

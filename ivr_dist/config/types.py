@@ -32,8 +32,7 @@ class Word(str):
     """An unquoted scalar, whose meaning depends on the type it is converted to."""
 
     written: str = ""
-    """The full text, where YAML reads less of it than may be meant: with an apparent comment, or with surrounding
-    blanks."""
+    """The full text where YAML drops a part that may be intended: an apparent comment, or surrounding blanks."""
 
     def resolve(self) -> Any:
         """Resolve it without a type: null, bool, int, float or text."""
@@ -115,26 +114,26 @@ def section_paths() -> frozenset[str]:
 def convert(value: Any, annotation: Any) -> Any:
     """Check a value against a type, strictly, and return it as that type.
 
-    An int is accepted for a float, never a bool for a number; a plain `Word` is read as the type asks.
+    An int is accepted for a float, never a bool for a number; a plain `Word` is parsed as the type requires.
 
     Raises:
-        DecodeError: The value does not fit; its text says what was expected, without the key's name.
+        DecodeError: The value does not fit; the text states what was expected, without the key's name.
     """
     return DECODER.decode(annotation, value)
 
 
 def _read(value: Any, annotation: Any) -> Any:
-    """A `Word` as what its declared type asks for; any other value as it is.
+    """Convert a `Word` to its declared type; return any other value unchanged.
 
     Raises:
-        ValueError: It would be read as something else than was written.
+        ValueError: YAML would drop a part of the text.
     """
     if not isinstance(value, Word):
         return value
     if annotation is str:
         if value.written:
             raise ValueError(f"{value.written!r} would be read as {str(value)!r}")
-        # Words that YAML 1.1 takes for booleans are text here; an empty value is the empty string.
+        # Words that YAML 1.1 parses as booleans are text here; an empty value is the empty string.
         is_text = value == "" or value.lower() in _BOOLS.keys() - {"true", "false"}
         return str(value) if is_text else value.resolve()
     choices = typing.get_args(annotation) if typing.get_origin(annotation) is Literal else ()
@@ -144,7 +143,7 @@ def _read(value: Any, annotation: Any) -> Any:
 
 
 def show(value: Any) -> str:
-    """A value as the user may have typed it, for an error's text; a long one is shortened."""
+    """Format a value as the user may have typed it, for error texts; a long one is shortened."""
     return decoder.show(value, _typed)
 
 

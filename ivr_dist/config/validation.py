@@ -83,14 +83,14 @@ def _singly(config: Config) -> list[_Fault]:
 
 
 def _error(fault: _Fault, origins: Mapping[str, str]) -> ConfigError:
-    known = [origins[key] for key in fault.keys if key in origins]
-    return ConfigError(fault.what, where=", ".join(dict.fromkeys(known)) or fault.keys[0], remedy=fault.remedy)
+    where = [origins[key] for key in fault.keys if key in origins]
+    return ConfigError(fault.what, where=", ".join(dict.fromkeys(where)) or fault.keys[0], remedy=fault.remedy)
 
 
 def _ranges(config: Config) -> Iterator[_Fault]:
     for path, key in keys().items():
         value = value_of(config, path)
-        # Lists and mappings have messages of their own.
+        # Lists and mappings have separate messages.
         if key.range is not None and isinstance(value, int | float) and value not in key.range:
             yield _Fault((path,), f"{path} = {value} must be {key.range}", f"{path}: {key.doc.rstrip('.')}")
     allowed = _range("loss.tasks")
@@ -147,8 +147,8 @@ def _data(config: Config) -> Iterator[_Fault]:
         lanes = default_lanes(config.train.global_batch) if data.lanes is None else data.lanes
         check_layout(lanes, config.train.global_batch, data.shuffle_delay or 0)
     except ConfigError as error:
-        named = "data.lanes" if "data.lanes" in error.what else "data.shuffle_delay"
-        yield _Fault((named, "train.global_batch"), error.what, error.remedy)
+        key = "data.lanes" if "data.lanes" in error.what else "data.shuffle_delay"
+        yield _Fault((key, "train.global_batch"), error.what, error.remedy)
 
 
 def _batch(config: Config) -> Iterator[_Fault]:
@@ -293,10 +293,10 @@ def _loss(config: Config) -> Iterator[_Fault]:
     is_reported = config.model.preset == "release" and _lacking(config)
     if not set(config.svr.modalities) & set(config.data.modalities) and not is_reported:
         used = ", ".join(config.data.modalities)
-        named = f"[{', '.join(config.svr.modalities)}]"
+        listed = f"[{', '.join(config.svr.modalities)}]"
         yield _Fault(
             ("svr.modalities", "data.modalities"),
-            f"svr.modalities = {named} holds no modality in use, but loss.svr.weight = {svr.weight:g}",
+            f"svr.modalities = {listed} holds no modality in use, but loss.svr.weight = {svr.weight:g}",
             f"name at least one of {used}, {off}",
         )
     if not config.svr.codes:

@@ -23,7 +23,7 @@ _TAGS = frozenset(
 )
 _STRUCTURED = ("[", "{", "'", '"', "!")
 _BEHIND = re.compile(r"[ \t]+#[^\s#].*")
-"""Text after a plain value that YAML takes for a comment, but that is not written like one: `runs/take #2`."""
+"""Text after a plain value that YAML parses as a comment, but that is not written like one: `runs/take #2`."""
 
 _MERGE = "<<"
 _BLANK = "nothing but blanks"
@@ -33,11 +33,11 @@ _DEEP = f"lists or mappings are nested more than {_MAX_DEPTH} deep"
 
 
 class Located(dict[str, Any]):
-    """A mapping from a user's file, with the file and line of each key (`configs/mosi.yaml:12`) in `places`."""
+    """A mapping from a user's file, with the file and line of each key (`configs/mosi.yaml:12`) in `origins`."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.places: dict[str, str] = {}
+        self.origins: dict[str, str] = {}
 
 
 def read_yaml(path: str) -> Located:
@@ -79,7 +79,7 @@ def read_yaml(path: str) -> Located:
     return value
 
 
-def parse_value(text: str, place: str) -> Any:
+def parse_value(text: str, where: str) -> Any:
     """Parse the value of an override; an empty text is an empty `Word`.
 
     Lists, mappings and quoted texts are YAML. Anything else is one scalar, taken literally: overrides have no comments.
@@ -93,17 +93,17 @@ def parse_value(text: str, place: str) -> Any:
         if plain and plain != text:
             word.written = text
         return word
-    value = _parse(text, lambda mark: place)
+    value = _parse(text, lambda mark: where)
     node = yaml.compose(text, Loader=yaml.SafeLoader)
     assert node is not None
     if behind := text[node.end_mark.index :].strip():
         raise ConfigError(
-            f"{behind} after the value would not be read", where=place, remedy="remove it, or include it in the quotes"
+            f"{behind} after the value would not be read", where=where, remedy="remove it, or include it in the quotes"
         )
     return value
 
 
-def _parse(text: str, place: Callable[[yaml.Mark | None], str]) -> Any:
+def _parse(text: str, where_of: Callable[[yaml.Mark | None], str]) -> Any:
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
@@ -116,8 +116,8 @@ def _parse(text: str, place: Callable[[yaml.Mark | None], str]) -> Any:
             remedy="check indentation, colons and quotes",
         ) from None
     except RecursionError:
-        raise ConfigError(_DEEP, where=place(None), remedy="write it flatter") from None
-    return Word("") if node is None else _Reader(place).value(node, 0)
+        raise ConfigError(_DEEP, where=where_of(None), remedy="write it flatter") from None
+    return Word("") if node is None else _Reader(where_of).value(node, 0)
 
 
 def _word(node: yaml.ScalarNode) -> Word:
@@ -131,14 +131,14 @@ def _word(node: yaml.ScalarNode) -> Word:
 class _Reader:
     """Converts nodes to values. Aliases repeat values, so the number of repeated values is bounded."""
 
-    def __init__(self, place: Callable[[yaml.Mark | None], str]) -> None:
-        self._place = place
+    def __init__(self, where_of: Callable[[yaml.Mark | None], str]) -> None:
+        self._where = where_of
         self._seen: set[int] = set()
         self._repeated = 0
 
     def value(self, node: yaml.Node, depth: int) -> Any:
         """The value of a node."""
-        where = self._place(node.start_mark)
+        where = self._where(node.start_mark)
         if depth > _MAX_DEPTH:
             raise ConfigError(_DEEP, where=where, remedy="write it flatter; an alias cannot hold itself")
         if id(node) in self._seen:
@@ -163,7 +163,7 @@ class _Reader:
     def _mapping(self, node: yaml.MappingNode, depth: int) -> Located:
         mapping = Located()
         for key_node, value_node in node.value:
-            where = self._place(key_node.start_mark)
+            where = self._where(key_node.start_mark)
             if not isinstance(key_node, yaml.ScalarNode):
                 raise ConfigError("a key must be a name", where=where, remedy="write key: value")
             name = str(self.value(key_node, depth + 1))
@@ -171,9 +171,9 @@ class _Reader:
                 remedy = "write the keys out"
                 raise ConfigError("merge keys (<<) are not supported", where=where, remedy=remedy)
             if name in mapping:
-                first = mapping.places[name]
+                first = mapping.origins[name]
                 earlier = "" if first == where else f", first at {first}"
                 raise ConfigError(f"{name} is given twice{earlier}", where=where, remedy="keep one of them")
             mapping[name] = self.value(value_node, depth + 1)
-            mapping.places[name] = where
+            mapping.origins[name] = where
         return mapping

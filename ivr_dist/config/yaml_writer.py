@@ -18,12 +18,11 @@ _PLAIN = re.compile(r"[A-Za-z_/][\w/.-]*(://[\w/.-]+)?", re.ASCII)
 
 
 def to_yaml(config: Config, comment: Callable[[str], str] | None = None) -> str:
-    """The whole config as YAML; `load_config` reads it back to an equal config.
+    """Format the whole config as YAML; `load_config` reads it back to an equal config.
 
     Args:
         config: The config.
-        comment: Returns what is written behind a key's value, given its path; without it, each key has its doc line
-            above it.
+        comment: Returns the comment after a key's value, given its path; None: each key has its doc line above it.
     """
     return "".join(f"{line}\n" for line in _yaml_lines(config, "", "", comment))
 
@@ -44,7 +43,7 @@ def _yaml_lines(section: Any, prefix: str, indent: str, comment: Callable[[str],
 
 
 def yaml_value(value: Any) -> str:
-    """One value in flow style, quoted wherever any YAML reader might take text for something else."""
+    """Format one value in flow style, quoted where some YAML reader would not parse it as text."""
     if isinstance(value, dict):
         return f"{{{', '.join(f'{yaml_value(name)}: {yaml_value(item)}' for name, item in value.items())}}}"
     if isinstance(value, list):
@@ -53,6 +52,6 @@ def yaml_value(value: Any) -> str:
         plain = _PLAIN.fullmatch(value) and isinstance(Word(value).resolve(), str)
         return value if plain else str(yaml.safe_dump(value, default_style='"', width=sys.maxsize)).strip()
     if isinstance(value, float) and "e" in repr(value) and "." not in repr(value):
-        # YAML 1.1 readers take 1e-05 for text.
+        # YAML 1.1 readers parse 1e-05 as text.
         return repr(value).replace("e", ".0e")
     return json.dumps(value)

@@ -1,1 +1,1 @@
-"""What a corpus is, and how its own files are read."""
+"""Corpora: cards, sources and the readers of their files."""

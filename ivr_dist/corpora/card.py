@@ -241,12 +241,12 @@ def load_card(path: str) -> Card:
     _check_names(card, path)
     _check_paths(card, path)
     _check_splits(card, path)
-    given = [name for name in _FORMATS if getattr(card, name) is not None]
-    if named := card.source_class():
-        if given:
-            what = f"the section {given[0]} is not for a class"
-            raise ConfigError(what, where=path, remedy=f"remove it; arguments of {named.path} stand beside class")
-    elif given != [card.format]:
+    sections = [name for name in _FORMATS if getattr(card, name) is not None]
+    if class_ref := card.source_class():
+        if sections:
+            what = f"the section {sections[0]} is not for a class"
+            raise ConfigError(what, where=path, remedy=f"remove it; arguments of {class_ref.path} stand beside class")
+    elif sections != [card.format]:
         remedy = f"give the section {card.format} and no other"
         raise ConfigError(f"the sections do not match format {card.format}", where=path, remedy=remedy)
     if card.arrays is not None:
@@ -271,16 +271,16 @@ def find_card(name_or_path: str) -> Card:
     Raises:
         ConfigError: There is no such card, or it is not valid.
     """
-    known = known_cards()
-    if name_or_path in known:
-        return load_card(known[name_or_path])
+    paths = known_cards()
+    if name_or_path in paths:
+        return load_card(paths[name_or_path])
     if Path(name_or_path).is_file():
         return load_card(name_or_path)
-    remedy = suggest(Path(name_or_path).stem, known)
+    remedy = suggest(Path(name_or_path).stem, paths)
     raise ConfigError(f"no card {name_or_path}", remedy=f"{remedy}; or give the path of a card")
 
 
-def _check_paths(card: Card, place: str) -> None:
+def _check_paths(card: Card, path: str) -> None:
     """Refuse paths outside the folder that is packed, because cards may come from an untrusted source."""
     for key, file in card.files.items():
         try:
@@ -289,141 +289,143 @@ def _check_paths(card: Card, place: str) -> None:
             joined = ""
         if joined in ("", "corpus") or file.path.startswith("/"):
             what, remedy = f"{file.path!r} leads out of the corpus", "give a path below the folder that is packed"
-            raise ConfigError(what, where=f"{place}, key files.{key}", remedy=remedy)
+            raise ConfigError(what, where=f"{path}, key files.{key}", remedy=remedy)
 
 
-def _check_names(card: Card, place: str) -> None:
+def _check_names(card: Card, path: str) -> None:
     for key, names in (("name", [card.name]), ("tasks", card.tasks), ("splits", card.splits)):
         for name in names:
             if not _NAME.fullmatch(name):
                 remedy = "use letters, digits and underscores"
-                raise ConfigError(f"{name!r} is not a name", where=f"{place}, key {key}", remedy=remedy)
+                raise ConfigError(f"{name!r} is not a name", where=f"{path}, key {key}", remedy=remedy)
         if not names:
-            raise ConfigError("there must be at least one", where=f"{place}, key {key}", remedy="describe it")
+            raise ConfigError("there must be at least one", where=f"{path}, key {key}", remedy="describe it")
     for name, features in card.features.items():
         if name not in MODALITIES:
-            raise ConfigError(f"unknown key features.{name}", where=place, remedy=suggest(name, MODALITIES))
+            raise ConfigError(f"unknown key features.{name}", where=path, remedy=suggest(name, MODALITIES))
         if features.dim is not None and (
             not 0 < features.dim <= MAX_WIDTH or (features.kind == "tokens" and features.dim != 1)
         ):
             remedy = "it is the number of features of a step, and 1 for tokens"
-            raise ConfigError(f"{features.dim} is invalid", where=f"{place}, key features.{name}.dim", remedy=remedy)
+            raise ConfigError(f"{features.dim} is invalid", where=f"{path}, key features.{name}.dim", remedy=remedy)
     for name, task in card.tasks.items():
         if task.type == "classification" and (task.classes is None or not 2 <= task.classes <= MAX_WIDTH):
             raise ConfigError(
-                f"a classification needs 2 or more, up to {MAX_WIDTH}", where=f"{place}, key tasks.{name}.classes"
+                f"a classification needs 2 or more, up to {MAX_WIDTH}", where=f"{path}, key tasks.{name}.classes"
             )
         if task.type == "regression" and (task.low is None or task.high is None or task.low >= task.high):
-            raise ConfigError("a regression needs low and high, low < high", where=f"{place}, key tasks.{name}")
+            raise ConfigError("a regression needs low and high, low < high", where=f"{path}, key tasks.{name}")
 
 
-def _check_format(card: Card, place: str) -> None:
+def _check_format(card: Card, path: str) -> None:
     if isinstance(card.format, str) and ":" not in card.format and card.format not in _FORMATS:
         remedy = f"{suggest(card.format, _FORMATS)} or name a class, package.module:Class"
         what = f"{FORMAT}: {card.format!r} is not one of {', '.join(_FORMATS)}"
-        raise ConfigError(what, where=f"{place}, key {FORMAT}", remedy=remedy)
+        raise ConfigError(what, where=f"{path}, key {FORMAT}", remedy=remedy)
     card.source_class()
 
 
-def _check_splits(card: Card, place: str) -> None:
+def _check_splits(card: Card, path: str) -> None:
     split_of: dict[str, str] = {}
     for name, split in card.splits.items():
         for group in split.groups or ():
             if split_of.setdefault(group, name) != name:
-                raise ConfigError(f"group {group} is in the splits {split_of[group]} and {name}", where=place)
+                raise ConfigError(f"group {group} is in the splits {split_of[group]} and {name}", where=path)
     listed = [split.groups is not None or split.groups_file is not None for split in card.splits.values()]
     if any(listed) and not all(listed):
-        raise ConfigError("some splits list groups, others do not", where=place, remedy="list them for all or none")
+        raise ConfigError("some splits list groups, others do not", where=path, remedy="list them for all or none")
     for name, split in card.splits.items():
         if split.groups_file is not None:
-            _check_file(card, split.groups_file, f"splits.{name}.groups_file", place)
+            _check_file(card, split.groups_file, f"splits.{name}.groups_file", path)
     if card.format in _SPLIT_BY_FILE and any(listed):
         raise ConfigError(
-            f"the files of format {card.format} define the splits themselves", where=place, remedy="remove groups"
+            f"the files of format {card.format} define the splits themselves", where=path, remedy="remove groups"
         )
     by_group = card.format not in _SPLIT_BY_FILE and card.source_class() is None
     if by_group and any(split.called is not None for split in card.splits.values()):
-        raise ConfigError(f"called is not for format {card.format}", where=place, remedy="remove it")
+        raise ConfigError(f"called is not for format {card.format}", where=path, remedy="remove it")
 
 
-def _check_arrays(card: Card, mapping: ArraysMapping, place: str) -> None:
-    _check_file(card, mapping.file, "arrays.file", place)
-    _check_mapped(card, set(mapping.modalities()), place)
+def _check_arrays(card: Card, mapping: ArraysMapping, path: str) -> None:
+    _check_file(card, mapping.file, "arrays.file", path)
+    _check_mapped(card, set(mapping.modalities()), path)
     if (mapping.split is not None) == card.splits_by_group():
         remedy = "set arrays.split, or list the groups of every split"
-        raise ConfigError("the split of a sample must be defined in exactly one way", where=place, remedy=remedy)
+        raise ConfigError("the split of a sample must be defined in exactly one way", where=path, remedy=remedy)
     if mapping.group is None and (mapping.context is not None or card.splits_by_group()):
-        raise ConfigError("context and splits by group need arrays.group", where=place, remedy="set it")
+        raise ConfigError("context and splits by group need arrays.group", where=path, remedy="set it")
     if mapping.context is not None and mapping.context.before < 1:
-        raise ConfigError("must be 1 or more", where=f"{place}, key arrays.context.before")
-    _check_labels(card, mapping.labels, "arrays.labels", place)
+        raise ConfigError("must be 1 or more", where=f"{path}, key arrays.context.before")
+    _check_labels(card, mapping.labels, "arrays.labels", path)
     columns = {f"labels.{task}": column for task, column in mapping.labels.items()} | mapping.modalities()
     if mapping.transcript is not None:
         columns["transcript"] = mapping.transcript
     for name, column in columns.items():
-        _check_column(card, mapping, column, f"arrays.{name}", place)
+        _check_column(card, mapping, column, f"arrays.{name}", path)
 
 
-def _check_toolkit(card: Card, place: str) -> None:
+def _check_toolkit(card: Card, path: str) -> None:
     """Check the sections of the formats of other toolkits."""
     if card.mmsa is not None:
-        _check_labels(card, card.mmsa.labels, "mmsa.labels", place)
-        _check_text(card, card.mmsa.text == "text_bert", place)
+        _check_labels(card, card.mmsa.labels, "mmsa.labels", path)
+        _check_text(card, card.mmsa.text == "text_bert", path)
     if card.mult is not None:
-        _check_labels(card, card.mult.labels, "mult.labels", place)
-        _check_text(card, False, place)
+        _check_labels(card, card.mult.labels, "mult.labels", path)
+        _check_text(card, False, path)
     if card.csd is not None:
-        _check_labels(card, card.csd.labels.tasks, "csd.labels.tasks", place)
-        _check_text(card, False, place)
+        _check_labels(card, card.csd.labels.tasks, "csd.labels.tasks", path)
+        _check_text(card, False, path)
         if card.csd.vocabulary is not None and card.csd.text is not None:
-            raise ConfigError("text comes from a vocabulary and a file", where=place, remedy="remove one of the two")
+            raise ConfigError("text comes from a vocabulary and a file", where=path, remedy="remove one of the two")
         if not card.splits_by_group():
-            raise ConfigError("no split lists its videos", where=place, remedy="give splits groups or a groups_file")
-        _check_mapped(card, card.csd.modalities(), place)
+            raise ConfigError("no split lists its videos", where=path, remedy="give splits groups or a groups_file")
+        _check_mapped(card, card.csd.modalities(), path)
     if card.ur_funny is not None:
         if len(card.tasks) != 1:
-            raise ConfigError("format ur_funny has one task", where=f"{place}, key tasks", remedy="describe that one")
+            raise ConfigError("format ur_funny has one task", where=f"{path}, key tasks", remedy="describe that one")
         mapping = card.ur_funny
-        _check_text(card, mapping.vectors is None, place)
-        given = {"text": "text" in card.features or mapping.vectors, "audio": mapping.audio, "vision": mapping.vision}
-        _check_mapped(card, {name for name, file in given.items() if file}, place)
+        _check_text(card, mapping.vectors is None, path)
+        mapped_files = {
+            "text": "text" in card.features or mapping.vectors,
+            "audio": mapping.audio,
+            "vision": mapping.vision,
+        }
+        _check_mapped(card, {name for name, file in mapped_files.items() if file}, path)
 
 
-def _check_labels(card: Card, labels: Iterable[str], key: str, place: str) -> None:
+def _check_labels(card: Card, labels: Iterable[str], key: str, path: str) -> None:
     for task in labels:
         if task not in card.tasks:
-            raise ConfigError(f"unknown key {key}.{task}", where=place, remedy=suggest(task, card.tasks))
+            raise ConfigError(f"unknown key {key}.{task}", where=path, remedy=suggest(task, card.tasks))
 
 
-def _check_text(card: Card, tokens: bool, place: str) -> None:
+def _check_text(card: Card, tokens: bool, path: str) -> None:
     text = card.features.get("text")
     kind = "tokens" if tokens else "features"
     if text is not None and text.kind != kind:
-        where, remedy = f"{place}, key features.text", f"set kind: {kind}"
+        where, remedy = f"{path}, key features.text", f"set kind: {kind}"
         raise ConfigError(f"the text is {kind}", where=where, remedy=remedy)
 
 
-def _check_mapped(card: Card, mapped: set[str], place: str) -> None:
+def _check_mapped(card: Card, mapped: set[str], path: str) -> None:
     if mapped != set(card.features):
         what = f"features are described for {', '.join(card.features)} and mapped for {', '.join(sorted(mapped))}"
-        raise ConfigError(what, where=place, remedy="describe and map the same")
+        raise ConfigError(what, where=path, remedy="describe and map the same")
 
 
-def _check_column(card: Card, mapping: ArraysMapping, column: Column, key: str, place: str) -> None:
+def _check_column(card: Card, mapping: ArraysMapping, column: Column, key: str, path: str) -> None:
     other_file = column.file is not None and column.file != mapping.file
     if column.file is not None:
-        _check_file(card, column.file, f"{key}.file", place)
+        _check_file(card, column.file, f"{key}.file", path)
     if column.lookup is not None and column.lookup.file is not None:
-        _check_file(card, column.lookup.file, f"{key}.lookup.file", place)
+        _check_file(card, column.lookup.file, f"{key}.lookup.file", path)
     if other_file != (column.join is not None):
         remedy = (
             "set join to the array of sample ids of that file" if other_file else "remove join, or name another file"
         )
-        raise ConfigError("join is for another file than the main one", where=f"{place}, key {key}", remedy=remedy)
+        raise ConfigError("join is for another file than the main one", where=f"{path}, key {key}", remedy=remedy)
 
 
-def _check_file(card: Card, name: str, key: str, place: str) -> None:
+def _check_file(card: Card, name: str, key: str, path: str) -> None:
     if name not in card.files:
-        raise ConfigError(
-            f"{name} is not a key of files", where=f"{place}, key {key}", remedy=suggest(name, card.files)
-        )
+        raise ConfigError(f"{name} is not a key of files", where=f"{path}, key {key}", remedy=suggest(name, card.files))

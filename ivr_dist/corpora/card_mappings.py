@@ -46,7 +46,7 @@ class MultMapping:
 
 @dataclass(frozen=True, kw_only=True)
 class CsdLabels:
-    """The labelled segments."""
+    """The labeled segments."""
 
     file: str
     """Key of the .csd file of labels; its rows are the segments."""
@@ -94,8 +94,8 @@ class CsdMapping:
 
     def averaged(self) -> dict[str, str]:
         """Return the keys of the files that are averaged, by modality."""
-        named = {"text": self.text, "audio": self.audio, "vision": self.vision}
-        return {name: file for name, file in named.items() if file is not None}
+        keys = {"text": self.text, "audio": self.audio, "vision": self.vision}
+        return {name: file for name, file in keys.items() if file is not None}
 
     def files(self) -> dict[str, str]:
         """Return the keys of files, by the key of the card that names them."""

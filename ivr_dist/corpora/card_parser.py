@@ -1,4 +1,4 @@
-"""Strict parser of corpus cards: nested dataclasses from a user's YAML, with the line of whatever is not understood."""
+"""Strict parser of corpus cards: YAML to nested dataclasses; errors name the line."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ def build(kind: type[T], section: Located, file: str) -> T:
         raise ConfigError(str(error), where=_line_of(error, section, file), remedy=_remedy(error)) from None
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
-    """A remedy for an unknown name: the nearest known one, or all of them."""
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+def suggest(name: str, names: Iterable[str]) -> str:
+    """Suggest the most similar of the valid names, or list all of them."""
+    names = sorted(names)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]}?" if close else f"known: {', '.join(names)}"
 
 
 def _line_of(error: DecodeError, section: Located, file: str) -> str:
-    """The line of the key that an error is about; of a missing one, that of the section which lacks it."""
-    value, place = section, file
+    """Locate the key of an error; for a missing key, the section that lacks it."""
+    value, where = section, file
     for key in error.keys:
         if isinstance(value, Located):
-            if key not in value.places:
+            if key not in value.origins:
                 break
-            place = value.places[str(key)]
+            where = value.origins[str(key)]
         value = value[key]
-    return place
+    return where
 
 
 def _remedy(error: DecodeError) -> str:

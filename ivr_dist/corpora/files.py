@@ -1,4 +1,4 @@
-"""Source files of a corpus: reading them, verified against the card."""
+"""Source files of a corpus, read and verified against the card."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def _missing(url: str, file: SourceFile) -> DataError:
 
 def _other_file(url: str) -> DataError:
     return DataError(
-        "the file is not the one that the card describes (sha256 differs)",
+        "the file differs from the one that the card describes (sha256)",
         where=storage.display(url),
         remedy="get that file, or pack with your own copy of the card without its sha256",
     )

@@ -1,4 +1,4 @@
-"""Registry of corpus formats: the sources that read them, those of the package and those of a card by dotted path."""
+"""Registry of corpus formats: built-in sources, and those of a card by dotted path."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FORMATS: dict[str, Callable[[str, Card], Source]] = {
     "csd": _csd,
     "ur_funny": UrFunnySource,
 }
-"""By the name of the format: makes the source of a corpus from the folder of its files and its card."""
+"""Factories by format: each opens the source of a corpus from the folder of its files and its card."""
 
 
 def open_source(root: str, card: Card, *, trust_code: bool = False) -> Source:
@@ -44,43 +44,43 @@ def open_source(root: str, card: Card, *, trust_code: bool = False) -> Source:
 
     Args:
         root: Folder or URL that the card's paths are relative to.
-        card: What the corpus is.
+        card: The card of the corpus.
         trust_code: Whether a class outside the package that the card names as its format may be imported.
 
     Raises:
-        DataError: The files are missing or are not what the card says.
-        UserError: The format is a class that is not trusted, cannot be imported, or is no source.
+        DataError: The files are missing or contradict the card.
+        UserError: The format is a class that is not trusted, cannot be imported, or is not a source.
     """
-    named = card.source_class()
-    if named is None:
+    class_ref = card.source_class()
+    if class_ref is None:
         assert isinstance(card.format, str)
         return FORMATS[card.format](root, card)
-    source: Source = dotted_path.make(import_source(named, card, trust_code), named, root, card)
+    source: Source = dotted_path.make(import_source(class_ref, card, trust_code), class_ref, root, card)
     missing = [name for name in _PROPERTIES if not hasattr(source, name)]
     if missing:
-        raise dotted_path.lacks(named, _ROLE, missing[0])
+        raise dotted_path.lacks(class_ref, _ROLE, missing[0])
     return source
 
 
-def import_source(named: ClassReference, card: Card, trust_code: bool) -> type:
+def import_source(class_ref: ClassReference, card: Card, trust_code: bool) -> type:
     """Import the class of a card's format and check it.
 
     Raises:
         UserError: It is not trusted, cannot be imported, lacks a method of `Source`, or takes other arguments.
     """
     where = f"card {card.name}"
-    dotted_path.check_trusted(named, trust_code, where)
-    kind = dotted_path.import_recorded(named, where)
-    dotted_path.check_methods(kind, named, _ROLE, _METHODS)
-    dotted_path.check_arguments(kind, named, positional=2)
+    dotted_path.check_trusted(class_ref, trust_code, where)
+    kind = dotted_path.import_recorded(class_ref, where)
+    dotted_path.check_methods(kind, class_ref, _ROLE, _METHODS)
+    dotted_path.check_arguments(kind, class_ref, positional=2)
     return kind
 
 
 def opener(root: str, card: Card, source: Source) -> Opener:
-    """Make the opener with which other processes open the same corpus.
+    """Create the opener of the same corpus for other processes.
 
-    Its fingerprint is of the card, of the sizes and times of all files (those that the card lists, and those that the
-    source names), and of the version of a source outside the package.
+    Its fingerprint covers the card, sizes and times of all files (those that the card lists, and those that the source
+    names), and the version of a source outside the package.
 
     Args:
         root: Folder or URL that the card's paths are relative to.

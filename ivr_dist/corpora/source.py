@@ -1,4 +1,4 @@
-"""The source protocol: a corpus as the packer reads it, splits of samples that are loaded one at a time."""
+"""The source protocol: splits of samples, loaded one at a time by the packer."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class Opener:
 
     open: Callable[[], Source]
     fingerprint: str
-    """Hash of everything that the samples are made from: equal fingerprints mean equal samples."""
+    """Hash of everything that determines the samples: equal fingerprints mean equal samples."""
 
     def __call__(self) -> Source:
         """Open the corpus."""
@@ -224,7 +224,7 @@ def _shown(value: float) -> str:
         return "a whole number of hundreds of digits"
 
 
-_LEAKAGE = "keep all samples of a group in one split; otherwise test results are too good because of leakage"
+_LEAKAGE = "keep all samples of a group in one split; otherwise leakage makes test results too good"
 _NO_GROUP = "leave the group out where it is unknown: this is a missing value that became text"
 
 

@@ -1,7 +1,7 @@
 """Data cursor: the position of a run in its data, with everything that the sample order depends on.
 
-The cursor is equal on all ranks and independent of their number. It counts steps that the optimizer has consumed, so
-prefetched steps do not matter.
+The cursor is equal on all ranks and independent of their number. It counts steps that the optimizer has taken, not
+prefetched ones.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ class DataCursor:
             CheckpointMismatchError: The two describe different orders; names the first different field.
         """
         for name, remedy in _REMEDIES.items():
-            mine, theirs = getattr(self, name), getattr(other, name)
-            if mine != theirs:
+            stored, current = getattr(self, name), getattr(other, name)
+            if stored != current:
                 raise CheckpointMismatchError(
-                    f"the checkpoint's data order has {name} {mine}, this run has {theirs}", remedy=remedy
+                    f"the checkpoint's data order has {name} {stored}, this run has {current}", remedy=remedy
                 )
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as plain JSON values."""
+        """Convert the fields to JSON values."""
         return asdict(self)
 
     @classmethod

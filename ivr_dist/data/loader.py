@@ -185,8 +185,8 @@ class Loader:
         planned, requested = tee(self._plan_steps(cursor))
         results = self.reader.read_ahead(step.numbers for step in requested)
         for step, result in zip(planned, results, strict=True):
-            kept, samples, skipped = self._skip_failures(step, result)
-            yield StepBatches(step.cursor, self._micro_batches(kept, samples), skipped)
+            remaining, samples, skipped = self._skip_failures(step, result)
+            yield StepBatches(step.cursor, self._micro_batches(remaining, samples), skipped)
 
     def _produce_eval(self) -> Iterator[Batch]:
         order = self._order(0, shuffle=False)
@@ -212,8 +212,8 @@ class Loader:
         slots = []
         for micro in range(self._accumulation):
             part = rank_slots(micro_slots(len(numbers), self._accumulation, micro), self._rank, self._world)
-            mine = np.arange(part.start, part.stop)
-            slots.append(mine[numbers[mine] != EMPTY])
+            own_slots = np.arange(part.start, part.stop)
+            slots.append(own_slots[numbers[own_slots] != EMPTY])
         # Over the whole global batch, so that the length does not depend on the number of ranks.
         all_numbers = numbers[numbers != EMPTY] if self.spec.common_length else None
         return _PlannedStep(cursor, slots, numbers[np.concatenate(slots)], all_numbers)
@@ -229,7 +229,7 @@ class Loader:
         if not result.failures:
             return step, result.samples, ()
         for each in result.failures.values():
-            # Only damage and outages: a missing file is a mistake that skipping would hide.
+            # Only damage and outages: skipping would hide a missing file.
             if not (self._skip and isinstance(each.error, CorruptDataError | StorageError)):
                 raise each.error
         remains = np.ones(len(step.numbers), bool)
@@ -237,8 +237,8 @@ class Loader:
         ends = np.cumsum([len(part) for part in step.slots])
         parts = np.split(remains, ends[:-1])
         slots = [slots[part] for slots, part in zip(step.slots, parts, strict=True)]
-        kept = replace(step, slots=slots, numbers=step.numbers[remains])
-        return kept, result.samples, [(each.name, str(each.error)) for each in result.failures.values()]
+        remaining = replace(step, slots=slots, numbers=step.numbers[remains])
+        return remaining, result.samples, [(each.name, str(each.error)) for each in result.failures.values()]
 
     def _micro_batches(self, step: _PlannedStep, samples: Samples) -> list[Batch]:
         steps = None

@@ -130,12 +130,12 @@ def forecast(
         real += int(lengths.sum())
         used = ordered if sorted_by_length else slots_in_order
         for rank, cache in enumerate(caches):
-            mine = np.concatenate(
+            own_slots = np.concatenate(
                 [used[slots.start : slots.stop] for slots in _slots(len(used), rank, world, accumulation)]
             )
-            mine = mine[filled[mine]]
-            needed[rank] += sizes[mine].sum()
-            cache.use(shard_of_slot[mine], segments[mine])
+            own_slots = own_slots[filled[own_slots]]
+            needed[rank] += sizes[own_slots].sum()
+            cache.use(shard_of_slot[own_slots], segments[own_slots])
     fetched = sum(cache.fetched for cache in caches)
     return Forecast(
         steps=steps,

@@ -1,4 +1,4 @@
-"""Sample order (shuffling): which sample is in which slot of which global batch, as a pure function.
+"""Sample order (shuffling): the sample of each slot of each global batch, as a pure function.
 
 An epoch's order is computed in four steps, none of which depends on the number of workers:
 
@@ -39,7 +39,7 @@ _LANES_STREAM = 1
 
 
 def mix64(state: UInt64Array) -> UInt64Array:
-    """Finalise 64-bit states in place with splitmix64's bijection (Steele, Lea and Flood 2014, variant 13 of Stafford).
+    """Finalize 64-bit states in place with splitmix64's bijection (Steele, Lea and Flood 2014, variant 13 of Stafford).
 
     Args:
         state: any shape with at least one dimension, overwritten.
@@ -117,7 +117,7 @@ class EpochOrder:
         lanes: L, a divisor of `global_batch`.
         global_batch: G, slots of a global batch.
         delay: D, samples by which one may move within its lane; 0 keeps the order inside a lane.
-        shuffle: Whether to shuffle; otherwise samples are in manifest order, whatever lanes, delay, seed and epoch.
+        shuffle: Whether to shuffle; otherwise samples are in manifest order, for any lanes, delay, seed and epoch.
 
     Raises:
         ConfigError: The layout is impossible.

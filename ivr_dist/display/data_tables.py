@@ -145,7 +145,7 @@ def _print_labels(splits: Sequence[SplitProfile], names: Sequence[str], stream: 
         labels = [(name, split.labels[task]) for name, split in zip(names, splits, strict=True) if task in split.labels]
         rows = [(name, str(one.labelled), str(one.missing), *label_numbers(one)) for name, one in labels]
         say(f"task {task}: {task_line(labels[0][1].task)}", stream)
-        print_table(("labels", "labelled", "unlabelled", "min", "mean", "max", "std"), rows, stream)
+        print_table(("labels", "labeled", "unlabeled", "min", "mean", "max", "std"), rows, stream)
         histograms = [one.histogram for _, one in labels if one.histogram is not None]
         if not histograms:
             continue
@@ -231,14 +231,14 @@ def _array_cells(array: npt.NDArray[Any], stream: TextIO) -> tuple[str, ...]:
     if not array.size:
         return shape, str(array.dtype), "-", "-", "-", "", ""
     values = array.astype(np.float64)
-    # Root mean square over the features of a step, [T]; token ids are shown as they are.
+    # Root mean square over the features of a step, [T]; token ids are shown unchanged.
     magnitudes = np.sqrt(np.square(values).mean(axis=1)) if array.ndim == 2 else values
     numbers = (number(float(value)) for value in (values.min(), values.mean(), values.max()))
     return shape, str(array.dtype), *numbers, first, sparkline(magnitudes, stream)
 
 
 def sparkline(values: npt.NDArray[np.float64], stream: TextIO) -> str:
-    """Draw a curve of at most 48 characters; longer sequences are averaged over neighbours. [T], T >= 1."""
+    """Draw a curve of at most 48 characters; longer sequences are averaged over neighbors. [T], T >= 1."""
     means = [float(part.mean()) for part in np.array_split(values, min(len(values), _SPARKLINE_WIDTH))]
     levels = _levels(stream)
     low, high = min(means), max(means)

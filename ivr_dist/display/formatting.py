@@ -28,7 +28,7 @@ def share_line(part: int, whole: int) -> str:
 
 
 def class_bins(histogram: Histogram) -> list[str]:
-    """Names of the bins of classes (`0`, `1`, ...) or of values (their centres)."""
+    """Names of the bins of classes (`0`, `1`, ...) or of values (their centers)."""
     # Adding 0 turns -0 into 0.
     return [number(round((low + high) / 2, 9) + 0.0) for low, high in pairwise(histogram.edges)]
 
@@ -48,7 +48,7 @@ def class_ticks(histogram: Histogram) -> list[tuple[float, str]]:
 
 
 def length_ticks(histogram: Histogram) -> list[tuple[float, str]]:
-    """Tick labels for bins of integers: at the lower edges, or at the centres of bins of one integer."""
+    """Tick labels for bins of integers: at the lower edges, or at the centers of bins of one integer."""
     edges = histogram.edges
     offset = 0.5 if edges[1] - edges[0] == 1 else 0.0
     bins = range(0, len(edges) - 1, 1 + (len(edges) - 2) // _MAX_LENGTH_TICKS)

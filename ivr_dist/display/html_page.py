@@ -33,7 +33,7 @@ from ivr_dist.inspection.summaries import FeatureValues, LabelSummary, Spread, T
 from ivr_dist.sanitize import plain
 from ivr_dist.units import format_bytes
 
-_COLOURS = 8
+_COLORS = 8
 """Classes `part-0`, `part-1`, ... of the style sheet."""
 _MAX_EXAMPLE = 160
 
@@ -102,7 +102,7 @@ def render_page(splits: Sequence[SplitProfile]) -> str:
     """Render the page of some splits, as text to be written in UTF-8."""
     names = titles(splits)
     patterns = _distinct(pattern for split in splits for pattern in split.coverage)
-    styles = {pattern: f"part-{position % _COLOURS}" for position, pattern in enumerate(patterns)}
+    styles = {pattern: f"part-{position % _COLORS}" for position, pattern in enumerate(patterns)}
     page = Page(
         corpora=", ".join(_distinct(split.corpus for split in splits)),
         urls=[split.url for split in splits],

@@ -1,4 +1,4 @@
-"""Charts as inline SVG, without script: colours come from the page's style sheet, screen readers read the titles.
+"""Charts as inline SVG, without script: colors come from the page's style sheet, screen readers read the titles.
 
 The functions compute geometry; `chart.svg` is the template that draws it. Every function returns one `<svg>` element.
 Its `title` names it, and every bar has a tooltip.
@@ -73,7 +73,7 @@ class _Chart:
     marked: float | None = None
     """x of a dashed vertical line."""
     stretched: bool = False
-    """Whether the chart is as wide as its container, whatever that does to its proportions."""
+    """Whether the chart stretches to the width of its container, without keeping its proportions."""
 
     @property
     def right(self) -> float:
@@ -179,7 +179,7 @@ def column_chart(title: str, columns: ColumnStatistics, style: str) -> Markup:
 
     pairs = list(zip(columns.mean, columns.std, strict=True))
     last = len(columns.mean) - 1
-    labelled = dict.fromkeys(round(position * last / 6) for position in range(7))
+    labeled_columns = dict.fromkeys(round(position * last / 6) for position in range(7))
     return _Chart(
         title + ("; the scale is compressed" if is_compressed else ""),
         width,
@@ -190,7 +190,7 @@ def column_chart(title: str, columns: ColumnStatistics, style: str) -> Markup:
             band("near", [mean - std for mean, std in pairs], [mean + std for mean, std in pairs]),
             Curve(f"{style}-line", f"M{' L'.join(points(columns.mean))}"),
         ],
-        ticks=[Label(_LEFT + (column + 0.5) * step, str(column)) for column in labelled],
+        ticks=[Label(_LEFT + (column + 0.5) * step, str(column)) for column in labeled_columns],
     ).render()
 
 

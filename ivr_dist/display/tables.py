@@ -16,7 +16,7 @@ from rich.table import Table
 
 from ivr_dist.run.paths import RunPaths
 from ivr_dist.sanitize import plain, writable
-from ivr_dist.storage import shown
+from ivr_dist.storage import short_display
 
 _MAX_WIDTH = 100_000
 """Width of a table in characters: larger than any."""
@@ -24,9 +24,9 @@ _MAX_WIDTH = 100_000
 
 def print_rows(rows: Iterable[tuple[str, str]], stream: TextIO) -> None:
     """Print two columns, labels and values. Values are not wrapped, so that a command in them can be copied."""
-    shown = [(_cell(label, stream), _cell(value, stream)) for label, value in rows]
-    width = max((cell_len(label) for label, _ in shown), default=0)
-    for label, value in shown:
+    cells = [(_cell(label, stream), _cell(value, stream)) for label, value in rows]
+    width = max((cell_len(label) for label, _ in cells), default=0)
+    for label, value in cells:
         print(f"{label}{' ' * (width - cell_len(label))}  {value}", file=stream)
 
 
@@ -56,7 +56,7 @@ def print_result(result: dict[str, Any], stream: TextIO) -> None:
     if result["metrics"]:
         print_metrics(result["metrics"], stream)
     ended = " (early stopping)" if result["status"] == "early" else ""
-    run, checkpoint = shown(result["run"]), shown(result["checkpoint"])
+    run, checkpoint = short_display(result["run"]), short_display(result["checkpoint"])
     rows = [
         ("steps", f"{result['steps']}{ended}"),
         *([("modalities", ", ".join(result["modalities"]))] if result.get("modalities") else []),
@@ -73,7 +73,7 @@ def print_result(result: dict[str, Any], stream: TextIO) -> None:
 def _command(name: str) -> str:
     """Return the command of a program of this environment, with its path if it is not the one on PATH."""
     own = os.path.join(os.path.dirname(sys.executable), name)
-    return name if shutil.which(name) == own or not os.path.exists(own) else shown(own)
+    return name if shutil.which(name) == own or not os.path.exists(own) else short_display(own)
 
 
 def _number(value: float | None) -> str:

@@ -1,6 +1,6 @@
-"""DeepSpeed engine: forward, backward, update and checkpoint access, alike at all ZeRO stages.
+"""DeepSpeed engine: forward, backward, update and checkpoint access, uniform over all ZeRO stages.
 
-The training loop relies on all four stages behaving alike: the same gradients from the same scaled loss, the
+The training loop relies on equal behavior of all four stages: the same gradients from the same scaled loss, the
 gradient norm of every step, no silently skipped step, and full weights on demand.
 """
 
@@ -33,7 +33,7 @@ class Engine:
         deepspeed_config: DeepSpeed's own config, as `plan` derived it.
         weight_decay: AdamW's decay of the matrices.
         device: This worker's device.
-        backend: Compiles the model (`torch.compile`), for training steps only; `none` leaves it as it is.
+        backend: Backend of `torch.compile`, for training steps only; `none`: not compiled.
 
     The process group must exist already.
     """
@@ -73,7 +73,7 @@ class Engine:
         return self._engine(batch)
 
     def backward(self, loss: Tensor) -> None:
-        """Accumulate the gradient of one micro-step's loss, scaled as method 3b asks (DeepSpeed averages)."""
+        """Accumulate the gradient of one micro-step's loss, scaled as method 3b requires (DeepSpeed averages)."""
         self._engine.backward(loss)
 
     def finish_micro_step(self) -> None:
@@ -87,30 +87,30 @@ class Engine:
             rates: Learning rates: `main`, `text` of a pretrained encoder, `muon` of what Muon updates.
 
         Returns:
-            The norm of all gradients before clipping; not finite when the step did not count: weights and optimizer are
-            as they were then, and the gradients are gone.
+            The norm of all gradients before clipping; not finite if the step was discarded: weights and optimizer are
+            unchanged then, and the gradients are dropped.
         """
         norm = self._stage0_norm() if self.stage == 0 else math.nan
         for group in self._engine.optimizer.param_groups:
             group["lr"] = rates[rate_of(group)]
-        with _held(self._engine.optimizer) if self.stage == 0 and not math.isfinite(norm) else nullcontext():
+        with _without_update(self._engine.optimizer) if self.stage == 0 and not math.isfinite(norm) else nullcontext():
             self._engine.step()
         if self.stage == 0:
             return norm
-        # ZeRO looks for values that are not finite before it updates anything. Stage 3 keeps the last norm then.
+        # ZeRO checks for values that are not finite before any update; stage 3 then still has the previous norm.
         if self._engine.optimizer.overflow:
             return math.inf
         reported = self._engine.get_global_grad_norm()
         return math.nan if reported is None else float(reported)
 
     def _stage0_norm(self) -> float:
-        # Stage 0 in float32 keeps no norm of its own. Gradients are already averaged over the ranks here.
+        # Stage 0 in float32 computes no norm. Gradients are already averaged over the ranks here.
         grads = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
         return float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g.float()) for g in grads])))
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Dropout off, no graph, nothing compiled; training mode again afterwards."""
+        """Enter evaluation mode: no dropout, no graph, not compiled; training mode is restored afterwards."""
         self._engine.eval()
         # Compiling takes longer than a pass over a validation split saves.
         try:
@@ -124,34 +124,34 @@ class Engine:
         self._engine.train()
 
     def num_parameters(self) -> int:
-        """Trainable parameters of the whole model, whatever part of them this rank holds."""
+        """Count the trainable parameters of the whole model, over all ranks' partitions."""
         return sum(int(getattr(p, "ds_numel", p.numel())) for p in self._engine.module.parameters() if p.requires_grad)
 
     def shapes(self) -> dict[str, list[int]]:
-        """Shape of every parameter and saved buffer, whatever part of it this rank holds."""
+        """Return the full shape of every parameter and saved buffer, also of partitioned ones."""
         module = self._engine.module
         parameters = {name: list(getattr(p, "ds_shape", p.shape)) for name, p in module.named_parameters()}
         return parameters | {name: list(buffer.shape) for name, buffer in saved_buffers(module).items()}
 
     def fragments(self) -> list[Fragment]:
-        """This rank's share of weights and optimizer state, as views of the memory that training changes."""
+        """Return this rank's share of weights and optimizer state, as views of live memory."""
         return zero_layout.owned(self._engine, collectives.rank(), collectives.world_size())
 
     def restore(self, source: CheckpointTensors) -> None:
-        """Take the optimizer's state from a checkpoint that was written at any stage by any number of workers.
+        """Restore the optimizer state from a checkpoint written at any stage by any number of workers.
 
-        The model must have been given the checkpoint's weights before the engine was made.
+        The model must have the checkpoint's weights before the engine is built.
 
         Raises:
             CheckpointError: The checkpoint lacks elements that this rank needs.
         """
-        for place in zero_layout.places(self._engine, source.states):
-            place.target.copy_(source.read(place.parameter, place.state, place.offset, place.target.numel()))
+        for piece in zero_layout.state_slices(self._engine, source.states):
+            piece.target.copy_(source.read(piece.parameter, piece.state, piece.offset, piece.target.numel()))
         zero_layout.put_scalars(self._engine, source.scalars)
 
 
 @contextmanager
-def _held(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+def _without_update(optimizer: torch.optim.Optimizer) -> Iterator[None]:
     """Let DeepSpeed close a step without an update: stage 0 does not check gradients for infinities."""
     optimizer.zero_grad(set_to_none=False)
     update = optimizer.step
@@ -164,7 +164,7 @@ def _held(optimizer: torch.optim.Optimizer) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep DeepSpeed's start-up chatter off the console; its errors stay."""
+    """Keep DeepSpeed's start-up messages off the console; its errors stay."""
     logger = logging.getLogger("DeepSpeed")
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -13,15 +13,15 @@ from ivr_dist.model.word_encoder import pretrained_parameters
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Split the trainable parameters by learning rate, and into those that decay and those that do not.
 
-    A pretrained encoder's parameters have a rate of their own. Weight decay pulls matrices only; gains, biases and
-    other vectors have no scale to shrink. Call it before ZeRO partitions the parameters, since that hides their shapes.
+    A pretrained encoder's parameters have a separate rate. Weight decay applies to matrices only, not to gains, biases
+    and other vectors. Call it before ZeRO partitions the parameters, since that hides their shapes.
 
     Args:
         model: The unpartitioned model.
         weight_decay: AdamW's decoupled decay of the matrices.
 
     Returns:
-        Groups with at least one parameter, each with a `name` by which `rate_of` knows its learning rate.
+        Groups with at least one parameter, each with a `name` from which `rate_of` derives its learning rate.
     """
     own = pretrained_parameters(model)
     groups = []
@@ -36,7 +36,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 def rate_of(group: Mapping[str, Any]) -> str:
-    """Which learning rate a group of the optimizer has: `muon`, `text` or `main`.
+    """Return the name of a group's learning rate: `muon`, `text` or `main`.
 
     DeepSpeed splits groups in two for Muon, and appends a suffix to the name of each.
     """

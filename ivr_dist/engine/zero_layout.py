@@ -21,7 +21,7 @@ _MOMENTUM = "momentum_buffer"
 
 @dataclass(frozen=True)
 class _Momentum:
-    """Muon at stages 1 and 2: each rank keeps that of whole parameters, all those it has any element of."""
+    """Muon's momentum at stages 1 and 2: a rank keeps that of every parameter of which it owns any element, in full."""
 
     start: int
     """First element of the parameter in the rank's buffer."""
@@ -36,22 +36,22 @@ class _Slot:
 
     parameter: str
     offset: int
-    """Their first one in the flattened parameter."""
+    """Index of the first one in the flattened parameter."""
     numel: int
     key: Tensor
-    """What the optimizer updates, and keeps its state under: the parameter itself, or many flattened into one."""
+    """Tensor that the optimizer updates, and key of its state: the parameter, or several flattened into one."""
     start: int
-    """Their first one in the flattened key."""
+    """Index of the first one in the flattened key."""
     momentum: _Momentum | None = None
-    """Where Muon's momentum of the parameter is, if it is not laid out like the key."""
+    """Location of Muon's momentum, if it is not laid out like the key."""
 
     def view(self, whole: Tensor) -> Tensor:
-        """This slot's elements of a tensor that has the key's elements."""
+        """Return this slot's elements of a tensor shaped like the key."""
         return whole.detach().view(-1).narrow(0, self.start, self.numel)
 
 
 def owned(engine: Any, rank: int, world: int) -> list[Fragment]:
-    """This rank's share of all weights, buffers and optimizer state, as live views.
+    """Return this rank's share of all weights, buffers and optimizer state, as live views.
 
     Over all ranks every element is in exactly one fragment.
 
@@ -68,8 +68,8 @@ def owned(engine: Any, rank: int, world: int) -> list[Fragment]:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where this rank keeps elements `offset .. offset + len(target)` of one parameter's state."""
+class StateSlice:
+    """This rank's memory of elements `offset .. offset + len(target)` of one optimizer state of a parameter."""
 
     parameter: str
     state: str
@@ -78,32 +78,34 @@ class Place:
     """Flat view of the optimizer's own memory."""
 
 
-def places(engine: Any, states: Callable[[str], Sequence[str]]) -> Iterator[Place]:
-    """All optimizer state that this rank keeps, made where the optimizer has not done so yet.
+def state_slices(engine: Any, states: Callable[[str], Sequence[str]]) -> Iterator[StateSlice]:
+    """Yield all optimizer state of this rank, allocated if the optimizer has not done so yet.
 
     Args:
         engine: DeepSpeed's engine.
-        states: What there is to be kept for each element of a parameter, by the optimizer's names.
+        states: Names of the per-element states of a parameter.
     """
     for slot in _slots(engine):
-        kept = _optimizer(engine).state[slot.key]
+        state_of_key = _optimizer(engine).state[slot.key]
         for state in states(slot.parameter):
             if state == _MOMENTUM and slot.momentum is not None:
-                if state not in kept:
-                    kept[state] = torch.zeros(slot.momentum.total, dtype=slot.key.dtype, device=slot.key.device)
-                yield Place(slot.parameter, state, 0, kept[state].narrow(0, slot.momentum.start, slot.momentum.numel))
+                if state not in state_of_key:
+                    state_of_key[state] = torch.zeros(slot.momentum.total, dtype=slot.key.dtype, device=slot.key.device)
+                yield StateSlice(
+                    slot.parameter, state, 0, state_of_key[state].narrow(0, slot.momentum.start, slot.momentum.numel)
+                )
                 continue
-            if state not in kept:
-                kept[state] = torch.zeros_like(slot.key, memory_format=torch.contiguous_format)
-            yield Place(slot.parameter, state, slot.offset, slot.view(kept[state]))
+            if state not in state_of_key:
+                state_of_key[state] = torch.zeros_like(slot.key, memory_format=torch.contiguous_format)
+            yield StateSlice(slot.parameter, state, slot.offset, slot.view(state_of_key[state]))
 
 
 def put_scalars(engine: Any, scalars: Callable[[str], Mapping[str, float]]) -> None:
-    """Set what the optimizer keeps once for each parameter.
+    """Set the optimizer's scalar states, such as step counts.
 
     Args:
         engine: DeepSpeed's engine.
-        scalars: By name, for a parameter.
+        scalars: Returns the scalars of a parameter, by name.
     """
     optimizer = _optimizer(engine)
     for slot in _slots(engine):
@@ -112,8 +114,8 @@ def put_scalars(engine: Any, scalars: Callable[[str], Mapping[str, float]]) -> N
 
 
 def _scalar(optimizer: torch.optim.Optimizer, key: Tensor, value: float) -> Any:
-    """A scalar as the optimizer itself keeps it: PyTorch's as tensors, on the device where the update is fused."""
-    # Muon leaves what is not a matrix to an optimizer of its own.
+    """Convert a scalar to the optimizer's own type: PyTorch's keeps tensors, on the device if the update is fused."""
+    # Muon delegates parameters that are not matrices to an inner optimizer.
     optimizer = getattr(optimizer, "aux_optimizer", None) or optimizer
     if not type(optimizer).__module__.startswith("torch."):
         return int(value)
@@ -122,10 +124,10 @@ def _scalar(optimizer: torch.optim.Optimizer, key: Tensor, value: float) -> Any:
 
 
 def _fragment(engine: Any, slot: _Slot) -> Fragment:
-    kept = _optimizer(engine).state.get(slot.key, {})
+    state_of_key = _optimizer(engine).state.get(slot.key, {})
     tensors = {WEIGHT: slot.view(slot.key)}
     scalars = {}
-    for name, value in kept.items():
+    for name, value in state_of_key.items():
         if name == _MOMENTUM and slot.momentum is not None:
             tensors[name] = value.narrow(0, slot.momentum.start + slot.offset, slot.numel)
         elif torch.is_tensor(value) and value.dim() and value.numel() == slot.key.numel():
@@ -138,35 +140,35 @@ def _fragment(engine: Any, slot: _Slot) -> Fragment:
 
 
 def _optimizer(engine: Any) -> torch.optim.Optimizer:
-    """The one that updates, inside of ZeRO's own."""
+    """Return the optimizer that ZeRO's wraps."""
     stage = engine.zero_optimization_stage()
     return engine.optimizer if stage == 0 else engine.optimizer.optimizer  # type: ignore[no-any-return]
 
 
 def _slots(engine: Any) -> Iterator[_Slot]:
-    """This rank's slots."""
+    """Yield this rank's slots."""
     stage = engine.zero_optimization_stage()
     find = {0: _whole, 1: _flat, 2: _flat, 3: _sharded}[stage]
-    for name, found in engine.module.named_parameters():
-        if found.requires_grad:
-            slot = find(engine, name, found)
+    for name, parameter in engine.module.named_parameters():
+        if parameter.requires_grad:
+            slot = find(engine, name, parameter)
             if slot is not None:
                 yield slot
 
 
 def _whole(engine: Any, name: str, parameter: nn.Parameter) -> _Slot:
-    """Stage 0: every rank has all of it."""
+    """Stage 0: every rank holds the whole parameter."""
     return _Slot(name, 0, parameter.numel(), parameter, 0)
 
 
 def _flat(engine: Any, name: str, parameter: Any) -> _Slot | None:
-    """Stages 1 and 2: the groups are flattened, and each rank has a run of each of them."""
-    found = parameter._hp_mapping
-    if found is None:
+    """Stages 1 and 2: groups are flattened, and each rank holds a contiguous run of each."""
+    mapping = parameter._hp_mapping
+    if mapping is None:
         return None
-    key = engine.optimizer.single_partition_of_fp32_groups[found.param_group_index]
-    here, there = found.lp_fragment_address, found.hp_fragment_address
-    momentum = _momentum(engine.optimizer.params_in_partition[found.param_group_index], parameter)
+    key = engine.optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
+    here, there = mapping.lp_fragment_address, mapping.hp_fragment_address
+    momentum = _momentum(engine.optimizer.params_in_partition[mapping.param_group_index], parameter)
     return _Slot(name, int(here.start), int(there.numel), key, int(there.start), momentum)
 
 
@@ -174,12 +176,12 @@ def _momentum(partition: Sequence[Tensor], parameter: Any) -> _Momentum | None:
     if not getattr(parameter, "use_muon", False):
         return None
     sizes = [other.numel() for other in partition]
-    place = next(number for number, other in enumerate(partition) if other is parameter)
-    return _Momentum(sum(sizes[:place]), sizes[place], sum(sizes))
+    index = next(number for number, other in enumerate(partition) if other is parameter)
+    return _Momentum(sum(sizes[:index]), sizes[index], sum(sizes))
 
 
 def _sharded(engine: Any, name: str, parameter: Any) -> _Slot | None:
-    """Stage 3: each parameter is cut in equal pieces, the last ones padded."""
+    """Stage 3: each parameter is split into equal pieces, the last ones padded."""
     zero = engine.optimizer
     group, start, length = zero.grad_position[zero.get_param_id(parameter)]
     offset, numel = _shard(parameter, length)
@@ -189,13 +191,13 @@ def _sharded(engine: Any, name: str, parameter: Any) -> _Slot | None:
 
 
 def _shard(parameter: Any, length: int) -> tuple[int, int]:
-    """First element and number of elements of this rank's piece, its padding left away."""
+    """Return offset and size of this rank's piece, without padding."""
     offset = min(parameter.ds_zero_partition_rank * length, parameter.ds_numel)
     return offset, min(length, parameter.ds_numel - offset)
 
 
 def _untrained_shards(module: nn.Module) -> Iterator[Fragment]:
-    """Stage 3: this rank's pieces of the parameters that are not trained."""
+    """Stage 3: yield this rank's pieces of frozen parameters."""
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             offset, numel = _shard(parameter, parameter.ds_tensor.numel())  # type: ignore[attr-defined]
@@ -205,7 +207,7 @@ def _untrained_shards(module: nn.Module) -> Iterator[Fragment]:
 
 
 def _replicated(module: nn.Module, frozen: bool) -> Iterator[Fragment]:
-    """What every rank has in full: buffers that are saved, and parameters that are not trained."""
+    """Yield replicated tensors: saved buffers, and frozen parameters."""
     if frozen:
         for name, parameter in module.named_parameters():
             if not parameter.requires_grad:

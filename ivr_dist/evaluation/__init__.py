@@ -1,1 +1,1 @@
-"""Scoring: each sample of a split once, and the metrics of the field."""
+"""Evaluation: exact scoring of a split over all ranks, and the metrics of the field."""

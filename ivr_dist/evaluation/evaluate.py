@@ -1,4 +1,4 @@
-"""Exact evaluation: each sample is scored once, whatever the number of workers (decision 009)."""
+"""Exact evaluation: each sample is scored once, on any number of workers (decision 009)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Predictions:
     """By task: [N] values, or [N, C] logits."""
     labels: Mapping[str, NDArray[np.float64]]
     """By task: [N]; classes as whole numbers."""
-    labelled: Mapping[str, NDArray[np.bool_]]
+    labeled: Mapping[str, NDArray[np.bool_]]
     """By task: [N], true where there is a label."""
 
 
@@ -43,10 +43,10 @@ def predict(
         forward: The model in evaluation mode; called equally often on every rank.
         batches: This rank's micro-batches, as many as any other rank's; some may be empty.
         samples: Size of the whole split.
-        device: Where the model is.
+        device: The model's device.
 
     Raises:
-        CorruptDataError: A sample came more than once or not at all.
+        CorruptDataError: A sample was scored more than once or not at all.
     """
     parts = []
     with torch.no_grad():
@@ -58,7 +58,7 @@ def predict(
                     keys=batch.keys,
                     predictions={task: value.double().cpu().numpy() for task, value in output.predictions.items()},
                     labels={task: value.double().numpy() for task, value in batch.labels.items()},
-                    labelled={task: value.numpy() for task, value in batch.label_mask.items()},
+                    labeled={task: value.numpy() for task, value in batch.label_mask.items()},
                 )
             )
     return _joined([part for rank in collectives.gather(parts) for part in rank], samples)
@@ -72,11 +72,11 @@ class _Part:
     keys: tuple[str, ...]
     predictions: dict[str, NDArray[np.float64]]
     labels: dict[str, NDArray[np.float64]]
-    labelled: dict[str, NDArray[np.bool_]]
+    labeled: dict[str, NDArray[np.bool_]]
 
 
 def _joined(parts: list[_Part], samples: int) -> Predictions:
-    """Join all parts in data set order; refuse samples that came twice or not at all."""
+    """Join all parts in data set order; refuse samples that are missing or scored twice."""
     positions = np.concatenate([part.positions for part in parts])
     if not np.array_equal(np.sort(positions), np.arange(samples)):
         raise CorruptDataError(
@@ -90,31 +90,31 @@ def _joined(parts: list[_Part], samples: int) -> Predictions:
         keys=[keys[i] for i in order],
         predictions={task: np.concatenate([part.predictions[task] for part in parts])[order] for task in tasks},
         labels={task: np.concatenate([part.labels[task] for part in parts])[order] for task in tasks},
-        labelled={task: np.concatenate([part.labelled[task] for part in parts])[order] for task in tasks},
+        labeled={task: np.concatenate([part.labeled[task] for part in parts])[order] for task in tasks},
     )
 
 
 def score(
     predictions: Predictions, corpus: str, tasks: Mapping[str, TaskSpec], extra: Mapping[str, Metric] | None = None
 ) -> Metrics:
-    """Compute all metrics of method section 4, and further ones.
+    """Compute all metrics of method section 4, and those of the config.
 
     Args:
         predictions: The scored split.
         corpus: Name of the corpus.
-        tasks: What is predicted, by name.
+        tasks: Tasks by name.
         extra: The metrics of `eval.metrics`, by name.
 
     Returns:
         By name: `corpus/metric`, or `corpus/task/metric` where the corpus has several tasks. A metric that is not
         defined (the correlation of a constant, a task without labels) is None.
     """
-    found: Metrics = {}
+    scores: Metrics = {}
     for task, spec in tasks.items():
         prefix = metrics.prefix(corpus, task, tasks)
-        rows = predictions.labelled[task]
+        rows = predictions.labeled[task]
         truth, predicted = predictions.labels[task][rows], predictions.predictions[task][rows]
         values = metrics.score(spec, truth, predicted) | score_extra(extra or {}, spec, truth, predicted)
         for name, value in values.items():
-            found[f"{prefix}/{name}"] = float(value) if np.isfinite(value) else None
-    return found
+            scores[f"{prefix}/{name}"] = float(value) if np.isfinite(value) else None
+    return scores

@@ -1,4 +1,4 @@
-"""The metric protocol: what a metric of `eval.metrics` is."""
+"""The metric protocol: base class of the metrics of `eval.metrics`."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from ivr_dist.shards.specs import TaskSpec
 
 
 class Metric(ABC):
-    """A metric of one task over all labelled samples of a split. Derive from it and implement `compute`.
+    """A metric of one task over all labeled samples of a split. Derive from it and implement `compute`.
 
-    It keeps nothing from call to call; every rank calls it with the same arrays.
+    It must be stateless; every rank calls it with the same arrays.
     """
 
     lower_is_better: ClassVar[bool] = False
-    """Whether a smaller value is the better one, for `train.monitor`."""
+    """Whether smaller is better, for `train.monitor`."""
     task_types: ClassVar[tuple[str, ...]] = ("regression", "classification")
-    """Types of tasks that it is defined for; it is left out for others."""
+    """Task types it is defined for; it is not computed for others."""
 
     @abstractmethod
     def compute(self, task: TaskSpec, truth: Floats, prediction: Floats) -> float:
-        """The metric's value.
+        """Compute the metric.
 
         Args:
-            task: What is predicted.
+            task: The task's specification.
             truth: [N] labels, N at least 1; classes as whole numbers.
             prediction: [N] values of a regression, or [N, C] logits of a classification; finite.
 

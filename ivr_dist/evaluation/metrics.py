@@ -1,4 +1,4 @@
-"""Metrics of sentiment, humour and emotion tasks, under names that say which convention of the field they follow.
+"""Metrics of sentiment, humor and emotion tasks, under names that state which convention of the field they follow.
 
 Pure functions over float64 arrays: `truth` [N] and `prediction` [N], or [N, C] logits, always in this order. A metric
 that is not defined (no samples, the correlation of a constant) is nan, never an exception; JSON holds null for it.
@@ -28,24 +28,24 @@ EMOTION_PRESENT = 0.5
 
 
 def prefix(corpus: str, task: str, tasks: Collection[str]) -> str:
-    """What stands before a metric's own name: the corpus, and the task where the corpus has several."""
+    """Return the prefix of metric names: the corpus, and the task if the corpus has several."""
     return corpus if len(tasks) == 1 else f"{corpus}/{task}"
 
 
 def names(corpus: str, tasks: Mapping[str, TaskSpec]) -> list[str]:
-    """The full name of every metric that scoring a split of this corpus gives."""
-    found = []
+    """List the full names of all metrics of a corpus."""
+    full_names = []
     for task, spec in tasks.items():
         shape = (1,) if spec.type == "regression" else (1, spec.classes or 1)
-        found += [f"{prefix(corpus, task, tasks)}/{name}" for name in score(spec, np.zeros(1), np.zeros(shape))]
-    return found
+        full_names += [f"{prefix(corpus, task, tasks)}/{name}" for name in score(spec, np.zeros(1), np.zeros(shape))]
+    return full_names
 
 
 def score(task: TaskSpec, truth: Floats, prediction: Floats) -> dict[str, float]:
-    """All metrics of a task over its labelled samples.
+    """Compute all metrics of a task over its labeled samples.
 
     Args:
-        task: Its type and scale decide which metrics.
+        task: Its type and scale select the metrics.
         truth: [N] labels; classes as whole numbers.
         prediction: [N] values of a regression task, or [N, C] logits of a classification task.
 
@@ -57,16 +57,16 @@ def score(task: TaskSpec, truth: Floats, prediction: Floats) -> dict[str, float]
     finite = bool(np.isfinite(prediction).all())
     truth, prediction = np.asarray(truth, np.float64), np.nan_to_num(np.asarray(prediction, np.float64))
     if task.type == "classification":
-        found = _classification(truth, prediction, task.scale)
+        values = _classification(truth, prediction, task.scale)
     elif task.scale == "mosi":
-        found = _mosi(truth, prediction)
+        values = _mosi(truth, prediction)
     elif task.scale == "sims":
-        found = _sims(truth, prediction)
+        values = _sims(truth, prediction)
     elif task.scale == "emotion":
-        found = _emotion(truth, prediction)
+        values = _emotion(truth, prediction)
     else:
-        found = {"mae": mae(truth, prediction), "corr": corr(truth, prediction)}
-    return found if finite else dict.fromkeys(found, math.nan)
+        values = {"mae": mae(truth, prediction), "corr": corr(truth, prediction)}
+    return values if finite else dict.fromkeys(values, math.nan)
 
 
 def _mosi(truth: Floats, prediction: Floats) -> dict[str, float]:
@@ -120,10 +120,10 @@ def _emotion(truth: Floats, prediction: Floats) -> dict[str, float]:
 
 def _classification(truth: Floats, logits: Floats, scale: str) -> dict[str, float]:
     classes = _integers(truth), _integers(np.argmax(logits, axis=1)) if len(logits) else _integers(truth[:0])
-    found = {"accuracy": accuracy(*classes), "f1_weighted": f1_weighted(*classes)}
+    values = {"accuracy": accuracy(*classes), "f1_weighted": f1_weighted(*classes)}
     if scale == "emotion":
-        found["wacc_presence"] = weighted_accuracy(*classes)
-    return found
+        values["wacc_presence"] = weighted_accuracy(*classes)
+    return values
 
 
 def mae(truth: Floats, prediction: Floats) -> float:
@@ -178,13 +178,13 @@ def weighted_accuracy(truth: Classes, prediction: Classes) -> float:
 
 
 def better(metric: str, new: float, best: float | None, lower_is_better: Collection[str] = LOWER_IS_BETTER) -> bool:
-    """Whether `new` improves on `best`, by the direction of the metric.
+    """Whether `new` is better than `best`, in the direction of the metric.
 
     Args:
         metric: Its name, with or without a path before it (`mosi/mae`).
         new: A value that is nan is never better.
         best: The best so far; None or nan when there is none.
-        lower_is_better: Names of the metrics, without a path, of which a smaller value is the better one.
+        lower_is_better: Names of the metrics where smaller is better, without a path.
     """
     if math.isnan(new):
         return False

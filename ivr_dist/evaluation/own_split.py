@@ -1,4 +1,4 @@
-"""The splits that a checkpoint's own run was configured with."""
+"""Look up the splits of the run that wrote a checkpoint."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def own_split(checkpoint: str, split: str) -> str:
 
     Raises:
         CheckpointError: There is no such checkpoint.
-        DataError: The run had no such split, or other data is there now (by the manifest's id).
+        DataError: The run had no such split, or its data has changed since (by the manifest's id).
     """
     state = read_state(checkpoint)
     data = stored_config(state, checkpoint).data
@@ -30,8 +30,8 @@ def own_split(checkpoint: str, split: str) -> str:
     # Checkpoints of older versions have no manifest ids.
     if state.manifests.get(split, "") not in ("", Manifest.load(url).id):
         raise DataError(
-            f"the {split} split is not the one that the run had: its manifest is another one",
+            f"the {split} split is not that of the run: its manifest differs",
             where=storage.display(url),
-            remedy=f"give it with --shards if it is what is to be scored: --shards {url}",
+            remedy=f"to score it anyway, give it explicitly: --shards {url}",
         )
     return url

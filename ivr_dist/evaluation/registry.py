@@ -1,4 +1,4 @@
-"""Registry of metrics: those of `eval.metrics` by dotted path; the package's own are in `metrics`."""
+"""Registry of metrics: loads those of `eval.metrics` by dotted path; built-in ones are in `metrics`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ivr_dist.evaluation.metrics import LOWER_IS_BETTER, Floats
 from ivr_dist.shards.specs import TaskSpec
 
 
-def import_metric(named: ClassReference) -> type[Metric]:
+def import_metric(class_ref: ClassReference) -> type[Metric]:
     """Import the class of a metric and check it.
 
     Raises:
@@ -32,21 +32,22 @@ def import_metric(named: ClassReference) -> type[Metric]:
 
 
 def configured_metrics(config: Config) -> dict[str, Metric]:
-    """The metrics of `eval.metrics`, by name.
+    """Instantiate the metrics of `eval.metrics`, by name.
 
     Raises:
-        ConfigError: One cannot be made.
+        ConfigError: One cannot be instantiated.
     """
-    return {name: dotted_path.make(import_metric(named), named) for name, named in extensions.metrics(config).items()}
+    class_refs = extensions.metrics(config)
+    return {name: dotted_path.make(import_metric(class_ref), class_ref) for name, class_ref in class_refs.items()}
 
 
 def lower_is_better(extra: Mapping[str, Metric]) -> frozenset[str]:
-    """Names of all metrics, the package's and further ones, of which a smaller value is the better one."""
+    """Names of all metrics, built-in and extra, where smaller is better."""
     return LOWER_IS_BETTER | {name for name, metric in extra.items() if metric.lower_is_better}
 
 
 def score_extra(extra: Mapping[str, Metric], task: TaskSpec, truth: Floats, prediction: Floats) -> dict[str, float]:
-    """The further metrics of a task over its labelled samples, nan where one is undefined.
+    """Compute the extra metrics of a task over its labeled samples; nan if one is undefined.
 
     Raises:
         IvrError: A metric failed; names it.

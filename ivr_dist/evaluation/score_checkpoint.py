@@ -1,4 +1,4 @@
-"""Score a checkpoint outside a run, in this process or on several processes of this machine."""
+"""Scores a checkpoint outside a run, in this process or in several processes of this machine."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def score_checkpoint(checkpoint: str, split_url: str, workers: int, *, trust_cod
 
     Raises:
         CheckpointError: The checkpoint is not complete.
-        DataError: The split is not there, or has other features or tasks than the model.
+        DataError: The split does not exist, or has other features or tasks than the model.
         UserError: The checkpoint's model is a class outside the package that is not trusted or cannot be imported.
     """
     store.verify(checkpoint)
@@ -39,16 +39,16 @@ def score_checkpoint(checkpoint: str, split_url: str, workers: int, *, trust_cod
         return _score(checkpoint, split_url, trust_code)
     with tempfile.TemporaryDirectory(prefix="ivr-scoring-") as scratch:
         spawn(_run_rank, (workers, scratch, checkpoint, split_url, trust_code), nprocs=workers)  # type: ignore[no-untyped-call]
-        found: evaluate.Metrics = storage.read_json(str(Path(scratch) / "metrics.json"))
-        return found
+        scores: evaluate.Metrics = storage.read_json(str(Path(scratch) / "metrics.json"))
+        return scores
 
 
 def _run_rank(rank: int, workers: int, scratch: str, checkpoint: str, split_url: str, trust_code: bool) -> None:
     torch.set_num_threads(1)
     with collectives.group(f"{scratch}/store", rank, workers):
-        found = _score(checkpoint, split_url, trust_code)
+        scores = _score(checkpoint, split_url, trust_code)
         if rank == 0:
-            storage.write_json(str(Path(scratch) / "metrics.json"), found)
+            storage.write_json(str(Path(scratch) / "metrics.json"), scores)
 
 
 def _score(checkpoint: str, split_url: str, trust_code: bool) -> evaluate.Metrics:
@@ -61,7 +61,7 @@ def _score(checkpoint: str, split_url: str, trust_code: bool) -> evaluate.Metric
     spec.check_split(manifest)
     where = device.training_device(collectives.rank())
     model = weights.load_model(checkpoint, verified=True, trust_code=trust_code).to(where).eval()
-    # Not by the checkpoint's `data`, whose disk cache and commands belong to where it was trained.
+    # Not by the checkpoint's section `data`, whose disk cache and pipe belong to the training machine.
     reader = ShardReader(split_url, manifest, parse_bytes(config.data.cache_bytes))
     with Loader(
         reader,
@@ -79,5 +79,5 @@ def _score(checkpoint: str, split_url: str, trust_code: bool) -> evaluate.Metric
 
 
 def metrics_of_own_code(checkpoint: str) -> list[str]:
-    """Names of a checkpoint's metrics that are classes outside the package."""
+    """List a checkpoint's metrics that are classes outside the package."""
     return list(weights.stored_config(store.read_state(checkpoint), checkpoint).eval.metrics)

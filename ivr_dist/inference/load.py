@@ -31,7 +31,7 @@ _EXPORT_FILES = ("model.safetensors", "model.safetensors.index.json", "model.onn
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A trained model in evaluation mode, with all that is needed to feed it; made by `load`."""
+    """A trained model in evaluation mode, with the layout of its inputs; returned by `load`."""
 
     checkpoint: str
     """Absolute path or URL of the checkpoint."""
@@ -40,7 +40,7 @@ class Model:
     module: nn.Module
     """The PyTorch module."""
     spec: BatchSpec
-    """Layout of batches, and the statistics by which features are standardised."""
+    """Layout of batches, and the statistics by which features are standardized."""
     device: torch.device
     """Where the module is."""
     metrics: Mapping[str, Metric] = field(default_factory=dict)
@@ -68,11 +68,11 @@ class Model:
 
 
 def load(path: str, *, device: str | torch.device | None = None, trust_code: bool = False) -> Model:
-    """Build the model of a run or checkpoint, and put its weights in. Every byte is checked first.
+    """Load the model of a run or checkpoint; every byte is verified first.
 
     Args:
         path: Directory or URL of a checkpoint or a run; see `resolve_checkpoint`.
-        device: Where the model goes; None: the GPU if there is one.
+        device: Device of the model; None: the GPU if there is one.
         trust_code: Whether classes outside the package that the checkpoint names may be imported.
 
     Raises:
@@ -106,10 +106,10 @@ def _device(device: str | torch.device | None) -> torch.device:
 
 
 def resolve_checkpoint(path: str) -> str:
-    """Return the checkpoint that a path stands for.
+    """Resolve a path to a checkpoint.
 
-    Of a run that is the checkpoint that its result names, the best one by validation if there is validation; of a run
-    without a result, the newest complete one.
+    For a run this is the checkpoint named in its result, the best one by validation if there is validation; without a
+    result, the newest complete one.
 
     Raises:
         UserError: It is neither a checkpoint nor a run, the run has no complete checkpoint, or it is an export, which
@@ -118,7 +118,7 @@ def resolve_checkpoint(path: str) -> str:
     url = storage.absolute(path)
     if storage.exists(storage.join(url, part_name(0))):
         return url
-    # Before the export's files: a checkpoint or run may lie in a folder of any content.
+    # Before the export's files: the folder of a checkpoint or run may contain anything.
     if result := read_result(url):
         return str(result["checkpoint"])
     attempts = read_attempts(url)
@@ -130,7 +130,7 @@ def resolve_checkpoint(path: str) -> str:
         raise UserError("the run has no complete checkpoint yet", where=where, remedy="wait for its first one")
     if any(storage.exists(storage.join(url, name)) for name in _EXPORT_FILES) or url.endswith(".onnx"):
         raise UserError(
-            "exported models cannot be loaded yet", where=where, remedy="give the run or checkpoint it was made from"
+            "exported models cannot be loaded yet", where=where, remedy="give the run or checkpoint that was exported"
         )
     if SEED_RUN_NAME.found(url):
         raise no_run(url)

@@ -1,4 +1,4 @@
-"""Predictions of a loaded model: for a packed split, or for arrays in memory."""
+"""Prediction with a loaded model, for a packed split or for arrays in memory."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class PredictionTable:
         return f"<predictions of {', '.join(self.predictions)} for {len(self)} samples>"
 
     def to_dict(self) -> dict[str, list[Any]]:
-        """Columns by name: `id`, and for each task `TASK`, `TASK_label`, and `TASK_p0`... of a classification."""
+        """Convert to columns by name: `id`, and by task `TASK`, `TASK_label`, and `TASK_p0`... of a classification."""
         columns: dict[str, list[Any]] = {"id": list(self.keys)}
         for task, values in self.predictions.items():
             columns[task] = values.tolist()
@@ -68,7 +68,7 @@ class PredictionTable:
         return columns
 
     def to_pandas(self) -> pandas.DataFrame:
-        """The columns of `to_dict` as a DataFrame.
+        """Convert to a DataFrame with the columns of `to_dict`.
 
         Raises:
             ImportError: pandas is not installed.
@@ -241,13 +241,13 @@ def _table(scored: evaluate.Predictions, tasks: Mapping[str, TaskSpec]) -> Predi
             predictions[task] = values.argmax(axis=1)
         else:
             predictions[task] = values
-    labels = {task: np.where(scored.labelled[task], values, np.nan) for task, values in scored.labels.items()}
+    labels = {task: np.where(scored.labeled[task], values, np.nan) for task, values in scored.labels.items()}
     return PredictionTable(scored.keys, predictions, labels, probabilities)
 
 
 @contextmanager
 def _deterministic(model: Model) -> Iterator[None]:
-    """Deterministic algorithms on a GPU, as in training; the caller's own setting afterwards."""
+    """Use deterministic algorithms on a GPU, as in training; restores the caller's setting."""
     if model.device.type != "cuda":
         yield
         return

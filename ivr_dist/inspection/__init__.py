@@ -1,1 +1,1 @@
-"""Read-only questions about data and runs that exist; returns data, prints nothing."""
+"""Inspection of packed data and runs: verify, profile, status, audit. Read-only; prints nothing."""

@@ -15,12 +15,12 @@ from ivr_dist.checkpoint.state import CheckpointState
 from ivr_dist.config import Config
 from ivr_dist.config.loading import from_dict, to_dict
 from ivr_dist.errors import CheckpointError, CheckpointMismatchError, CorruptDataError
-from ivr_dist.planning.model_inputs import reading
-from ivr_dist.planning.run_identity import Asked, compare, ids
+from ivr_dist.planning.model_inputs import model_inputs
+from ivr_dist.planning.run_identity import Experiment, compare, ids
 from ivr_dist.run.attempts import lineage, read_attempts
 from ivr_dist.run.paths import RunPaths
 from ivr_dist.shards.manifest import Manifest
-from ivr_dist.storage import shown
+from ivr_dist.storage import short_display
 
 _REMEDY = "choose another run.dir, or start over with run.resume=never"
 _MAX_STEPS = 10**15
@@ -71,7 +71,7 @@ _RESULT_FIELDS: Mapping[str, Callable[[Any], bool]] = {
 
 def record(config: Config, manifests: Mapping[str, Manifest]) -> dict[str, Any]:
     """Return the content of `run.json`: the config, the manifest ids of the data, and the modalities that are read."""
-    inputs = reading(config, manifests["train"])
+    inputs = model_inputs(config, manifests["train"])
     return {
         "config": to_dict(config),
         "manifests": ids(manifests),
@@ -152,20 +152,22 @@ def finished_result(config: Config, total_steps: int, manifests: Mapping[str, Ma
     if config.run.resume != "auto":
         return None
     run_url = config.run.dir
-    current = Asked(config, ids(manifests))
+    current = Experiment(config, ids(manifests))
     result = read_result(run_url)
     if result is not None and result["total_steps"] == total_steps:
-        differences = compare(_finished(run_url, result), current, manifests["train"]).said(finished=True)
+        differences = compare(_finished(run_url, result), current, manifests["train"]).describe(finished=True)
         if differences:
             raise CheckpointMismatchError(
-                f"{shown(run_url)} is a finished run of another config: {differences}", remedy=_REMEDY
+                f"{short_display(run_url)} is a finished run of another config: {differences}", remedy=_REMEDY
             )
         return result
     state = _newest_state(run_url)
     if state is not None:
-        differences = compare(asked(state, run_url), current, manifests["train"]).said()
+        differences = compare(recorded_experiment(state, run_url), current, manifests["train"]).describe()
         if differences:
-            raise CheckpointMismatchError(f"{shown(run_url)} is a run of another config: {differences}", remedy=_REMEDY)
+            raise CheckpointMismatchError(
+                f"{short_display(run_url)} is a run of another config: {differences}", remedy=_REMEDY
+            )
         check_length(state.step, total_steps, run_url)
     return None
 
@@ -178,26 +180,26 @@ def check_length(step: int, total_steps: int, run_url: str) -> None:
     """
     if step > total_steps:
         raise CheckpointMismatchError(
-            f"{shown(run_url)} has been trained for {step} steps already, more than the {total_steps} of this config "
-            "(train.epochs, train.max_steps)",
+            f"{short_display(run_url)} has been trained for {step} steps already, more than the {total_steps} of this "
+            "config (train.epochs, train.max_steps)",
             remedy=_REMEDY,
         )
 
 
-def asked(state: CheckpointState, where: str) -> Asked:
-    """Return config and data that a checkpoint was written with, from its `state.json`.
+def recorded_experiment(state: CheckpointState, where: str) -> Experiment:
+    """Return the config and data of a checkpoint, from its `state.json`.
 
     Raises:
         ConfigError: This version does not know a key of the config.
     """
-    return Asked(from_dict(dict(state.config), where=where), _manifest_ids(state))
+    return Experiment(from_dict(dict(state.config), where=where), _manifest_ids(state))
 
 
-def _finished(run_url: str, result: Mapping[str, Any]) -> Asked:
+def _finished(run_url: str, result: Mapping[str, Any]) -> Experiment:
     """Return config and data of a result; the data from its checkpoint if an older version wrote `run.json`."""
     content = read_record(run_url)
     config = recorded_config(run_url, content)
-    return Asked(config, content.get("manifests") or _manifest_ids(store.read_state(result["checkpoint"])))
+    return Experiment(config, content.get("manifests") or _manifest_ids(store.read_state(result["checkpoint"])))
 
 
 def _manifest_ids(state: CheckpointState) -> Mapping[str, str]:

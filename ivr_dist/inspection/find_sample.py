@@ -59,7 +59,7 @@ def find_sample(split_urls: Sequence[str], key: str) -> FoundSample:
         DataError: There is no such sample; the text suggests similar ids.
         CorruptDataError: The sample is damaged.
     """
-    # Indexes of older versions have KEYs only, which are made from ids.
+    # Indexes of older versions have KEYs only, which are derived from ids.
     tar_keys = {key, tar_key(key)}
     candidates: list[str] = []
     with_this_key: tuple[str, Manifest, int] | None = None

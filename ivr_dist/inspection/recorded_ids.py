@@ -90,7 +90,7 @@ class SampleNames:
             if np.array_equal(np.sort(hashes), np.sort(self._ids[numbers])):
                 return Match([])
         match = self._match(numbers, ids, skipped)
-        # First read the shards of missing samples; then all, in case a name was taken for that of another sample.
+        # First read the shards of missing samples; then all, in case a name was matched with another sample.
         for candidates in (np.array(match.missing, np.int64), numbers):
             if match.strays and match.missing and self._read_missing_ids(candidates):
                 match = self._match(numbers, ids, skipped)

@@ -1,1 +1,1 @@
-"""The loss terms, their global normalizers, and how they are summed over ranks and micro-steps."""
+"""Loss terms, their global normalizers, and their sums over ranks and micro-steps."""

@@ -1,4 +1,4 @@
-"""Modality adversary: a discriminator tells modalities apart by their private codes, and not by the invariant ones.
+"""Modality adversary: trains private codes to reveal the modality to a discriminator, and invariant codes to hide it.
 
 Additive-margin softmax over the cosines of a discriminator behind a gradient reversal.
 """
@@ -33,7 +33,7 @@ class AdversaryTerm(BuiltInTerm):
         present = {name: batch.modalities[name].present for name in output.logits_shared}
         form = step.config.loss.adversary
         both = adversary([output.logits_shared, output.logits_private], present, form.scale, form.margin)
-        # The penalty does not depend on the batch: each rank and micro-step brings an equal share, empty ones too.
+        # The penalty does not depend on the batch: each rank and micro-step adds an equal share, also empty ones.
         assert output.class_penalty is not None
         penalty = 2 * PENALTY * output.class_penalty / (step.world * step.layout.accumulation)
         return Share(both, step.counts.codes, penalty)
@@ -46,7 +46,7 @@ def adversary(
 
     Args:
         codes: Of each kind of code, the cosines by modality, [B, 3].
-        present: By modality, [B] bool; other samples do not count.
+        present: By modality, [B] bool: samples that have it; others do not count.
         scale: s.
         margin: Subtracted from the true class's cosine.
     """

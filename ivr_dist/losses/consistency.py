@@ -2,7 +2,7 @@
 
 Zellinger et al. 2017: ||E x - E y|| + sum over k = 2..K of ||E(x - Ex)^k - E(y - Ey)^k||,
 E over the samples of a group that have the modality. Groups are fixed runs of slots, and their moments are summed over
-the ranks that hold them, so the value depends neither on the world size nor on how a batch is accumulated.
+the ranks that hold them, so the value depends neither on the world size nor on gradient accumulation.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def consistency(
     moments: int,
     all_reduce: Callable[[Tensor], Tensor],
 ) -> Share:
-    """One micro-step's share of the discrepancy; every rank gets the same value.
+    """Compute one micro-step's share of the discrepancy; every rank gets the same value.
 
     Args:
         pooled: [M, B, H] time means of the invariant codes of M modalities.
@@ -68,9 +68,9 @@ def consistency(
     keep = present[..., None].to(pooled.dtype)
     counts = micro_counts.T.to(pooled.device, pooled.dtype).clamp(min=1)[..., None]
     mean = all_reduce(_group_sum(pooled * keep, group, len(micro_counts))) / counts
-    # Centred before they are raised: power sums of raw values lose the digits that matter (method 3b.3).
-    centred = (pooled - mean.index_select(1, group)) * keep
-    powers = torch.cat([centred**order for order in range(2, moments + 1)]) if moments > 1 else centred[:0]
+    # Centered before they are raised: power sums of raw values lose significant digits (method 3b.3).
+    centered = (pooled - mean.index_select(1, group)) * keep
+    powers = torch.cat([centered**order for order in range(2, moments + 1)]) if moments > 1 else centered[:0]
     sums = all_reduce(_group_sum(powers, group, len(micro_counts)))
     central = sums.view(moments - 1, *mean.shape) / counts
 

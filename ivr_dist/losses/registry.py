@@ -1,4 +1,4 @@
-"""Registry of loss terms: those of the package, and those of `loss.extra` by dotted path."""
+"""Registry of loss terms: built-in ones, and those of `loss.extra` by dotted path."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _OTHERS: tuple[BuiltInTerm, ...] = (TaskTerm(), ConsistencyTerm(), AdversaryTerm
 
 
 def built_in_terms(config: Config) -> tuple[BuiltInTerm, ...]:
-    """The terms of the package in the order in which they are computed and added."""
+    """Return the built-in terms, in the order in which they are computed and added."""
     return (*_OTHERS, _GROUP_SVR if config.svr.over == "batch" else _SVR)
 
 
@@ -40,7 +40,7 @@ class ConfiguredTerm:
     name: str
     term: Term
     weight: float
-    named: ClassReference
+    class_ref: ClassReference
 
     def count(self, batch: Batch) -> float:
         """See `Term.count`."""
@@ -86,8 +86,8 @@ class ConfiguredTerm:
         if not is_own_error(error):
             return error
         return IvrError(
-            f"loss term {self.named.path} failed: {named_error(error)}",
-            where=self.named.key,
+            f"loss term {self.class_ref.path} failed: {named_error(error)}",
+            where=self.class_ref.key,
             remedy="correct it; the same command continues the run",
         )
 
@@ -112,10 +112,10 @@ def import_term(named: ClassReference) -> type[Term]:
 
 
 def configured_terms(config: Config) -> tuple[ConfiguredTerm, ...]:
-    """The terms of `loss.extra`, in their order.
+    """Instantiate the terms of `loss.extra`, in their order.
 
     Raises:
-        ConfigError: One cannot be made.
+        ConfigError: One cannot be instantiated.
     """
     return tuple(
         ConfiguredTerm(entry.name, _make_term(entry.named), entry.weight, entry.named)

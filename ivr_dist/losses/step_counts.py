@@ -1,7 +1,7 @@
-"""Counts over a step's global batch: the normalizers that every loss term is divided by.
+"""Counts over a step's global batch: the normalizers of the loss terms.
 
 They are summed over the batches of all ranks before the first forward pass (method 3b.2), so that a term divided by
-them means the same however the batch is spread over ranks and micro-steps.
+them is independent of the split of the batch over ranks and micro-steps.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ivr_dist.data.batches.batch import Batch
 
 @dataclass(frozen=True)
 class StepLayout:
-    """How the slots of a global batch fall into groups and micro-steps."""
+    """Division of the slots of a global batch into groups and micro-steps."""
 
     global_batch: int
     """Slots G."""
@@ -43,8 +43,8 @@ class StepLayout:
 class StepCounts:
     """Counts over the global batch of one step, equal on all ranks; whole numbers.
 
-    Those that terms are divided by are float64 scalars on the host: numbers of Python would be constants of a compiled
-    loss, which would be recompiled at every step.
+    Divisors are float64 scalars on the host: Python numbers would be constants of a compiled loss, which would be
+    recompiled at every step.
     """
 
     samples: float
@@ -53,9 +53,9 @@ class StepCounts:
     steps: dict[str, Tensor]
     """Valid steps by modality."""
     pairs: dict[str, Tensor]
-    """Neighbouring valid steps by modality."""
+    """Neighboring valid steps by modality."""
     labels: dict[str, Tensor]
-    """Labelled samples by task."""
+    """Labeled samples by task."""
     group_codes: Tensor
     """[groups, modalities] float64, samples with at least one valid step."""
     extra: dict[str, Tensor] = field(default_factory=dict)
@@ -91,20 +91,20 @@ class StepCounts:
 
 
 def over(total: Tensor, count: Tensor) -> Tensor:
-    """A sum divided by a count of the step in the sum's precision; counts of 0 divide as 1."""
+    """Divide a sum by a count of the step in the sum's precision; counts of 0 divide as 1."""
     return total / count.clamp(min=1).to(total.dtype)
 
 
 def nonzero_counts(counts: Iterable[Tensor]) -> Tensor:
-    """How many of some counts are not 0, a scalar."""
+    """Count the counts that are not 0; a scalar."""
     return torch.stack(list(counts)).count_nonzero()
 
 
 class Counts(Protocol):
-    """A term's own count; see `Term.count`."""
+    """A term with its own count; see `Term.count`."""
 
     def count(self, batch: Batch) -> float:
-        """What a micro-batch adds to it."""
+        """Return the contribution of a micro-batch."""
 
 
 def local_counts(
@@ -114,14 +114,14 @@ def local_counts(
     tasks: Collection[str],
     extra: Mapping[str, Counts] | None = None,
 ) -> Tensor:
-    """This rank's counts over all its micro-batches of a step, as one float64 vector on the host.
+    """Compute this rank's counts over all its micro-batches of a step, as one float64 vector on the host.
 
     Args:
         batches: The micro-batches.
         layout: Groups and micro-steps.
         modalities: Their names.
         tasks: Their names.
-        extra: Terms of `loss.extra` by name, each with a count of its own.
+        extra: Terms of `loss.extra` by name, each with its own count.
     """
     # One vector, summed over the ranks in one all-reduce before the forward pass: decision 008.
     codes = torch.zeros(layout.groups, len(modalities), dtype=torch.float64)
@@ -135,7 +135,7 @@ def local_counts(
             steps[name] += len(part.flat)
             pairs[name] += len(part.pairs)
             codes[:, column].index_add_(0, group, part.present.double())
-            # A sum is not finite if a part of it is not, and takes a fiftieth of the time that a look at each takes.
+            # A sum is not finite if a summand is not, and is fifty times as fast as checking each.
             if not torch.isfinite(part.features.sum()):
                 nonfinite += float((~torch.isfinite(part.features)).sum())
         for task in tasks:

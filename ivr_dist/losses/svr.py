@@ -1,4 +1,4 @@
-"""Sequential variation regularization (SVR): codes should vary little from step to step."""
+"""Sequential variation regularization (SVR): penalizes the variation of codes from step to step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _EPSILON = 1e-10
 class SvrTerm(BuiltInTerm):
     """SVR of each sample, by modality.
 
-    The shares add up to the mean over the chosen modalities that have neighbouring steps at all.
+    The shares add up to the mean over the chosen modalities that have any neighboring steps.
     """
 
     name = "svr"
@@ -64,7 +64,7 @@ class GroupSvrTerm(SvrTerm):
 
 
 def _regularized(output: IVROutput, counts: StepCounts, config: Config) -> tuple[dict[str, list[Tensor]], Tensor]:
-    """Codes by modality that SVR acts on, and how many of these modalities have neighbouring steps."""
+    """Codes by modality that SVR acts on, and how many of these modalities have neighboring steps."""
     codes: dict[str, list[Tensor]] = {
         name: [getattr(output, code)[name] for code in config.svr.codes]
         for name in output.shared
@@ -74,11 +74,11 @@ def _regularized(output: IVROutput, counts: StepCounts, config: Config) -> tuple
 
 
 def variation(codes: Sequence[Tensor], pairs: Tensor, kind: str, temperature: float) -> Tensor:
-    """Sum over neighbouring valid steps of the variation of one modality's codes, in float32 at least.
+    """Sum the variation of one modality's codes over neighboring valid steps, in float32 at least.
 
     Args:
         codes: One or more codes, [N, H] each, of the same N valid steps.
-        pairs: [P] positions n such that steps n and n + 1 are neighbours.
+        pairs: [P] positions n such that steps n and n + 1 are neighbors.
         kind: `tv_l1`: mean over widths of |c_{t+1} - c_t|, mean over codes (total variation in one dimension). `l2`:
             the same with squares. `js`: Jensen-Shannon divergence, natural logarithm, of the softmax over all codes
             side by side, as in the released code.
@@ -100,7 +100,7 @@ def variation(codes: Sequence[Tensor], pairs: Tensor, kind: str, temperature: fl
 class _Changes(torch.autograd.Function):
     """Sum of |c_{n+1} - c_n|^order over all N steps of [N, H] where `keep` [N - 1, 1] is 1 and not 0.
 
-    Autograd would keep four more tensors of that size, and make as many again on the way back.
+    Autograd would save four more tensors of that size, and allocate as many in the backward pass.
     """
 
     @staticmethod
@@ -139,7 +139,7 @@ def divergence_of_groups(
         all_reduce: Differentiable sum over ranks.
 
     Returns:
-        One micro-step's share of the mean over neighbouring steps, then over groups, weighted by their samples; every
+        One micro-step's share of the mean over neighboring steps, then over groups, weighted by their samples; every
         rank gets the same value. Scalar, float32 at least; 0 for T = 1.
     """
     joined = torch.softmax(at_least_float32(torch.cat(list(codes), dim=-1)) / temperature, dim=-1)
@@ -154,5 +154,5 @@ def _divergence(p: Tensor, q: Tensor) -> Tensor:
     """JSD of distributions in the last dimension, with 1e-10 added inside the Kullback-Leibler terms."""
     p, q = p + _EPSILON, q + _EPSILON
     middle = (p + q) / 2
-    # The logarithm of a ratio near 1, since the difference of two logarithms near -5 would lose three of its digits.
+    # The logarithm of a ratio near 1: the difference of two logarithms near -5 would lose three digits.
     return 0.5 * ((p * (p / middle).log()).sum(dim=-1) + (q * (q / middle).log()).sum(dim=-1))

@@ -1,4 +1,4 @@
-"""Task losses: mean over the labelled samples of the global batch, one value for each task."""
+"""Task losses: mean over the labeled samples of the global batch, one value for each task."""
 
 from __future__ import annotations
 

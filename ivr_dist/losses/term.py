@@ -1,8 +1,8 @@
-"""The `Term` protocol: what every term of the loss is, those of the package and those of `loss.extra`.
+"""The loss term protocol: base class of built-in terms and those of `loss.extra`.
 
 A term computes sums over one micro-batch of one rank. The system divides them by counts over the global batch, which
 are known before the first forward pass, so that a term's value and gradient depend neither on the number of ranks nor
-on how a step is accumulated (method 3b).
+on gradient accumulation (method 3b).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class MicroStep:
     layout: StepLayout
     """Groups and micro-steps."""
     config: Config
-    """Forms of the terms of the package, in the sections `loss` and `svr`."""
+    """Settings of the built-in terms, in the sections `loss` and `svr`."""
     all_reduce: Callable[[Tensor], Tensor]
     """Differentiable sum over ranks; must be called equally often on every rank."""
 
@@ -57,9 +57,9 @@ class Share:
     total: Tensor
     """Scalar, the sum over this rank's micro-batch (of a replicated term over all ranks'), in float32 at least."""
     count: Tensor
-    """Scalar, what the sum is divided by, over the global batch; 0 divides as 1."""
+    """Scalar, the divisor of the sum, over the global batch; 0 divides as 1."""
     constant: Tensor | None = None
-    """Scalar that depends on no sample: this rank's and micro-step's part of it."""
+    """Scalar that depends on no sample: the part of this rank and micro-step."""
 
     def value(self) -> Tensor:
         """The share as a scalar; over micro-steps and ranks they add up to the value of the global batch."""
@@ -68,19 +68,19 @@ class Share:
 
 
 class Term(ABC):
-    """A term of the loss. Derive from it and implement `compute`.
+    """Base class of loss terms: derive from it and implement `compute`.
 
-    A term has no parameters and keeps nothing from step to step. It must take an empty batch, of which its sum is 0:
-    ranks may hold none of a micro-step's samples.
+    A term has no parameters and is stateless. It must accept an empty batch, whose sum is 0: a rank may have no samples
+    of a micro-step.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("predictions",)
-    """Fields of `IVROutput` that it reads; a model that leaves one out is refused where the term has a weight."""
+    """Fields of `IVROutput` that it reads; a model without one is refused if the term has a weight."""
     replicated: ClassVar[bool] = False
-    """Whether every rank computes the same value, from sums over ranks (`step.all_reduce`), not its own share."""
+    """Whether every rank computes the same value from sums over ranks (`step.all_reduce`) instead of its own share."""
 
     def count(self, batch: Batch) -> float:
-        """What a micro-batch adds to the count that the term's sum is divided by; by default its samples.
+        """Return a micro-batch's contribution to the divisor of the term's sum; by default its number of samples.
 
         It is called on the host, before the forward pass, for every micro-batch of a step.
         """
@@ -88,7 +88,7 @@ class Term(ABC):
 
     @abstractmethod
     def compute(self, output: IVROutput, batch: Batch, step: MicroStep) -> Tensor | Share | Mapping[str, Share]:
-        """The term of one micro-batch, not divided by anything that depends on other micro-batches.
+        """Compute the term of one micro-batch, not divided by anything that depends on other micro-batches.
 
         Args:
             output: The model's output for `batch`.
@@ -102,7 +102,7 @@ class Term(ABC):
 
 
 class BuiltInTerm(Term):
-    """A term of the package: it has a section in the config and divides by counts that every step has."""
+    """A built-in term: has a section in the config, and divides by the counts of `StepCounts`."""
 
     name: ClassVar[str]
     """Its name, that of its curve, or of all its curves."""

@@ -1,8 +1,7 @@
-"""The loss of one micro-step: all its terms, and their weighted sum that goes into backward.
+"""Total loss of one micro-step: all terms and their weighted sum, the input of backward.
 
 R ranks, A micro-steps. DeepSpeed averages gradients over ranks and divides by A, so a term that is a local sum over a
-global count is multiplied by R * A, and one that every rank computes alike from reduced moments by A only
-(method 3b.1).
+global count is multiplied by R * A, and a replicated one by A only (method 3b.1).
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ CONSISTENCY = "consistency"
 
 
 def weight_of(name: str, weights: Mapping[str, float]) -> float:
-    """Weight of a term: its own, or that of its family (`svr/audio` belongs to `svr`)."""
+    """Return the weight of a term: its own, or that of its family (`svr/audio` belongs to `svr`)."""
     return weights[name] if name in weights else weights[name.partition("/")[0]]
 
 
@@ -47,7 +46,7 @@ class LossTerms:
         return (values * values.new_tensor(factors)).sum() * accumulation
 
     def family(self, family: str, weights: Mapping[str, float], world: int) -> Tensor:
-        """Weighted sum of the terms of one family, this rank's share."""
+        """Sum the weighted terms of one family, this rank's share."""
         chosen = [
             weight_of(name, weights) * (value / world if name in self.replicated else value)
             for name, value in self.values.items()
@@ -56,7 +55,7 @@ class LossTerms:
         return torch.stack(chosen).sum() if chosen else next(iter(self.values.values())).new_zeros(())
 
     def shares(self, world: int) -> Tensor:
-        """[terms] float64 on the host: what to sum over micro-steps and ranks for the values of the global batch."""
+        """Return this rank's shares, [terms] float64 on the host; they sum to the values of the global batch."""
         values = torch.stack([value.detach() for value in self.values.values()]).double().cpu()
         replicated = torch.tensor([name in self.replicated for name in self.values])
         return torch.where(replicated, values / world, values)
@@ -73,14 +72,14 @@ def loss_terms(
     all_reduce: Callable[[Tensor], Tensor],
     extra: Sequence[ConfiguredTerm] = (),
 ) -> LossTerms:
-    """Every term of one micro-step on one rank, without terms of the package that the model has no output for.
+    """Compute every term of one micro-step on one rank, without built-in terms whose outputs the model lacks.
 
     Args:
         output: The model's output for `batch`.
         batch: This rank's samples of the micro-step; none is allowed.
         counts: Counts over the global batch of the step.
         layout: Groups and micro-steps.
-        config: Forms of the terms, in the sections `loss` and `svr`.
+        config: Settings of the terms, in the sections `loss` and `svr`.
         micro: Number of the micro-step, 0..A-1.
         world: Ranks R.
         all_reduce: Differentiable sum over ranks; called equally often on every rank.
@@ -107,7 +106,7 @@ def _add(
     values: dict[str, Tensor],
     replicated: list[str],
 ) -> None:
-    """Put what a term computed among the values."""
+    """Add the result of a term to the values."""
     if isinstance(computed, Mapping):
         shares = {f"{name}/{part}": share for part, share in computed.items()}
     else:

@@ -1,1 +1,1 @@
-"""The fusion models and their parts."""
+"""Fusion models: presets, layers and encoders."""

@@ -13,16 +13,16 @@ from ivr_dist.model.numerics import at_least_float32
 from ivr_dist.model.padded_steps import SequenceLayout
 
 _SHORT = 128
-"""Steps up to which a CPU attends faster by plain matrix products than by the fused operation."""
+"""Longest sequence for which plain matrix products are faster on a CPU than the fused operation."""
 
 
 class Attention(nn.Module):
     """Multi-head attention without biases on query, key and value, output projection with one.
 
     A sample without a valid key attends to its padding, whose values are 0, so its result is the output projection's
-    bias: finite, and the same whatever stood in the padding.
+    bias: finite, and independent of the padding's content.
 
-    The parameters are its own, not those of an `nn.Linear` each, since one product takes the steps to all of them.
+    The weights are separate parameters instead of `nn.Linear` modules, so that one product computes all projections.
     """
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
@@ -46,14 +46,14 @@ class Attention(nn.Module):
 
         Args:
             query: [N_q, H].
-            query_layout: Where the query's steps belong.
+            query_layout: Layout of the query's steps.
             source: [N_k, H], keys and values; the query itself for self-attention.
-            key_layout: Where the source's steps belong.
+            key_layout: Layout of the source's steps.
             carried: [N_k, H], averaged with the same weights but not projected, head by head (H / heads features
                 each).
 
         Returns:
-            [N_q, H] attended values, and [N_q, H] what was carried along, or [N_q, 0].
+            [N_q, H] attended values, and [N_q, H] averages of `carried`, or [N_q, 0] without it.
         """
         weights = [self.query_weight, self.key_weight, self.value_weight]
         if source is query and carried is None:
@@ -75,12 +75,12 @@ class Attention(nn.Module):
 
 
 def _projected(steps: Tensor, weights: Sequence[Tensor]) -> Tensor:
-    """[N, H] to [N, H * weights], one after the other."""
+    """Apply several weights at once: [N, H] to [N, H * weights]."""
     return F.linear(steps, weights[0] if len(weights) == 1 else torch.cat(list(weights)))
 
 
 def _attend(query: Tensor, key: Tensor, values: Sequence[Tensor], bias: Tensor) -> list[Tensor]:
-    """Values averaged by softmax(q k / sqrt(d) + bias).
+    """Average values by softmax(q k / sqrt(d) + bias).
 
     Args:
         query: [heads, b, t_q, d].

@@ -1,4 +1,4 @@
-"""The model protocol: `FusionModel`, what every model states and returns."""
+"""The model protocol: `FusionModel`, the base class of all models."""
 
 from __future__ import annotations
 
@@ -64,19 +64,19 @@ class OutputGuard:
 
 
 class FusionModel(nn.Module):
-    """A model of the package, or one of `model.class`, which is made as `Class(spec: ModelSpec, **arguments)`.
+    """Base class of the presets and of `model.class`, which is built as `Class(spec: ModelSpec, **arguments)`.
 
     Initial weights are drawn from torch's global generator, equally on every rank. Every parameter belongs to a
     submodule that takes and returns tensors, not to the model itself, and takes part in every forward pass, also of an
-    empty batch and of one without any step of a modality: ZeRO 3 gathers parameters by submodule, on all ranks alike.
+    empty batch or of one without any step of a modality: ZeRO 3 gathers parameters by submodule, on all ranks.
     """
 
     provides: ClassVar[tuple[str, ...]] = ("predictions",)
     """Parts of `IVROutput` that it returns; losses that need another one are refused before anything starts."""
     needs: ClassVar[tuple[str, ...]] = ()
-    """Modalities that it cannot do without; a data set or config that lacks one is refused."""
+    """Modalities that it requires; a data set or config that lacks one is refused."""
     task_types: ClassVar[tuple[str, ...]] = ("regression", "classification")
-    """Types of tasks that it can predict."""
+    """Types of tasks that it supports."""
 
     guard: OutputGuard | None = None
     """Set where the model comes from outside."""

@@ -18,19 +18,19 @@ from ivr_dist.model.release import ReleaseModel
 from ivr_dist.model.spec import IVROutput, ModelSpec
 from ivr_dist.model.transformer import TransformerLayer
 from ivr_dist.model.word_encoder import WordEncoder
-from ivr_dist.planning.model_inputs import Reading
+from ivr_dist.planning.model_inputs import ModelInputs
 from ivr_dist.shards.specs import TaskSpec
 
 PRESETS: Mapping[str, type[IVRModel] | type[ReleaseModel]] = {"ivr": IVRModel, "release": ReleaseModel}
-"""Models of the package, by `model.preset`."""
+"""Built-in models, by `model.preset`."""
 
 
 def build_model(config: ModelConfig, spec: ModelSpec, loss: LossConfig | None = None) -> FusionModel:
     """Build a model with fresh weights from torch's global generator, except those of a pretrained text encoder.
 
     Args:
-        config: The preset and its sizes, or a class of the user's.
-        spec: The data it is for.
+        config: The preset and its sizes, or the user's class.
+        spec: The data it is built for.
         loss: Settings of the losses that change a preset: `adversary.reverse` and `reconstruction.per`.
 
     Raises:
@@ -45,7 +45,7 @@ def build_model(config: ModelConfig, spec: ModelSpec, loss: LossConfig | None = 
 
 
 def recompute_layers(model: nn.Module) -> None:
-    """Have encoder layers, also a pretrained encoder's, keep their inputs only and compute their inside twice."""
+    """Enable activation checkpointing in all encoder layers, including a pretrained encoder's."""
     for part in model.modules():
         if isinstance(part, TransformerLayer):
             part.recompute = True
@@ -53,15 +53,15 @@ def recompute_layers(model: nn.Module) -> None:
             part.recompute()
 
 
-def import_model(named: ClassReference) -> type[FusionModel]:
+def import_model(class_ref: ClassReference) -> type[FusionModel]:
     """Import the class of a model and check it.
 
     Raises:
         ConfigError: It cannot be imported, is not derived from `FusionModel`, provides a part that no output has, or
             takes other arguments.
     """
-    kind: type[FusionModel] = dotted_path.import_class(named)
-    dotted_path.check_derived(kind, named, "a model", FusionModel)
+    kind: type[FusionModel] = dotted_path.import_class(class_ref)
+    dotted_path.check_derived(kind, class_ref, "a model", FusionModel)
     if kind.forward is FusionModel.forward:
         raise dotted_path.lacks(named, "a model", "forward")
     dotted_path.check_methods(kind, named, "a model", {"forward": 1})
@@ -73,27 +73,27 @@ def import_model(named: ClassReference) -> type[FusionModel]:
 
 
 def unmet_needs(
-    kind: type[FusionModel], named: ClassReference, reading: Reading, tasks: Mapping[str, TaskSpec]
+    kind: type[FusionModel], class_ref: ClassReference, inputs: ModelInputs, tasks: Mapping[str, TaskSpec]
 ) -> Iterator[ConfigError]:
-    """What a model needs that the data do not have.
+    """Yield an error for each need of a model that the data do not meet.
 
     Args:
         kind: The model's class.
-        named: Where it is named.
-        reading: The modalities that are read, and why others are not.
-        tasks: What is to be predicted.
+        class_ref: Its entry in the config.
+        inputs: The modalities that are read, and why others are not.
+        tasks: Tasks to predict, by name.
     """
     for name in kind.needs:
-        if name not in reading.used:
+        if name not in inputs.used:
             yield ConfigError(
-                f"{named.path} needs {name}, which is not read: {reading.unused.get(name, 'the data set has none')}",
-                where=named.key,
+                f"{class_ref.path} needs {name}, which is not read: {inputs.unused.get(name, 'the data set has none')}",
+                where=class_ref.key,
                 remedy="use data that have it, or another model",
             )
     for name, task in tasks.items():
         if task.type not in kind.task_types:
             yield ConfigError(
-                f"{named.path} cannot predict task {name}, a {task.type}",
-                where=named.key,
+                f"{class_ref.path} cannot predict task {name}, a {task.type}",
+                where=class_ref.key,
                 remedy=f"it predicts {', '.join(kind.task_types)}; use another model",
             )

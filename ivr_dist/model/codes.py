@@ -26,7 +26,7 @@ class Code(nn.Module):
 
 
 def codes_of_all(code: Code, encoded: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """One code for all modalities, in one product: by modality [N, H] to [N, H]."""
+    """Apply one code layer to all modalities in one product: by modality [N, H] to [N, H]."""
     joined = code(torch.cat(list(encoded.values())))
     parts = torch.split(joined, [len(steps) for steps in encoded.values()])
     return dict(zip(encoded, parts, strict=True))
@@ -35,7 +35,7 @@ def codes_of_all(code: Code, encoded: Mapping[str, Tensor]) -> dict[str, Tensor]
 def pooled_codes(
     shared: Mapping[str, Tensor], private: Mapping[str, Tensor], layouts: Mapping[str, SequenceLayout]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Time means of both codes by modality: [N, H] to [B, H]."""
+    """Average both codes over time, by modality: [N, H] to [B, H]."""
     both = {name: layouts[name].mean(torch.cat([shared[name], private[name]], dim=1)) for name in shared}
     halves = {name: means.chunk(2, dim=1) for name, means in both.items()}
     return {name: half[0] for name, half in halves.items()}, {name: half[1] for name, half in halves.items()}
@@ -47,26 +47,26 @@ def reconstructions(
     private: Mapping[str, Tensor],
     means_of: Mapping[str, SequenceLayout] | None = None,
 ) -> dict[str, Tensor]:
-    """Each modality's linear layer on the sum of both codes.
+    """Reconstruct the encoded steps: each modality's linear layer on the sum of both codes.
 
     Args:
         layers: By modality.
         shared: By modality: [N, H] of each step, or [B, H] time means.
         private: The same.
-        means_of: Where the steps belong, if the codes are time means: each step gets the result of its sample's mean.
+        means_of: Layouts of the steps if the codes are time means: each step gets the result of its sample's mean.
 
     Returns:
         By modality: [N, H] for each step.
     """
     sums = {name: shared[name] + private[name] for name in layers}
-    made = {name: layer(sums[name].to(layer.get_parameter("weight").dtype)) for name, layer in layers.items()}
+    results = {name: layer(sums[name].to(layer.get_parameter("weight").dtype)) for name, layer in layers.items()}
     if means_of is None:
-        return made
-    return {name: rows.index_select(0, means_of[name].sample) for name, rows in made.items()}
+        return results
+    return {name: rows.index_select(0, means_of[name].sample) for name, rows in results.items()}
 
 
 class Discriminator(nn.Module):
-    """Tells the modality of a code by its cosine to three class weights (additive-margin softmax, Wang et al. 2018)."""
+    """Classifies the modality of a code by cosine to class weights (additive-margin softmax, Wang et al. 2018)."""
 
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class Discriminator(nn.Module):
         """[R, H] to [R, 3] cosines, and the squared norm of the class weights; float32 or wider, also in autocast."""
         features = self.dropout(torch.relu(self.hidden(pooled.to(self.hidden.weight.dtype))))
         with torch.autocast(features.device.type, enabled=False):
-            # The softmax multiplies the cosines by 30: half precision would leave them one good digit.
+            # The softmax multiplies the cosines by 30: half precision would leave one significant digit.
             classes = at_least_float32(self.classes)
             return unit_norm(at_least_float32(features)) @ unit_norm(classes).T, classes.square().sum()
 
@@ -87,7 +87,7 @@ class Discriminator(nn.Module):
 def discriminate(
     discriminator: Discriminator, shared: Mapping[str, Tensor], private: Mapping[str, Tensor], reverse: str
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
-    """One pass of the discriminator over the time means of all codes.
+    """Run the discriminator once over the time means of all codes.
 
     Args:
         discriminator: The discriminator.

@@ -1,8 +1,8 @@
 """Dropout with fast random masks on a CPU.
 
-Stock dropout draws a Bernoulli number for each value there, which takes longer than the matrix products around it. Here
-a value is dropped where random bits, read as a float32, lie at or below a threshold: one word decides about two values,
-and one comparison both decides and zeroes. Under `torch.compile` a custom operator makes the mask from such bits,
+On a CPU, stock dropout draws a Bernoulli number per value, which takes longer than the matrix products around it. Here
+a value is dropped if random bits, read as a float32, are at or below a threshold: one word decides about two values,
+and one comparison both decides and zeroes. Under `torch.compile` a custom operator computes the mask from such bits,
 since the compiler's own random numbers cost even more; the compiler fuses the zeroing with the operations around it.
 Elsewhere and in other precisions it is `F.dropout`.
 """
@@ -25,7 +25,7 @@ _DRAWS = 1 << 32
 _NANS = (1 << 23) - 1
 """Bit patterns of one sign that are not numbers; no comparison finds them below a threshold."""
 _MOST = 0.49
-"""Rates up to this have their threshold among the negative numbers."""
+"""Largest rate whose threshold is a negative number."""
 
 
 class Dropout(nn.Module):
@@ -36,16 +36,16 @@ class Dropout(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape to the same."""
+        """Apply dropout while training; the shape stays the same."""
         return dropout(x, self.rate) if self.training else x
 
     def extra_repr(self) -> str:
-        """The rate, where the module is printed."""
+        """Return the rate, for `repr`."""
         return f"rate={self.rate}"
 
 
 def dropout(x: Tensor, rate: float) -> Tensor:
-    """`x` with values dropped at `rate`, 0 to 1, and the others divided by 1 - rate; of any shape, to the same."""
+    """Zero values of `x`, of any shape, at `rate` in 0 to 1, and divide the others by 1 - rate."""
     if rate == 0:
         return x
     if not drawn_as_bits(x, rate):
@@ -62,39 +62,39 @@ def drawn_as_bits(x: Tensor, rate: float) -> bool:
 
 
 def drawn_seed() -> int:
-    """A seed for `Bits` from torch's global generator."""
+    """Draw a seed for `Bits` from torch's global generator."""
     return int(torch.empty((), dtype=torch.int64).random_())
 
 
 def compiled_seed() -> Tensor:
-    """A seed for `Bits` inside a compiled function: an int64 scalar, drawn again at each step.
+    """Draw a seed for `Bits` inside a compiled function: an int64 scalar, drawn again at each step.
 
-    An operator that draws must be given one: calls of an operator with equal arguments become a single call.
+    An operator that draws needs it as an argument: calls with equal arguments are merged into a single call.
     """
     return torch.randint(1 << 62, ())
 
 
 class Bits:
-    """A stream of random bits by numpy's SFC64, which takes half of the time that torch's generator would."""
+    """Stream of random bits from numpy's SFC64, twice as fast as torch's generator."""
 
     def __init__(self, seed: int) -> None:
         self._stream = np.random.SFC64(_Seed(seed))  # type: ignore[arg-type]
 
     def draw(self, count: int) -> Tensor:
-        """Bits that decide about `count` values: [(count + 1) // 2] float32, one word for two values.
+        """Draw the bits that decide about `count` values: [(count + 1) // 2] float32, one word for two values.
 
-        16 bits decide about a value: the words as they are about the first half of the values, the words moved by 16
-        bits about the second half, so that no deciding bits are shared.
+        Each value uses 16 bits: the first half of the values those of the words, the second half those of the words
+        shifted by 16 bits, so that no bits are shared.
         """
         return torch.from_numpy(self.words(count).view(np.float32)[: (count + 1) // 2])
 
     def words(self, count: int) -> npt.NDArray[np.uint64]:
-        """16 random bits for each of `count` values."""
+        """Draw 16 random bits for each of `count` values."""
         return self._stream.random_raw((count + 3) // 4)
 
 
 class _Seed(ISeedSequence):
-    """Seeds SFC64, which mixes them well by itself, in a fifth of the time that numpy's own sequence takes."""
+    """Seed sequence of SFC64, which mixes seeds itself; five times as fast as numpy's own sequence."""
 
     def __init__(self, seed: int) -> None:
         self.words = np.array([seed, 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9], dtype=np.uint64)
@@ -119,7 +119,7 @@ def _(seed: Tensor, count: int, rate: float) -> Tensor:
 
 @cache
 def drop_threshold(rate: float) -> float:
-    """The float32 at or below which random bits lie with probability `rate`, up to 0.49; exact to 2^-16.
+    """Return the float32 threshold that random bits do not exceed with probability `rate`, up to 0.49; exact to 2^-16.
 
     In the order of the numbers, the bit patterns from that of -infinity on come first.
     """
@@ -148,5 +148,5 @@ _DROPOUT = {"encoder": 0.1, "cross": 0.2, "gate": 0.4, "head": 0.6, "discriminat
 
 
 def dropout_rates(config: ModelConfig) -> dict[str, float]:
-    """Dropout by site: the config's one rate, or those of the published method."""
+    """Return dropout rates by site: the config's single rate, or those of the published method."""
     return {site: rate if config.dropout is None else config.dropout for site, rate in _DROPOUT.items()}

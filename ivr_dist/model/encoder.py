@@ -1,4 +1,4 @@
-"""Modality encoder: features or token ids of one modality to its encoded steps U."""
+"""Modality encoder: maps features or token ids of one modality to its encoded steps U."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class GruContext(nn.Module):
 
     def forward(self, steps: Tensor, layout: SequenceLayout) -> Tensor:
         """[N, H] to [N, H]."""
-        # A GRU takes neither an empty batch nor an empty sequence: add a sample of one zero step, give a sample without
-        # steps one too, and read none of the results, so that its parameters get their (zero) gradient on every rank.
+        # A GRU accepts neither an empty batch nor an empty sequence: add a sample of one zero step, and a zero step to
+        # samples without any. Their results are not read, but give all parameters a (zero) gradient on every rank.
         padded = F.pad(layout.pad(steps), (0, 0, 0, 0, 0, 1))
         lengths = F.pad(layout.lengths.clamp(min=1), (0, 1), value=1)
         packed = pack_padded_sequence(padded, lengths.cpu(), batch_first=True, enforce_sorted=False)
@@ -59,7 +59,7 @@ class ModalityEncoder(nn.Module):
         config: The context encoder.
         dropout: Rate after the projection and in the context encoder.
         input_dropout: Share of steps whose input is set to 0 while training.
-        feature_dropout: Share of single input values that are.
+        feature_dropout: Share of single input values set to 0 while training.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class ModalityEncoder(nn.Module):
         kind, features = layout
         self.input_dropout = input_dropout
         self.feature_dropout = Dropout(feature_dropout)
-        # One row more than the training split has ids, for those it does not have.
+        # One more row than the training split has ids, for unknown ids.
         self.embed = nn.Embedding(features + 1, width) if kind == "tokens" else None
         self.project = None if kind == "tokens" else nn.Linear(features, width)
         self.context: nn.Module | None = None
@@ -89,7 +89,7 @@ class ModalityEncoder(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, features: Tensor, layout: SequenceLayout) -> Tensor:
-        """Features [N, D] or token ids [N] of the valid steps to their encoding [N, H]."""
+        """Encode features [N, D] or token ids [N] of the valid steps: [N, H]."""
         steps = features.to(self.encode.weight.dtype) if self.embed is None else self.embed(features)
         if self.training and self.input_dropout > 0:
             steps = steps * (torch.rand(len(steps), 1, device=steps.device) >= self.input_dropout)

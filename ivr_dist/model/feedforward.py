@@ -1,9 +1,9 @@
 """Feed-forward layer of a transformer: Linear, ReLU, dropout, Linear.
 
-On a CPU the memory traffic between these four costs more than their matrix products do, stock dropout alone as much as
-two of them. There a training step runs by oneDNN over blocks of rows that stay in cache, and draws its dropout mask as
-raw random bits. Elsewhere, in other precisions, and in evaluation, where plain products round half as much, it is the
-four operations.
+On a CPU the memory traffic between these four operations costs more than their matrix products, stock dropout alone as
+much as two of them. There a training step runs by oneDNN over blocks of rows that stay in cache, and draws its dropout
+mask as raw random bits. On a GPU, in other precisions, and in evaluation, where plain products have half the rounding
+error, the four operations run separately.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _ROWS = 2048
 class FeedForward(nn.Module):
     """narrow(dropout(ReLU(widen(x)))), on [..., D].
 
-    The parameters are its own, not those of two `nn.Linear`: ZeRO-3 gathers by the module whose forward runs.
+    The weights are parameters of this module, not of two `nn.Linear`: ZeRO-3 gathers by the module whose forward runs.
 
     Args:
         width: D.
@@ -109,13 +109,13 @@ def _forward(
 def _backward(
     gradient: Tensor, x: Tensor, widen: Tensor, narrow: Tensor, hidden: Sequence[Tensor], rate: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of the input, of `widen`, of its bias and of `narrow`."""
+    """Compute the gradients of the input, of `widen`, of its bias and of `narrow`."""
     gradient = gradient / (1.0 - rate)
     to_x: list[Tensor] = []
     sums: tuple[Tensor, ...] = ()
     for rows, block, upper in zip(_blocks(x), hidden, _blocks(gradient), strict=True):
         inner = linear(upper, narrow.t())
-        # Where a hidden value is 0, whether by ReLU or by dropout, nothing comes back.
+        # Hidden values that are 0, by ReLU or by dropout, have no gradient.
         zero_below(inner, block, 0.0)
         block_sums = weight_gradient(inner, rows), inner.sum(dim=0), weight_gradient(upper, block)
         sums = tuple(a.add_(b) for a, b in zip(sums, block_sums, strict=True)) if to_x else block_sums
@@ -125,7 +125,7 @@ def _backward(
 
 
 def _blocks(x: Tensor) -> tuple[Tensor, ...]:
-    """As many rows in each; at least one block, which may be empty."""
+    """Split into blocks of equal numbers of rows; at least one block, which may be empty."""
     return torch.chunk(x, max(1, -(-len(x) // _ROWS)))
 
 
@@ -133,7 +133,7 @@ def _joined(blocks: list[Tensor]) -> Tensor:
     return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
 
 
-# What a compiler calls and does not look into.
+# Opaque to the compiler.
 @torch.library.custom_op("ivr_dist::feedforward", mutates_args=())
 def _forward_operator(
     x: Tensor, widen: Tensor, widen_bias: Tensor, narrow: Tensor, narrow_bias: Tensor, rate: float, seed: Tensor
@@ -147,7 +147,7 @@ def _backward_operator(
     gradient: Tensor, x: Tensor, widen: Tensor, narrow: Tensor, hidden: Tensor, rate: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     to_x, to_widen, to_bias, to_narrow = _backward(gradient, x, widen, narrow, _blocks(hidden), rate)
-    # In the layout that the compiler was promised.
+    # The layout that the fake implementation declares.
     return to_x, to_widen.contiguous(), to_bias, to_narrow.contiguous()
 
 
@@ -155,7 +155,7 @@ def _backward_operator(
 def _(
     x: Tensor, widen: Tensor, widen_bias: Tensor, narrow: Tensor, narrow_bias: Tensor, rate: float, seed: Tensor
 ) -> tuple[Tensor, Tensor]:
-    # By the shape, since `len` would make a constant of what is unknown to a compiler.
+    # `x.shape[0]`, since `len` would turn a symbolic size into a constant.
     return x.new_empty(x.shape[0], narrow.shape[0]), x.new_empty(x.shape[0], widen.shape[0])
 
 

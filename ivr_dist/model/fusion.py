@@ -1,8 +1,8 @@
 """Fusion: cross attention from text to the other modalities, whose results pass a gate driven by the invariant codes.
 
 Modalities need not share a time axis. The gate compares the invariant codes of text and of modality m at each text
-step; those of m are brought to the text's steps by the weights of the cross attention itself, head by head. Where both
-run word by word this is a soft version of comparing the same step, and a single step (an utterance-level vector) is
+step; those of m are brought to the text's steps by the weights of the cross attention itself, head by head. If both
+have one step per word this is a soft version of comparing the same step; a single step (an utterance-level vector) is
 compared with every word.
 """
 
@@ -48,7 +48,7 @@ class Gate(nn.Module):
         if self.kind == "sigmoid":
             return soft
         hard = (soft > 0.5).to(soft.dtype)
-        # The zeros added keep the graph, so that ranks never differ in which parameters have a gradient.
+        # Adding zeros keeps the graph, so that the same parameters have a gradient on all ranks.
         return hard + (0 * soft if self.kind == "hard" else soft - soft.detach())
 
 
@@ -66,7 +66,7 @@ class Placeholder(nn.Module):
 
 
 class CrossModal(nn.Module):
-    """One modality's answer to the text, gated and added."""
+    """Cross attention from text to one modality, gated and added to the text."""
 
     def __init__(self, width: int, heads: int, gate: str, dropout: float, gate_dropout: float) -> None:
         super().__init__()
@@ -88,10 +88,10 @@ class CrossModal(nn.Module):
         Args:
             query: [N_q, H] text content with positions.
             text_shared: [N_q, H] invariant codes of text.
-            query_layout: Where these steps belong.
+            query_layout: Layout of these steps.
             content: [N_m, H] content of the modality with positions.
             shared: [N_m, H] its invariant codes.
-            key_layout: Where those steps belong.
+            key_layout: Layout of the modality's steps.
 
         Returns:
             [N_q, H] the fused steps, and [N_q] the gate.
@@ -104,7 +104,7 @@ class CrossModal(nn.Module):
 
 
 class Fusion(nn.Module):
-    """All modalities to one vector a sample, [B, H]."""
+    """Fusion of all modalities to one vector per sample, [B, H]."""
 
     def __init__(self, width: int, others: Sequence[str], config: FusionConfig, rates: Mapping[str, float]) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class Fusion(nn.Module):
 
         Args:
             codes: By modality: shared and private codes [N_m, H].
-            layouts: By modality: where they belong.
+            layouts: By modality: layout of its steps.
             query_layout: The steps of text followed by the placeholders.
 
         Returns:
@@ -168,7 +168,7 @@ class Fusion(nn.Module):
         return shared if self.config.content == "shared" else private
 
     def _pooled(self, steps: Tensor, query_layout: SequenceLayout) -> Tensor:
-        """[N_q, H] to [B, H]; every sample has a step that counts."""
+        """Pool [N_q, H] to [B, H]; every sample has at least one counted step."""
         if self.config.pooling == "first":
             return query_layout.total(steps * (query_layout.position == 0)[:, None])
         if self.config.pooling == "max":

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ivr_dist.model.numerics import at_least_float32
 from ivr_dist.shards.specs import TaskSpec
 
-# Because a ModuleDict refuses the names of its own attributes, such as `type`.
+# A ModuleDict refuses names of its attributes, such as `type`.
 _PREFIX = "task_"
 
 

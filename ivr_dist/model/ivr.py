@@ -24,8 +24,8 @@ from ivr_dist.model.word_encoder import WordEncoder
 class IVRModel(FusionModel):
     """Encoders, codes, discriminator, reconstruction, fusion and task heads.
 
-    Every parameter takes part in every forward pass, also for an empty batch or a modality that all samples miss: ranks
-    differ in what they hold, and ZeRO-3 gathers parameters by module on all of them.
+    Every parameter takes part in every forward pass, also for an empty batch or a modality that all samples lack: the
+    samples of ranks differ, and ZeRO-3 gathers parameters by module on all ranks.
 
     Args:
         config: Widths, encoders, fusion, dropout.
@@ -99,7 +99,7 @@ class IVRModel(FusionModel):
         )
 
     def _input(self, batch: Batch, name: str) -> Tensor:
-        """Features [N, D] or token ids [N] of the valid steps."""
+        """Return features [N, D] or token ids [N] of the valid steps."""
         part = batch.modalities[name]
         if name == "text" and self.words is not None:
             words: Tensor = self.words(part)
@@ -110,9 +110,9 @@ class IVRModel(FusionModel):
         """While training, hide modalities other than text of some samples from the fusion, as if they were missing."""
         if not self.training or self.modality_dropout == 0:
             return layouts
-        shown = dict(layouts)
+        visible = dict(layouts)
         for name in [name for name in layouts if name != "text"]:
             mask = layouts[name].mask
             keep = torch.rand(len(mask), 1, device=mask.device) >= self.modality_dropout
-            shown[name] = replace(layouts[name], mask=mask & keep)
-        return shown
+            visible[name] = replace(layouts[name], mask=mask & keep)
+        return visible

@@ -12,11 +12,11 @@ from torch.utils.flop_counter import register_flop_formula
 
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # type: ignore[no-untyped-call]
 _SLENDER = 8
-"""A weight's gradient is faster by oneDNN when its one side is more than this many times its other side."""
+"""Ratio of a weight's two sizes above which oneDNN computes its gradient faster."""
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool = False) -> Tensor:
-    """Product x weight^T + bias, without a gradient of its own: float32 on a CPU.
+    """Compute x weight^T + bias without autograd: float32 on a CPU.
 
     Args:
         x: [N, K].
@@ -39,7 +39,7 @@ def weight_gradient(upper: Tensor, lower: Tensor) -> Tensor:
     """upper^T lower: the gradient of a linear layer's weight from that of its output [N, M] and its input [N, K].
 
     Returns:
-        [M, K]; not contiguous where it was made as its transpose.
+        [M, K]; not contiguous if it was computed as its transpose.
     """
     if not _HAS_ONEDNN:
         return upper.t() @ lower
@@ -54,5 +54,5 @@ if _HAS_ONEDNN:
 
     @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
     def _flops(x: torch.Size, weight: torch.Size, *_: object, **__: object) -> int:
-        """For PyTorch's counter, which does not know the operator."""
+        """Count floating-point operations, for PyTorch's flop counter."""
         return 2 * x.numel() * weight[0]

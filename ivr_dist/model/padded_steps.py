@@ -1,4 +1,4 @@
-"""Flat storage of padded sequences: which steps are valid, and where each belongs.
+"""Flat storage of padded sequences: layout of the valid steps of a batch.
 
 Shapes: B samples, T positions of a padded sequence, N valid steps of a batch, H features.
 
@@ -22,7 +22,7 @@ from ivr_dist.model.numerics import at_least_float32
 
 @dataclass(frozen=True)
 class SequenceLayout:
-    """Where N flat steps belong in B padded sequences of T >= 1 positions.
+    """Layout of N flat steps in B padded sequences of T >= 1 positions.
 
     The valid steps of a sample move to its front, so the location of the padding has no influence.
     """
@@ -30,11 +30,11 @@ class SequenceLayout:
     sample: Tensor
     """[N] int64, the sample of each step."""
     position: Tensor
-    """[N] int64, its number among the sample's steps, from 0."""
+    """[N] int64, position of each step in its sample, from 0."""
     flat_index: Tensor
-    """[N] int64, its index in the flattened [B * T]."""
+    """[N] int64, index of each step in the flattened [B * T]."""
     counted: Tensor
-    """[N] bool, false for a placeholder that is not used (see `query_steps`)."""
+    """[N] bool, false for an unused placeholder (see `query_steps`)."""
     mask: Tensor
     """[B, T] bool, positions of the counted steps."""
     blocks: Blocks
@@ -48,10 +48,10 @@ class SequenceLayout:
     bias: tuple[Tensor, ...] = field(init=False)
     """By block: [b, t] float32, 0 for keys that attention may use, else -inf; 0 for all where no step is counted."""
     _cuts: dict[int, Tensor] = field(init=False, default_factory=dict)
-    """Cache of `_block_indices`, by number of parts that a step is cut into."""
+    """Cache of `_block_indices`, by number of parts of a step."""
 
     def __post_init__(self) -> None:
-        # Set here, since a cached property takes a lock, which breaks the graph of torch.compile.
+        # Not cached properties, whose lock breaks the graph of torch.compile.
         lengths = self.mask.sum(dim=1)
         object.__setattr__(self, "lengths", lengths)
         object.__setattr__(self, "present", lengths > 0)
@@ -63,7 +63,7 @@ class SequenceLayout:
 
     @classmethod
     def of(cls, part: ModalityBatch) -> SequenceLayout:
-        """The valid steps of one modality."""
+        """Build the layout of the valid steps of one modality."""
         batch, width = part.mask.shape[0], max(part.mask.shape[1], 1)
         rows = torch.arange(batch, device=part.mask.device)
         # Flat steps are ordered by sample, so a search finds the first one of each.
@@ -127,16 +127,15 @@ class SequenceLayout:
 
 
 def _bias(keys: Tensor) -> Tensor:
-    """[b, t]: 0 for keys that count, else -inf; 0 for all, rather than none, where none counts."""
+    """Attention bias [b, t]: 0 for counted keys, else -inf; 0 for all keys of a sample without counted ones."""
     hidden = ~keys & keys.any(dim=1, keepdim=True)
     return torch.zeros(keys.shape, device=keys.device).masked_fill_(hidden, -math.inf)
 
 
 def query_steps(layouts: Mapping[str, SequenceLayout]) -> SequenceLayout:
-    """Query steps: those of text, then one placeholder for each sample, which counts only where the sample has no text.
+    """Build the layout of the query steps: those of text, then one placeholder per sample, counted if it has no text.
 
-    Every sample has a query for the cross attention in this way, also without text, at shapes that do not depend on
-    which samples lack it.
+    Thus every sample has a query for the cross attention, and shapes do not depend on which samples lack text.
 
     Args:
         layouts: By modality; text may be absent.

@@ -11,21 +11,21 @@ from torch import Tensor
 from ivr_dist.model.padded_steps import SequenceLayout
 
 _TABLE = 64
-"""Tables of positions are as long as a multiple of this, so that few are made for many lengths."""
+"""Lengths of cached tables are multiples of this, so that few tables serve many lengths."""
 
 
 def with_positions(steps: Tensor, layout: SequenceLayout) -> Tensor:
     """Add sinusoidal positions (Vaswani et al. 2017, section 3.5) to [N, H]; H must be even."""
     length = _TABLE * -(-layout.mask.shape[1] // _TABLE)
-    # The compiler looks through the cache, and says so.
-    made = _positions.__wrapped__ if torch.compiler.is_compiling() else _positions
-    table: Tensor = made(length, steps.shape[1], steps.dtype, steps.device)
+    # The compiler traces through the cache, with a warning.
+    positions = _positions.__wrapped__ if torch.compiler.is_compiling() else _positions
+    table: Tensor = positions(length, steps.shape[1], steps.dtype, steps.device)
     return steps + table.index_select(0, layout.position)
 
 
 @lru_cache(maxsize=64)
 def _positions(length: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """[length, width] sines and cosines in turns."""
+    """Compute [length, width] alternating sines and cosines."""
     wider = torch.promote_types(dtype, torch.float32)
     rate = torch.exp(torch.arange(0, width, 2, device=device, dtype=wider) * (-math.log(10_000.0) / width))
     angle = torch.arange(length, device=device)[:, None] * rate

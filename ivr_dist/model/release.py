@@ -1,8 +1,7 @@
-"""The authors' released model, preset `release` (docs/method.md): for parity, and to compare with.
+"""The authors' released model, preset `release` (docs/method.md), for parity and comparison.
 
 Nothing is masked: batches come with all modalities padded to one length, and every step counts. Parameters of the
-released code that never get a gradient because nothing reads them are left out; those of its gate, which are read, are
-kept.
+released code that are never read, and so never get a gradient, are left out; those of its gate are kept.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class EncoderLayer(nn.Module):
 
     Args:
         width: D.
-        heads: Attention heads; 1 is taken where they do not divide the width.
+        heads: Attention heads; 1 if they do not divide the width.
         dropout: One rate for attention weights, both residual branches and the feed-forward layer.
     """
 
@@ -100,13 +99,13 @@ class Bilinear(nn.Module):
         """Two codes [N, H] to [N, 32]; 0 stays 0."""
         product = at_least_float32(self.dropout(self.other(other) * self.text(text)))
         pooled = product.view(-1, _POOLED, _FACTORS).sum(dim=-1)
-        # Detached: no gradient comes back through the gate, and 0 times that of a vanishing norm would not be 0.
+        # Detached: the gate has gradient 0, but 0 times the infinite gradient of a vanishing norm would be nan.
         norm = torch.linalg.vector_norm(pooled.detach(), dim=-1, keepdim=True)
         return pooled / torch.where(norm > 0, norm, 1.0)
 
 
 class ReleaseFusion(nn.Module):
-    """All modalities to one vector a sample, [B, H]: cross attention from text to the others, and a 0-1 gate."""
+    """Fusion to one vector per sample, [B, H]: cross attention from text to the others, and a 0-1 gate."""
 
     def __init__(self, width: int, heads: int, rates: dict[str, float]) -> None:
         super().__init__()
@@ -125,7 +124,7 @@ class ReleaseFusion(nn.Module):
 
         Args:
             codes: By modality: shared and private codes [B * T, H].
-            layout: Where they belong, the same for all.
+            layout: Layout of the steps, the same for all modalities.
 
         Returns:
             [B, H], and by modality other than text the gate [B, T].
@@ -143,7 +142,7 @@ class ReleaseFusion(nn.Module):
     def _gate(self, pooled: Tensor) -> Tensor:
         """[N, 32] to [N, 1]: 1 where tanh(w z + b) > 0, else 0; its derivative is 0, as released."""
         soft = torch.tanh(self.score(pooled.to(self.score.weight.dtype)))
-        # The zeros added keep the graph, so that ranks never differ in which parameters have a gradient.
+        # Adding zeros keeps the graph, so that the same parameters have a gradient on all ranks.
         return (soft > 0).to(soft.dtype) + 0 * soft
 
 

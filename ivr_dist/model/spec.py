@@ -26,10 +26,10 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class IVROutput:
-    """One forward pass. B samples, N_m valid steps of modality m, h the hidden width, T_q query steps.
+    """Output of a forward pass. B samples, N_m valid steps of modality m, h the hidden width, T_q query steps.
 
-    Only predictions are required. A model leaves out what it has no counterpart of; losses that need it are then
-    refused before anything starts.
+    Only predictions are required. Losses that need a part that the model does not provide are refused before training
+    starts.
     """
 
     predictions: Mapping[str, Tensor]
@@ -41,7 +41,7 @@ class IVROutput:
     private: Mapping[str, Tensor] = field(default_factory=dict)
     """S, by modality: [N_m, h] modality-specific codes in (0, 1)."""
     branch: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    """By modality: shared and private codes once more, as identities that feed the fusion and nothing else."""
+    """By modality: shared and private codes again, as identities read by the fusion only."""
     logits_shared: Mapping[str, Tensor] = field(default_factory=dict)
     """By modality: [B, 3] cosines of the discriminator for the time mean of I, behind the gradient reversal."""
     logits_private: Mapping[str, Tensor] = field(default_factory=dict)
@@ -54,12 +54,12 @@ class IVROutput:
     """R, by modality: [N_m, h] reconstruction of U from S + I of the same step, or, where `loss.reconstruction.per` is
     `pooled`, from their time means."""
     gates: Mapping[str, Tensor] = field(default_factory=dict)
-    """By modality other than text: [B, T_q] share of it let into each query step; 0 where it is missing."""
+    """By modality other than text: [B, T_q] gate of each query step; 0 where the modality is missing."""
     query_mask: Tensor | None = None
     """[B, T_q] bool, the query steps: those of text; in the last column a placeholder where the sample has no text."""
 
     def has(self, part: str) -> bool:
-        """Whether a part was not left out."""
+        """Whether the output has a part."""
         value = getattr(self, part)
         return isinstance(value, Tensor) or bool(value)
 

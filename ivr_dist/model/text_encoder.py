@@ -1,8 +1,8 @@
 """Pretrained text encoders: the only module that imports Hugging Face transformers, an optional extra.
 
-Everything is loaded on demand, so that importing this costs nothing. A name is looked up on the hub or, with
-HF_HUB_OFFLINE=1, in its cache; code of a model is never run, and weights are read from safetensors or without pickles'
-code.
+Everything is loaded on demand, so that importing this module is cheap. A name is looked up on the hub or, with
+HF_HUB_OFFLINE=1, in its cache; code of a model is never run, and weights are read from safetensors, or from pickles
+without running their code.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _KEY = "model.text.pretrained"
-# Encoders whose first positions are taken by the padding's number, so that they take fewer pieces than they have rows.
+# Encoders whose positions start after the padding id, so that they take fewer pieces than they have position rows.
 _OFFSET_POSITIONS = ("roberta", "camembert", "mpnet", "longformer", "data2vec-text")
 _NO_LIMIT = 1 << 20
 
 
 def local_folder(source: str) -> Path | None:
-    """The folder that an encoder is in; None if it is named on the hub, or is in no folder that is there."""
+    """Return the folder of an encoder; None if it is a name on the hub, or the folder does not exist."""
     folder = Path(source).expanduser()
     return folder if source and folder.is_dir() else None
 
@@ -66,13 +66,13 @@ def check_source(source: str) -> None:
 
 
 class WordTokenizer:
-    """Words to the pieces of one encoder; safe to use from several threads.
+    """Splits words into the pieces of one encoder; thread-safe.
 
     Args:
-        backend: A tokenizer of the library tokenizers; it is changed here and nowhere else.
+        backend: A tokenizer of the library tokenizers; its truncation and padding are changed.
         limit: Most pieces of a text, special ones included; None for any number.
         padding: Id of the piece that fills up a batch.
-        note: Told once, when the first text is cut at the limit.
+        note: Called once, when the first text is truncated.
     """
 
     def __init__(
@@ -85,14 +85,14 @@ class WordTokenizer:
         self._backend = backend
         self._note = note
         self._noted = False
-        # A saved tokenizer may bring limits and padding of its own. Set once: concurrent reads need no lock then.
+        # A saved tokenizer may have its own limits and padding. Set once, so that concurrent reads need no lock.
         backend.no_padding()
         backend.no_truncation()
         if limit is not None:
             backend.enable_truncation(max_length=limit)
 
     def encode(self, words: Sequence[str]) -> tuple[list[int], list[int | None]]:
-        """Pieces of one text.
+        """Split one text into pieces.
 
         Returns:
             Their ids, and for each the number of its word; None for special pieces.
@@ -100,7 +100,7 @@ class WordTokenizer:
         encoding = self._backend.encode(list(words), is_pretokenized=True)
         if encoding.overflowing and not self._noted:
             self._noted = True
-            self._note(f"texts of more than {self.limit} word pieces are cut there, at the text encoder's limit")
+            self._note(f"texts of more than {self.limit} word pieces are truncated to the text encoder's limit")
         return encoding.ids, encoding.word_ids
 
 
@@ -137,7 +137,7 @@ class TextEncoder:
         config = self._config
         from transformers import AutoTokenizer
 
-        # Byte-level tokenizers tell a word's start by the space before it, which words that come one by one lack.
+        # Byte-level tokenizers recognize the start of a word by the space before it, which single words lack.
         tokenizer = self._loaded(
             lambda: AutoTokenizer.from_pretrained(
                 self._origin, config=config, add_prefix_space=True, trust_remote_code=False
@@ -145,7 +145,7 @@ class TextEncoder:
         )
         if not tokenizer.is_fast:
             raise ConfigError(
-                "the text encoder has no fast tokenizer, which tells the pieces of each word",
+                "the text encoder has no fast tokenizer, which maps pieces to words",
                 where=self.source,
                 remedy="give a folder with a tokenizer.json",
             )
@@ -156,10 +156,10 @@ class TextEncoder:
         return str(local_folder(self.source) or self.source)
 
     def tokenizer(self, note: Callable[[str], None] = lambda text: None) -> WordTokenizer:
-        """Its tokenizer, cutting at the encoder's own limit and nowhere else.
+        """Return its tokenizer, which truncates at the encoder's limit only.
 
         Args:
-            note: Told once, when the first text is cut.
+            note: Called once, when the first text is truncated.
         """
         tokenizer, config = self._tokenizer, self._config
         rows = getattr(config, "max_position_embeddings", None) or _NO_LIMIT
@@ -172,7 +172,7 @@ class TextEncoder:
         return WordTokenizer(backend, limit if limit < _NO_LIMIT else None, padding, note)
 
     def module(self, dropout: float | None) -> nn.Module:
-        """The encoder itself in float32, without the pooler, which nothing here reads.
+        """Build the encoder in float32, without the pooler, which is not used.
 
         Args:
             dropout: Rate of each of its dropouts; None leaves them as they were trained.
@@ -186,10 +186,10 @@ class TextEncoder:
 
         for name, value in config.to_dict().items():
             if "drop" in name and isinstance(value, int | float) and not isinstance(value, bool):
-                # Leaving out whole layers by chance would be another choice on each worker.
+                # Layer dropout would skip different layers on each worker.
                 setattr(config, name, 0.0 if "layer" in name else value if dropout is None else dropout)
         if self.weights:
-            model, about = self._loaded(
+            model, loading_info = self._loaded(
                 lambda: AutoModel.from_pretrained(
                     self._origin,
                     config=config,
@@ -198,7 +198,7 @@ class TextEncoder:
                     trust_remote_code=False,
                 )
             )
-            self._check_complete(about)
+            self._check_complete(loading_info)
         else:
             model = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
         if hasattr(model, "pooler"):
@@ -207,15 +207,15 @@ class TextEncoder:
         return module
 
     def files(self) -> Mapping[str, bytes]:
-        """Config and tokenizer as files, from which `TextEncoder(folder, weights=False)` reads them back."""
+        """Serialize config and tokenizer as files, which `TextEncoder(folder, weights=False)` reads back."""
         # decision 016
         with tempfile.TemporaryDirectory(prefix="ivr-text-") as scratch:
             self._config.save_pretrained(scratch)
             self._tokenizer.save_pretrained(scratch)
             return {path.name: path.read_bytes() for path in sorted(Path(scratch).iterdir()) if path.is_file()}
 
-    def _check_complete(self, about: Mapping[str, Any]) -> None:
-        missing = sorted(name for name in about["missing_keys"] if not name.startswith("pooler."))
+    def _check_complete(self, loading_info: Mapping[str, Any]) -> None:
+        missing = sorted(name for name in loading_info["missing_keys"] if not name.startswith("pooler."))
         if missing:
             raise ConfigError(
                 f"the text encoder's files lack {len(missing)} of its weights, such as {missing[0]}",
@@ -224,14 +224,14 @@ class TextEncoder:
             )
 
     def _loaded(self, load: Callable[[], T]) -> T:
-        """Load something, quietly; the many errors of the library become one."""
+        """Call a loader of the library without its output; any of its errors becomes a ConfigError."""
         from transformers.utils import logging
 
         logging.disable_progress_bar()
         logging.set_verbosity_error()
         try:
             return load()
-        except Exception as error:  # the libraries below raise that very class for a damaged tokenizer
+        except Exception as error:  # tokenizers raises bare Exception for a damaged file
             raise ConfigError(
                 f"the text encoder cannot be loaded: {describe(error)}",
                 where=self.source,

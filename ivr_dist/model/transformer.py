@@ -16,7 +16,7 @@ class TransformerLayer(nn.Module):
     """Post-norm encoder layer (Vaswani et al. 2017) over each sample's counted steps."""
 
     recompute = False
-    """Activation checkpointing: whether the inside is computed again in the backward pass instead of being kept."""
+    """Activation checkpointing: whether to recompute the layer in the backward pass instead of storing activations."""
 
     def __init__(self, width: int, heads: int, feedforward: int, dropout: float) -> None:
         super().__init__()
@@ -29,8 +29,8 @@ class TransformerLayer(nn.Module):
     def forward(self, steps: Tensor, layout: SequenceLayout) -> Tensor:
         """[N, H] to [N, H]."""
         if self.recompute and self.training and torch.is_grad_enabled():
-            kept: Tensor = checkpoint(self._layer, steps, layout, use_reentrant=False)
-            return kept
+            result: Tensor = checkpoint(self._layer, steps, layout, use_reentrant=False)
+            return result
         return self._layer(steps, layout)
 
     def _layer(self, steps: Tensor, layout: SequenceLayout) -> Tensor:

@@ -1,4 +1,4 @@
-"""Word vectors from a pretrained text encoder: it reads the whole text, then the pieces of each word are averaged."""
+"""Word vectors from a pretrained text encoder: means over the encoded pieces of each word."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ivr_dist.model.numerics import at_least_float32
 class WordEncoder(nn.Module):
     """A pretrained encoder and the mean over each word's pieces.
 
-    Frozen parts run without dropout, also while training, as they did when they were evaluated.
+    Frozen parts run in evaluation mode, without dropout, also while training.
 
     Args:
         encoder: Takes `input_ids` and `attention_mask`, both [B, S], and returns hidden states [B, S, D] first.
-        trained_layers: Last layers of it that are trained, 0 for none; None for all of it.
+        trained_layers: Number of its last layers to train, 0 for none; None trains all of it.
 
     Raises:
         ConfigError: It has fewer layers.
@@ -42,25 +42,25 @@ class WordEncoder(nn.Module):
         return self
 
     def recompute(self) -> None:
-        """Keep the layers' inputs only, where the encoder can compute the rest again."""
+        """Enable activation checkpointing, if the encoder supports it."""
         encoder: Any = self.encoder
         if getattr(encoder, "supports_gradient_checkpointing", False):
             encoder.gradient_checkpointing_enable({"use_reentrant": False})
 
     def forward(self, part: ModalityBatch) -> Tensor:
-        """Words of a batch to their vectors, [N, D]."""
+        """Encode the words of a batch, [N, D]."""
         pieces = part.pieces
         assert pieces is not None, "text was not collated as words"
         ids, mask = pieces.ids, pieces.mask
         if 0 in ids.shape:
-            # An encoder takes no empty batch: run one piece and read none of it, so that all gradients are 0.
+            # An encoder accepts no empty batch: run one piece without reading the result, so that all gradients are 0.
             ids, mask = ids.new_zeros(1, 1), mask.new_ones(1, 1)
         hidden: Tensor = self.encoder(input_ids=ids, attention_mask=mask.long(), return_dict=False)[0]
         return mean_over_pieces(hidden, part)
 
 
 def mean_over_pieces(hidden: Tensor, part: ModalityBatch) -> Tensor:
-    """Mean of each word's pieces, in float32 at least: [B, S, D] to [N, D]."""
+    """Average the pieces of each word, in float32 at least: [B, S, D] to [N, D]."""
     assert part.pieces is not None
     own = at_least_float32(hidden.flatten(0, 1).index_select(0, part.pieces.position))
     count = part.features.flatten().index_select(0, part.flat)
@@ -84,5 +84,5 @@ def _last_layers(encoder: nn.Module, count: int) -> list[nn.Module]:
 
 
 def pretrained_parameters(model: nn.Module) -> set[nn.Parameter]:
-    """All parameters that came with a pretrained encoder, which have a learning rate of their own."""
+    """Collect the parameters of pretrained encoders, which have a separate learning rate."""
     return {p for part in model.modules() if isinstance(part, WordEncoder) for p in part.parameters()}

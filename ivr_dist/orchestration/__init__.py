@@ -1,1 +1,1 @@
-"""Getting work onto machines: the driver process, Ray, jobs."""
+"""Orchestration: the driver process, Ray workers, jobs, multi-seed runs."""

@@ -47,7 +47,7 @@ class _Channel:
 
 
 def create() -> Any:
-    """Start a channel on the node of the Ray process, with which it ends; returns a handle that can go to workers."""
+    """Start a channel on the node of the Ray process, which owns it; returns a handle that can be sent to workers."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(_Channel).options(num_cpus=0, max_restarts=0, scheduling_strategy=here).remote()
 
@@ -70,11 +70,11 @@ class ChannelConsole:
             self._events.append(event)
 
     def stop_requested(self) -> bool:
-        """Whether the driver asks to stop, as of the last exchange."""
+        """Whether the driver requested a stop, as of the last exchange."""
         return self._stop
 
     def fail(self, error: IvrError) -> None:
-        """Tell the driver that the run must end with this error; returns when the channel has it."""
+        """Report the error that must end the run; returns once the channel has stored it."""
         self._exchange()
         ray.get(self._handle.fail.remote(error))
 

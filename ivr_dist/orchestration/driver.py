@@ -2,7 +2,7 @@
 
 `train` goes through these steps:
 
-1. Preflight: read the manifests, and refuse whatever a worker could not work with. Nothing has been started yet.
+1. Preflight: read the manifests, and refuse anything that a worker could not use. Nothing has been started yet.
 2. If the run directory holds a finished run of this config, return its result.
 3. Take the driver lease (`run/lease`), so that a run has one driver at a time, and install handlers for SIGINT,
    SIGTERM and SIGHUP: the first signal ends training after a checkpoint, the second at once.
@@ -30,7 +30,7 @@ from ivr_dist.inspection.existing_run import finished_result, read_result
 from ivr_dist.inspection.status import status
 from ivr_dist.orchestration.preflight import absolute, preflight
 from ivr_dist.orchestration.stop_signals import StopNow, stop_signals
-from ivr_dist.planning.model_inputs import reading
+from ivr_dist.planning.model_inputs import model_inputs
 from ivr_dist.planning.plan import describe
 from ivr_dist.run.lease import StoppedWaiting, hold
 from ivr_dist.run.results import Result
@@ -69,7 +69,7 @@ def train(
     Args:
         config: The run's config.
         console: Receives the events of the workers; its `stop` ends the run after a checkpoint.
-        loaded: Where the config came from, for errors.
+        loaded: The config with the origins of its values, for errors.
         debug: Print what Ray and the workers print.
         on_plan: Called with the rows of the plan once it is known that there is something to train.
 
@@ -86,7 +86,7 @@ def train(
     if record is not None:
         logger.info("%s is complete already", storage.display(run_url))
         return Outcome(run_url, Result.from_record(record, trained=False), 0)
-    on_plan(describe(plan, config, None, reading(config, manifests["train"])))
+    on_plan(describe(plan, config, None, model_inputs(config, manifests["train"])))
     code = _run_workers(config, console, debug, started)
     by_stop_file = console.how == "stop file"
     # A signal, or the console; a supervisor that is stopped while it waits for a cluster reports no ending at all.
@@ -115,7 +115,7 @@ def stopped_result(run_url: str) -> Result:
 
 
 def _check_run_dir(run_url: str) -> None:
-    """Create the run directory, so that the user learns before the workers start if that is impossible."""
+    """Create the run directory, so that an error is raised before the workers start."""
     try:
         storage.make_dirs(run_url)
     except StorageError as error:

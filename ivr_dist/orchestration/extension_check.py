@@ -12,17 +12,17 @@ from ivr_dist.errors import ConfigError, UserError
 from ivr_dist.evaluation import metrics
 from ivr_dist.evaluation.metric import Metric
 from ivr_dist.evaluation.registry import import_metric
-from ivr_dist.planning.model_inputs import reading
+from ivr_dist.planning.model_inputs import model_inputs
 from ivr_dist.shards.manifest import Manifest
 from ivr_dist.training.callbacks.registry import import_callback
 
 
 def extension_faults(config: Config, train: Manifest | None) -> list[UserError]:
-    """Import every class that a config names and list all that is wrong with them.
+    """Import every class that a config names and collect the errors.
 
     Args:
         config: The run's config.
-        train: The training split, as far as it can be read: a model must fit it.
+        train: The training split, which the model must fit; None if it cannot be read.
     """
     if not extensions.all_of(config):
         return []
@@ -35,14 +35,14 @@ def extension_faults(config: Config, train: Manifest | None) -> list[UserError]:
             faults += _undefined_monitor(config, name, named, kind, train)
         if train is not None and name in _metric_names(train):
             remedy = "choose another name"
-            faults.append(ConfigError(f"{named.key} has the name of a metric of the package", remedy=remedy))
+            faults.append(ConfigError(f"{class_ref.key} has the name of a built-in metric", remedy=remedy))
     return [*faults, *_model_and_losses(config, train)]
 
 
-def _import(importer: Callable[[ClassReference], Any], named: ClassReference, faults: list[UserError]) -> Any:
-    """What an importer returns; None where it raises, which goes to the faults."""
+def _import(importer: Callable[[ClassReference], Any], class_ref: ClassReference, faults: list[UserError]) -> Any:
+    """Call an importer; return None if it raises, and add the error to the faults."""
     try:
-        return importer(named)
+        return importer(class_ref)
     except UserError as error:
         faults.append(error)
         return None
@@ -68,27 +68,27 @@ def _metric_names(train: Manifest) -> set[str]:
 
 def _model_and_losses(config: Config, train: Manifest | None) -> list[UserError]:
     """Faults of the model and the loss terms, and losses that the model does not support."""
-    extra, named = extensions.extra_terms(config), extensions.model(config)
-    if not extra and named is None:
+    extra, class_ref = extensions.extra_terms(config), extensions.model(config)
+    if not extra and class_ref is None:
         return []
     # Both need torch, which takes seconds to import.
     from ivr_dist.losses.registry import import_term
     from ivr_dist.model.build import PRESETS, import_model, unmet_needs
 
     faults: list[UserError] = []
-    terms = {entry.name: _import(import_term, entry.named, faults) for entry in extra}
-    kind: Any = PRESETS[config.model.preset] if named is None else _import(import_model, named, faults)
+    terms = {entry.name: _import(import_term, entry.class_ref, faults) for entry in extra}
+    kind: Any = PRESETS[config.model.preset] if class_ref is None else _import(import_model, class_ref, faults)
     if kind is None:
         return faults
-    shown = f"model.preset = {config.model.preset}" if named is None else named.path
+    model_name = f"model.preset = {config.model.preset}" if class_ref is None else class_ref.path
     for entry in extra:
         missing = [] if terms[entry.name] is None else [p for p in terms[entry.name].needs if p not in kind.provides]
         if missing:
-            faults.append(_unsupported(shown, missing, entry.named.key, "remove it, or use another model"))
-    if named is not None:
-        faults += _built_in_losses(config, kind.provides, shown)
+            faults.append(_unsupported(model_name, missing, entry.class_ref.key, "remove it, or use another model"))
+    if class_ref is not None:
+        faults += _built_in_losses(config, kind.provides, model_name)
         if train is not None:
-            faults += unmet_needs(kind, named, reading(config, train), train.tasks)
+            faults += unmet_needs(kind, class_ref, model_inputs(config, train), train.tasks)
     return faults
 
 

@@ -47,7 +47,7 @@ def train_seeds(
     *,
     debug: bool = False,
 ) -> tuple[int, dict[str, Any] | None]:
-    """Train each seed in `run.dir/seed-N`, and summarise the metrics.
+    """Train each seed in `run.dir/seed-N`, and summarize the metrics.
 
     Each seed is trained in a separate process and is a run like any other: a complete one is not trained again, an
     interrupted one is continued. All run directories are checked before the first seed is trained.
@@ -62,7 +62,7 @@ def train_seeds(
 
     Returns:
         The exit code (0, or that of the first seed that did not finish), and the content of `seeds.json`: the seeds,
-        and their metrics as `summarise` makes them; None if a seed did not finish.
+        and their metrics as `summarize` makes them; None if a seed did not finish.
 
     Raises:
         UserError: The config or the data cannot work, or directories hold runs of another config, which are all named.
@@ -80,7 +80,7 @@ def train_seeds(
             # With exit code 0 its stop file ended it.
             return code, None
         results.append(result["metrics"])
-    summary = {"seeds": list(seeds), "metrics": summarise(results)}
+    summary = {"seeds": list(seeds), "metrics": summarize(results)}
     storage.write_json(RunPaths(run_dir).seeds_summary, summary)
     return 0, summary
 
@@ -100,7 +100,7 @@ def _check(loaded: Loaded, seed_dirs: Mapping[int, str]) -> None:
     raise_together(errors)
 
 
-def summarise(runs: Sequence[Metrics]) -> dict[str, dict[str, dict[str, Any]]]:
+def summarize(runs: Sequence[Metrics]) -> dict[str, dict[str, dict[str, Any]]]:
     """Mean and sample standard deviation over runs, by split and metric, for metrics with a value in every run."""
     summary: dict[str, dict[str, dict[str, Any]]] = {}
     for split, metrics in runs[0].items():

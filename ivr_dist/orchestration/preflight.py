@@ -14,7 +14,7 @@ from ivr_dist.evaluation import metrics
 from ivr_dist.model.text_encoder import TextEncoder, check_source, local_folder
 from ivr_dist.orchestration.extension_check import extension_faults
 from ivr_dist.planning.label_check import check_labels
-from ivr_dist.planning.model_inputs import reading
+from ivr_dist.planning.model_inputs import model_inputs
 from ivr_dist.planning.plan import Plan, make_plan
 from ivr_dist.shards.manifest import Manifest
 
@@ -27,7 +27,7 @@ def preflight(
     Args:
         config: The run's config.
         world: Its number of workers.
-        loaded: Where the config came from, for errors.
+        loaded: The config with the origins of its values, for errors.
         others: Further numbers of workers that it must fit.
 
     Returns:
@@ -42,13 +42,13 @@ def preflight(
     if "train" in manifests:
         errors += _faults(config, manifests, [world, *others], loaded)
     errors += extension_faults(config, manifests.get("train"))
-    raise_together(errors, loaded.place if loaded else "")
+    raise_together(errors, loaded.path if loaded else "")
     train = manifests["train"]
     return make_plan(config, train.samples, world, train.total_bytes), manifests
 
 
 def further_faults(loaded: Loaded) -> list[UserError]:
-    """Return what the data contradicts in a config that has errors already, so that all are reported at once."""
+    """Check the data of a config that already has errors, so that all errors are reported together."""
     config = loaded.config
     if not config.data.train:
         return []
@@ -164,7 +164,7 @@ def _caught(check: Callable[..., object], *arguments: Any) -> list[UserError]:
 
 
 def _located(error: UserError, loaded: Loaded | None) -> UserError:
-    """Add to an error that begins with a config key where that key was set; return any other as it is."""
+    """Add the origin of the key to an error that begins with a config key; return any other unchanged."""
     origin = loaded.origins.get(error.what.partition(" ")[0]) if loaded else None
     return type(error)(error.what, where=origin, remedy=error.remedy) if origin else error
 
@@ -182,26 +182,26 @@ def _check_like_train(config: Config, split: str, manifest: Manifest, train: Man
 def _check_monitor(config: Config, valid: Manifest | None) -> None:
     if valid is None or not config.train.monitor:
         return
-    known = [f"valid/{name}" for name in metrics.names(valid.corpus, valid.tasks)]
-    known += [
+    monitored = [f"valid/{name}" for name in metrics.names(valid.corpus, valid.tasks)]
+    monitored += [
         f"valid/{metrics.prefix(valid.corpus, task, valid.tasks)}/{name}"
         for task in valid.tasks
         for name in config.eval.metrics
     ]
     monitor = f"valid/{config.train.monitor.removeprefix('valid/')}"
-    if monitor not in known:
+    if monitor not in monitored:
         raise ConfigError(
             f"train.monitor = {config.train.monitor} is not a metric of the validation split",
             where=config.data.valid,
-            remedy=f"use one of {', '.join(known)}",
+            remedy=f"use one of {', '.join(monitored)}",
         )
 
 
 def _modality_faults(config: Config, train: Manifest, loaded: Loaded | None) -> list[UserError]:
     """Return errors if no modality can be read, or one that was given on the command line is not read."""
-    read = reading(config, train)
-    missing = {name: why for name, why in read.unused.items() if name in config.data.modalities}
-    if not read.used:
+    inputs = model_inputs(config, train)
+    missing = {name: why for name, why in inputs.unused.items() if name in config.data.modalities}
+    if not inputs.used:
         why = ", ".join(f"{name}: {why}" for name, why in missing.items())
         return [
             DataError(

@@ -153,7 +153,7 @@ def connected(
         if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
             options["runtime_env"] = {"env_vars": run_variables(os.environ)}
     else:
-        # A local cluster has a folder of its own for its sockets, and a random token. Ray makes the folder that it is
+        # A local cluster has a separate folder for its sockets, and a random token. Ray makes the folder that it is
         # given accessible to everybody, so it is given one inside a folder that only this user may enter.
         folder = folder or (own_folder := scratch_folders.ray_folder())
         os.environ.update(FAST_FAILURE_DETECTION)

@@ -39,7 +39,7 @@ from ivr_dist.runtime.environment import RECORDER
 _POLL_S = 0.25
 _PULL_TIMEOUT_S = 5.0
 _SILENCE_S = 30.0
-"""Seconds without an event, before training begins, after which the user is informed what is waited for."""
+"""Seconds without an event, before training begins, after which the user is told what the run waits for."""
 
 _TRAIN_SETTINGS = {
     "RAY_TRAIN_V2_ENABLED": "1",
@@ -195,7 +195,7 @@ def _train(job: Job, config: Config, driver: _DriverPipe) -> None:
 
 
 class _StartupReporter:
-    """Tells the user what is waited for while workers start without sending events."""
+    """Reports what the run waits for while workers start without sending events."""
 
     def __init__(self, report: Callable[[str], None], kind: str, fewest: int) -> None:
         self._report, self._kind, self._fewest = report, kind, fewest
@@ -277,7 +277,7 @@ def _run_fit(job: Job, config: Config, handle: Any, kind: str, fit: _Fit) -> Non
 
 
 def _classify(error: BaseException) -> BaseException:
-    """Turn what ended Ray Train into an error for the user; return it as it is if a part of Ray has died."""
+    """Convert the error that ended Ray Train to one for the user; return it unchanged if a part of Ray has died."""
     from ray.exceptions import RayError
 
     if isinstance(error, RayError) or dead_service():

@@ -84,10 +84,10 @@ def submit(
             entrypoint=shlex.join(entrypoint),
             runtime_env={"working_dir": str(root), "env_vars": job_environment(os.environ)},
         )
-        shown = storage.display(address)
-        here = f"--address {shlex.quote(shown)} {job}"
-        say(f"submitted {job} to {shown}: {shlex.join(entrypoint)}", stream)
-        say(f"logs: ray job logs --follow {here}   stop: ray job stop {here}", stream, flush=True)
+        shown_address = storage.display(address)
+        job_options = f"--address {shlex.quote(shown_address)} {job}"
+        say(f"submitted {job} to {shown_address}: {shlex.join(entrypoint)}", stream)
+        say(f"logs: ray job logs --follow {job_options}   stop: ray job stop {job_options}", stream, flush=True)
         return _follow(client, job, stream) if wait else 0
 
 
@@ -237,8 +237,8 @@ def code_files(config: Config, root: Path) -> list[Path]:
         UserError: A class cannot be imported here, or the job would not find it.
     """
     files = []
-    for named in extensions.all_of(config):
-        kind = dotted_path.import_class(named)
+    for class_ref in extensions.all_of(config):
+        kind = dotted_path.import_class(class_ref)
         file = dotted_path.source_file(kind)
         if file is None:
             continue
@@ -246,7 +246,7 @@ def code_files(config: Config, root: Path) -> list[Path]:
         if file not in (package.with_suffix(".py"), package / "__init__.py"):
             raise UserError(
                 f"the job would not find {kind.__module__}: it runs in a copy of {root} and looks for modules there",
-                where=f"{named.key}, {file}",
+                where=f"{class_ref.key}, {file}",
                 remedy=f"move {kind.__module__.partition('.')[0]} there, or install it here and on the cluster",
             )
         files.append(file)

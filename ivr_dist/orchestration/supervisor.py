@@ -245,7 +245,7 @@ class _RayProcess:
         self._mark = uuid.uuid4().hex
         self._connection: Connection[Any, Any]
         self._connection, there = Pipe()
-        # Ray prints pages where one line says what happened: they are shown with --debug only.
+        # Ray prints pages of output about one error: shown with --debug only.
         sink = _stderr() if job.debug else subprocess.DEVNULL
         self._process = subprocess.Popen(
             [sys.executable, "-c", _BOOT, json.dumps(sys.path), str(there.fileno())],

@@ -118,7 +118,7 @@ def _library_settings_kept() -> Iterator[None]:
     """Restore the settings of PyTorch that training changes for the whole process; keep DeepSpeed from printing."""
     count, random_state = torch.get_num_threads(), torch.get_rng_state()
     deterministic = torch.are_deterministic_algorithms_enabled()
-    # DeepSpeed's logger writes to stdout by a handler of its own.
+    # DeepSpeed's logger writes to stdout by its own handler.
     deepspeed_logger = logging.getLogger("DeepSpeed")
     level = deepspeed_logger.level
     deepspeed_logger.setLevel(logging.ERROR)
@@ -149,7 +149,7 @@ def train(
         console: Receives events; most come from rank 0.
         local_rank: Rank of this worker on its node.
         attempts_before: Attempts of the run when its driver was started. A later one is a retry, which continues
-            whatever `run.resume` is.
+            regardless of `run.resume`.
         cluster_events: Preemption notices and free capacity; None: the cluster does not change.
         started: Unix time when the driver was started, from which the time of its first attempt counts; None: now.
 
@@ -157,7 +157,7 @@ def train(
         How training ended.
 
     Raises:
-        IvrError: The run cannot go on.
+        IvrError: The run cannot continue.
     """
     device.tune_memory()
     device.deterministic()

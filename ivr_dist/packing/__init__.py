@@ -1,1 +1,1 @@
-"""Packing: corpora become shards. Also the indexing of tars made elsewhere, and the worker pools that do both."""
+"""Packing: conversion of corpora to shards, indexing of existing tars, and the worker pools of both."""

@@ -48,7 +48,7 @@ _BYTES_PER_S = 100e6
 
 @dataclass
 class _Contents:
-    """What the samples of a shard, then of all shards, contain: features, tasks, labels, transcripts."""
+    """Contents of the samples of a shard, then of all shards: features, tasks, labels, transcripts."""
 
     features: dict[str, FeatureSpec] = field(default_factory=dict)
     statistics: dict[str, RunningStatistics] = field(default_factory=dict)
@@ -105,7 +105,7 @@ class _Contents:
             )
 
     def notes(self) -> list[str]:
-        """What the user should check, a sentence each."""
+        """List what the user should check, a sentence each."""
         sentences = [
             f"{count} whole numbers of {name} are rounded in training, which computes in float32"
             for name, count in self.rounded.items()
@@ -158,7 +158,7 @@ def index_tars(
         scale: Metric conventions of the labels, all of which are regarded as regressions.
         on_progress: Called with the tars done and the total number of tars.
         pool: Indexes several tars at a time; by default this process indexes them one after the other.
-        on_note: Called with what is skipped and which labels are missing, a sentence each.
+        on_note: Called with notes about skipped files and missing labels, a sentence each.
 
     Raises:
         DataError: There is no tar, a tar does not have the layout of samples, two samples have the same id, or tars
@@ -255,7 +255,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 _Indexed = tuple[ShardEntry, _Contents, npt.NDArray[np.uint64]]
-"""A shard, what its samples contain, and a hash of the id of each."""
+"""A shard, the contents of its samples, and a hash of the id of each."""
 
 
 def _refuse_repeated_ids(

@@ -6,7 +6,7 @@ machine and with any number of processes.
 
 1. Plan the shards of every split, and read the records of shards that an interrupted run has written.
 2. Compare splits that exist with the planned ones: the same content is kept, other content is refused or overwritten.
-3. Delete what is left of another packing: the manifest before its shards, records before the shards they describe.
+3. Delete the remains of another packing: the manifest before its shards, records before the shards they describe.
 4. Make the missing shards on the worker pool; each is written with its index, then its record in the folder `.pack`.
 5. Write the manifests, so that a split with a manifest is complete, then delete the records.
 
@@ -99,7 +99,7 @@ class SplitSummary:
 
     @property
     def warnings(self) -> list[str]:
-        """What a user should check, a sentence each."""
+        """List what the user should check, a sentence each."""
         sentences = [
             f"{count} values of {name} replaced by 0: not finite, or too large" for name, count in self.replaced.items()
         ]
@@ -124,11 +124,11 @@ class PackSummary:
     dropped: tuple[Dropped, ...] = ()
     """Samples of the files that are in no split, with the reason."""
     notes: tuple[str, ...] = ()
-    """What else in the files was skipped, a sentence each."""
+    """Notes about other skipped parts of the files, a sentence each."""
 
     @property
     def warnings(self) -> list[str]:
-        """What was skipped and dropped, a sentence for each reason with the ids."""
+        """List skipped and dropped samples, a sentence for each reason with the ids."""
         ids: dict[str, list[str]] = {}
         for sample in self.dropped:
             ids.setdefault(sample.reason, []).append(sample.id)
@@ -160,7 +160,7 @@ def pack(
 
     Raises:
         DataError: A sample does not match the corpus' description, or `url` holds a packing of other data.
-        StorageError: Reading or writing failed.
+        StorageError: ModelInputs or writing failed.
         WorkerError: A process of the pool was killed.
     """
     packer = _Packer(source, url, options or PackOptions(), progress or _silent, opener, pool)
@@ -212,7 +212,7 @@ class _Packer:
     ) -> None:
         self._source = source
         self._corpus = OpenCorpus(source, options.seed)
-        # Only to check the URL before anything is made: messages show it as it was given.
+        # Only validates the URL: messages show it as typed.
         storage.absolute(url)
         self._url = url
         self._options = options
@@ -221,7 +221,7 @@ class _Packer:
         self._pool = pool
 
     def check_url(self, splits: Sequence[str]) -> None:
-        """Refuse a URL that holds splits of another corpus, which would be taken for splits of this one."""
+        """Refuse a URL that holds splits of another corpus, which would be mistaken for splits of this one."""
         for name in storage.list_dir(self._url):
             if name not in splits and storage.exists(storage.join(self._url, name, MANIFEST_NAME)):
                 raise DataError(
@@ -288,7 +288,7 @@ class _Packer:
         split.records = {}
 
     def _clear(self, split: _Split) -> list[int]:
-        """Delete what is left of another packing, and list the numbers of the shards that have to be written.
+        """Delete the remains of another packing, and list the numbers of the shards that have to be written.
 
         The manifest is deleted before the files that it lists, and records before the shards that they describe.
         """
@@ -302,14 +302,14 @@ class _Packer:
             storage.delete_tree(storage.join(split.url, name))
         for number in missing:
             split.records.pop(number, None)
-        kept = {split.jobs[number].name for number in split.records}
+        recorded = {split.jobs[number].name for number in split.records}
         records = storage.join(split.url, RECORDS)
         for name in storage.list_dir(records):
-            if name.removesuffix(".json") not in kept:
+            if name.removesuffix(".json") not in recorded:
                 storage.delete_tree(storage.join(records, name))
         pattern = re.compile(rf"({re.escape(self._source.corpus)}-{re.escape(split.name)}-\d{{6,}})\.(tar|idx)")
         matches = [(name, pattern.fullmatch(name)) for name in storage.list_dir(split.url)]
-        leftover = [name for name, match in matches if match and match[1] not in kept]
+        leftover = [name for name, match in matches if match and match[1] not in recorded]
         for name in (*split.obsolete, *leftover):
             storage.delete_tree(storage.join(split.url, name))
         return missing

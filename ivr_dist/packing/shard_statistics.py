@@ -87,7 +87,7 @@ class ShardStatistics:
         return total
 
     def manifest_statistics(self) -> dict[str, Statistics]:
-        """Mean and deviation by modality, as the manifest has them."""
+        """Return mean and deviation by modality, as stored in the manifest."""
         return {
             name: Statistics(mean=running.mean.tolist(), std=running.deviation().tolist(), steps=running.steps)
             for name, running in self.statistics.items()

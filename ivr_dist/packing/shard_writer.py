@@ -162,7 +162,7 @@ def make(corpus: OpenCorpus, job: ShardJob, on_progress: OnProgress) -> ShardRec
 
     Raises:
         DataError: A sample does not fit the corpus' description.
-        StorageError: Reading or writing failed.
+        StorageError: ModelInputs or writing failed.
     """
     statistics = ShardStatistics.empty_of(corpus.features, job.split)
     out = io.BytesIO()

@@ -3,12 +3,12 @@
 A pool runs one function over a list of jobs. Function, jobs and results are pickled, so the function receives what it
 needs to open files itself.
 
-`ProcessPool` is a `concurrent.futures.ProcessPoolExecutor` plus what that does not do:
+`ProcessPool` extends a `concurrent.futures.ProcessPoolExecutor`:
 
 1. Progress within jobs: each worker writes a counter in shared memory, which the caller polls.
 2. A failed job or Ctrl-C kills running jobs; the executor would wait for them.
-3. Workers end with their parent, also if that is killed. Otherwise they would go on writing shards next to those of
-   the command that the user starts again.
+3. Workers end with their parent, also if that is killed. Otherwise they would continue to write shards
+   beside those of a restarted command.
 4. A killed worker is an error that names the signal, also when the worker was in the middle of sending a result. The
    executor would wait for the rest of it.
 5. An exception that cannot be pickled becomes a `WorkerError` that describes it.
@@ -49,7 +49,7 @@ _POLL_S = 0.1
 
 
 class WorkerPool(Protocol):
-    """Something that runs jobs."""
+    """Runs jobs, in this process or on a process pool."""
 
     start_s: float
     """Seconds until the first job starts: work that takes less is faster in this process."""
@@ -161,7 +161,7 @@ class _Context(SpawnContext):
 
 
 class _ProgressReport:
-    """Passes on which counters have changed."""
+    """Reports counters that have changed."""
 
     def __init__(self, counters: Sequence[int], on_job_progress: OnJobProgress) -> None:
         self._counters = counters

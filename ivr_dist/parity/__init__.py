@@ -1,1 +1,1 @@
-"""The authors' released code: comparison with it and import from it."""
+"""Parity with the authors' released code: numerical comparison and import of its weights."""

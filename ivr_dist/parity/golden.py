@@ -1,4 +1,4 @@
-"""Parity with the released code: its inputs, weights, outputs, losses and gradients against preset `release`.
+"""Parity with the released code: compares outputs, losses and gradients of preset `release` with a golden file.
 
 A golden file is a `.npz` of float32 arrays made by running the released code in evaluation mode:
 
@@ -58,7 +58,7 @@ _REMEDY = "give a golden file of the released code"
 
 @dataclass(frozen=True)
 class Comparison:
-    """One quantity."""
+    """Comparison of one quantity with the reference."""
 
     name: str
     error: float
@@ -69,7 +69,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class ParityReport:
-    """All quantities of one golden file."""
+    """Comparisons of all quantities of one golden file."""
 
     file: str
     sizes: dict[str, int]
@@ -78,23 +78,33 @@ class ParityReport:
     @property
     def ok(self) -> bool:
         """Whether every quantity is within its bound."""
-        return all(found.ok for found in self.comparisons)
+        return all(comparison.ok for comparison in self.comparisons)
 
     def worst(self) -> Comparison:
-        """The largest relative error."""
-        return max((found for found in self.comparisons if not found.dead), key=_badness)
+        """Return the comparison with the largest relative error."""
+        return max((comparison for comparison in self.comparisons if not comparison.dead), key=_badness)
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """Quantity, error and verdict, for people."""
+        """Format quantity, error and verdict as table rows."""
         return [
-            (found.name, "dead" if found.dead else f"{found.error:.2e}", "ok" if found.ok else "DIFFERS")
-            for found in self.comparisons
+            (
+                comparison.name,
+                "dead" if comparison.dead else f"{comparison.error:.2e}",
+                "ok" if comparison.ok else "DIFFERS",
+            )
+            for comparison in self.comparisons
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """For machines; an error that is not finite is null."""
-        found = [{**asdict(c), "error": c.error if math.isfinite(c.error) else None} for c in self.comparisons]
-        return {"file": self.file, "ok": self.ok, "tolerance": TOLERANCE, "sizes": self.sizes, "comparisons": found}
+        """Return the report as JSON values; an error that is not finite is null."""
+        comparisons = [{**asdict(c), "error": c.error if math.isfinite(c.error) else None} for c in self.comparisons]
+        return {
+            "file": self.file,
+            "ok": self.ok,
+            "tolerance": TOLERANCE,
+            "sizes": self.sizes,
+            "comparisons": comparisons,
+        }
 
 
 def parity(path: str, dtype: torch.dtype = torch.float32) -> ParityReport:
@@ -102,11 +112,11 @@ def parity(path: str, dtype: torch.dtype = torch.float32) -> ParityReport:
 
     Args:
         path: The file's path or URL.
-        dtype: What to compute in. In float32, as the released code does, a ReLU or a gate within rounding of its
-            threshold may fall to the other side than there; float64 tells such a case from a true difference.
+        dtype: Precision of the computation. In float32, which the released code uses, a ReLU or a gate within
+            rounding of its threshold may switch; float64 distinguishes this from a true difference.
 
     Raises:
-        UserError: It is not such a file.
+        UserError: It is not a golden file.
     """
     golden = {name: array.to(dtype) for name, array in _read(path).items()}
     try:
@@ -116,7 +126,7 @@ def parity(path: str, dtype: torch.dtype = torch.float32) -> ParityReport:
 
 
 def _read(path: str) -> dict[str, Tensor]:
-    """All arrays of the file in float32, as they are."""
+    """Read all arrays of the file, as float32."""
     try:
         data = storage.read_bytes(storage.absolute(path))
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
@@ -124,17 +134,17 @@ def _read(path: str) -> dict[str, Tensor]:
     except StorageError as error:
         raise UserError(error.what, where=path, remedy="check the path") from error
     except (ValueError, AttributeError, TypeError, OSError, EOFError, MemoryError, zipfile.BadZipFile) as error:
-        raise _alien(path, f"it cannot be read: {describe(error)}") from error
+        raise _not_golden(path, f"it cannot be read: {describe(error)}") from error
     except (zlib.error, RuntimeError, KeyError, SyntaxError) as error:
-        raise _alien(path, f"it is damaged: {describe(error)}") from error
+        raise _not_golden(path, f"it is damaged: {describe(error)}") from error
     for name, array in arrays.items():
         if array.dtype.kind not in "fiu" or not np.isfinite(array).all() or array.size == 0:
-            raise _alien(path, f"{name} is {array.dtype} {list(array.shape)}, not finite numbers")
+            raise _not_golden(path, f"{name} is {array.dtype} {list(array.shape)}, not finite numbers")
     return {name: torch.from_numpy(array.astype(np.float32)) for name, array in arrays.items()}
 
 
-def _alien(path: str, why: str) -> UserError:
-    return UserError(f"this is no golden file: {why}", where=path, remedy=_REMEDY)
+def _not_golden(path: str, why: str) -> UserError:
+    return UserError(f"not a golden file: {why}", where=path, remedy=_REMEDY)
 
 
 def _compare(golden: Mapping[str, Tensor], path: str) -> ParityReport:
@@ -149,7 +159,7 @@ def _compare(golden: Mapping[str, Tensor], path: str) -> ParityReport:
         batch = _batch(golden, features, outputs)
         _load(model, names, weights, golden)
     except ValueError as error:
-        raise _alien(path, str(error)) from error
+        raise _not_golden(path, str(error)) from error
     except KeyError as error:
         name = str(error.args[0])
         raise KeyError(name if name in ("out.prediction",) or name.startswith("in.") else f"param.{name}") from None
@@ -157,13 +167,13 @@ def _compare(golden: Mapping[str, Tensor], path: str) -> ParityReport:
     losses = _losses(output, batch, config)
     losses["total"].backward()  # type: ignore[no-untyped-call]
     steps = golden["in.text"].shape[1]
-    found = [
+    comparisons = [
         *_forward_comparisons(output, golden, len(batch), steps),
         *(_compared(f"loss.{name}", value.detach(), golden) for name, value in losses.items()),
         *_gradient_comparisons(model, names, golden),
     ]
     sizes = {"samples": len(batch), "steps": steps, **features, "hidden": hidden, "outputs": outputs}
-    return ParityReport(path, sizes, found)
+    return ParityReport(path, sizes, comparisons)
 
 
 def _config(hidden: int, samples: int) -> Config:
@@ -182,7 +192,7 @@ def _model(config: Config, features: Mapping[str, int], outputs: int) -> Release
 
 
 def _batch(golden: Mapping[str, Tensor], features: Mapping[str, int], outputs: int) -> Batch:
-    """The inputs, [B, T, D] each, with every step valid."""
+    """Build the batch of the inputs, [B, T, D] each, with every step valid."""
     parts = {name: golden[f"in.{name}"] for name in MODALITIES}
     flat = [name for name, part in parts.items() if part.dim() != 3]
     if flat:
@@ -212,7 +222,7 @@ def _batch(golden: Mapping[str, Tensor], features: Mapping[str, int], outputs: i
 def _load(
     model: ReleaseModel, names: Mapping[str, str], weights: Mapping[str, Tensor], golden: Mapping[str, Tensor]
 ) -> None:
-    """Put the file's weights into the model; those the model lacks must be dead, without a gradient."""
+    """Load the file's weights into the model; weights that the model lacks must be dead, without a gradient."""
     unknown = [name for name in weights if name not in names.values() and f"grad.{name}" in golden]
     if unknown:
         raise ValueError(f"its parameter {unknown[0]} has a gradient, and the release has no such parameter")
@@ -226,11 +236,11 @@ def _load(
 
 
 def _losses(output: IVROutput, batch: Batch, config: Config) -> dict[str, Tensor]:
-    """The terms under the release's names, and their weighted sum."""
+    """Compute the loss terms by the release's names, and their weighted sum."""
     layout = StepLayout(len(batch), 1, len(batch))
     names = (MODALITIES, [_TASK])
     counts = StepCounts.from_vector(local_counts([batch], layout, *names), layout, *names)
-    terms = loss_terms(output, batch, counts, layout, config, micro=0, world=1, all_reduce=_alone)
+    terms = loss_terms(output, batch, counts, layout, config, micro=0, world=1, all_reduce=_single_rank)
     loss = config.loss
     weights = {
         "task": 1.0,
@@ -239,11 +249,11 @@ def _losses(output: IVROutput, batch: Batch, config: Config) -> dict[str, Tensor
         "reconstruction": loss.reconstruction.weight,
         "svr": loss.svr.weight,
     }
-    found = {theirs: terms.values[own] for theirs, own in _LOSSES.items()}
-    return {**found, "total": terms.total(weights, world=1, accumulation=1)}
+    losses = {theirs: terms.values[own] for theirs, own in _LOSSES.items()}
+    return {**losses, "total": terms.total(weights, world=1, accumulation=1)}
 
 
-def _alone(tensor: Tensor) -> Tensor:
+def _single_rank(tensor: Tensor) -> Tensor:
     return tensor
 
 
@@ -261,7 +271,7 @@ def _forward_comparisons(
 def _gradient_comparisons(
     model: ReleaseModel, names: Mapping[str, str], golden: Mapping[str, Tensor]
 ) -> Iterator[Comparison]:
-    """A gradient that is dead in the reference must be dead here; no relative error is taken of rounding residue."""
+    """Compare gradients; one that is dead in the reference must be dead here, since its relative error is noise."""
     norm: Callable[[Tensor], float] = lambda part: float(torch.linalg.vector_norm(part.double()))  # noqa: E731
     every = math.sqrt(sum(norm(golden[f"grad.{name}"]) ** 2 for name in names.values()))
     for name, parameter in model.named_parameters():
@@ -284,5 +294,5 @@ def _compared(name: str, ours: Tensor, golden: Mapping[str, Tensor]) -> Comparis
     return Comparison(name, error, dead=False, ok=error <= TOLERANCE)
 
 
-def _badness(found: Comparison) -> float:
-    return math.inf if math.isnan(found.error) else found.error
+def _badness(comparison: Comparison) -> float:
+    return math.inf if math.isnan(comparison.error) else comparison.error

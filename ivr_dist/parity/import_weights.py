@@ -1,4 +1,4 @@
-"""Import the released code's weights (`.std`, a pickled state dict) as a checkpoint of preset `release`."""
+"""Import of the released code's weights (`.std`, a pickled state dict) as a checkpoint of preset `release`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from ivr_dist.shards.manifest import Manifest
 from ivr_dist.shards.specs import TaskSpec
 
 TEXT_ENCODER = "text_encoder.safetensors"
-"""Beside the model's weights: those of the language model, by the names of a RoBERTa of its own."""
+"""File of the language model's weights, beside those of the model; parameter names are those of a plain RoBERTa."""
 _WORDS = "embeddings.word_embeddings.weight"
 _TEXT_PARTS = ("embeddings.", "encoder.", "pooler.")
 _REMEDY = "give a state dict that the released code wrote"
@@ -44,25 +44,25 @@ class Imported:
     """Result of an import."""
 
     checkpoint: str
-    """Where the checkpoint is."""
+    """Path or URL of the checkpoint."""
     sizes: dict[str, int]
     """Hidden width, outputs, and feature width by modality."""
     parameters: int
-    """Numbers taken over into the model."""
+    """Number of parameters imported into the model."""
     text_encoder: int
-    """Numbers of the language model."""
+    """Number of parameters of the language model."""
     dropped: dict[str, int]
-    """Numbers by name of the tensors that play no part in prediction or loss."""
+    """Sizes by name of the tensors that affect neither prediction nor loss."""
 
     def rows(self) -> list[tuple[str, str]]:
-        """For people."""
+        """Format the result as table rows."""
         names = ", ".join(self.dropped) or "none"
         return [
             ("checkpoint", storage.display(self.checkpoint)),
             *((name, f"{size:,}") for name, size in self.sizes.items()),
             ("parameters", f"{self.parameters:,}"),
             ("text encoder", f"{self.text_encoder:,} in {TEXT_ENCODER}" if self.text_encoder else "none in the file"),
-            ("dropped, playing no part", f"{sum(self.dropped.values()):,} in {len(self.dropped)} tensors: {names}"),
+            ("dropped, unused", f"{sum(self.dropped.values()):,} in {len(self.dropped)} tensors: {names}"),
         ]
 
 
@@ -70,7 +70,7 @@ def import_release(path: str, out: str, shards: str | None = None) -> Imported:
     """Write a checkpoint from a state dict of the released code.
 
     Args:
-        path: The state dict; read without running any code it may hold.
+        path: The state dict; read without running code in it.
         out: Directory or URL of the checkpoint; must be empty or absent.
         shards: A packed split that the model is for: names its one task and must have its feature widths. None: the
             task is MOSI's sentiment for one output, UR-FUNNY's for more.
@@ -82,13 +82,13 @@ def import_release(path: str, out: str, shards: str | None = None) -> Imported:
     target = storage.absolute(out)
     if storage.holds_files(target):
         raise UserError("the folder is not empty", where=storage.display(target), remedy="choose another --out")
-    found = _read(path)
-    prefix = _prefix(found, path)
-    own = {name.removeprefix(prefix): part for name, part in found.items() if name.startswith(prefix)}
+    tensors = _read(path)
+    prefix = _prefix(tensors, path)
+    own = {name.removeprefix(prefix): part for name, part in tensors.items() if name.startswith(prefix)}
     try:
         hidden, outputs, features = release_sizes(own)
     except (KeyError, ValueError) as error:
-        raise _alien(
+        raise _not_release(
             path, f"it has no matrix {error.args[0]}" if isinstance(error, KeyError) else str(error)
         ) from error
     spec = _spec(features, outputs, storage.absolute(shards) if shards else None)
@@ -96,17 +96,17 @@ def import_release(path: str, out: str, shards: str | None = None) -> Imported:
     (task,) = spec.tasks
     model = build_model(config.model, ModelSpec(spec.modalities, spec.tasks), config.loss)
     names = release_names(dict(model.named_parameters()), task)
-    taken = {}
+    weights = {}
     for name, parameter in model.named_parameters():
         theirs = own.get(names[name])
         if theirs is None or theirs.shape != parameter.shape:
             shape = "absent" if theirs is None else str(list(theirs.shape))
-            raise _alien(path, f"{names[name]} is {shape}, the release has {list(parameter.shape)}")
-        taken[name] = theirs.detach().float().contiguous().clone()
-    rest = {name: part for name, part in found.items() if name.removeprefix(prefix) not in names.values()}
+            raise _not_release(path, f"{names[name]} is {shape}, the release has {list(parameter.shape)}")
+        weights[name] = theirs.detach().float().contiguous().clone()
+    rest = {name: part for name, part in tensors.items() if name.removeprefix(prefix) not in names.values()}
     text = _text_encoder(rest)
-    state = replace(initial_state(config, spec), shapes={name: list(part.shape) for name, part in taken.items()})
-    fragments = [Fragment(name, 0, part.numel(), {WEIGHT: part.reshape(-1)}) for name, part in taken.items()]
+    state = replace(initial_state(config, spec), shapes={name: list(part.shape) for name, part in weights.items()})
+    fragments = [Fragment(name, 0, part.numel(), {WEIGHT: part.reshape(-1)}) for name, part in weights.items()]
     files = {**tensor_files(fragments, 0)}
     if text:
         files[TEXT_ENCODER] = buffers({short: rest[name].contiguous().clone() for short, name in text.items()})
@@ -115,43 +115,43 @@ def import_release(path: str, out: str, shards: str | None = None) -> Imported:
     return Imported(
         checkpoint=target,
         sizes={"hidden": hidden, "outputs": outputs, **features},
-        parameters=sum(part.numel() for part in taken.values()),
+        parameters=sum(part.numel() for part in weights.values()),
         text_encoder=sum(rest[name].numel() for name in text.values()),
         dropped={name: part.numel() for name, part in rest.items() if name not in text.values()},
     )
 
 
 def _read(path: str) -> dict[str, Tensor]:
-    """The state dict, on the host."""
+    """Load the state dict on the host."""
     try:
         with tempfile.TemporaryDirectory(prefix="ivr-import-") as scratch:
             local = str(Path(scratch) / "release.std")
             storage.download(storage.absolute(path), local)
             with warnings.catch_warnings():
-                # About pickle protocols; a file that cannot be read is an error all the same.
+                # Warnings about pickle protocols: a file that cannot be read raises an error anyway.
                 warnings.simplefilter("ignore")
-                found = torch.load(local, map_location="cpu", weights_only=True)
+                tensors = torch.load(local, map_location="cpu", weights_only=True)
     except StorageError as error:
         raise UserError(error.what, where=path, remedy="check the path") from error
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise _alien(path, f"it cannot be read: {describe(error)}") from error
+        raise _not_release(path, f"it cannot be read: {describe(error)}") from error
     except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise _alien(path, f"it is damaged: {type(error).__name__}") from error
-    if not isinstance(found, Mapping) or not all(isinstance(part, Tensor) for part in found.values()):
-        raise _alien(path, "it holds something else than tensors by name")
-    return {str(name): part for name, part in found.items()}
+        raise _not_release(path, f"it is damaged: {type(error).__name__}") from error
+    if not isinstance(tensors, Mapping) or not all(isinstance(part, Tensor) for part in tensors.values()):
+        raise _not_release(path, "it contains more than tensors by name")
+    return {str(name): part for name, part in tensors.items()}
 
 
-def _prefix(found: Mapping[str, Tensor], path: str) -> str:
-    """What stands before the released model's own names, such as a wrapper's `module.`."""
-    prefixes = [name.removesuffix(SHARED_CODE) for name in found if name.endswith(SHARED_CODE)]
+def _prefix(tensors: Mapping[str, Tensor], path: str) -> str:
+    """Find the prefix of the released model's parameter names, such as a wrapper's `module.`."""
+    prefixes = [name.removesuffix(SHARED_CODE) for name in tensors if name.endswith(SHARED_CODE)]
     if len(prefixes) != 1:
-        raise _alien(path, f"{SHARED_CODE} is in it {len(prefixes)} times")
+        raise _not_release(path, f"{SHARED_CODE} occurs {len(prefixes)} times")
     return prefixes[0]
 
 
 def _text_encoder(rest: Mapping[str, Tensor]) -> dict[str, str]:
-    """Names of the language model's tensors, without its prefix, and as they are in the file."""
+    """Map the language model's tensor names without prefix to their names in the file."""
     prefixes = {name.removesuffix(_WORDS) for name in rest if name.endswith(_WORDS)}
     return {
         name.removeprefix(prefix): name
@@ -169,8 +169,8 @@ def _spec(features: Mapping[str, int], outputs: int, shards: str | None) -> Batc
     manifest = Manifest.load(shards) if shards else None
     if manifest is not None:
         tasks = dict(manifest.tasks)
-        wanted = {task.classes or 1 for task in tasks.values()}
-        if len(tasks) != 1 or wanted != {outputs}:
+        outputs_of_tasks = {task.classes or 1 for task in tasks.values()}
+        if len(tasks) != 1 or outputs_of_tasks != {outputs}:
             raise CheckpointMismatchError(
                 f"the weights have one task of {outputs} output(s), the split has {', '.join(tasks)}",
                 where=storage.display(shards or ""),
@@ -183,5 +183,5 @@ def _spec(features: Mapping[str, int], outputs: int, shards: str | None) -> Batc
     return spec
 
 
-def _alien(path: str, why: str) -> UserError:
-    return UserError(f"this is no state dict of the released code: {why}", where=path, remedy=_REMEDY)
+def _not_release(path: str, why: str) -> UserError:
+    return UserError(f"not a state dict of the released code: {why}", where=path, remedy=_REMEDY)

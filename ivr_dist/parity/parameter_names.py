@@ -1,4 +1,4 @@
-"""Names of the released code's parameters, and what they are called here."""
+"""Parameter names of the released code, mapped to the names in preset `release`."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _LAYER = {
 }
 
 SHARED_CODE = "shared.shared_1.weight"
-"""A name that no other model has, by which a state dict of the release is known; [h, h]."""
+"""A name that no other model has, which identifies a state dict of the release; [h, h]."""
 OUTPUT = "fusion.fusion_layer_3.weight"
 """[outputs, h], the head."""
 
 
 def _modules(task: str) -> dict[str, str]:
-    """Modules or parameters of the model here, and those of the release."""
-    found = {
+    """Map modules and parameters of the preset to those of the release."""
+    names = {
         "shared.linear": "shared.shared_1",
         "discriminator.hidden": "discriminator.discriminator_layer_1",
         "discriminator.classes": "W.discriminator_layer_2.weight",
@@ -38,44 +38,44 @@ def _modules(task: str) -> dict[str, str]:
     }
     layers = {"fusion.layer": "transformer_encoder"}
     for name, letter in _LETTERS.items():
-        found[f"encoders.{name}.encode"] = f"project_{letter}.project_{letter}"
-        found[f"encoders.{name}.norm"] = f"project_{letter}.project_{letter}_layer_norm"
-        found[f"private.{name}.linear"] = f"private_{letter}.{_PRIVATE[name]}"
-        found[f"reconstruct.{name}"] = f"recon_{letter}.recon_{letter}_1"
+        names[f"encoders.{name}.encode"] = f"project_{letter}.project_{letter}"
+        names[f"encoders.{name}.norm"] = f"project_{letter}.project_{letter}_layer_norm"
+        names[f"private.{name}.linear"] = f"private_{letter}.{_PRIVATE[name]}"
+        names[f"reconstruct.{name}"] = f"recon_{letter}.recon_{letter}_1"
     for number, name in enumerate(("audio", "vision"), start=1):
         letter = _LETTERS[name]
         layers[f"encoders.{name}.context"] = f"transformer_encoder_{letter}"
-        found[f"fusion.cross.{name}.output"] = f"cross_attn_{letter}t.out_proj"
+        names[f"fusion.cross.{name}.output"] = f"cross_attn_{letter}t.out_proj"
         for own, theirs in {"query_weight": "wq", "key_weight": "wk", "value_weight": "wv"}.items():
-            found[f"fusion.cross.{name}.{own}"] = f"cross_attn_{letter}t.{theirs}.weight"
-        found[f"fusion.norm.{name}"] = f"norm_atten{number}"
-        found[f"fusion.bilinear.{name}.other"] = f"fbp_{letter}t.fusion_1_matrix"
-        found[f"fusion.bilinear.{name}.text"] = f"fbp_{letter}t.fusion_2_matrix"
+            names[f"fusion.cross.{name}.{own}"] = f"cross_attn_{letter}t.{theirs}.weight"
+        names[f"fusion.norm.{name}"] = f"norm_atten{number}"
+        names[f"fusion.bilinear.{name}.other"] = f"fbp_{letter}t.fusion_1_matrix"
+        names[f"fusion.bilinear.{name}.text"] = f"fbp_{letter}t.fusion_2_matrix"
     for own, theirs in layers.items():
-        found |= {f"{own}.{part}": f"{theirs}.layers.0.{name}" for part, name in _LAYER.items()}
-    return found
+        names |= {f"{own}.{part}": f"{theirs}.layers.0.{name}" for part, name in _LAYER.items()}
+    return names
 
 
 def release_names(parameters: Mapping[str, Tensor], task: str) -> dict[str, str]:
-    """By name of a parameter here, its name in the released code.
+    """Map parameter names of the preset to those of the released code.
 
     Args:
         parameters: The model's parameters by name.
         task: The model's only task.
     """
     modules = _modules(task)
-    found = {}
+    names = {}
     for name in parameters:
         module, _, leaf = name.rpartition(".")
-        found[name] = modules[name] if name in modules else f"{modules[module]}.{leaf}"
-    return found
+        names[name] = modules[name] if name in modules else f"{modules[module]}.{leaf}"
+    return names
 
 
 def release_sizes(weights: Mapping[str, Tensor]) -> tuple[int, int, dict[str, int]]:
-    """Hidden width, outputs, and feature width by modality, from the shapes of the released code's parameters.
+    """Infer hidden width, outputs and feature widths from the shapes of the released code's parameters.
 
     Raises:
-        KeyError: A parameter that shows one of them is absent.
+        KeyError: A parameter that determines one of them is absent.
         ValueError: It is not a matrix.
     """
 

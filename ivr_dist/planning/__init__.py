@@ -1,1 +1,1 @@
-"""Plans: what a config means for given data and machines. Pure functions."""
+"""Planning: derive batch split, steps and DeepSpeed config from a config, the data and the machines. Pure functions."""

@@ -13,7 +13,7 @@ _LAYOUT = "labels are an object of numbers by task under `labels` in each KEY.js
 def check_labels(manifests: Mapping[str, Manifest], weights: Mapping[str, float], selects: bool) -> None:
     """Refuse a run without labels to learn from, or without labels to select the best checkpoint by.
 
-    Splits that were packed before labels were counted pass.
+    Splits packed by versions that did not count labels pass.
 
     Args:
         manifests: By split, with the same tasks.
@@ -31,12 +31,12 @@ def check_labels(manifests: Mapping[str, Manifest], weights: Mapping[str, float]
             where=_split_name(train),
             remedy=f"give one a weight; there are: {', '.join(train.tasks)}",
         )
-    if set(learned) <= set(train.unlabelled()):
+    if set(learned) <= set(train.unlabeled()):
         which = f" of {', '.join(learned)}" if learned else ""
         raise DataError(
             f"there is nothing to learn: no sample has a label{which}", where=_split_name(train), remedy=_LAYOUT
         )
-    if valid is not None and selects and set(valid.tasks) <= set(valid.unlabelled()):
+    if valid is not None and selects and set(valid.tasks) <= set(valid.unlabeled()):
         raise DataError(
             "there is nothing to select by: no sample has a label",
             where=_split_name(valid),
@@ -50,7 +50,7 @@ def label_notes(manifests: Mapping[str, Manifest]) -> list[str]:
     for each in manifests.values():
         if not each.tasks:
             notes.append(f"no sample of {_split_name(each)} has a label; {_LAYOUT}")
-        notes += [f"no sample of {_split_name(each)} has a label {task}" for task in each.unlabelled()]
+        notes += [f"no sample of {_split_name(each)} has a label {task}" for task in each.unlabeled()]
     return notes
 
 

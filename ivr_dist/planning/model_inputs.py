@@ -1,4 +1,4 @@
-"""Model inputs: which modalities a run reads, in which form, and why the others are left out. Pure functions."""
+"""Model inputs: the modalities that a run reads, their form, and why the others are unused. Pure functions."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ivr_dist.shards.manifest import Manifest
 
 
 @dataclass(frozen=True)
-class Reading:
+class ModelInputs:
     """The inputs of the model."""
 
     used: Mapping[str, str]
-    """By modality that is read: its form."""
+    """Form by modality that is read."""
     unused: Mapping[str, str]
-    """By modality that the data set has or the config names and that is not read: the reason."""
+    """Reason by modality that the data set has or the config names, but that is not read."""
 
     def rows(self) -> list[tuple[str, str]]:
         """Rows of the table for display."""
@@ -30,8 +30,8 @@ def unused_rows(unused: Mapping[str, str]) -> list[tuple[str, str]]:
     return [("" if number else "not used", f"{name}: {why}") for number, (name, why) in enumerate(unused.items())]
 
 
-def reading(config: Config, train: Manifest) -> Reading:
-    """The model inputs of a config on a data set.
+def model_inputs(config: Config, train: Manifest) -> ModelInputs:
+    """Determine the model inputs of a config on a data set.
 
     Args:
         config: The run's config.
@@ -47,12 +47,12 @@ def reading(config: Config, train: Manifest) -> Reading:
         why = _why_not(config, train, name)
         if why:
             unused[name] = why
-    return Reading(used, unused)
+    return ModelInputs(used, unused)
 
 
-def standardised(config: Config, train: Manifest) -> list[str]:
-    """Modalities that are read and standardised by the statistics of the training split."""
-    used = reading(config, train).used
+def standardized(config: Config, train: Manifest) -> list[str]:
+    """Modalities that are read and standardized by the statistics of the training split."""
+    used = model_inputs(config, train).used
     return [name for name in used if name in config.data.standardize and _is_vectors(config, train, name)]
 
 
@@ -64,15 +64,15 @@ def _is_vectors(config: Config, train: Manifest, name: str) -> bool:
 def _features(config: Config, train: Manifest, name: str) -> str:
     if not _is_vectors(config, train, name):
         return f"ids of {train.vocabulary.get(name, 0):,} tokens"
-    scaled = ", standardised" if name in config.data.standardize else ""
+    scaled = ", standardized" if name in config.data.standardize else ""
     return f"{train.features[name].dim}{scaled}"
 
 
 def _why_not(config: Config, train: Manifest, name: str) -> str:
-    there = name in train.features
+    is_packed = name in train.features
     transcripts = train.transcripts if name == "text" else 0
     if name not in config.data.modalities:
-        return "data.modalities leaves it out" if there or transcripts else ""
+        return "data.modalities leaves it out" if is_packed or transcripts else ""
     if transcripts:
         return f"{transcripts:,} transcripts are packed, but no text features; set model.text.pretrained"
     return "the data set has none"

@@ -16,13 +16,13 @@ from ivr_dist.config import Config, extensions
 from ivr_dist.config.lanes import default_delay, default_lanes
 from ivr_dist.errors import ConfigError, DataError, raise_together
 from ivr_dist.planning.deepspeed_config import deepspeed_config
-from ivr_dist.planning.model_inputs import Reading
+from ivr_dist.planning.model_inputs import ModelInputs
 from ivr_dist.units import format_bytes, format_count, parse_interval
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One run at one world size."""
+    """The plan of a run at one world size."""
 
     samples: int
     """Samples of the training split."""
@@ -61,7 +61,7 @@ class Plan:
 
 
 def make_plan(config: Config, samples: int, world: int, split_bytes: int = 0) -> Plan:
-    """Plan a run; starts nothing.
+    """Plan a run, without starting anything.
 
     Args:
         config: A config that passed `validation.check`.
@@ -71,7 +71,7 @@ def make_plan(config: Config, samples: int, world: int, split_bytes: int = 0) ->
 
     Raises:
         DataError: The training split is empty.
-        ConfigError: The split is smaller than the global batch, no accumulation keeps to `train.max_micro_batch`, or
+        ConfigError: The split is smaller than the global batch, no accumulation is within `train.max_micro_batch`, or
             the raw `deepspeed` block contradicts the plan; names all faults.
     """
     train = config.train
@@ -132,7 +132,7 @@ def data_order(config: Config, samples: int, split_bytes: int) -> tuple[int, int
 
 
 def _exact(value: float) -> Fraction:
-    # As the decimal the user wrote: 1.1 epochs of 10 steps are 11 steps, not 12, to which 11.000000000000002 rounds up.
+    # The decimal that the user wrote: 1.1 epochs of 10 steps are 11 steps; the float 11.000000000000002 would be 12.
     return Fraction(repr(value))
 
 
@@ -167,7 +167,7 @@ def _accumulation(config: Config, world: int) -> int:
     else:
         finest, smaller = f"micro-steps by train.accumulation = {fixed}", "leave train.accumulation unset"
     raise ConfigError(
-        f"train.max_micro_batch = {most} cannot be kept on {world} workers: {finest} need {needed} samples a worker",
+        f"train.max_micro_batch = {most} is too small for {world} workers: {finest} need {needed} samples a worker",
         where="train.max_micro_batch",
         remedy=f"set it to at least {needed}, use at least {enough} workers, or {smaller}",
     )
@@ -202,15 +202,15 @@ def checkpoint_bytes(parameters: int) -> int:
 
 
 def describe(
-    plan: Plan, config: Config, parameters: int | None, reading: Reading | None = None
+    plan: Plan, config: Config, parameters: int | None, inputs: ModelInputs | None = None
 ) -> list[tuple[str, str]]:
-    """Rows of the table that `plan` and `train` print.
+    """Describe a plan, as rows of the table that `plan` and `train` print.
 
     Args:
         plan: The plan.
-        config: The config it was made from.
+        config: The config it was derived from.
         parameters: Trainable parameters of the model; None leaves memory and checkpoint size out.
-        reading: What the model reads; None leaves it out.
+        inputs: The model's inputs; None leaves them out.
     """
     slots = plan.global_batch // plan.accumulation
     fewest = slots // plan.world
@@ -220,7 +220,7 @@ def describe(
     rows = [
         ("workers", f"{plan.world}" if isinstance(workers, int) else f"{plan.world}, of {workers[0]} to {workers[1]}"),
         ("training samples", f"{plan.samples:,}"),
-        *([] if reading is None else reading.rows()),
+        *([] if inputs is None else inputs.rows()),
         ("global batch", f"{plan.global_batch} = {plan.accumulation} micro-step(s) x {slots} slots"),
         ("samples a worker and micro-step", split),
         ("groups of batch statistics", f"{plan.global_batch // plan.group} x {plan.group} slots{fitted}"),

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from ivr_dist.config import Config, Modality, extensions
 from ivr_dist.config.types import keys, value_of
-from ivr_dist.planning.model_inputs import reading, standardised
+from ivr_dist.planning.model_inputs import model_inputs, standardized
 from ivr_dist.planning.plan import data_order, total_steps
 from ivr_dist.shards.manifest import Manifest
 from ivr_dist.units import parse_interval
@@ -105,19 +105,19 @@ class Difference:
     listed: tuple[Change, ...] = ()
     """Changes that are allowed while a run is trained."""
 
-    def said(self, finished: bool = False) -> str:
-        """The refused changes, for an error's text; for a finished run, all changes."""
+    def describe(self, finished: bool = False) -> str:
+        """Describe the refused changes, for error texts; for a finished run, all changes."""
         changes = (*self.refused, *self.listed) if finished else self.refused
         return ", ".join(f"{change.key} is {change.there} there and {change.here} here" for change in changes)
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A config and the data it is for."""
+class Experiment:
+    """A config and its data."""
 
     config: Config
     manifests: Mapping[str, str]
-    """Manifest ids by split, where they are known."""
+    """Manifest ids by split; absent if unknown."""
 
 
 def ids(manifests: Mapping[str, Manifest]) -> dict[str, str]:
@@ -125,7 +125,7 @@ def ids(manifests: Mapping[str, Manifest]) -> dict[str, str]:
     return {split: manifest.id for split, manifest in manifests.items()}
 
 
-def compare(there: Asked, here: Asked, train: Manifest, *, borrowed: bool = False) -> Difference:
+def compare(there: Experiment, here: Experiment, train: Manifest, *, borrowed: bool = False) -> Difference:
     """Compare a config with that of a run.
 
     Effective values are compared: an unset key equals its default for the data.
@@ -138,16 +138,16 @@ def compare(there: Asked, here: Asked, train: Manifest, *, borrowed: bool = Fals
     """
     refused = _data_changes(there, here)
     listed: list[Change] = []
-    mine, theirs = _effective(here.config, train), _effective(there.config, train)
+    effective_here, effective_there = _effective(here.config, train), _effective(there.config, train)
     for key, role in ROLES.items():
         old, new = value_of(there.config, key), value_of(here.config, key)
         # If only the effective values differ, another key is the cause and is reported.
-        if role in ("data", "free") or old == new or theirs[key] == mine[key]:
+        if role in ("data", "free") or old == new or effective_there[key] == effective_here[key]:
             continue
         note = ""
         if role == "length":
             note = f" (the schedule is that of {_text(new)})" if new is not None else ""
-        change = Change(key, _said(old, theirs[key]), _said(new, mine[key]), note)
+        change = Change(key, _value_text(old, effective_there[key]), _value_text(new, effective_here[key]), note)
         (refused if role == "identity" else listed).append(change)
     if borrowed:
         listed += [change for change in refused if change.key.startswith(_BORROWED)]
@@ -155,16 +155,16 @@ def compare(there: Asked, here: Asked, train: Manifest, *, borrowed: bool = Fals
     return Difference(tuple(refused), tuple(listed))
 
 
-def _data_changes(there: Asked, here: Asked) -> list[Change]:
+def _data_changes(there: Experiment, here: Experiment) -> list[Change]:
     changes = []
     for split in SPLITS:
         old, new = value_of(there.config, f"data.{split}"), value_of(here.config, f"data.{split}")
-        before, now = there.manifests.get(split), here.manifests.get(split)
-        if before and now:
-            if before != now:
+        old_id, new_id = there.manifests.get(split), here.manifests.get(split)
+        if old_id and new_id:
+            if old_id != new_id:
                 # Twelve digits suffice to distinguish them.
-                shown = [f"{url} (manifest {identity[:12]})" for url, identity in ((old, before), (new, now))]
-                changes.append(Change(f"data.{split}", *shown))
+                descriptions = [f"{url} (manifest {identity[:12]})" for url, identity in ((old, old_id), (new, new_id))]
+                changes.append(Change(f"data.{split}", *descriptions))
         elif old != new:
             changes.append(Change(f"data.{split}", old or "unset", new or "unset"))
     return changes
@@ -173,13 +173,13 @@ def _data_changes(there: Asked, here: Asked) -> list[Change]:
 def _effective(config: Config, train: Manifest) -> dict[str, Any]:
     """Effective values by key, on a training split."""
     values: dict[str, Any] = {key: value_of(config, key) for key in ROLES}
-    used = list(reading(config, train).used)
+    used = list(model_inputs(config, train).used)
     steps = total_steps(config, train.samples)
     lanes, delay = data_order(config, train.samples, train.total_bytes)
     epoch = -(-train.samples // config.train.global_batch)
     return values | {
         "data.modalities": used,
-        "data.standardize": standardised(config, train),
+        "data.standardize": standardized(config, train),
         "data.lanes": lanes,
         "data.shuffle_delay": delay,
         "svr.modalities": [name for name in get_args(Modality) if name in config.svr.modalities and name in used],
@@ -194,7 +194,7 @@ def _effective(config: Config, train: Manifest) -> dict[str, Any]:
     }
 
 
-def _said(value: Any, effective: Any) -> str:
+def _value_text(value: Any, effective: Any) -> str:
     if value is None and effective is not None and not isinstance(effective, bool):
         return f"unset ({_text(effective)})"
     return _text(value)
@@ -234,7 +234,7 @@ _EFFECTS: Mapping[Role, str] = {
 
 
 def effects() -> dict[str, str]:
-    """By key: what another value means for a run that has begun, as a clause."""
+    """Effects of another value on a run that has begun, by key, as clauses."""
     return {key: _EFFECTS[role] for key, role in ROLES.items()}
 
 
@@ -253,5 +253,5 @@ def _names(paths: Collection[str]) -> str:
 
 def unclassified() -> Sequence[str]:
     """Keys of the config without a role, unknown keys with one, and keys with two."""
-    named = [key for rule in RULES for key in rule.keys]
-    return sorted({*keys()} ^ {*named}) + sorted(key for key in set(named) if named.count(key) > 1)
+    listed = [key for rule in RULES for key in rule.keys]
+    return sorted({*keys()} ^ {*listed}) + sorted(key for key in set(listed) if listed.count(key) > 1)

@@ -1,1 +1,1 @@
-"""The records of a run in storage."""
+"""Run records in storage: attempts, ledgers, heartbeats, driver lease, events, results."""

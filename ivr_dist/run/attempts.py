@@ -97,27 +97,27 @@ def read_attempts(run_url: str) -> list[Attempt]:
     Raises:
         CorruptDataError: A record is damaged, or one that another continues is missing.
     """
-    found: dict[int, Attempt] = {}
+    records: dict[int, Attempt] = {}
     paths = RunPaths(run_url)
     for number in numbers(run_url):
         url = paths.attempt(number)
         try:
-            found[number] = attempt = _parse(storage.read_json(url), number)
+            records[number] = attempt = _parse(storage.read_json(url), number)
         except (CorruptDataError, ValueError) as error:
             raise _damaged(url, error.what if isinstance(error, CorruptDataError) else str(error)) from error
         # A parent is older, so that lineages end.
-        if attempt.parent is not None and attempt.parent not in found:
+        if attempt.parent is not None and attempt.parent not in records:
             raise _damaged(
                 RunPaths(run_url).attempt(attempt.parent), f"it is missing, and attempt {number} continues it"
             )
-    return list(found.values())
+    return list(records.values())
 
 
 def _parse(record: Any, number: int) -> Attempt:
-    """An attempt from its record.
+    """Parse the record of an attempt.
 
     Raises:
-        ValueError: It is not what a worker group writes; the text says why.
+        ValueError: It is invalid; the text says why.
     """
     if isinstance(record, dict):
         # Unknown keys are those of later versions.
@@ -146,7 +146,7 @@ def _damaged(url: str, why: str) -> CorruptDataError:
 
 def numbers(run_url: str) -> list[int]:
     """List the numbers of all attempts of a run, ascending."""
-    return [number for (number,) in ATTEMPT_NAME.found(RunPaths(run_url).attempts)]
+    return [number for (number,) in ATTEMPT_NAME.list_numbers(RunPaths(run_url).attempts)]
 
 
 def exists(run_url: str, number: int) -> bool:
@@ -155,7 +155,7 @@ def exists(run_url: str, number: int) -> bool:
 
 
 def check_newest(run_url: str, number: int) -> None:
-    """Check that no newer attempt has begun, before changing what it may rely on.
+    """Check that no newer attempt has begun; called before changes that could break it.
 
     Raises:
         SupersededError: A newer attempt has begun.
@@ -163,7 +163,7 @@ def check_newest(run_url: str, number: int) -> None:
     newest = max(numbers(run_url), default=0)
     if newest > number:
         raise SupersededError(
-            f"attempt {number} of this run was given up, attempt {newest} goes on",
+            f"attempt {number} of this run was superseded by attempt {newest}",
             where=run_url,
             remedy="look at that one with `ivr-dist status`",
         )

@@ -18,14 +18,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Note:
-    """Something the user should know, printed once however many workers report it."""
+    """A note for the user, printed once even if several workers report it."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Phase:
-    """What the run is doing before and between steps."""
+    """A phase of the run before or between steps."""
 
     text: str
     failures: int = 0
@@ -48,7 +48,7 @@ class AttemptStarted:
 
 @dataclass(frozen=True)
 class StepProgress:
-    """How far training is, about once a second."""
+    """Training progress, emitted about once a second."""
 
     step: int
     total_steps: int
@@ -82,9 +82,9 @@ class CheckpointSaved:
 
     name: str
     seconds: float
-    """From its beginning until it was complete."""
+    """Seconds from its beginning until it was complete."""
     stall_s: float
-    """Seconds that training stood still for it."""
+    """Seconds that it stalled training."""
 
 
 @dataclass(frozen=True)
@@ -122,22 +122,22 @@ class Console(Protocol):
     """Receiver of a run's events (the dataclasses of `ivr_dist.run.events`), and source of the user's stop request."""
 
     def emit(self, event: Event) -> None:
-        """Pass one event on; never blocks for long."""
+        """Handle one event; never blocks for long."""
 
     def stop_requested(self) -> bool:
         """Whether the user wants the run to end after a checkpoint."""
 
 
 def to_json(event: Event) -> dict[str, Any]:
-    """An event as a JSON-able dict: its `kind`, and its fields."""
+    """Convert an event to a JSON-able dict: its `kind` and its fields."""
     return {"kind": _NAMES[type(event)], **asdict(event)}
 
 
 def from_json(value: Mapping[str, Any]) -> Event:
-    """Rebuild an event from `to_json`, also after a way through JSON text.
+    """Rebuild an event from the value of `to_json`, also after a round trip through JSON text.
 
     Raises:
-        ValueError: There is no such kind, or its fields are others.
+        ValueError: There is no such kind, or its fields are wrong.
     """
     fields = {name: tuple(item) if isinstance(item, list) else item for name, item in value.items() if name != "kind"}
     event_type = _KINDS.get(value.get("kind", ""))

@@ -1,8 +1,8 @@
-"""Goodput: which share of a run's time trained steps that count, and where the rest went.
+"""Goodput: the share of a run's time spent on steps that count, and a breakdown of the rest.
 
-Each second of an attempt has one name, and so have the gaps between attempts. Rank 0 measures; its seconds are in the
-attempt's heartbeat, and those a checkpoint is worth in its `state.json`. An attempt that was killed is known up to its
-last heartbeat; the time until the next attempt counts as lost to the restart.
+Each second of an attempt belongs to one part, and so does each gap between attempts. Rank 0 measures; its seconds are
+stored in the attempt's heartbeat, and the seconds up to a checkpoint in its `state.json`. The times of a killed attempt
+are those of its last heartbeat; the time until the next attempt counts as restarting.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class AttemptTimes:
     seconds: Mapping[str, float]
     """By part, up to some moment before `seen`."""
     ended: bool
-    """Whether it ended by itself; else it was killed."""
+    """Whether it ended by itself; False if it was killed."""
     forked: Mapping[str, float] = field(default_factory=dict)
     """Seconds its parent had spent, by part, when it wrote the checkpoint that this attempt continues."""
     parent: int | None = None
@@ -91,7 +91,7 @@ def _measured(parts: Mapping[str, float]) -> dict[str, float]:
 
 
 def account(attempt_times: Mapping[int, AttemptTimes]) -> dict[str, float]:
-    """Account for the time of a run by the names of `PARTS`; the sum is its time without pauses between commands.
+    """Break down the time of a run into `PARTS`; the sum is its time without pauses between commands.
 
     Args:
         attempt_times: By attempt number.
@@ -101,9 +101,9 @@ def account(attempt_times: Mapping[int, AttemptTimes]) -> dict[str, float]:
     worth = _worth(attempt_times)
     for number, times in attempt_times.items():
         spent = times.complete()
-        kept = worth.get(number, dict.fromkeys(_MEASURED, 0.0))
+        counted = worth.get(number, dict.fromkeys(_MEASURED, 0.0))
         for part, seconds in spent.items():
-            lost = max(seconds - kept[part], 0.0) if part in ("training", "data") else 0.0
+            lost = max(seconds - counted[part], 0.0) if part in ("training", "data") else 0.0
             total[part] += seconds - lost
             total["redone"] += lost
     for before, after in itertools.pairwise(order):
@@ -116,11 +116,11 @@ def _worth(attempt_times: Mapping[int, AttemptTimes]) -> dict[int, Mapping[str, 
     """Return the time that counts of each attempt in the lineage: up to the checkpoint that the next one continued."""
     worth: dict[int, Mapping[str, float]] = {}
     number = max(attempt_times, default=None)
-    kept: Mapping[str, float] | None = None
+    counted: Mapping[str, float] | None = None
     while number is not None and number in attempt_times and number not in worth:
         times = attempt_times[number]
-        worth[number] = times.complete() if kept is None else {**dict.fromkeys(_MEASURED, 0.0), **kept}
-        kept, number = times.forked, times.parent
+        worth[number] = times.complete() if counted is None else {**dict.fromkeys(_MEASURED, 0.0), **counted}
+        counted, number = times.forked, times.parent
     return worth
 
 

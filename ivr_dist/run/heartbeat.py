@@ -1,6 +1,6 @@
 """Heartbeats: rank 0 writes the attempt's progress to storage every few seconds, in a thread.
 
-`ivr-dist status` reads them, and so does goodput accounting: the last heartbeat tells when a killed attempt ended.
+`ivr-dist status` reads them, and so does goodput accounting: the last heartbeat marks the end of a killed attempt.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Heartbeat:
 def read_heartbeats(run_url: str) -> dict[int, dict[str, Any]]:
     """Read the last heartbeat of each attempt, by number; unreadable ones are left out."""
     paths = RunPaths(run_url)
-    records = {number: _read(paths.heartbeat(number)) for (number,) in HEARTBEAT_NAME.found(paths.heartbeats)}
+    records = {number: _read(paths.heartbeat(number)) for (number,) in HEARTBEAT_NAME.list_numbers(paths.heartbeats)}
     return {number: record for number, record in sorted(records.items()) if record is not None}
 
 

@@ -32,7 +32,7 @@ SILENT_S = 4 * HEARTBEAT_S
 
 
 class StoppedWaiting(Exception):
-    """The user asked to stop before anything had begun."""
+    """The user requested a stop before anything had begun."""
 
 
 class Lease:
@@ -54,12 +54,12 @@ def hold(run_url: str, console: Console, stop: threading.Event, silent_s: float 
 
     Raises:
         UserError: Another driver holds the lease.
-        StoppedWaiting: `stop` was set before it was known whether one does.
+        StoppedWaiting: `stop` was set while waiting for the holder's heartbeat.
     """
     number, last = _newest(run_url)
     if last is not None and not last.get("released"):
         _await_silence(run_url, number, last, console, stop, silent_s)
-    # A stop file from before; once the record exists, a stop file is meant for this driver.
+    # Delete a stale stop file; once the record exists, a stop file is meant for this driver.
     storage.delete_tree(RunPaths(run_url).stop_file)
     record = {
         "host": socket.gethostname(),
@@ -72,17 +72,17 @@ def hold(run_url: str, console: Console, stop: threading.Event, silent_s: float 
     own_number = number + 1
     if not storage.create_exclusive(RunPaths(run_url).driver(own_number), json.dumps(record).encode()):
         raise _busy(run_url, _newest(run_url)[1] or {})
-    held, closed = Lease(), threading.Event()
+    lease, closed = Lease(), threading.Event()
     thread = threading.Thread(
-        target=_beat, args=(run_url, own_number, record, held, closed, stop), name="ivr-lease", daemon=True
+        target=_beat, args=(run_url, own_number, record, lease, closed, stop), name="ivr-lease", daemon=True
     )
     thread.start()
     try:
-        yield held
+        yield lease
     finally:
         closed.set()
         thread.join()
-        if held.error is None:
+        if lease.error is None:
             # Storage may be full by now: the run's result counts all the same, and a silent lease expires by itself.
             with suppress(IvrError):
                 storage.write_text(RunPaths(run_url).driver(own_number), json.dumps({**record, "released": True}))
@@ -97,7 +97,7 @@ def holder(run_url: str) -> dict[str, Any] | None:
 
 
 def _newest(run_url: str) -> tuple[int, dict[str, Any] | None]:
-    numbers = DRIVER_NAME.found(RunPaths(run_url).drivers)
+    numbers = DRIVER_NAME.list_numbers(RunPaths(run_url).drivers)
     if not numbers:
         return 0, None
     (newest,) = numbers[-1]
@@ -118,7 +118,7 @@ def _record(url: str) -> dict[str, Any]:
 def _await_silence(
     run_url: str, number: int, last: dict[str, Any], console: Console, stop: threading.Event, silent_s: float
 ) -> None:
-    """Return when the holder is dead; on the same machine and in the same container that is known at once."""
+    """Return once the holder is dead; on the same machine and in the same container that needs no wait."""
     if last["host"] == socket.gethostname() and last.get("space") == _process_space() != "":
         if _process(last["pid"]) == last["process"]:
             raise _busy(run_url, last)
@@ -137,14 +137,14 @@ def _await_silence(
 
 
 def _beat(
-    run_url: str, own_number: int, record: dict[str, Any], held: Lease, closed: threading.Event, stop: threading.Event
+    run_url: str, own_number: int, record: dict[str, Any], lease: Lease, closed: threading.Event, stop: threading.Event
 ) -> None:
     while not closed.wait(HEARTBEAT_S):
         try:
             number, last = _newest(run_url)
             if number > own_number and last is not None:
-                held.error = SupersededError(
-                    f"driver {last['host']}:{last['pid']} has taken this run over",
+                lease.error = SupersededError(
+                    f"driver {last['host']}:{last['pid']} has taken over this run",
                     where=run_url,
                     remedy="look at it with `ivr-dist status`",
                 )
@@ -167,7 +167,7 @@ def _process_space() -> str:
 
 
 def _process(pid: int) -> str:
-    """Return the start time of a process, which tells it from a later one of the same number; empty if unknown."""
+    """Return the start time of a process, which distinguishes reused ids; empty if unknown."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rpartition(")")[2].split()[19]
@@ -177,7 +177,7 @@ def _process(pid: int) -> str:
 
 def _busy(run_url: str, last: dict[str, Any]) -> UserError:
     return UserError(
-        f"driver {last.get('host')}:{last.get('pid')} is at work on this run",
+        f"driver {last.get('host')}:{last.get('pid')} is running on this run",
         where=run_url,
         remedy="wait for it, stop it with `ivr-dist stop RUN`, or choose another run.dir",
     )

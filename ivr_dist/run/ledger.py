@@ -72,7 +72,7 @@ class LedgerWriter:
 
 def recorded_attempts(run_url: str, ledger: str) -> list[int]:
     """List the attempts that have a folder in a ledger, ascending."""
-    return [attempt for (attempt,) in LEDGER_FOLDER_NAME.found(RunPaths(run_url).ledger(ledger))]
+    return [attempt for (attempt,) in LEDGER_FOLDER_NAME.list_numbers(RunPaths(run_url).ledger(ledger))]
 
 
 def read_lines(run_url: str, ledger: str, attempt: int) -> dict[int, Iterator[list[Any]]]:
@@ -84,7 +84,7 @@ def read_lines(run_url: str, ledger: str, attempt: int) -> dict[int, Iterator[li
     """
     paths = RunPaths(run_url)
     urls: dict[int, list[str]] = {}
-    for rank, segment in LEDGER_SEGMENT_NAME.found(paths.ledger_folder(ledger, attempt)):
+    for rank, segment in LEDGER_SEGMENT_NAME.list_numbers(paths.ledger_folder(ledger, attempt)):
         urls.setdefault(rank, []).append(paths.ledger_segment(ledger, attempt, rank, segment))
     return {rank: map(_read_segment, own) for rank, own in urls.items()}
 

@@ -1,4 +1,4 @@
-"""File and folder names in a run directory: the only module that spells them.
+"""File and folder names in a run directory, defined only here.
 
     RUN/run.json                             config and data of the run
     RUN/result.json                          scores, once the run has finished
@@ -50,7 +50,7 @@ SEED_RUN_NAME = Numbered("seed-{:01d}")
 
 @dataclass(frozen=True)
 class RunPaths:
-    """URLs of the files and folders of one run; nothing is read or made."""
+    """URLs of the files and folders of one run; nothing is read or created."""
 
     url: str
     """The run directory."""

@@ -1,4 +1,4 @@
-"""What a run achieved: its result for Python callers, and its loss curve from the history ledger."""
+"""Run results: the result for Python callers, and the loss curve from the history ledger."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ivr_dist.run.paths import HISTORY
 
 @dataclass(frozen=True)
 class Result:
-    """What a training run achieved.
+    """Result of a training run.
 
-    `loss_curve` is read from the run's history ledger when it is first asked for.
+    `loss_curve` is read from the run's history ledger on access.
     """
 
     run: str
@@ -45,7 +45,7 @@ class Result:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], *, trained: bool = True) -> Result:
-        """The result that a `result.json` holds, as `inspection.existing_run.read_result` returns it."""
+        """Build the result from the content of `result.json`, as `inspection.existing_run.read_result` returns it."""
         return cls(
             run=record["run"],
             status=record["status"],

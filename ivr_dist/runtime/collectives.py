@@ -103,7 +103,7 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
     """Differentiable sum of `tensor` over the ranks; every rank must call it in the same order.
 
     Each rank that computes a loss from the result adds to the gradient. The gradient of a loss that all ranks compute
-    identically is thus multiplied by the world size (section 3b.1 of docs/method.md says how that is undone).
+    identically is thus multiplied by the world size (section 3b.1 of docs/method.md describes the correction).
     """
     if world_size() == 1:
         return tensor
@@ -155,10 +155,10 @@ def raise_together(error: Exception | None) -> None:
 
     A rank with an error raises its own; the others raise a `WorkerError` with the text of the first.
     """
-    found = gather(None if error is None else describe(error))
+    messages = gather(None if error is None else describe(error))
     if error is not None:
         raise error
-    for other, text in enumerate(found):
+    for other, text in enumerate(messages):
         if text is not None:
             raise WorkerError(f"worker {other} failed: {text}")
 

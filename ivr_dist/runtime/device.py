@@ -48,9 +48,8 @@ def configure_process() -> None:
 def tune_memory() -> None:
     """Use huge pages for CPU tensors and keep freed memory, as PyTorch's caching allocator does on a GPU.
 
-    Call it before the first tensor is created. Every step allocates the same memory again. glibc returns large
-    blocks to the system, and page faults of new blocks take about a tenth of a training step; small
-    pages another twentieth.
+    Call it before the first tensor is created. Every step allocates the same memory again. glibc returns large blocks
+    to the system, and page faults of new blocks take about a tenth of a training step; small pages another twentieth.
     Without glibc it has no effect (decision 027).
     """
     if available():
@@ -131,14 +130,14 @@ def recorded_collectives() -> dict[str, bytes]:
     """
     from torch._C import _distributed_c10d
 
-    found = {}
+    traces = {}
     for name, dump in (("gloo", "_dump_fr_trace"), ("nccl", "_dump_nccl_trace")):
         # Private, and absent from builds without the backend; the watchdog then writes stacks only.
         recorded = getattr(_distributed_c10d, dump, bytes)()
         # Pickled by PyTorch in this process, so it is safe to load.
         if recorded and pickle.loads(recorded).get("entries"):
-            found[name] = recorded
-    return found
+            traces[name] = recorded
+    return traces
 
 
 def cluster_has_gpus(resources: Mapping[str, float]) -> bool:
@@ -163,7 +162,7 @@ def deterministic() -> None:
     # Not `warn_only`: it would allow the nondeterministic backward pass of memory-efficient attention, which masks
     # need, and cuDNN's attention, which has no deterministic form.
     torch.use_deterministic_algorithms(True)
-    # No code reads uninitialised memory; filling it would cost a kernel for each new tensor.
+    # No code reads uninitialized memory; filling it would cost a kernel for each new tensor.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
 

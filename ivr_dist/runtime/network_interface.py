@@ -16,29 +16,29 @@ _SIOCGIFADDR = 0x8915
 
 def interfaces() -> dict[str, str]:
     """IPv4 addresses by interface; interfaces without one are left out."""
-    found = {}
+    addresses = {}
     for _, name in socket.if_nameindex():
         with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-            answer = fcntl.ioctl(any_socket.fileno(), _SIOCGIFADDR, struct.pack("256s", name.encode()))
-            found[name] = socket.inet_ntoa(answer[20:24])
-    return found
+            reply = fcntl.ioctl(any_socket.fileno(), _SIOCGIFADDR, struct.pack("256s", name.encode()))
+            addresses[name] = socket.inet_ntoa(reply[20:24])
+    return addresses
 
 
 def gloo_address() -> str:
-    """The address that gloo announces to the workers of other machines; empty where gloo would find none.
+    """Return the address that gloo announces to the workers of other machines; empty if gloo would find none.
 
     It is the address of `GLOO_SOCKET_IFNAME`, else the first local address that the host name resolves to, else
     loopback, which other machines cannot reach.
     """
-    named = os.environ.get("GLOO_SOCKET_IFNAME")
-    if named:
-        return interfaces().get(named.partition(",")[0], "")
+    configured = os.environ.get("GLOO_SOCKET_IFNAME")
+    if configured:
+        return interfaces().get(configured.partition(",")[0], "")
     with suppress(OSError):
         for family, kind, protocol, _, address in socket.getaddrinfo(
             socket.gethostname(), None, type=socket.SOCK_STREAM
         ):
-            with suppress(OSError), socket.socket(family, kind, protocol) as tried:
-                tried.bind(address)
+            with suppress(OSError), socket.socket(family, kind, protocol) as probe:
+                probe.bind(address)
                 return str(address[0])
     return _LOOPBACK
 

@@ -14,19 +14,19 @@ from pathlib import Path
 
 _SAMPLE_S = 0.3
 _NEARLY = 0.3
-"""Share of a processor by which a thread may have less than a whole one."""
+"""Share of a processor that a thread may lack."""
 _VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass(frozen=True)
-class Choice:
+class ThreadCount:
     """A number of threads, and the reason for it."""
 
     threads: int
     why: str
 
 
-def choose(setting: int | None) -> Choice:
+def choose(setting: int | None) -> ThreadCount:
     """Choose the number of threads of this process.
 
     Args:
@@ -34,43 +34,45 @@ def choose(setting: int | None) -> Choice:
     """
     allowed = len(os.sched_getaffinity(0))
     if setting is not None:
-        return Choice(setting, "run.threads")
+        return ThreadCount(setting, "run.threads")
     for name in _VARIABLES:
         value = os.environ.get(name, "").partition(",")[0].strip()
         if value.isdigit() and int(value) > 0:
-            return Choice(int(value), name)
+            return ThreadCount(int(value), name)
     before, began = _idle_s(), time.monotonic()
     time.sleep(_SAMPLE_S)
     idle = sum(now - then for then, now in zip(before, _idle_s(), strict=True))
     free = idle / (time.monotonic() - began)
-    return by_what_is_free(allowed, free, _quota())
+    return from_idle_processors(allowed, free, _quota())
 
 
-def by_what_is_free(allowed: int, free: float, quota: float | None) -> Choice:
-    """Choose by measured values.
+def from_idle_processors(allowed: int, free: float, quota: float | None) -> ThreadCount:
+    """Choose the number of threads from measured values.
 
     Args:
         allowed: Processors that this process may use.
-        free: How many of them are idle; a fraction counts.
+        free: Number of idle ones, a fraction.
         quota: CPU quota of the container, in processors; None: no limit.
     """
     most = min(float(allowed), free, float(allowed) if quota is None else quota)
     threads = max(int(most + _NEARLY), 1)
     limit = "" if quota is None or quota >= allowed else f", a quota of {quota:g}"
-    return Choice(threads, f"{min(free, allowed):.1f} of {allowed} processors are free{limit}; run.threads sets it")
+    return ThreadCount(
+        threads, f"{min(free, allowed):.1f} of {allowed} processors are idle{limit}; run.threads sets it"
+    )
 
 
 def _idle_s() -> list[float]:
     """Idle seconds since boot of each processor this process may use; without /proc, all count as idle."""
     allowed, tick = os.sched_getaffinity(0), os.sysconf("SC_CLK_TCK")
     with suppress(OSError, ValueError, IndexError):
-        found = []
+        idle = []
         for line in Path("/proc/stat").read_text().splitlines():
             name, *fields = line.split()
             if name[:3] == "cpu" and name[3:].isdigit() and int(name[3:]) in allowed:
-                found.append((int(fields[3]) + int(fields[4])) / tick)
-        if len(found) == len(allowed):
-            return found
+                idle.append((int(fields[3]) + int(fields[4])) / tick)
+        if len(idle) == len(allowed):
+            return idle
     return [time.monotonic()] * len(allowed)
 
 

@@ -1,1 +1,1 @@
-"""The shard format: bytes to samples and back. Independent of training."""
+"""The shard format: encoding and decoding of samples, indexes and manifests. Independent of training."""

@@ -1,4 +1,4 @@
-"""Decode one sample: its tar members to labels, transcript and arrays."""
+"""Decoding of one sample: tar members to labels, transcript and arrays."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def _parse(text: bytes, shard: str, key: str, strict: bool = False) -> dict[str,
 
 
 def labels_of(metadata: Mapping[str, Any], shard: str, key: str) -> dict[str, float | None]:
-    """Labels in a sample's JSON, by task.
+    """Read the labels in a sample's JSON, by task.
 
     Raises:
         CorruptDataError: They have another type.
@@ -198,13 +198,13 @@ def labels_of(metadata: Mapping[str, Any], shard: str, key: str) -> dict[str, fl
         raise _refused("the sample's labels are not an object of numbers by task", f"{shard}, sample {key}")
     for task, value in labels.items():
         if value is not None and not (type(value) in _NUMBERS and abs(value) <= _LARGEST):
-            shown = repr(value) if not isinstance(value, int) or abs(value) <= _LARGEST else "of hundreds of digits"
-            raise _refused(f"label {task} is {shown}, not a finite number", f"{shard}, sample {key}")
+            text = repr(value) if not isinstance(value, int) or abs(value) <= _LARGEST else "of hundreds of digits"
+            raise _refused(f"label {task} is {text}, not a finite number", f"{shard}, sample {key}")
     return labels
 
 
 def transcript_of(metadata: Mapping[str, Any], shard: str, key: str) -> Transcript:
-    """Transcript in a sample's JSON.
+    """Read the transcript in a sample's JSON.
 
     Raises:
         CorruptDataError: It has another type.

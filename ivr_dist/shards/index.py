@@ -51,7 +51,7 @@ class ShardIndex:
 
     @property
     def names(self) -> list[str]:
-        """Name of each sample: its id, or the key that was made from it."""
+        """Name of each sample: its id, or the key derived from it."""
         return self.keys if self.ids is None else self.ids
 
     def to_bytes(self) -> bytes:

@@ -181,7 +181,7 @@ class Manifest:
                 remedy="pack the corpus with a card that maps its transcript (again, if an older version did)",
             )
 
-    def unlabelled(self) -> list[str]:
+    def unlabeled(self) -> list[str]:
         """List the tasks for which no sample has a label, as far as labels were counted."""
         return [task for task, count in self.labels.items() if not count]
 

@@ -1,4 +1,4 @@
-"""Read `.npy` bytes without pickles and without copying, with every size checked before anything is allocated."""
+"""Parser of `.npy` bytes, without pickles and without copying; checks every size before allocating."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def check_unicode(values: npt.NDArray[Any]) -> None:
     if values.dtype.kind == "U" and values.size and values.dtype.itemsize:
         letters = np.ascontiguousarray(values).view(np.dtype(np.uint32).newbyteorder(values.dtype.byteorder))
         if int(letters.max()) > sys.maxunicode:
-            raise ValueError("text with letters that do not exist")
+            raise ValueError("text with invalid characters")
 
 
 @lru_cache(maxsize=1024)

@@ -18,7 +18,7 @@ _BUFFERED = 1 << 17
 class RunningStatistics:
     """Mean and standard deviation of each feature over all time steps that were added.
 
-    Means and centred sums of squares are kept in float64 and merged pairwise (Chan, Golub and LeVeque 1979), which
+    Means and centered sums of squares are kept in float64 and merged pairwise (Chan, Golub and LeVeque 1979), which
     avoids the cancellation of sums of raw squares.
 
     Args:

@@ -1,7 +1,7 @@
 """Columnar samples: the samples of one request as columns, without an object for each sample or array.
 
 Throughput is tens of thousands of samples a second. A batch joins a modality in one call, from the bytes as they were
-read; a `RawSample` is made only on access to a single sample.
+read; a `RawSample` is created only on access to a single sample.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Sample ids: the id in a sample's JSON, the KEY of its tar members, and how one follows from the other.
+"""Sample ids: the id in a sample's JSON, the KEY of its tar members, and the mapping from id to KEY.
 
-An id is any text, or a whole number of at most 64 bits, which stands for its digits. A KEY is a name of tar members.
-`pack` derives the KEY from the id, so a sample is found by its id in an index of KEYs; in tars made elsewhere the two
-may be unrelated, and the index keeps the ids.
+An id is any text, or a whole number of at most 64 bits, which equals the text of its digits. A KEY is a name of tar
+members. `pack` derives the KEY from the id, so a sample is found by its id in an index of KEYs; in tars made elsewhere
+the two may be unrelated, and the index keeps the ids.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SHOWN = 40
 
 
 def id_of(metadata: Mapping[str, Any], shard: str, key: str) -> str:
-    """Id in a sample's JSON; KEY where it has none.
+    """Read the id in a sample's JSON; KEY if it has none.
 
     Raises:
         CorruptDataError: It is neither a text nor a whole number.
@@ -31,7 +31,7 @@ def id_of(metadata: Mapping[str, Any], shard: str, key: str) -> str:
     id_ = metadata.get("id", key)
     if type(id_) is str and id_:
         return id_
-    # Some readers convert larger numbers to floats, which makes several ids equal.
+    # Some readers convert larger numbers to floats, so that different ids become equal.
     if type(id_) is int and -(2**63) <= id_ < 2**64:
         return str(id_)
     raise CorruptDataError(

@@ -205,6 +205,6 @@ class ShardColumns(Sequence[ShardEntry]):
     def _split_names(self) -> Sequence[bytes]:
         names = self._names.tobytes().split(b"\n")[:-1]
         for name in (name for name in names if not name.endswith(_SUFFIX.encode()) or name == _SUFFIX.encode()):
-            shown = shorten(name.decode(errors="backslashreplace"), 40)
-            raise ValueError(f"{shown!r} is not the name of a shard")
+            text = shorten(name.decode(errors="backslashreplace"), 40)
+            raise ValueError(f"{text!r} is not the name of a shard")
         return names

@@ -1,4 +1,4 @@
-"""Find packed splits at a URL: the folder of one split, or the folder of all splits of a corpus."""
+"""Packed splits at a URL: the folder of one split, or the folder of all splits of a corpus."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def split_rank(name: str) -> tuple[int, str]:
 
 
 def group_of(metadata: Mapping[str, Any], id_: str) -> str | None:
-    """Group of a sample that splits must not share (leakage), such as its video; None: unknown.
+    """Return the group of a sample, which splits must not share (leakage), such as its video; None: unknown.
 
     `pack` writes it into the sample; in tars made elsewhere it is the part of an id before `$_$` (MMSA) or `[3]` (CMU
     SDK).

@@ -18,7 +18,7 @@ from ivr_dist.sanitize import shorten
 BLOCK = 512
 _ZEROS = b"\0" * BLOCK
 _CHUNK = 8 << 20
-_MAX_HELD = 1 << 30
+_MAX_BUFFERED = 1 << 30
 _MAX_MEMBERS = 1000
 _MAX_META = 1024 * 1024
 _MAX_NAME = 1024
@@ -91,7 +91,7 @@ class Stream:
     """
 
     def __init__(
-        self, read: Callable[[int, int], bytes], size: int, where: str, chunk: int = _CHUNK, most: int = _MAX_HELD
+        self, read: Callable[[int, int], bytes], size: int, where: str, chunk: int = _CHUNK, most: int = _MAX_BUFFERED
     ) -> None:
         self.size = size
         self._chunk = chunk
@@ -134,8 +134,8 @@ class Stream:
         stop = min(stop, self.size)
         fresh = self._read(self._end, stop)
         self._sha256.update(fresh)
-        kept = max(self._end - self._needed, 0)
-        self._data = self._data[len(self._data) - kept :] + fresh
+        unreleased = max(self._end - self._needed, 0)
+        self._data = self._data[len(self._data) - unreleased :] + fresh
         self._end = stop
 
 
@@ -192,7 +192,7 @@ def members(data: bytes | memoryview | Readable, where: str, whole: bool = False
         meta = header.type in _META
         size = header.size if meta or extension.size is None else extension.size
         if header.type == _DIRECTORY:
-            size = 0  # a directory has no content, whatever its header says
+            size = 0  # a directory has no content, even if its header states a size
         payload = position + BLOCK
         end = payload + padded(size)
         if end > content.size:

@@ -27,7 +27,7 @@ from ivr_dist.storage._paths import (
     is_plain,
     join,
     local_path,
-    shown,
+    short_display,
 )
 from ivr_dist.storage.api import (
     ATTEMPTS,
@@ -93,7 +93,7 @@ __all__ = [
     "read_json",
     "read_range",
     "read_text",
-    "shown",
+    "short_display",
     "size",
     "stamps",
     "upload",

@@ -1,7 +1,7 @@
 """Storage errors: classifies and explains errors of the system and of client libraries.
 
 fsspec's clients raise their own exception classes and those of libraries that may not be installed, so classes are
-recognised by name, error number and status code.
+recognized by name, error number and status code.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class Remote:
         return PresignedReads(self.fs)
 
     def _path(self, url: str) -> str:
-        # fsspec knows schemes in lower case only.
+        # fsspec recognizes schemes in lower case only.
         return str(self.fs._strip_protocol(self.scheme + url[len(self.scheme) :]))
 
     def read(self, url: str) -> bytes:

@@ -203,7 +203,7 @@ def scheme(url: str) -> str:
     return url.partition("://")[0].lower()
 
 
-def shown(url: str) -> str:
+def short_display(url: str) -> str:
     """Shorten a local path below the working directory to a relative one, for display."""
     here = os.getcwd() + os.sep
     return url.removeprefix(here) if is_local(url) else display(url)

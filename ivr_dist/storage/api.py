@@ -178,7 +178,7 @@ def create_exclusive(url: str, data: bytes) -> bool:
     Args:
         url: The file.
         data: Content that no other caller writes (a random token in it suffices). When the answer to a
-            successful request is lost, the retry recognises its own file by it.
+            successful request is lost, the retry recognizes its own file by it.
 
     Returns:
         True if this call wrote the file, False if it existed already.

@@ -38,6 +38,6 @@ class Numbered:
         # 00001.json is refused where 1 is written as 0001.json, so that each number has one name.
         return numbers if numbers is not None and self.name(*numbers) == name else None
 
-    def found(self, url: str) -> list[tuple[int, ...]]:
+    def list_numbers(self, url: str) -> list[tuple[int, ...]]:
         """List the numbers of the names in a directory, ascending; none if it is absent."""
         return sorted(numbers for numbers in map(self.parse, storage.list_dir(url)) if numbers is not None)

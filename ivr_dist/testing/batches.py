@@ -1,4 +1,4 @@
-"""Small batches and specs of made-up data, for the contract suites."""
+"""Small batches and specs of synthetic data, for the contract suites."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def example_spec() -> ModelSpec:
 def example_batch(
     samples: Sequence[int] = range(8), *, padding: int = 0, missing: bool = True, equal_lengths: bool = False
 ) -> Batch:
-    """A batch of made-up samples.
+    """A batch of synthetic samples.
 
     Args:
         samples: Their numbers, each of which has always the same values, slot and lengths; none is allowed.

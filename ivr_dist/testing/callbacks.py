@@ -12,7 +12,7 @@ from ivr_dist.training.callbacks.registry import HOOKS
 
 
 def step_report(step: int, *, fault: str = "") -> StepReport:
-    """The report of a made-up step; with a fault, of one that left the weights as they were."""
+    """The report of a synthetic step; with a fault, of one that did not update the weights."""
     return StepReport(
         step=step,
         epoch=0,
@@ -36,19 +36,19 @@ class CallbackContract(ABC):
 
     @abstractmethod
     def make(self, folder: Path) -> Callback:
-        """Make the callback as the config makes it.
+        """Build the callback as a config would.
 
         Args:
             folder: An empty folder that is deleted after the test.
         """
 
     def test_it_is_a_callback_all_of_whose_hooks_are_called(self, tmp_path: Path) -> None:
-        """It derives from `Callback`, and no hook is misspelt."""
+        """It derives from `Callback`, and no hook is misspelled."""
         callback = self.make(tmp_path)
         assert isinstance(callback, Callback)
         assert [name for name in dir(callback) if name.startswith("on_") and name not in HOOKS] == []
 
-    def test_it_lives_through_a_run_on_any_rank(self, tmp_path: Path) -> None:
+    def test_hooks_run_in_order_on_any_rank(self, tmp_path: Path) -> None:
         """Every hook is called in the order of a run, on the first rank and on another one."""
         for rank in (0, 1):
             folder = tmp_path / f"rank-{rank}"
@@ -64,14 +64,14 @@ class CallbackContract(ABC):
             callback.on_checkpoint("step-00000003.a01", 0.2, 0.05)
             callback.on_close()
 
-    def test_it_can_be_closed_at_once(self, tmp_path: Path) -> None:
+    def test_it_can_be_closed_before_the_first_step(self, tmp_path: Path) -> None:
         """An attempt may end before its first step."""
         callback = self.make(tmp_path)
         callback.on_start(RunInfo(str(tmp_path), attempt=2, rank=0, world=1, step=3, total_steps=3))
         callback.on_close()
 
     def _save(self, callback: Callback) -> None:
-        """Begin a checkpoint; what makes its records durable runs on another thread while training goes on."""
+        """Begin a checkpoint; the function that makes its records durable runs on another thread."""
         durable = callback.on_before_checkpoint()
         assert durable is None or callable(durable)
         if durable is not None:

@@ -21,7 +21,7 @@ class MetricContract(ABC):
 
     @abstractmethod
     def make(self) -> Metric:
-        """Make the metric as the config makes it."""
+        """Build the metric as a config would."""
 
     def cases(self) -> Iterator[tuple[TaskSpec, Floats, Floats]]:
         """Task, labels [N] and predictions [N] or [N, C], of each type of task that the metric is for."""
@@ -43,7 +43,7 @@ class MetricContract(ABC):
         assert metric.task_types and set(metric.task_types) <= {"regression", "classification"}
 
     def test_it_depends_on_nothing_but_its_arguments(self) -> None:
-        """Two instances agree, whatever they computed before, and leave the arrays as they were."""
+        """Two instances agree, independent of earlier calls, and leave the arrays unchanged."""
         for task, truth, prediction in self.cases():
             metric, before = self.make(), (truth.copy(), prediction.copy())
             value = metric.compute(task, truth, prediction)
@@ -68,7 +68,7 @@ class MetricContract(ABC):
             float(self.make().compute(task, np.zeros_like(truth), np.zeros_like(prediction)))
 
     def test_perfect_predictions_are_not_worse(self) -> None:
-        """`lower_is_better` says the direction that the values have."""
+        """`lower_is_better` matches the direction of the values."""
         for task, truth, prediction in self.cases():
             metric = self.make()
             perfect = truth if task.type == "regression" else np.eye(task.classes or 2)[truth.astype(int)] * 9.0

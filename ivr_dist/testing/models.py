@@ -22,7 +22,7 @@ class ModelContract(ABC):
 
     @abstractmethod
     def make(self, spec: ModelSpec) -> FusionModel:
-        """Make the model as the config makes it, without dropout."""
+        """Build the model as a config would, without dropout."""
 
     def spec(self) -> ModelSpec:
         """The data the model is made for."""
@@ -32,7 +32,7 @@ class ModelContract(ABC):
         """A batch of them; some samples lack a modality."""
         return example_batch(range(samples), padding=padding)
 
-    def test_it_states_what_it_is(self) -> None:
+    def test_it_derives_from_the_protocol(self) -> None:
         """It derives from `FusionModel` and provides parts that outputs have, the predictions among them."""
         model = self.make(self.spec())
         assert isinstance(model, FusionModel)

@@ -68,7 +68,7 @@ class SourceContract(ABC):
                 for name, values in one.arrays.items():
                     np.testing.assert_array_equal(values, other.arrays[name])
 
-    def test_what_it_passes_over_is_said(self, tmp_path: Path) -> None:
+    def test_notes_and_dropped_samples_are_reported(self, tmp_path: Path) -> None:
         """Notes are sentences; samples that are dropped are in no split and have a reason."""
         source = self.make(tmp_path)
         assert all(isinstance(note, str) and note for note in notes_of(source))

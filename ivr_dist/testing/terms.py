@@ -29,7 +29,7 @@ class TermContract(ABC):
 
     @abstractmethod
     def make(self) -> Term:
-        """Make the term as the config makes it."""
+        """Build the term as a config would."""
 
     def config(self) -> Config:
         """The config that the term reads as `step.config`."""
@@ -57,7 +57,7 @@ class TermContract(ABC):
         assert math.isfinite(whole) and whole >= 0 and math.isclose(whole, first + second)
 
     def test_it_is_finite_and_has_a_gradient(self) -> None:
-        """Each value is a scalar; some parameter of the model is pulled."""
+        """Each value is a scalar; some parameter has a gradient."""
         model = self._seeded()
         values = self._values(model, [range(_SAMPLES)])
         assert values and all(value.dim() == 0 and bool(torch.isfinite(value)) for value in values.values())
@@ -75,7 +75,7 @@ class TermContract(ABC):
         assert all(p.grad is None or bool(torch.isfinite(p.grad).all()) for p in model.parameters())
 
     def test_micro_steps_add_up_to_the_step(self) -> None:
-        """The value of the global batch is the same however a step is accumulated."""
+        """The value of the global batch is the same for any gradient accumulation."""
         model = self._seeded()
         whole = self._values(model, [range(_SAMPLES)])
         parts = self._values(model, [range(_GROUP), range(_GROUP, _SAMPLES)])
@@ -93,7 +93,7 @@ class TermContract(ABC):
         for name, value in whole.items():
             torch.testing.assert_close(value, shares[name], rtol=1e-4, atol=1e-5)
 
-    def test_it_keeps_nothing(self) -> None:
+    def test_it_is_stateless(self) -> None:
         """The same batch gives the same value again: a run that continues has new instances."""
         model, term = self._seeded(), self.make()
         first, second = (self._values(model, [range(_SAMPLES)], term=term) for _ in range(2))

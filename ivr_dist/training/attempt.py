@@ -1,4 +1,4 @@
-"""One attempt on one rank: from a config in a process group to a trained, evaluated run."""
+"""One attempt on one rank: builds the model from the config, trains, checkpoints and evaluates."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ivr_dist.model.spec import ModelSpec
 from ivr_dist.model.text_encoder import TextEncoder
 from ivr_dist.planning.label_check import label_notes
 from ivr_dist.planning.plan import Plan, make_plan
-from ivr_dist.planning.run_identity import Asked, Change, ids
+from ivr_dist.planning.run_identity import Change, Experiment, ids
 from ivr_dist.run import attempts
 from ivr_dist.run.events import AttemptStarted, Console, Note, Phase, TimeSpent
 from ivr_dist.run.goodput import Stopwatch
@@ -51,10 +51,10 @@ _HANG_FACTOR = 20.0
 
 @dataclass(frozen=True)
 class SkippedSteps:
-    """Steps that the next attempt skips because one of them failed."""
+    """Steps that the next attempt skips, because the last of them failed."""
 
     before: int
-    """The checkpoint to continue from has at most so many steps."""
+    """Largest step of a checkpoint to continue from."""
     step: int
     """The last one."""
     faults: int
@@ -62,11 +62,11 @@ class SkippedSteps:
 
 
 class AttemptRun:
-    """One attempt on one rank; `run` tells it top to bottom.
+    """One attempt on one rank; read `run` from top to bottom.
 
     Args:
         config: The run's config.
-        console: Takes events of rank 0, and notes of every rank.
+        console: Receives events of rank 0, and notes of every rank.
         local_rank: This worker's number on its node.
         cluster_events: Preemption notices and free capacity of the cluster; None for none.
     """
@@ -102,20 +102,20 @@ class AttemptRun:
 
         Args:
             attempts_before: Attempts of the run when its driver started: a later one is a retry, which continues
-                whatever `run.resume` says.
+                regardless of `run.resume`.
             began: Unix time from which the attempt's time counts.
             skipped_steps: Steps to skip.
 
         Raises:
-            IvrError: The run cannot go on.
+            IvrError: The run cannot continue.
         """
-        # Watched from here on: a worker can hang while it reads a checkpoint, or while it waits for one that does.
+        # Started this early because a worker can hang while it reads a checkpoint, or waits for one that does.
         watchdog = Watchdog(
             self.run_url,
             f"worker-{self.rank:05d}-pid-{os.getpid()}",
             least_s=self.config.run.hang_after_s,
             factor=_HANG_FACTOR,
-            tell=self.note,
+            notify=self.note,
         )
         try:
             return self._run(attempts_before, Stopwatch(began), watchdog, skipped_steps)
@@ -126,7 +126,7 @@ class AttemptRun:
         self, attempts_before: int, stopwatch: Stopwatch, watchdog: Watchdog, skipped_steps: SkippedSteps | None
     ) -> Ending:
         config, plan = self.config, self.plan
-        here = Asked(config, ids(self.manifests))
+        here = Experiment(config, ids(self.manifests))
         state = weights.initial_state(
             config, self.spec, manifests=here.manifests, world=self.world, stage=config.zero.stage
         )
@@ -140,9 +140,9 @@ class AttemptRun:
             self._say(f"changed        {', '.join(map(str, changed))}" if changed else "nothing changed")
             for sentence in weights.changed_classes(source.state, state):
                 self._say(sentence)
-        watchdog.moved()
+        watchdog.restart()
         engine = self._engine(source)
-        watchdog.moved()
+        watchdog.restart()
         with open_splits(config, plan, self.manifests, self.spec, self.note) as splits:
             loader = splits["train"].loader
             progress, cursor = resume.position(loader.start, source)
@@ -170,7 +170,7 @@ class AttemptRun:
         return ending
 
     def _engine(self, source: resume.Resume) -> Engine:
-        """Build the model under DeepSpeed, with the checkpoint's weights or initialised from the seed."""
+        """Build the model under DeepSpeed, with the checkpoint's weights or initialized from the seed."""
         config = self.config
         torch.manual_seed(config.run.seed)
         spec = ModelSpec(self.spec.modalities, self.spec.tasks, self.text)

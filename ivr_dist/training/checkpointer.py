@@ -1,8 +1,7 @@
 """Asynchronous checkpoints: the loop stops for a copy to host memory, a thread writes the copy to storage.
 
 Each rank writes its own part, and the last part makes the checkpoint complete: no rank waits for another (decision
-012). Errors of the thread are kept until the loop takes them, since an error raised on one rank alone would cause a
-deadlock.
+012). The loop fetches errors of the thread, since an error raised on one rank alone would cause a deadlock.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from ivr_dist.run import attempts
 from ivr_dist.run.attempts import Span
 from ivr_dist.runtime import collectives, device
 
-_LOOK_S = 0.05
+_POLL_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -94,9 +93,9 @@ class Checkpointer:
         """Copy the training state and write it in a thread; waits first for a checkpoint that is still being written.
 
         Args:
-            state: What `state.json` holds besides shapes; the same on every rank.
+            state: Content of `state.json` without shapes; the same on every rank.
             best: Name of the checkpoint that retention must keep besides the newest.
-            first: Called in the thread before this rank's part is written: make durable what the checkpoint relies on.
+            first: Called in the thread before this rank's part is written, to make the run's records durable.
         """
         started = time.monotonic()
         self._join()
@@ -120,8 +119,8 @@ class Checkpointer:
 
     def take_saved(self) -> list[Saved]:
         """Return and clear the checkpoints that have become complete."""
-        found, self._saved = self._saved, []
-        return found
+        saved, self._saved = self._saved, []
+        return saved
 
     def take_error(self) -> IvrError | None:
         """Return and clear the error of this rank's thread."""
@@ -194,7 +193,7 @@ class Checkpointer:
     def _completed(self, url: str, world: int) -> bool:
         """Wait for the parts of the other ranks."""
         while not store.is_whole(url, world):
-            if self._given_up.wait(_LOOK_S):
+            if self._given_up.wait(_POLL_S):
                 return False
         return True
 

@@ -1,4 +1,4 @@
-"""Early stopping: the best validation score so far, and when patience is exhausted. Pure functions of progress."""
+"""Early stopping: tracks the best validation score and the patience. Pure functions of progress."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class EarlyStopping:
     patience: int | None = None
     """Evaluations in a row without an improvement after which training ends; None: it never ends early."""
     lower_is_better: frozenset[str] = metrics.LOWER_IS_BETTER
-    """Names of the metrics of which a smaller value is better."""
+    """Names of metrics where smaller is better."""
 
     def update(self, progress: Progress, value: float | None, checkpoint: str) -> Progress:
         """Return the progress after one more evaluation.
 
         Args:
-            progress: Before it.
+            progress: The progress before it.
             value: The metric; None where it is not defined, which is no improvement.
             checkpoint: Name of the checkpoint that will hold the weights it was measured with.
         """

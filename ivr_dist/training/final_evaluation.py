@@ -7,7 +7,7 @@ from ivr_dist.checkpoint import weights
 from ivr_dist.config import Config
 from ivr_dist.errors import CheckpointError
 from ivr_dist.evaluation import evaluate
-from ivr_dist.planning.model_inputs import reading
+from ivr_dist.planning.model_inputs import model_inputs
 from ivr_dist.run.events import Note
 from ivr_dist.run.paths import RunPaths
 from ivr_dist.runtime import collectives
@@ -21,7 +21,7 @@ def write_result(
 ) -> None:
     """Score the selected checkpoint on validation and, once, on test, and write `result.json`; a collective call."""
     url = _selected(config, run_url, trainer)
-    trainer.watchdog.moved()
+    trainer.watchdog.restart()
     # The user's own config names the class of this run's checkpoints.
     model = weights.load_model(url, verified=True, trust_code=True).to(trainer.engine.device).eval()
     metrics = {}
@@ -39,14 +39,14 @@ def write_result(
             "steps": trainer.progress.step,
             "total_steps": trainer.plan.total_steps,
             "attempts": attempt,
-            "modalities": list(reading(config, splits["train"].manifest).used),
+            "modalities": list(model_inputs(config, splits["train"].manifest).used),
             "metrics": metrics,
         }
         storage.write_json(RunPaths(run_url).result, result)
 
 
 def _selected(config: Config, run_url: str, trainer: Trainer) -> str:
-    """Choose the checkpoint to score: the best one, or the last where the best is not wanted, deleted or damaged.
+    """Choose the checkpoint to score: the best one, or the last if that is selected or the best is gone or damaged.
 
     A collective call: every rank verifies a share of the bytes.
     """

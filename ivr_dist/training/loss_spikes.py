@@ -14,7 +14,8 @@ class LossSpikeDetector:
     """Checks the loss of each step; its inputs are equal on all ranks.
 
     Args:
-        factor: A loss above `factor` times the median of the last `WINDOW` recorded losses is a spike; None: none is.
+        factor: A loss above `factor` times the median of the last `WINDOW` recorded losses is a spike; None: only
+            losses that are not finite fail.
     """
 
     def __init__(self, factor: float | None) -> None:
@@ -22,7 +23,7 @@ class LossSpikeDetector:
         self._recent: deque[float] = deque(maxlen=WINDOW)
 
     def check(self, loss: float) -> str:
-        """Return what is wrong with a loss, empty if nothing is; the first `_FEWEST` losses are never spikes."""
+        """Check a loss; return why it fails, empty if it passes. The first `_FEWEST` losses are never spikes."""
         if not math.isfinite(loss):
             return "the loss is not finite"
         if self._factor is None or len(self._recent) < _FEWEST:
@@ -33,5 +34,5 @@ class LossSpikeDetector:
         return ""
 
     def record(self, loss: float) -> None:
-        """Add the loss of a step that counted to the window."""
+        """Add the loss of a step that was not discarded to the window."""
         self._recent.append(loss)

@@ -1,8 +1,8 @@
 """Rank agreement: signals of single ranks are summed in one all-reduce, so all ranks take the same decision.
 
-Signals are a stop request, a checkpoint outside its turn, a failed checkpoint write, unreadable samples. A rank must
-never act on what it alone knows, since the others would wait for it in a collective (a deadlock). So every rank adds
-its signals to the one small all-reduce that each step has anyway (decision 008).
+Signals are a stop request, an unscheduled checkpoint, a failed checkpoint write, unreadable samples. A rank must never
+act on local information alone, since the others would wait for it in a collective (a deadlock). So every rank adds its
+signals to the one small all-reduce that each step has anyway (decision 008).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ivr_dist.run.paths import RunPaths
 _STOP_FILE_PERIOD_S = 1.0
 _POLL_CLUSTER_S = 5.0
 _WEIGHT = 0.05
-"""Of the newest step in the average over the last ones."""
+"""Weight of the newest step in the moving average."""
 _FIELDS = ("asked", "stop_file", "save", "poll", "saved", "unsaved", "skipped")
 
 Stop = Literal["", "asked", "stop file"]
@@ -37,7 +37,7 @@ class ClusterEvents(Protocol):
         """Whether a node of the run will be preempted; a collective call, made every few seconds."""
 
     def may_grow(self) -> bool:
-        """Whether the run may soon be restarted on more workers; asked on rank 0, must not block for long."""
+        """Whether the run may soon be restarted on more workers; called on rank 0, must not block for long."""
 
 
 class NoClusterEvents:
@@ -54,12 +54,12 @@ class NoClusterEvents:
 
 @dataclass(frozen=True)
 class Decision:
-    """What all ranks do next, equal on all of them."""
+    """The decision of one step, equal on all ranks."""
 
     stop: Stop
     """Why the run ends after a checkpoint; empty if it continues."""
     save: bool
-    """Whether a checkpoint is written now, outside its turn."""
+    """Whether to write an unscheduled checkpoint now."""
     poll_cluster: bool
     """Whether all ranks polled the cluster for events."""
     saved: bool
@@ -81,7 +81,7 @@ class Decision:
 
 
 class RankAgreement:
-    """Gathers one rank's signals, and decides on the sum of all.
+    """Collects this rank's signals, and decides from the sum over all ranks.
 
     Args:
         run_url: The run's directory.
@@ -107,7 +107,7 @@ class RankAgreement:
         self._own_s = [0.0] * world
         self._closed = threading.Event()
         if rank == 0:
-            threading.Thread(target=self._look, name="ivr-control", daemon=True).start()
+            threading.Thread(target=self._poll_stop_file, name="ivr-control", daemon=True).start()
 
     def close(self) -> None:
         """Stop polling for the stop file."""
@@ -129,7 +129,7 @@ class RankAgreement:
         return torch.tensor([float(signals[name]) for name in _FIELDS] + seconds)
 
     def decide(self, total: Sequence[float]) -> Decision:
-        """Decide from the sum over all ranks; a collective call when the sum asks for a poll of the cluster."""
+        """Decide from the sum over all ranks; a collective call if a poll of the cluster is due."""
         value = dict(zip(_FIELDS, total, strict=False))
         save = value["save"] > 0
         if value["poll"]:
@@ -159,7 +159,7 @@ class RankAgreement:
         """Numbers in `signals`."""
         return len(_FIELDS) + self._world
 
-    def _look(self) -> None:
+    def _poll_stop_file(self) -> None:
         while not self._closed.wait(_STOP_FILE_PERIOD_S):
             try:
                 self._stop_file = self._stop_file or storage.exists(self._stop_url)

@@ -15,8 +15,8 @@ from ivr_dist.config import Config
 from ivr_dist.data.cursor import DataCursor
 from ivr_dist.engine.deepspeed_engine import Engine
 from ivr_dist.errors import CheckpointError, CheckpointMismatchError, CorruptDataError, IvrError, UserError
-from ivr_dist.inspection.existing_run import asked
-from ivr_dist.planning.run_identity import Asked, Change, compare
+from ivr_dist.inspection.existing_run import recorded_experiment
+from ivr_dist.planning.run_identity import Change, Experiment, compare
 from ivr_dist.run import attempts
 from ivr_dist.runtime import collectives
 from ivr_dist.shards.manifest import Manifest
@@ -47,24 +47,25 @@ def find(
     """Choose the checkpoint to continue from; a collective call, since every rank verifies a share of the bytes.
 
     Args:
-        config: The run's config; `run.resume` says what the user wants.
+        config: The run's config; `run.resume` selects the checkpoint.
         run_url: The run's directory.
         here: This run's initial state, whose model, features and tasks the checkpoint must share.
         attempts_before: Attempts of the run when its driver started. If there are more by now, this is a retry after a
-            fault: it continues the driver's own attempts, also where the user asked to start over.
+            fault: it continues the driver's own attempts, even if the config starts over.
         before: Checkpoints of more steps are not considered.
 
     Raises:
         CheckpointMismatchError: The checkpoint is of another model.
-        CheckpointError: The checkpoint asked for is not complete.
+        CheckpointError: The selected checkpoint is not complete.
     """
     past = collectives.on_rank_zero(lambda: attempts.read_attempts(run_url))
     choice = config.run.resume
     notes: list[str] = []
     if choice == "auto" or len(past) > attempts_before:
-        found = _newest_complete(run_url, attempts.lineage(past), before, notes)
-        if found is not None:
-            return _checked(Resume(found.url(run_url), found.attempt, _state(found.url(run_url)), tuple(notes)), here)
+        newest = _newest_complete(run_url, attempts.lineage(past), before, notes)
+        if newest is not None:
+            url = newest.url(run_url)
+            return _checked(Resume(url, newest.attempt, _state(url), tuple(notes)), here)
     if choice in ("auto", "never"):
         return Resume(notes=tuple(notes))
     url = storage.absolute(choice)
@@ -75,7 +76,7 @@ def find(
     if fault:
         raise CheckpointError(fault, where=url, remedy="give another one, or run.resume=auto")
     name = store.CheckpointName.parse(url.rstrip("/").rsplit("/", 1)[-1])
-    # Also through a symbolic link, or below a folder that has another name here.
+    # The URL may lead through a symbolic link or a differently named mount.
     own = name is not None and collectives.on_rank_zero(lambda: storage.is_same_url(name.url(run_url), url))
     return _checked(Resume(url, name.attempt if name and own else None, _state(url), tuple(notes)), here)
 
@@ -92,27 +93,27 @@ def _newest_complete(
         fault = damage(url)
         if not fault:
             return name
-        # A server may still list the folder of one that was deleted.
+        # A server may still list the folder of a deleted checkpoint.
         if collectives.on_rank_zero(partial(storage.holds_files, url)):
             notes.append(f"checkpoint {name} is skipped: {fault}")
     return None
 
 
 def damage(url: str) -> str:
-    """Verify a checkpoint, every rank a share of it; return what is wrong on any rank, empty if nothing is.
+    """Verify a checkpoint, each rank a share of it; return the first problem of any rank, empty if there is none.
 
     Raises:
-        StorageError: It cannot be read at present, so nothing is known about it.
+        StorageError: It cannot be read at present, so it is neither sound nor damaged.
     """
-    found, failed = "", None
+    problem, failed = "", None
     try:
         store.verify(url, collectives.rank(), collectives.world_size())
     except (CheckpointError, CorruptDataError, storage.NotFoundError) as error:
-        found = error.what
+        problem = error.what
     except IvrError as error:  # raised again by raise_together, on all ranks
         failed = error
     collectives.raise_together(failed)
-    return next((text for text in collectives.gather(found) if text), "")
+    return next((text for text in collectives.gather(problem) if text), "")
 
 
 def _state(url: str) -> CheckpointState:
@@ -132,7 +133,7 @@ def _checked(source: Resume, here: CheckpointState) -> Resume:
     return source
 
 
-def changes(source: Resume, here: Asked, train: Manifest) -> tuple[Change, ...]:
+def changes(source: Resume, here: Experiment, train: Manifest) -> tuple[Change, ...]:
     """List config changes since a checkpoint was written that leave it the same run.
 
     Args:
@@ -141,18 +142,18 @@ def changes(source: Resume, here: Asked, train: Manifest) -> tuple[Change, ...]:
         train: Its training split.
 
     Raises:
-        CheckpointMismatchError: Something else has changed; the text names every such key.
+        CheckpointMismatchError: Other keys have changed; the text names each.
     """
     if source.state is None:
         return ()
-    found = compare(asked(source.state, source.url), here, train, borrowed=source.parent is None)
-    if said := found.said():
+    difference = compare(recorded_experiment(source.state, source.url), here, train, borrowed=source.parent is None)
+    if refused := difference.describe():
         raise CheckpointMismatchError(
-            f"the checkpoint is of another config: {said}",
+            f"the checkpoint is of another config: {refused}",
             where=source.url,
             remedy="use its config again, or start over with run.resume=never or another run.dir",
         )
-    return found.listed
+    return difference.listed
 
 
 def position(start: DataCursor, source: Resume) -> tuple[Progress, DataCursor]:
@@ -163,7 +164,7 @@ def position(start: DataCursor, source: Resume) -> tuple[Progress, DataCursor]:
         source: The result of `find`.
 
     Raises:
-        CheckpointMismatchError: The checkpoint's data order is another one.
+        CheckpointMismatchError: The checkpoint has another data order.
     """
     if source.state is None:
         return Progress(), start
@@ -177,7 +178,7 @@ def position(start: DataCursor, source: Resume) -> tuple[Progress, DataCursor]:
 
 
 def restore_optimizer(engine: Engine, source: Resume) -> None:
-    """Restore the optimizer state of the checkpoint, whatever ZeRO stage and number of workers wrote it."""
+    """Restore the optimizer state of a checkpoint written at any ZeRO stage by any number of workers."""
     if source.state is not None:
         with open_tensors(source.url, source.state) as tensors:
             engine.restore(tensors)

@@ -1,7 +1,7 @@
 """Gradient probe of SVR: the norm of its gradient at the codes, and its cosine to the task's gradient.
 
-Gradients are taken with respect to the codes, never the parameters, so this works at every ZeRO stage (method 3b.6).
-The fusion reads the codes through identity branches: the gradient that arrives there is the task's alone.
+Gradients are computed with respect to the codes, never the parameters, so this works at every ZeRO stage (method 3b.6).
+The fusion reads the codes through identity branches, whose gradient is that of the task alone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class SvrProbe:
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        """By modality: squared norms of SVR's and the task's gradient, and their inner product; where the codes are."""
+        """By modality: squared norms of SVR's and the task's gradient, their inner product; on the codes' device."""
         self._svr_grads: dict[str, tuple[Tensor | None, ...]] = {}
 
     def before_backward(self, output: IVROutput, svr_loss: Tensor) -> None:
@@ -32,29 +32,29 @@ class SvrProbe:
         grads: tuple[Tensor | None, ...] = (None,) * len(codes)
         if svr_loss.requires_grad:
             grads = torch.autograd.grad(svr_loss, codes, retain_graph=True, allow_unused=True)
-        self._svr_grads = {name: grads[2 * place : 2 * place + 2] for place, name in enumerate(output.branch)}
+        self._svr_grads = {name: grads[2 * number : 2 * number + 2] for number, name in enumerate(output.branch)}
 
     def after_backward(self, output: IVROutput) -> None:
         """Read the task's gradient off the branches.
 
-        The loss was multiplied by the world size before backward, and so was this gradient; SVR's was taken without.
+        The loss was multiplied by the world size before backward, and so was this gradient; SVR's was not.
         """
         for name, branch in output.branch.items():
             for svr, code in zip(self._svr_grads[name], branch, strict=True):
-                found = _products(svr, None if code.grad is None else code.grad / world_size(), code.device)
-                self._sums[name] = self._sums[name] + found if name in self._sums else found
+                products = _products(svr, None if code.grad is None else code.grad / world_size(), code.device)
+                self._sums[name] = self._sums[name] + products if name in self._sums else products
 
     def result(self) -> dict[str, float]:
         """`svr_grad_norm`, `task_grad_norm` and `cosine` over all codes, and by modality as `MODALITY/cosine` ...
 
         A cosine is 0 where either gradient vanishes. A collective call.
         """
-        # One copy to the host a step, not one for each code: a GPU is waited for each time.
+        # One copy to the host per step, since each copy synchronizes with the GPU.
         totals = sum_over_ranks(torch.stack(list(self._sums.values())).cpu())
-        found = _described(totals.sum(dim=0))
+        measurements = _measurements(totals.sum(dim=0))
         for name, sums in zip(self._sums, totals, strict=True):
-            found |= {f"{name}/{what}": value for what, value in _described(sums).items()}
-        return found
+            measurements |= {f"{name}/{what}": value for what, value in _measurements(sums).items()}
+        return measurements
 
 
 def _products(svr: Tensor | None, task: Tensor | None, device: torch.device) -> Tensor:
@@ -71,7 +71,7 @@ def _products(svr: Tensor | None, task: Tensor | None, device: torch.device) -> 
     )
 
 
-def _described(sums: Tensor) -> dict[str, float]:
+def _measurements(sums: Tensor) -> dict[str, float]:
     svr, task, product = sums.tolist()
     norms = math.sqrt(svr) * math.sqrt(task)
     return {

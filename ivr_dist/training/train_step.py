@@ -1,4 +1,4 @@
-"""One optimizer step: forward, losses, backward, update; the same on every rank."""
+"""Training step: forward, losses, backward, update; the same on every rank."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ivr_dist.training.svr_probe import SvrProbe
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step computed, equal on all ranks but for `forward_s`."""
+    """Result of one step, equal on all ranks except for `forward_s`."""
 
     loss: float
     """Weighted sum of all terms, over the global batch."""
@@ -66,7 +66,7 @@ class TrainStep:
     def run(self, step: int, batches: Sequence[Batch], counts: StepCounts) -> StepResult:
         """Run one optimizer step; a collective call.
 
-        A step whose loss or gradient is not finite, or whose loss is a spike, leaves weights and optimizer as they are.
+        A step whose loss or gradient is not finite, or whose loss is a spike, leaves weights and optimizer unchanged.
 
         Args:
             step: Completed steps before it.

@@ -43,8 +43,8 @@ from ivr_dist.training.train_step import StepResult, TrainStep
 from ivr_dist.training.watchdog import Watchdog
 
 Ending = Literal["finished", "early", "asked", "stop file", "rollback"]
-"""finished: the planned end; early: early stopping; asked: a signal; stop file: the user created it; rollback: a step
-failed, and the next attempt continues from an older checkpoint."""
+"""finished: the planned end; early: early stopping; asked: a signal requested a stop; stop file: the user created it;
+rollback: a step failed, and the next attempt continues from an older checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class TrainerServices:
     saver: Checkpointer
     callbacks: Sequence[Callback]
     console: Console
-    """Takes notes; `control` also reads the user's stop request from it."""
+    """Receives notes; `control` also reads the user's stop request from it."""
 
 
 class Trainer:
@@ -68,11 +68,11 @@ class Trainer:
         plan: Derived numbers: steps, batch sizes, intervals.
         engine: The model under DeepSpeed.
         loader: Reads the training split.
-        valid: The validation split, if there is one.
-        state: What all checkpoints of the attempt have in common.
-        progress: Where to start.
+        valid: The validation split, if any.
+        state: The parts of the state common to all checkpoints of the attempt.
+        progress: Progress at the start.
         cursor: Position of the next step in the data.
-        saved: Name of the checkpoint of this run that it starts from.
+        saved: Name of the checkpoint that it continues, if it is of this run.
         services: Checkpointer, watchdog, callbacks and the like.
     """
 
@@ -151,7 +151,7 @@ class Trainer:
             self._close()
 
     def _close(self) -> None:
-        """Close the callbacks. Records up to the newest checkpoint are written already; later steps do not count."""
+        """Close the callbacks; records up to the newest checkpoint are written already, later steps do not count."""
         for callback in self.callbacks:
             try:
                 callback.on_close()
@@ -204,7 +204,7 @@ class Trainer:
         return counts, self.control.decide(packed[-self.control.size :].tolist())
 
     def _act_on(self, decision: Decision, fetched: StepBatches) -> None:
-        """Skip what failed on some rank, or end the run on all ranks when the limits are exceeded."""
+        """Account for failures on any rank, and end the run on all ranks when a limit is exceeded."""
         if decision.skipped:
             self._count_skipped(fetched, decision.skipped)
         if decision.saved:
@@ -216,7 +216,7 @@ class Trainer:
                 raise CheckpointError(
                     f"{self._failed_saves} checkpoints in a row could not be written, up to step {self.progress.step}",
                     where=self.config.run.dir,
-                    remedy="fix the storage, then run the same command again; the notes above say what failed",
+                    remedy="fix the storage, then run the same command again; the notes above name the failures",
                 )
 
     def _count_skipped(self, fetched: StepBatches, skipped: int) -> None:
@@ -236,7 +236,7 @@ class Trainer:
         )
 
     def _train_step(self, fetched: StepBatches, counts: StepCounts) -> StepResult:
-        """Run the step; if it failed, raise or report it as `train.on_fault` says."""
+        """Run the step; if it failed, raise or report as `train.on_fault` requires."""
         if counts.nonfinite:
             self._refuse_input(fetched.micro_batches)
         result = self.train_step.run(self.progress.step, fetched.micro_batches, counts)
@@ -246,10 +246,10 @@ class Trainer:
         keys = [key for batch in fetched.micro_batches for key in batch.keys]
         number, train = self.progress.step + 1, self.config.train
         if train.on_fault == "raise":
-            shown = ", ".join(keys[:4]) + (", ..." if len(keys) > 4 else "")
+            first_keys = ", ".join(keys[:4]) + (", ..." if len(keys) > 4 else "")
             raise DivergedError(
                 f"step {number}: {result.fault}",
-                where=f"worker {collectives.rank()} had samples {shown}",
+                where=f"worker {collectives.rank()} had samples {first_keys}",
                 remedy="lower train.lr, look at these samples, or set train.on_fault; earlier checkpoints are sound",
             )
         if self.progress.faults >= train.max_faults:
@@ -329,7 +329,7 @@ class Trainer:
         return improved
 
     def _save(self) -> None:
-        """Start writing a checkpoint of the state after the last completed step, unless there is one already."""
+        """Start writing a checkpoint of the state after the last completed step, unless it exists already."""
         step = self.progress.step
         if step == self._saved_step:
             return
@@ -361,7 +361,7 @@ class Trainer:
         self.stopwatch.lap("checkpoint")
 
     def _take_save_error(self) -> None:
-        """Take the error of this rank's last checkpoint write; the other ranks learn of it at the next step."""
+        """Take the error of this rank's last checkpoint write; it is signaled to the other ranks at the next step."""
         error = self.saver.take_error()
         if isinstance(error, SupersededError):
             raise error

@@ -31,7 +31,7 @@ EXIT_HUNG = 75
 
 _STEPS = 50
 _WRITE_S = 10.0
-_TELL_S = 1.0
+_NOTIFY_S = 1.0
 _END_S = 30.0
 
 
@@ -43,7 +43,7 @@ class Watchdog:
         label: Names the worker in the file's name.
         least_s: Shortest timeout in seconds; 0 turns the watchdog off.
         factor: The timeout is at least this many times the median time between two steps.
-        tell: Shows one line to the user.
+        notify: Shows one line to the user.
         end: Ends the process.
     """
 
@@ -54,7 +54,7 @@ class Watchdog:
         *,
         least_s: float,
         factor: float,
-        tell: Callable[[str], None],
+        notify: Callable[[str], None],
         end: Callable[[int], None] = os._exit,
     ) -> None:
         self._folder = RunPaths(run_url).stacks
@@ -62,7 +62,7 @@ class Watchdog:
         self._label = label
         self._least_s = least_s
         self._factor = factor
-        self._tell = tell
+        self._notify = notify
         self._end = end
         self._recent: deque[float] = deque(maxlen=_STEPS)
         self._last = time.monotonic()
@@ -76,8 +76,8 @@ class Watchdog:
         self._recent.append(now - self._last)
         self._last = now
 
-    def moved(self) -> None:
-        """Restart the timeout after other work, such as reading a checkpoint, which says nothing about step times."""
+    def restart(self) -> None:
+        """Restart the timeout after other work, such as reading a checkpoint, whose duration is no step time."""
         self._last = time.monotonic()
 
     def watched(self, items: Iterable[T]) -> Iterator[T]:
@@ -100,10 +100,10 @@ class Watchdog:
         while not self._closed.wait(min(1.0, self._least_s / 4)):
             waited = time.monotonic() - self._last
             if waited > self.allowed_s():
-                self._bite(waited)
+                self._end_worker(waited)
                 return
 
-    def _bite(self, waited: float) -> None:
+    def _end_worker(self, waited: float) -> None:
         # faulthandler's thread does not need the GIL, which reading the collectives holds.
         faulthandler.dump_traceback_later(_END_S, exit=True)
         try:
@@ -116,9 +116,9 @@ class Watchdog:
             writer.start()
             writer.join(_WRITE_S)
             url = storage.display(self._url)
-            self._tell(f"{self._label} made no progress for {waited:.0f} s and is ended; its stacks: {url}")
+            self._notify(f"{self._label} made no progress for {waited:.0f} s and is ended; its stacks: {url}")
             # The console's thread delivers the line.
-            time.sleep(_TELL_S)
+            time.sleep(_NOTIFY_S)
         finally:
             faulthandler.cancel_dump_traceback_later()
             self._end(EXIT_HUNG)

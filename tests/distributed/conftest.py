@@ -1,4 +1,4 @@
-"""What the runs train on."""
+"""Fixtures of the distributed tests: corpora and configs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every ablation of configs/README.md trains by its switch alone, and what it switches off has no say in the step."""
+"""Ablations of configs/README.md: each is one switch, which removes its term from the step entirely."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("term", TERMS)
-def test_a_term_of_weight_0_has_no_say(term: str, runs: dict[tuple[str, ...], Path]) -> None:
+def test_a_term_of_weight_0_has_no_effect(term: str, runs: dict[tuple[str, ...], Path]) -> None:
     """Switched off, its form changes nothing, to the last bit; switched on, it does."""
     whole, off, form = step(runs[()]), step(runs[OFF[term],]), TERMS[term]
     other = step(runs[OFF[term], form])
@@ -97,7 +97,7 @@ def test_a_term_of_weight_0_has_no_say(term: str, runs: dict[tuple[str, ...], Pa
     assert off["loss"] == pytest.approx(whole["loss"] - weight * own, rel=1e-6)
 
 
-def test_without_a_gate_nothing_is_held_back(runs: dict[tuple[str, ...], Path]) -> None:
+def test_without_a_gate_everything_passes(runs: dict[tuple[str, ...], Path]) -> None:
     gates = {name for name in weights(runs[()]) if ".gate." in name}
     assert gates
     assert weights(runs[NO_GATE,]).keys() == weights(runs[()]).keys() - gates

@@ -1,4 +1,4 @@
-"""What DeepSpeed offers besides the stages: other optimizers, other memory, less memory; runs with it continue."""
+"""DeepSpeed features besides ZeRO stages: other optimizers, offloading, recomputation; their runs resume."""
 
 from __future__ import annotations
 

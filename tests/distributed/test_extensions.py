@@ -1,4 +1,4 @@
-"""Classes from outside in whole runs: the examples of docs/extending.md on 1 and 2 workers at every ZeRO stage."""
+"""Extension classes in whole runs: the examples of docs/extending.md on 1 and 2 workers at every ZeRO stage."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_a_run_records_its_classes_and_is_scored_where_they_are(corpus: str, fol
     assert "it needs mine.parts:LateFusion (version sha256:" in absent.stderr and "no module mine" in absent.stderr
 
 
-def test_all_that_is_wrong_is_said_before_anything_starts(
+def test_all_errors_are_reported_before_anything_starts(
     corpus: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "empty.yaml").write_text("")
@@ -170,7 +170,7 @@ def test_all_that_is_wrong_is_said_before_anything_starts(
     model = "which tests.extension_parts:Averages does not return"
     assert [line.strip() for line in lines[1:]] == [
         "tests.extension_parts:Misspelt: nothing calls a hook on_stepp (run.callbacks[0]); did you mean on_step?",
-        "eval.metrics.mae has the name of a metric of the package; choose another name",
+        "eval.metrics.mae has the name of a built-in metric; choose another name",
         "tests.extension_parts has no Contrst (loss.extra.mine); did you mean Contrast?",
         f"loss.extra.other needs pooled_shared, {model} (loss.extra.other); remove it, or use another model",
         *(

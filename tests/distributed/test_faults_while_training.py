@@ -1,4 +1,4 @@
-"""Steps that are at fault, checkpoints that cannot be written, wishes to stop: agreed on by all ranks."""
+"""Failed steps, failed checkpoint writes and stop requests: all ranks take the same decision."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def conclude_damaged(rank: int, world: int, settings: Config, damaged: list[str]
     assert said == ("best" in damaged and rank == 0)
 
 
-def test_what_is_scored_was_verified(corpus: str, tmp_path: Path) -> None:
+def test_scored_checkpoints_are_verified(corpus: str, tmp_path: Path) -> None:
     """One rank alone reads the damaged file: all take the last checkpoint, or end."""
     for damaged, scored in ((["best"], "step-00000014"), (["best", "last"], None)):
         settings = small(corpus, tmp_path / "-".join(["run", *damaged]), "checkpoint.keep_last=2")
@@ -187,7 +187,7 @@ def train_superseded(rank: int, world: int, settings: Config) -> None:
             if isinstance(event, CheckpointSaved):
                 allocate(settings.run.dir, parent=1, step=5, stage=1, steps_per_epoch=8, workers=["other:1"])
 
-    with pytest.raises(SupersededError, match=r"attempt 1 of this run was given up, attempt 2 goes on"):
+    with pytest.raises(SupersededError, match=r"attempt 1 of this run was superseded by attempt 2"):
         worker.train(settings, Intruder(), rank, 0)
 
 

@@ -1,4 +1,4 @@
-"""Process groups as workers with GPUs have them: one backend for each kind of memory.
+"""Process groups of workers with GPUs: one backend for each kind of memory.
 
 NCCL needs GPUs; here gloo stands in for it. What matters is which tensors a group serves, and that is the same.
 """
@@ -65,7 +65,7 @@ def _hang(rank: int, world: int, run: str) -> None:
     trace = Path(run) / "stacks" / "gloo" / "worker-00000"
     if rank == 0:
         ended = threading.Event()
-        Watchdog(run, "worker-00000-pid-1", least_s=0.3, factor=1.0, tell=print, end=lambda code: ended.set())
+        Watchdog(run, "worker-00000-pid-1", least_s=0.3, factor=1.0, notify=print, end=lambda code: ended.set())
         collectives.sum_over_ranks(torch.ones(5))
         assert ended.wait(20)
         last = pickle.loads(trace.read_bytes())["entries"][-1]

@@ -1,4 +1,4 @@
-"""Any checkpoint on any cluster: written at one stage by some workers, continued at another by others."""
+"""Checkpoints are portable: written at one ZeRO stage and world size, continued at another."""
 
 from __future__ import annotations
 

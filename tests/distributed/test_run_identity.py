@@ -1,4 +1,4 @@
-"""Runs in one process that are shown again, continued with other values, moved, or refused."""
+"""Run identity in one process: finished, continued, moved and refused runs."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_one_directory_from_its_first_step_to_a_move(
     code, first, said = train(apart=True)
     assert (code, first["trained"], first["modalities"]) == (0, True, ["text", "audio", "vision"])
     assert "1 x 24 slots, as it fits the batch" in said
-    assert "text (32), audio (12, standardised), vision (8, standardised)" in said
+    assert "text (32), audio (12, standardized), vision (8, standardized)" in said
 
     code, again, _ = train("run.num_workers=0", "log.every=3", "data.prefetch=2", "zero.stage=0")
     assert (code, again["trained"], again["metrics"]) == (0, False, first["metrics"])
@@ -105,5 +105,5 @@ def test_one_directory_from_its_first_step_to_a_move(
     assert "data.train is" in said and "data.valid is" in said and "manifest" in said
     (tmp_path / "corpus").rename(tmp_path / "data")
     assert main(["evaluate", shown["checkpoint"], "--split", "valid"]) == 2
-    assert "the valid split is not the one that the run had" in capsys.readouterr().err
+    assert "the valid split is not that of the run" in capsys.readouterr().err
     assert main(["evaluate", shown["checkpoint"], "--shards", f"{tmp_path}/data/valid"]) == 0

@@ -1,4 +1,4 @@
-"""The gradient of a global batch does not depend on how it is spread over ranks and micro-steps.
+"""The gradient of a global batch is independent of its split over ranks and micro-steps.
 
 Method 3b.8: every parameter's gradient, put together as DeepSpeed does (micro-steps summed, averaged over the ranks,
 divided by their number), equals that of one process in float64.

@@ -1,4 +1,4 @@
-"""Runs whose text is token ids or goes through a pretrained encoder: they learn, and are the same at every stage."""
+"""Runs with token ids or a pretrained text encoder: they learn, and are equal at every ZeRO stage."""
 
 from __future__ import annotations
 

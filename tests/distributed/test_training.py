@@ -1,4 +1,4 @@
-"""The run is the same on any number of workers and at any ZeRO stage, and it survives being cut into pieces."""
+"""Training gives the same result on any number of workers, at any ZeRO stage, and across interruptions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Ray cluster on hosts of `hosts`: the first is the head, the others have a processor each."""
+"""A Ray cluster on the hosts of `hosts`: the first is the head, each other one has one CPU."""
 
 from __future__ import annotations
 

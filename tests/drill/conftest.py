@@ -1,4 +1,4 @@
-"""What the drills train on, and the run without faults that they are compared with."""
+"""Fixtures of the drills: corpus, config, and a fault-free reference run."""
 
 from __future__ import annotations
 

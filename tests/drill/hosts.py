@@ -1,4 +1,4 @@
-"""Several hosts on one machine: namespaces of network, mounts, names and processes, joined by a bridge.
+"""Several hosts on one machine: network, mount, host name and process namespaces, connected by a bridge.
 
 Each host has its own address, host name, /dev/shm and Ray directory; the file system is shared, as over NFS. Killing a
 host's first process is a power cut, taking its cable down is a cut cable. Nothing is added to the machine's own

@@ -1,4 +1,4 @@
-"""The processes of a run that its command started on this machine, by what they are."""
+"""Finds the processes of a run on this machine by their role."""
 
 from __future__ import annotations
 

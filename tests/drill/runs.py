@@ -1,4 +1,4 @@
-"""A training command that is watched while something is done to it, and what that cost."""
+"""Watches a training command while faults are injected, and measures their cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What kills workers, drivers and hosts: the run goes on by itself, and its losses do not show it."""
+"""Cluster faults: killed workers, drivers and hosts; the run recovers with unchanged losses."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_sigkill_of_the_driver(corpus: str, reference: Curve, run: Path) -> None
     time.sleep(SOME_STEPS_S)
     second = subprocess.run(words, env=clean(SINGLE), capture_output=True, text=True, check=False)
     assert second.returncode == 2
-    assert "is at work on this run" in second.stderr
+    assert "is running on this run" in second.stderr
     hurt = time.time()
     watched.process.kill()
     watched.process.wait()

@@ -1,4 +1,4 @@
-"""Any process of a run is killed or stopped, any of its folders is full: it ends right, with the same losses."""
+"""Process faults: killed or stopped processes and full disks; the run ends correctly with the same losses."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_random_kills_of_random_processes(corpus: str, reference: Curve, run: Pa
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "session"])
-def test_a_process_that_stands_still_for_half_a_minute(kind: str, corpus: str, reference: Curve, run: Path) -> None:
+def test_a_process_that_stops_for_half_a_minute(kind: str, corpus: str, reference: Curve, run: Path) -> None:
     watched = start(train_words(overrides(corpus, run)), environment(run))
     watched.wait_for(saved(run, 60), "before the fault")
     pid = hurt(watched, kind, signal.SIGSTOP, random.Random(0))

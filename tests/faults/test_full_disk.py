@@ -1,4 +1,4 @@
-"""A disk that fills up while a run is trained."""
+"""A disk that fills up during training."""
 
 from __future__ import annotations
 
@@ -33,5 +33,5 @@ def test_failures_of_curves_and_heartbeats_do_not_end_the_run(tmp_path: Path) ->
         (full / "ballast").write_bytes(b"x" * 4096)
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.count("TensorBoard's curves cannot be written now, training goes on: No space left") == 1
+    assert done.stdout.count("TensorBoard's curves cannot be written now, training continues: No space left") == 1
     assert done.stdout.count("some points of TensorBoard's curves could not be written") == 1

@@ -1,4 +1,4 @@
-"""Runs in a process of their own, one after the other: DeepSpeed settles its device and its group once in a process.
+"""Runs in separate processes: DeepSpeed initializes its device and process group once per process.
 
     python -m tests.gpu.once cuda 1 CORPUS '[["DIR", ["zero.stage=1"]], ...]'
 

@@ -1,4 +1,4 @@
-"""On CUDA, without Ray: training computes what it does on a CPU, at every stage, compiled, resumed, on two workers."""
+"""On CUDA, without Ray: training matches the CPU at every stage, compiled, resumed, on two workers."""
 
 from __future__ import annotations
 

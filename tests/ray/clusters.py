@@ -1,4 +1,4 @@
-"""Clusters that launch/local_cluster.sh starts and stops, each with its own folder and ports."""
+"""Clusters started and stopped by launch/local_cluster.sh, each with its own folder and ports."""
 
 from __future__ import annotations
 

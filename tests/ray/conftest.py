@@ -1,4 +1,4 @@
-"""One cluster and one corpus for all tests of Ray, except those of how clusters are started."""
+"""Fixtures of the Ray tests: one shared cluster and corpus."""
 
 from __future__ import annotations
 

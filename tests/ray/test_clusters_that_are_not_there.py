@@ -1,4 +1,4 @@
-"""Clusters that cannot be reached, are too small, or cannot be started: one line within seconds, and Ctrl-C works."""
+"""Clusters that are unreachable, too small or fail to start: one line within seconds, and Ctrl-C works."""
 
 from __future__ import annotations
 

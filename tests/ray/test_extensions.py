@@ -1,4 +1,4 @@
-"""Classes from outside on Ray's workers, which are started elsewhere than the command."""
+"""Extension classes on Ray workers, which start in another directory than the command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cards of CMU-MOSI against the real files, where they are at hand."""
+"""The cards of CMU-MOSI against the real files, if available."""
 
 from __future__ import annotations
 

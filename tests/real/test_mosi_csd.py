@@ -1,4 +1,4 @@
-"""Real files of the CMU SDK and a real pickle against what others made of the same corpus."""
+"""Real files of the CMU SDK and a real pickle, compared with independent conversions of the same corpus."""
 
 from __future__ import annotations
 

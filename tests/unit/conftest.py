@@ -1,4 +1,4 @@
-"""Fixtures of several test modules: a real S3 server, a proxy before it that can fail, a config file."""
+"""Shared fixtures: a real S3 server, a fault-injecting proxy before it, a config file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/extending.md: its examples run, and what it says of protocols is what they are."""
+"""docs/extending.md: its examples run, and its statements about protocols are correct."""
 
 from __future__ import annotations
 

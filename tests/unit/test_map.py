@@ -34,7 +34,7 @@ LOOK_UPS = (
     "data profile",
     "HTML report",
     "length bucketing",
-    "tokenisation",
+    "tokenization",
     "TensorBoard",
     "attention",
     "torch.compile",

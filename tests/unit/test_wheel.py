@@ -1,4 +1,4 @@
-"""The wheel holds the package and the corpus cards, and works from where it is installed."""
+"""The wheel contains the package and the corpus cards, and works after installation."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Format `csd`: files of the CMU Multimodal SDK, with words as time steps.
 
-A labelled segment has the words whose midpoint is in its interval, without pauses; it is dropped if there are none.
+A labeled segment has the words whose midpoint is in its interval, without pauses; it is dropped if there are none.
 Other features are averaged over the rows that overlap a word by more than a millisecond, without weights, over finite
 values only; if there are none, the value is NaN, which packing counts and replaces by 0.
 """
@@ -30,7 +30,7 @@ _ONE_ROW_LATE = "words_one_row_late"
 
 @dataclass(frozen=True)
 class _Segment:
-    """A labelled segment of a video, with its words."""
+    """A labeled segment of a video, with its words."""
 
     video: str
     row: int

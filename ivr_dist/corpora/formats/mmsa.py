@@ -173,10 +173,10 @@ def _in_mask(text: Array, pieces: _Pieces, side: padding.Side, where: str) -> Ar
     """Select the steps of the text in the mask; or as many on the unpadded side, if the mask clearly does not match."""
     if len(text) == pieces.steps:
         end = pieces.first + pieces.count
-        kept = text[pieces.first : end]
+        steps = text[pieces.first : end]
         # A word without a vector is zero; a step that is not zero must not be left out.
-        if not (text[: pieces.first].any() or text[end:].any()) or (kept[:1].any() and kept[-1:].any()):
-            return padding.present(kept)
+        if not (text[: pieces.first].any() or text[end:].any()) or (steps[:1].any() and steps[-1:].any()):
+            return padding.present(steps)
     return _cut(text, pieces.count, side, "text", where)
 
 

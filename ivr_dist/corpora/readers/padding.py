@@ -62,11 +62,11 @@ def cut_to_length(rows: Array, length: int, padded: Side) -> Array:
     """
     if not 0 <= length <= len(rows):
         raise ValueError(f"it has {len(rows)} steps, its length says {length}")
-    kept = keep(rows, length, padded)
-    outermost, rest = (kept[:1], rows[length:]) if padded == "end" else (kept[-1:], rows[: len(rows) - length])
+    cut = keep(rows, length, padded)
+    outermost, rest = (cut[:1], rows[length:]) if padded == "end" else (cut[-1:], rows[: len(rows) - length])
     if length and not outermost.any() and rest.any():
         raise ValueError(f"{length} of its {len(rows)} steps are valid, but it does not look padded at the {padded}")
-    return present(kept)
+    return present(cut)
 
 
 def present(rows: Array) -> Array:

@@ -176,8 +176,8 @@ def open_splits(root: str, card: Card, file: str) -> tuple[dict[str, SplitPart],
 
 def skipped_note(names: Sequence[Any], where: str) -> list[str]:
     """Make a sentence about the entries of a file that are not splits, if there are any."""
-    shown = [str(name)[:_MAX_NAME] for name in names[:_MAX_NAMES]] + (["..."] if len(names) > _MAX_NAMES else [])
-    return [f"skipped, because it is not a split: {', '.join(shown)} ({where})"] if names else []
+    listed = [str(name)[:_MAX_NAME] for name in names[:_MAX_NAMES]] + (["..."] if len(names) > _MAX_NAMES else [])
+    return [f"skipped, because it is not a split: {', '.join(listed)} ({where})"] if names else []
 
 
 def by_split(content: Mapping[Any, Any], card: Card, where: str) -> tuple[dict[str, Any], list[Any]]:

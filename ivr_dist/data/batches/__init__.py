@@ -1,1 +1,1 @@
-"""Batching: samples become padded tensors, by collation, tokenization and length bucketing."""
+"""Batching: collation of samples into padded tensors, tokenization, length bucketing."""

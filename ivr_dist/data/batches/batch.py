@@ -50,7 +50,7 @@ class ModalityBatch(Tensors):
     sample: Tensor
     """[N] int64, the sample (0..B-1) of each valid step."""
     pairs: Tensor
-    """[P] int64, indices n in 0..N-1 such that valid steps n and n + 1 are neighbours in one sample."""
+    """[P] int64, indices n in 0..N-1 such that valid steps n and n + 1 are neighbors in one sample."""
     blocks: Blocks
     """Length buckets: samples of similar length together. All modalities of a batch have the same ones, each with its
     own positions."""
@@ -90,7 +90,7 @@ def modality_batch(features: Tensor, mask: Tensor) -> ModalityBatch:
 
     Args:
         features: [B, T, D] or [B, T]; values in the padding are replaced by 0.
-        mask: [B, T] bool. Valid steps need not be contiguous; two valid steps are neighbours if there is no other valid
+        mask: [B, T] bool. Valid steps need not be contiguous; two valid steps are neighbors if there is no other valid
             step of the same sample between them.
     """
     keep = mask if features.dim() == 2 else mask[..., None]
@@ -116,5 +116,5 @@ def padded_batch(features: Tensor, mask: npt.NDArray[np.bool_]) -> ModalityBatch
 def in_blocks(modalities: Mapping[str, ModalityBatch]) -> dict[str, ModalityBatch]:
     """Divide the samples of a batch into blocks of similar length (length bucketing)."""
     blocks = blocks_of([np.count_nonzero(part.mask.numpy(), axis=1) for part in modalities.values()])
-    named = zip(modalities.items(), blocks, strict=True)
-    return {name: part if own is part.blocks else replace(part, blocks=own) for (name, part), own in named}
+    pairs = zip(modalities.items(), blocks, strict=True)
+    return {name: part if own is part.blocks else replace(part, blocks=own) for (name, part), own in pairs}

@@ -37,7 +37,7 @@ class BatchSpec:
     width of the pretrained encoder of `words`."""
     tasks: Mapping[str, TaskSpec]
     statistics: Mapping[str, tuple[Float32Array, Float32Array]]
-    """By standardised modality: mean [D] and standard deviation [D] over the valid steps of the training split."""
+    """By standardized modality: mean [D] and standard deviation [D] over the valid steps of the training split."""
     common_length: bool = False
     """Whether every modality of every sample is as long as the longest of the global batch, and padding counts as valid
     steps, as in the training of the released model. No modality is ever missing then."""
@@ -60,7 +60,7 @@ class BatchSpec:
         Args:
             train: Manifest of the training split.
             modalities: Modalities to use, where the data set has them.
-            standardize: Modalities to standardise, where they are used; tokens and words are not changed.
+            standardize: Modalities to standardize, where they are used; tokens and words are not changed.
             common_length: See the field.
             text: The pretrained encoder that reads the transcript instead of the packed text, if there is one.
             note: Called with warnings of its tokenizer.
@@ -186,15 +186,15 @@ def _modalities(samples: Samples, spec: BatchSpec, common: int | None) -> dict[s
         counted = own if common is None else np.full_like(own, common)
         aligned = by_lengths.get(counted.tobytes())
         if aligned is None:
-            made = padded_batch(features, np.arange(steps) < counted[:, None])
+            batch = padded_batch(features, np.arange(steps) < counted[:, None])
         else:
-            made = replace(aligned, features=features)
-        parts[name] = by_lengths[counted.tobytes()] = made
+            batch = replace(aligned, features=features)
+        parts[name] = by_lengths[counted.tobytes()] = batch
     return parts
 
 
 def _padded(column: Column, lengths: Int64Array, steps: int, name: str, spec: BatchSpec) -> Tensor:
-    """Pad arrays of [B] lengths to [B, T, D] or [B, T], and standardise them; the padding is 0 afterwards as well."""
+    """Pad arrays of [B] lengths to [B, T, D] or [B, T], and standardize them; the padding is 0 afterwards as well."""
     kind, dim = spec.modalities[name]
     dtype = np.int64 if kind == "tokens" else np.float32
     padded: npt.NDArray[Any] = _joined(column, lengths, steps).astype(dtype, copy=False)

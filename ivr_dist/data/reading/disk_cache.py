@@ -32,8 +32,8 @@ _PAUSE_S = 60.0
 """Seconds for which the cache is not written to after a failure."""
 _TRANSIENT = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE))
 """Errors that do not end a run, because they may pass."""
-_KEPT_SHARE = 0.9
-"""Share of the limit to which files are evicted, so that this is not needed for every new file."""
+_EVICT_TO = 0.9
+"""Share of the limit that remains after an eviction, so that not every new file causes one."""
 _CHECKS = 16
 """Number of scans of the directory by a process while it writes as many bytes as the limit."""
 
@@ -65,7 +65,7 @@ class DiskCache:
                 self._pause(error)
                 return
             raise StorageError(
-                f"cannot keep files: {error.strerror}",
+                f"the disk cache cannot be written: {error.strerror}",
                 where=directory,
                 remedy="set data.disk_cache to a directory of the local disk that you may write to",
             ) from error
@@ -96,7 +96,7 @@ class DiskCache:
             self._evict()
 
     def _pause(self, error: OSError) -> None:
-        """Do not use the disk for a while, so that reads do not wait for a failing one."""
+        """Stop writing to the disk for a while."""
         self._usable_from = time.monotonic() + _PAUSE_S
         logger.warning("%s is not used for %.0f s: %s", self.directory, _PAUSE_S, describe(error))
         if self._note is not None:
@@ -128,7 +128,7 @@ class DiskCache:
             if total <= self.limit:
                 return
             for _, size, path in files:
-                if total <= _KEPT_SHARE * self.limit:
+                if total <= _EVICT_TO * self.limit:
                     break
                 with suppress(FileNotFoundError):
                     os.unlink(path)

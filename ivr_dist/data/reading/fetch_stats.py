@@ -17,7 +17,7 @@ class FetchCounts:
     """Totals since the start, and latency of recent requests."""
 
     requests: int = 0
-    """Requested ranges, each counted once, whatever the number of attempts."""
+    """Requested ranges, each counted once, for any number of attempts."""
     bytes: int = 0
     """Bytes read, from storage of any kind."""
     retries: int = 0

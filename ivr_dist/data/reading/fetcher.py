@@ -174,7 +174,7 @@ class Fetcher:
             return self._read(url, start, end, check, "shard file")
         name = f"{xxh3:016x}-{end - start}"
         cached = self._cache.get(name)
-        # Verified whatever the policy: a power failure may have left any bytes.
+        # Verified under any policy: a power failure may have left arbitrary bytes.
         if cached is not None and len(cached) == end - start and xxhash.xxh3_64_intdigest(cached) == xxh3:
             self.meters.add("cache_hits")
             return cached

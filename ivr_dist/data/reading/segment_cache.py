@@ -18,7 +18,7 @@ class SegmentCache:
     """Keeps segments by the number of requests that have pinned them; safe to use from several threads.
 
     1. `pin` increments the reference count of a segment; one that is not in memory begins to load.
-    2. A pinned segment stays in memory, whatever the limit. The caller pins no more while `has_room` is false.
+    2. A pinned segment stays in memory, even beyond the limit. The caller pins no more while `has_room` is false.
     3. `unpin` decrements the count. At 0 the segment becomes the most recently used one of the LRU cache, or is
        dropped if it could not be read.
     4. While pinned and cached segments together exceed the limit, the least recently used one is evicted.

@@ -18,7 +18,7 @@ from ivr_dist.shards.manifest import Manifest
 from ivr_dist.shards.member_layout import Layout
 
 _THREADS = 32
-_KEPT_SAMPLES = 200_000
+_MAX_OPEN_SAMPLES = 200_000
 """Number of samples of open shards together, except for those in use."""
 
 
@@ -128,7 +128,7 @@ class ShardIndexes:
             StorageError: Storage failed.
         """
         opened = list(self.iterate(shards))
-        if self._samples > _KEPT_SAMPLES:
+        if self._samples > _MAX_OPEN_SAMPLES:
             self._evict(shards)
         return opened
 
@@ -169,7 +169,7 @@ class ShardIndexes:
         return future.result()
 
     def _evict(self, shards: Sequence[int]) -> None:
-        """Close the least recently used shards; twice as many as one call uses stay open, whatever their size."""
+        """Close the least recently used shards; twice as many as one call uses stay open, of any size."""
         with self._lock:
             used = dict.fromkeys(shards)
             for number in used:
@@ -177,7 +177,7 @@ class ShardIndexes:
                     self._open[number] = self._open.pop(number)
             self._most_at_once = max(self._most_at_once, len(used))
             for number in list(self._open)[: -2 * self._most_at_once]:
-                if self._samples <= _KEPT_SAMPLES:
+                if self._samples <= _MAX_OPEN_SAMPLES:
                     break
                 self._samples -= len(self._open.pop(number).keys)
 

@@ -90,7 +90,7 @@ class ShardReader:
         split_url: Directory or fsspec URL of the split.
         manifest: The split's manifest.
         cache_bytes: Bytes of segments kept in memory; the least recently used are evicted first. All segments of one
-            request are in memory together, whatever the limit.
+            request are in memory together, even beyond the limit.
         fetcher: Reads files; closed with the reader. None: one with the default policy.
     """
 

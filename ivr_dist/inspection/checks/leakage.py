@@ -36,12 +36,12 @@ def repeated_ids(splits: Sequence[CheckedSplit]) -> Iterator[Finding]:
     occurrences: dict[str, list[tuple[CheckedSplit, str]]] = {}
     for id_, split, shard in table.named(table.repeated()):
         occurrences.setdefault(id_, []).append((split, shard))
-    for id_, where_found in occurrences.items():
-        if len(where_found) > 1:
-            names = list(dict.fromkeys(split.name for split, _ in where_found))
+    for id_, locations in occurrences.items():
+        if len(locations) > 1:
+            names = list(dict.fromkeys(split.name for split, _ in locations))
             what = f"the splits {' and '.join(names)}" if len(names) > 1 else f"split {names[0]}"
-            where = ", ".join(dict.fromkeys(shard for _, shard in where_found))
-            yield Finding("duplicate", f"sample id {id_} occurs {len(where_found)} times, in {what}", where)
+            where = ", ".join(dict.fromkeys(shard for _, shard in locations))
+            yield Finding("duplicate", f"sample id {id_} occurs {len(locations)} times, in {what}", where)
 
 
 def groups_across_splits(splits: Sequence[CheckedSplit]) -> Iterator[Finding]:

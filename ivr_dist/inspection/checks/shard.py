@@ -102,7 +102,7 @@ class _ShardCheck:
         if index is not None:
             self._compare(index, spans, is_whole)
         if index is not None and not is_whole:
-            # Behind the damage, only the index knows where samples start.
+            # After the damage, only the index has the offsets of samples.
             spans = [span for span in _spans(index) if span[2] <= len(content)]
         self._report.complete &= is_whole
         self._check_samples(content, spans, index)
@@ -194,7 +194,9 @@ class _ShardCheck:
 
     def _check_samples(self, content: memoryview, spans: list[Span], index: ShardIndex | None) -> None:
         lengths = dict(zip(index.keys, index.lengths.tolist(), strict=True)) if index is not None else {}
-        named = dict(zip(index.keys, index.ids, strict=True)) if index is not None and index.ids is not None else {}
+        indexed_ids = (
+            dict(zip(index.keys, index.ids, strict=True)) if index is not None and index.ids is not None else {}
+        )
         for key, start, end in spans:
             facts = check_sample(content[start:end], key, self._sample(key), self._manifest)
             self.ids.append(facts.id)
@@ -202,8 +204,8 @@ class _ShardCheck:
             if facts.readable and lengths.get(key, facts.lengths) != facts.lengths:
                 what = f"the index has {lengths[key]} steps of text, audio and vision, the tar {facts.lengths}"
                 self._add("index", what, self._sample(key))
-            if facts.readable and named.get(key, facts.id) != facts.id:
-                what = f"the index has the id {named[key]}, the tar {facts.id}"
+            if facts.readable and indexed_ids.get(key, facts.id) != facts.id:
+                what = f"the index has the id {indexed_ids[key]}, the tar {facts.id}"
                 self._add("index", what, self._sample(key))
         self._report.ids = np.array(list(map(id_hash, self.ids)), np.uint64)
 

@@ -58,10 +58,10 @@ def open_split(url: str) -> CheckedSplit | Finding:
         return Finding("manifest", error.what, storage.display(storage.join(url, MANIFEST_NAME)))
     if storage.can_list(url):
         entries = [entry for shard in split.manifest.shards for entry in (shard, shard.index)]
-        named = {*split.manifest.own_files, *(entry.name for entry in entries)}
+        listed = {*split.manifest.own_files, *(entry.name for entry in entries)}
         for name in storage.list_dir(url):
             # Some servers still list a folder that was deleted.
-            if name not in named and storage.holds_files(storage.join(url, name)):
+            if name not in listed and storage.holds_files(storage.join(url, name)):
                 where = storage.display(storage.join(url, name))
                 split.findings.append(Finding("leftover", "the manifest does not list this file", where))
     return split

@@ -1,6 +1,6 @@
-"""The callback protocol: hooks that the trainer calls beside training, such as for progress, curves and alerts.
+"""The callback protocol: hooks that the trainer calls, such as for progress, curves and alerts.
 
-Reports are equal on all ranks but for the fields that say otherwise. A callback must not call a collective: ranks may
+Reports are equal on all ranks, except for fields documented otherwise. A callback must not call a collective: ranks may
 have different callbacks, and one that waits for the others would deadlock training.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class RunInfo:
-    """The attempt that a callback belongs to."""
+    """Information about the attempt, passed to `on_start`."""
 
     run_url: str
     """The run directory."""
@@ -23,7 +23,7 @@ class RunInfo:
     world: int
     """Workers of the attempt."""
     step: int
-    """Completed steps when it starts."""
+    """Completed steps at its start."""
     total_steps: int
     """Steps of the whole run."""
 
@@ -57,38 +57,38 @@ class StepReport:
     keys: Sequence[str]
     """Ids of the samples that this rank trained on."""
     skipped: Sequence[str] = ()
-    """This rank's samples that were left out: names of unreadable ones, ids of those of a skipped step."""
+    """This rank's samples that were not trained on: names of unreadable ones, ids of those of a skipped step."""
     skipped_in_epoch: int = 0
-    """Over all ranks, so far."""
+    """Samples of the epoch skipped so far, over all ranks."""
     fault: str = ""
-    """Why the step left the weights as they were; empty if it did not."""
+    """Why the step did not update the weights; empty if it did."""
     slowest: tuple[int, float] | None = None
-    """The rank that took longest over its data and forward passes, and by how much of the median rank's time."""
+    """The rank slowest at its data and forward passes, and its excess as a share of the median rank's time."""
 
 
 class Callback:
-    """The hooks, all optional: override those that are needed.
+    """Base class of callbacks; every hook is optional.
 
     Hooks run on the training thread, so their time is training time. An exception in one of them ends the run.
     """
 
     def on_start(self, run: RunInfo) -> None:
-        """Once, before the first step of an attempt."""
+        """Called once, before the first step of an attempt."""
 
     def on_step(self, report: StepReport) -> None:
-        """After each optimizer step."""
+        """Called after each optimizer step."""
 
     def on_left_out(self, step: int, epoch: int, keys: Sequence[str]) -> None:
-        """Instead of `on_step` for a step that is not trained; `keys` names this rank's samples of it."""
+        """Called instead of `on_step` for a step that is not trained; `keys` are this rank's sample ids."""
 
     def on_evaluation(self, split: str, step: int, metrics: Mapping[str, float | None], best: bool) -> None:
-        """After a split was scored; a metric that is undefined is None, `best`: the best validation so far."""
+        """Called after a split was scored; undefined metrics are None; `best`: the best validation score so far."""
 
     def on_before_checkpoint(self) -> Callable[[], None] | None:
-        """When a checkpoint begins: return what makes durable all that belongs to its steps; a thread calls it."""
+        """Called when a checkpoint begins; returns a function that makes records durable, called by a thread."""
 
     def on_checkpoint(self, name: str, seconds: float, stall_s: float) -> None:
-        """After a checkpoint became complete, `seconds` after it began; training was stalled for `stall_s` of them."""
+        """Called once a checkpoint is complete, `seconds` after it began; it stalled training for `stall_s` of them."""
 
     def on_close(self) -> None:
-        """Once, when training ends for any reason, also after an error."""
+        """Called once, when training ends for any reason, including an error."""

@@ -43,7 +43,7 @@ class TensorBoard:
         run_url: The run's directory.
         first_step: The first step this attempt will write; points that an earlier attempt wrote from there on are
             superseded and not shown any more.
-        note: Told once when points cannot be written, and again if some never could.
+        note: Called once when points cannot be written, and again if some were lost.
     """
 
     def __init__(self, run_url: str, first_step: int, note: Callable[[str], None]) -> None:
@@ -77,11 +77,11 @@ class TensorBoard:
         """Add a text, in Markdown, at a step."""
         from torch.utils.tensorboard.summary import text as summary
 
-        made = summary(plain(name), plain_lines(text))  # type: ignore[no-untyped-call]
-        self._file.add(Event(wall_time=time.time(), step=step, summary=made))
+        value = summary(plain(name), plain_lines(text))  # type: ignore[no-untyped-call]
+        self._file.add(Event(wall_time=time.time(), step=step, summary=value))
 
     def close(self) -> None:
-        """Write everything out, as far as that is possible."""
+        """Flush and close; gives up on an unresponsive disk."""
         self._closed.set()
         self._thread.join(_CLOSE_S)
         unsent = self._remote and self._sent < self._file.size
@@ -107,7 +107,7 @@ class TensorBoard:
         except (OSError, IvrError) as error:
             if not self._noted:
                 self._noted = True
-                self._note(f"TensorBoard's curves cannot be written now, training goes on: {describe(error)}")
+                self._note(f"TensorBoard's curves cannot be written now, training continues: {describe(error)}")
 
     def _mirror(self) -> None:
         path, size = self._file.path, self._file.size
@@ -117,10 +117,10 @@ class TensorBoard:
 
 
 class _EventFile:
-    """One event file; `add` is safe to use beside `flush`.
+    """One event file; `add` and `flush` may run in different threads.
 
     Args:
-        folder: Where it is made, at the first flush; None for a temporary folder.
+        folder: Where it is created, at the first flush; None for a temporary folder.
         head: The events that it begins with.
     """
 
@@ -132,11 +132,11 @@ class _EventFile:
         self._records: deque[bytes] = deque()
         self._bytes = 0
         self.path: Path | None = None
-        """The file, once it is there."""
+        """The file, once it exists."""
         self.size = 0
         """Bytes of whole records in it."""
         self.lost = 0
-        """Events that had to be dropped."""
+        """Number of events dropped."""
 
     @property
     def waiting(self) -> int:
@@ -144,7 +144,7 @@ class _EventFile:
         return len(self._records)
 
     def add(self, event: Event) -> None:
-        """Take an event, to be written at the next flush."""
+        """Buffer an event until the next flush."""
         record = _record(event)
         with self._lock:
             self._records.append(record)
@@ -154,7 +154,7 @@ class _EventFile:
                 self.lost += 1
 
     def flush(self) -> None:
-        """Write what has been taken; of a record that did not fit, nothing stays.
+        """Write the buffered records; a record that did not fit is not written in part.
 
         Raises:
             OSError: Some could not be written; they are written at the next flush.
@@ -174,7 +174,7 @@ class _EventFile:
             self.path, self.size = None, 0
             raise
         with self._lock:
-            # What was dropped meanwhile are the oldest.
+            # `add` may have dropped the oldest meanwhile.
             for record in records[:written]:
                 if self._records and self._records[0] is record:
                     self._bytes -= len(self._records.popleft())
@@ -187,7 +187,7 @@ class _EventFile:
             self._scratch.cleanup()
 
     def _append(self, file: FileIO, records: Sequence[bytes]) -> int:
-        """Write as many records as there is room for; returns how many, and raises where there is room for none."""
+        """Write as many records as fit, and return their number; raises OSError if none fits."""
         data, done, whole = b"".join(records), 0, 0
         file.seek(self.size)
         try:
@@ -220,7 +220,7 @@ class _EventFile:
 
 
 def _record(event: Event) -> bytes:
-    """An event as it stands in a file: with its length and checksums."""
+    """Serialize an event as TensorBoard stores it, with length and checksums."""
     buffer = BytesIO()
     RecordWriter(buffer).write(event.SerializeToString())
     return buffer.getvalue()

@@ -16,14 +16,14 @@ class AuditLedger(Callback):
         self._writer = writer
 
     def on_step(self, report: StepReport) -> None:
-        """Record what was decoded and trained on, never what was planned."""
+        """Record the ids that were decoded and trained on, never planned ones."""
         record: dict[str, Any] = {"step": report.step, "epoch": report.epoch, "ids": list(report.keys)}
         if report.skipped:
             record["skipped"] = list(report.skipped)
         self._writer.append(record)
 
     def on_left_out(self, step: int, epoch: int, keys: Sequence[str]) -> None:
-        """Record what was not trained on."""
+        """Record the samples of the step as skipped."""
         self._writer.append({"step": step, "epoch": epoch, "ids": [], "skipped": list(keys)})
 
     def on_before_checkpoint(self) -> Callable[[], None]:
@@ -42,7 +42,7 @@ class History(Callback):
         self._writer = writer
 
     def on_step(self, report: StepReport) -> None:
-        """Record the loss of every step that counted."""
+        """Record the loss of every step that updated the weights."""
         if report.fault:
             return
         self._writer.append(

@@ -1,4 +1,4 @@
-"""The callback that shows progress on the console."""
+"""Progress callback: a line on the console about once a second."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ivr_dist.training.callbacks.base import Callback, StepReport
 
 
 class ProgressLine(Callback):
-    """A line on the console about once a second; on rank 0."""
+    """Emits a progress line about once a second; on rank 0."""
 
     def __init__(self, console: Console, *, total_steps: int, period_s: float) -> None:
         self._console = console
@@ -24,7 +24,7 @@ class ProgressLine(Callback):
         self._step_s: float | None = None
 
     def on_step(self, report: StepReport) -> None:
-        """Sum up, and print when it is time or the end."""
+        """Accumulate rates; emit a line when one is due and after the last step."""
         self._samples += report.samples
         self._seconds += report.seconds
         self._wait_s += report.wait_s
@@ -32,7 +32,7 @@ class ProgressLine(Callback):
         now = time.monotonic()
         if now - self._last_line < self._period_s and report.step < self._total_steps:
             return
-        # The time left follows the recent pace, which smooths over single slow steps.
+        # An exponential moving average smooths the estimate over single slow steps.
         recent = (now - self._last_line) / self._steps
         self._step_s = recent if self._step_s is None else 0.7 * self._step_s + 0.3 * recent
         self._console.emit(
@@ -53,9 +53,9 @@ class ProgressLine(Callback):
         self._seconds = self._wait_s = 0.0
 
     def on_evaluation(self, split: str, step: int, metrics: Mapping[str, float | None], best: bool) -> None:
-        """Print the metrics."""
+        """Emit the metrics."""
         self._console.emit(Evaluation(split, step, dict(metrics), best))
 
     def on_checkpoint(self, name: str, seconds: float, stall_s: float) -> None:
-        """Print the name."""
+        """Emit the checkpoint's name and times."""
         self._console.emit(CheckpointSaved(name, seconds, stall_s))

@@ -22,11 +22,11 @@ HOOKS = {
 """All hooks, and with how many arguments each is called."""
 
 
-def import_callback(named: ClassReference) -> type[Callback]:
+def import_callback(class_ref: ClassReference) -> type[Callback]:
     """Import a callback's class and check it.
 
     Raises:
-        ConfigError: It cannot be imported, is not derived from `Callback`, has a hook that nothing calls, or takes
+        ConfigError: It cannot be imported, is not derived from `Callback`, has an unknown hook, or takes
             other arguments.
     """
     kind: type[Callback] = dotted_path.import_class(named)
@@ -43,14 +43,14 @@ def import_callback(named: ClassReference) -> type[Callback]:
 
 
 def configured_callbacks(config: Config) -> list[Callback]:
-    """An instance of each class of `run.callbacks`, in their order.
+    """Instantiate each class of `run.callbacks`, in their order.
 
     Raises:
-        ConfigError: One cannot be made.
+        ConfigError: One cannot be instantiated.
     """
     return [
-        GuardedCallback(dotted_path.make(import_callback(named), named), named)
-        for named in extensions.callbacks(config)
+        GuardedCallback(dotted_path.make(import_callback(class_ref), class_ref), class_ref)
+        for class_ref in extensions.callbacks(config)
     ]
 
 
@@ -61,12 +61,12 @@ class GuardedCallback(Callback):
 
     Args:
         callback: The callback.
-        named: Where the config names it.
+        class_ref: Its entry in the config.
     """
 
-    def __init__(self, callback: Callback, named: ClassReference) -> None:
+    def __init__(self, callback: Callback, class_ref: ClassReference) -> None:
         self._callback = callback
-        self._named = named
+        self._class_ref = class_ref
 
     def _call(self, hook: str, *arguments: Any) -> Any:
         return self._guarded(getattr(self._callback, hook), hook, *arguments)

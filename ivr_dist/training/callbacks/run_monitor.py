@@ -16,14 +16,14 @@ from ivr_dist.training.callbacks.base import Callback, StepReport
 
 
 class RunMonitor(Callback):
-    """Follows one attempt and writes its heartbeats.
+    """Records the progress of one attempt and writes its heartbeats.
 
     Args:
         run_url: The run's directory.
         attempt: The attempt.
         spans: The run's lineage up to it; the time of the run begins with the first of them.
         stopwatch: Measures the attempt's time.
-        total_steps: Where training ends.
+        total_steps: Steps of the whole run.
         source: State of the checkpoint it continues; None from scratch.
     """
 

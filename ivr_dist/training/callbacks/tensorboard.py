@@ -1,4 +1,4 @@
-"""The callback that writes TensorBoard curves."""
+"""TensorBoard callback: curves of losses, metrics, speed and goodput."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from ivr_dist.training.callbacks.event_files import TensorBoard
 
 
 class TensorBoardCurves(Callback):
-    """TensorBoard; on rank 0.
+    """Writes TensorBoard curves; on rank 0.
 
     Args:
         board: The files.
         every: Steps between two points.
-        reader: What this rank's reader of the training split has done so far, by name.
-        time_spent: Seconds of the run so far, by part.
+        reader: Returns the meters of this rank's reader of the training split, by name.
+        time_spent: Returns the seconds of the run so far, by part.
     """
 
     def __init__(
@@ -65,10 +65,10 @@ class TensorBoardCurves(Callback):
         self._board.scalars({f"{split}/{name}": value for name, value in metrics.items()}, step)
 
     def on_checkpoint(self, name: str, seconds: float, stall_s: float) -> None:
-        """Add how long it took."""
+        """Add its duration as points."""
         step = int(name.partition(".")[0].rpartition("-")[2])
         self._board.scalars({"checkpoint/seconds": seconds, "checkpoint/stall_s": stall_s}, step)
 
     def on_close(self) -> None:
-        """Write everything out."""
+        """Flush and close the files."""
         self._board.close()

@@ -1,4 +1,4 @@
-"""A folder with a small packed corpus, a config and a finished run, in which the public API is tried."""
+"""A folder with a small packed corpus, a config and a finished run, for tests of the public API."""
 
 from __future__ import annotations
 

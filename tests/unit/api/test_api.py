@@ -1,4 +1,4 @@
-"""The public API: what it returns is what the commands compute, and it neither prints nor needs more than it says."""
+"""The public API returns what the commands compute, prints nothing, and imports only what it documents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The examples in the docstrings of the public API are what happens."""
+"""Doctests of the public API."""
 
 from __future__ import annotations
 

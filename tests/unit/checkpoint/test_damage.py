@@ -1,4 +1,4 @@
-"""Whatever happens to a stored checkpoint, what is read of it is what was written, or it is refused as damaged."""
+"""Damaged checkpoints: reading returns what was written, or refuses the checkpoint as damaged."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_single_flipped_bits_of_the_format_before(tmp_path: Path) -> None:
         path.write_text(sound)
 
 
-def test_a_run_goes_on_from_the_older_sound_one(tmp_path: Path) -> None:
+def test_a_run_continues_from_the_older_intact_one(tmp_path: Path) -> None:
     draw = random.Random(1)
     older, newer = (store.CheckpointName(step, 1) for step in (10, 20))
     for name in (older, newer):
@@ -205,7 +205,7 @@ def test_parts_of_another_attempt_with_the_same_name_are_refused(tmp_path: Path)
         store.verify(str(url))
 
 
-def test_the_format_before_is_read_and_cut_anew(tmp_path: Path) -> None:
+def test_the_previous_format_is_read_and_reshaped(tmp_path: Path) -> None:
     url = write(tmp_path / "checkpoint", 20)
     expected = read(url)
     as_of_before(url)
@@ -325,7 +325,7 @@ def check_name_is_refused(checkpoint: Path, name: str) -> None:
         (lambda f: f.pop(), "scale from 0 on are in no fragment"),
         (lambda f: f[0].update(offset=1), "a.weight from 0 on are in no fragment"),
         (lambda f: f[0].update(numel=11), "a.weight from 8 on are in two fragments"),
-        (lambda f: f[-1].update(parameter="other"), "knows no parameter 'other'"),
+        (lambda f: f[-1].update(parameter="other"), "has no parameter 'other'"),
         (lambda f: f[0]["scalars"].update(step=21.0), "steps of a.weight are"),
         (lambda f: f[0].update(states=["weight", "exp_avh"]), "exp_avh/a.weight has the shape None"),
     ],

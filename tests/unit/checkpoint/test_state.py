@@ -1,4 +1,4 @@
-"""`state.json` is read strictly, whatever version wrote it, and written as it always was."""
+"""`state.json`: strict decoding of every version, and an unchanged encoding."""
 
 from __future__ import annotations
 

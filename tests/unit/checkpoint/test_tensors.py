@@ -1,4 +1,4 @@
-"""Whatever shares a checkpoint was written in, any run of elements of it can be read."""
+"""Checkpoint tensors: any range of elements can be read from any split into parts."""
 
 from __future__ import annotations
 

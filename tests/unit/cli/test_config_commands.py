@@ -1,4 +1,4 @@
-"""`ivr-dist config`: lists, explanations, schema and effective configs, and what it refuses."""
+"""`ivr-dist config`: lists, explanations, schema and effective configs, and refused arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`--log-level` and `--log-json`: what is logged where, and that logging never ends a command."""
+"""`--log-level` and `--log-json`: destinations of log records; logging never ends a command."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_warnings_go_to_stderr_by_default(capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.parametrize(("level", "on_stderr", "in_file"), [("ERROR", 1, 3), ("WARNING", 2, 3), ("DEBUG", 4, 4)])
-def test_the_file_has_info_whatever_stderr_has(
+def test_the_file_has_info_at_any_stderr_level(
     level: str, on_stderr: int, in_file: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "log.jsonl"

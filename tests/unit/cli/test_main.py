@@ -1,4 +1,4 @@
-"""The command line as a user meets it: help, exit codes, one-line errors, no heavy imports."""
+"""The command line: help, exit codes, one-line errors, no heavy imports."""
 
 from __future__ import annotations
 

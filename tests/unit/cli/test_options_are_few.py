@@ -1,4 +1,4 @@
-"""Options of the command line: settings of a run go into the config; a new option is a decision, made here too."""
+"""Command-line options are frozen: settings of a run belong into the config; a new option is listed here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A command whose streams are closed, full or left goes on, and ends with the right exit code."""
+"""A command whose streams are closed, full or without a reader continues, and ends with the right exit code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The strict decoder: what fits its types is built, everything else is refused with its path."""
+"""The strict decoder: values that fit their types are built, all others are refused with their path."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_an_error_names_what_would_fit() -> None:
     assert (caught.value.reason, tuple(caught.value.choices)) == ("unknown", ("name", "size", "kind"))
 
 
-def test_fields_with_a_default_may_be_asked_for() -> None:
+def test_fields_with_a_default_can_be_required() -> None:
     with pytest.raises(DecodeError, match=r"^key size is missing$"):
         decode(Part, {"name": "a"}, complete=True)
     assert decode(Part, {"name": "a", "size": 1, "kind": "tar"}, complete=True) == Part("a", 1)

@@ -1,4 +1,4 @@
-"""Classes by dotted path: what is imported, and what is said of what cannot be."""
+"""Classes by dotted path: imports, checks, and errors of classes that cannot be used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors of the system and of libraries become one line, and a remedy where there is one."""
+"""Errors of the system and of libraries become one line, with a remedy if one is known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys of the config that name classes: forms, arguments, and what is refused before anything is imported."""
+"""Config keys that name classes: forms, arguments, and errors found before any import."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_file_names_classes_with_arguments(tmp_path: Path) -> None:
     assert model is not None and (model.path, model.key) == ("mine.fusion:MyModel", "model.class")
     (term,) = extensions.extra_terms(config)
     assert (term.name, term.weight) == ("contrast", 0.1)
-    assert term.named.arguments == {"temperature": 0.2, "names": ["a", True, None]}
+    assert term.class_ref.arguments == {"temperature": 0.2, "names": ["a", True, None]}
     assert extensions.metrics(config)["rank"].path == "mine.parts:Rank"
     assert len(extensions.all_of(config)) == 5
     assert from_dict(to_dict(config)) == config

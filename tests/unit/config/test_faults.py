@@ -1,4 +1,4 @@
-"""Overrides that YAML would change, faults that are reported together, and groups that fit the batch."""
+"""Overrides that YAML would change, errors that are reported together, and groups that fit the batch."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_a_default_is_in_its_range(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(RANGES))
-def test_what_is_out_of_range_is_refused_by_name(path: str) -> None:
+def test_values_out_of_range_are_refused_by_name(path: str) -> None:
     allowed = RANGES[path]
     below = allowed.low if allowed.low_open else allowed.low - 1
     whole = int in {keys()[path].annotation, *get_args(keys()[path].annotation)}

@@ -1,4 +1,4 @@
-"""Reading a config is quick: it imports no library of numbers."""
+"""Importing the config package is fast: it imports no numeric library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The JSON schema: valid itself, met by the configs that are shipped, and as strict as the program on single keys."""
+"""The JSON schema: valid, satisfied by the shipped configs, and as strict as the program on single keys."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_defaults_meet_it() -> None:
         {"run": {"audit": 1}},
     ],
 )
-def test_what_is_no_config_is_refused(value: dict[str, Any]) -> None:
+def test_invalid_configs_are_refused(value: dict[str, Any]) -> None:
     assert not VALIDATOR.is_valid(value)
 
 

@@ -1,4 +1,4 @@
-"""Configs from files and overrides: what is read, and how every fault is reported."""
+"""Configs from files and overrides: values, and reported errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys by the names that other frameworks use."""
+"""Synonyms of config keys in other frameworks."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_first_suggestion_is_the_key(name: str, key: str) -> None:
         ("torch_compile", ["did you mean train.compile=inductor?"]),
     ],
 )
-def test_the_remedy_says_what_is_different(name: str, parts: list[str]) -> None:
+def test_the_remedy_states_the_difference(name: str, parts: list[str]) -> None:
     text = refused(None, f"{name}=1")
     assert [part for part in parts if part not in text] == []
 

@@ -1,4 +1,4 @@
-"""YAML texts: plain values with their lines, and nothing larger than the file."""
+"""YAML parsing: plain values with their lines, never larger than the file."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def test_it_is_not_imported_without_being_trusted(tmp_path: Path) -> None:
         ("tests.extension_parts:Rmps", "it needs tests.extension_parts:Rmps, which cannot be imported here"),
     ],
 )
-def test_what_is_no_source_is_refused(tmp_path: Path, form: str, error: str) -> None:
+def test_invalid_source_classes_are_refused(tmp_path: Path, form: str, error: str) -> None:
     with pytest.raises(UserError) as caught:
         open_source(str(tmp_path), card(tmp_path, form), trust_code=True)
     assert error in str(caught.value)

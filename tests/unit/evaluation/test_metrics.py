@@ -166,7 +166,7 @@ def test_order_of_samples_does_not_matter(order: list[int]) -> None:
     assert shuffled == pytest.approx(score(MOSI, truth, prediction), abs=1e-12)
 
 
-def test_better_knows_directions() -> None:
+def test_better_follows_the_metrics_direction() -> None:
     assert metrics.better("mosi/mae", 0.9, 1.0)
     assert not metrics.better("mae", 1.0, 0.9)
     assert not metrics.better("mae", 1.0, 1.0)

@@ -1,4 +1,4 @@
-"""`eval.metrics`: metrics from outside beside the package's own."""
+"""`eval.metrics`: metrics from outside the package beside the built-in ones."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Failing(Metric):
         raise ValueError("nothing to measure")
 
 
-def predictions(labelled: bool = True, value: float = 0.0) -> Predictions:
+def predictions(labeled: bool = True, value: float = 0.0) -> Predictions:
     return Predictions(
         keys=["a", "b", "c"],
         predictions={"level": np.array([value, 1.0, 2.0]), "mood": np.zeros((3, 2))},
         labels={"level": np.array([0.2, 1.9, 2.1]), "mood": np.zeros(3)},
-        labelled={"level": np.array([labelled] * 3), "mood": np.ones(3, bool)},
+        labeled={"level": np.array([labeled] * 3), "mood": np.ones(3, bool)},
     )
 
 
@@ -42,13 +42,13 @@ def test_they_stand_beside_the_others_where_they_are_defined() -> None:
     assert score(predictions(), "films", TASKS) == {k: v for k, v in found.items() if not k.endswith("/close")}
 
 
-@pytest.mark.parametrize("case", [predictions(labelled=False), predictions(value=np.nan)])
+@pytest.mark.parametrize("case", [predictions(labeled=False), predictions(value=np.nan)])
 def test_without_labels_or_finite_predictions_they_are_undefined(case: Predictions) -> None:
     found = score(case, "films", TASKS, {"close": WithinHalf()})
     assert found["films/level/close"] is None
 
 
-def test_their_direction_decides_what_is_better() -> None:
+def test_the_best_score_follows_the_metrics_direction() -> None:
     lower = lower_is_better({"median": Median(), "close": WithinHalf()})
     assert lower == {"mae", "loss", "median"}
     assert better("films/level/median", 0.1, 0.2, lower) and not better("films/level/close", 0.1, 0.2, lower)

@@ -1,4 +1,4 @@
-"""The audit says that a run is sound exactly when it is, whatever its samples are called."""
+"""The audit accepts a run exactly if it is correct, for any sample ids."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ IDS = st.lists(st.text(st.characters(), min_size=1) | st.sampled_from(AWKWARD), 
 
 @settings(max_examples=40)
 @given(IDS)
-def test_a_correct_ledger_passes_whatever_the_ids_are(ids: list[str]) -> None:
+def test_a_correct_ledger_passes_for_any_ids(ids: list[str]) -> None:
     run = sound(Run(packed(ids)))
     report = run.audit()
     assert report.ok, report
@@ -163,7 +163,7 @@ def _right(run: Run, lines: Lines, first: dict[int, int], reach: int) -> bool:
     return True
 
 
-def test_kinds_of_problems_are_told_apart(split: str) -> None:
+def test_kinds_of_problems_are_distinguished(split: str) -> None:
     run = sound(Run(split))
     lines = run.lines(1, range(1, 7))
     stolen = run.line(2, 0)["ids"][0]

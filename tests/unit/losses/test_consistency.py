@@ -1,4 +1,4 @@
-"""Central moment discrepancy against a plain loop, and where it has no statistics to compare."""
+"""Central moment discrepancy against a plain loop, including groups without statistics to compare."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_every_rank_reduces_twice_also_without_samples() -> None:
     assert calls[:2] == calls[2:]
 
 
-def test_centred_moments_keep_their_digits_in_float32() -> None:
+def test_centered_moments_keep_their_digits_in_float32() -> None:
     torch.manual_seed(1)
     # Raw power sums err by 4e-3 here: the variance is a difference of numbers thousands of times its size.
     codes = 0.5 + 1e-2 * torch.randn(2, 64, 8)

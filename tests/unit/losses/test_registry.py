@@ -1,4 +1,4 @@
-"""Terms from outside: how they are made, divided, weighted, and what is said of one that fails."""
+"""Loss terms from outside the package: construction, normalization, weights, and errors of failing terms."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class TakesTwo(Term):
 
 
 class Counting(Term):
-    """Divided by the labelled samples."""
+    """Divided by the labeled samples."""
 
     def count(self, batch: Batch) -> float:
         return float(batch.label_mask["sentiment"].sum())
@@ -145,9 +145,9 @@ def terms_with(settings: Config, count: int = 7) -> tuple[LossTerms, Batch, IVRO
 
 def test_a_sum_is_divided_by_its_own_count() -> None:
     terms, batch, output = terms_with(config(mine=here("Counting")))
-    labelled = batch.label_mask["sentiment"]
-    assert 0 < int(labelled.sum()) < len(batch)
-    torch.testing.assert_close(terms.values["mine"], output.predictions["sentiment"][labelled].mean())
+    labeled = batch.label_mask["sentiment"]
+    assert 0 < int(labeled.sum()) < len(batch)
+    torch.testing.assert_close(terms.values["mine"], output.predictions["sentiment"][labeled].mean())
     assert list(terms.values)[-1] == "mine" and "mine" not in terms.replicated
 
 
@@ -187,7 +187,7 @@ def test_terms_that_a_model_has_no_output_for_are_absent() -> None:
         ("MicroStep", " is not a loss term (loss.extra.mine); derive it from ivr_dist.losses.term.Term"),
     ],
 )
-def test_what_is_no_term_is_refused(name: str, error: str) -> None:
+def test_invalid_term_classes_are_refused(name: str, error: str) -> None:
     with pytest.raises(ConfigError) as caught:
         configured_terms(config(mine=here(name)))
     assert str(caught.value).startswith(f"{here(name)}{error}")

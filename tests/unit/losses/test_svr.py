@@ -1,4 +1,4 @@
-"""Sequential variation regularization: closed forms, and what counts as neighbouring."""
+"""Sequential variation regularization: closed forms, and the definition of neighboring steps."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def pairs_of(*lengths: int) -> torch.Tensor:
 def test_a_ramp_varies_by_its_slope(slope: float, steps: int, width: int) -> None:
     ramp = (0.5 + slope * torch.arange(steps, dtype=torch.float64))[:, None].expand(-1, width)
     pairs = pairs_of(steps)
-    # A sum over steps - 1 neighbours; two codes of slopes s and 3 s have the mean 2 s.
+    # A sum over steps - 1 neighbors; two codes of slopes s and 3 s have the mean 2 s.
     assert float(variation([ramp], pairs, "tv_l1", 1.0)) == pytest.approx((steps - 1) * abs(slope), abs=1e-12)
     both = variation([ramp, 3 * ramp], pairs, "tv_l1", 1.0)
     assert float(both) == pytest.approx((steps - 1) * 2 * abs(slope), abs=1e-12)
@@ -42,7 +42,7 @@ def test_a_constant_sequence_has_none_and_more_variation_costs_more(kind: str) -
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_only_steps_of_one_sample_are_neighbours(kind: str) -> None:
+def test_only_steps_of_one_sample_are_neighbors(kind: str) -> None:
     codes = torch.cat([torch.full((3, 4), 0.2), torch.full((1, 4), 0.9), torch.full((2, 4), 0.5)])
     codes[:3, 0], codes[4:, 0] = 0.3, 0.1
     assert float(variation([codes], pairs_of(3, 1, 0, 2), kind, 1.0)) == pytest.approx(0, abs=1e-7)
@@ -64,7 +64,7 @@ def test_the_divergence_is_the_textbooks(temperature: float) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_neighbours_no_variation_but_a_gradient(kind: str) -> None:
+def test_no_neighbors_no_variation_but_a_gradient(kind: str) -> None:
     for lengths in ((1, 1), ()):
         codes = torch.rand(len(lengths), 4, requires_grad=True)
         value = variation([codes], pairs_of(*lengths), kind, 1.0)
@@ -78,7 +78,7 @@ def test_it_is_computed_in_float32() -> None:
     assert variation([codes], pairs_of(4), "tv_l1", 1.0).dtype == torch.float32
 
 
-def test_the_terms_add_up_to_the_mean_over_modalities_that_have_neighbours() -> None:
+def test_the_terms_add_up_to_the_mean_over_modalities_that_have_neighbors() -> None:
     batch = batch_of(make_samples([{"text": 4, "audio": 1, "vision": 3}, {"text": 2, "audio": 1, "vision": 1}]))
     output = make_model()(batch)
     values = terms_of(output, batch).values
@@ -113,7 +113,7 @@ def test_the_variation_of_groups_is_that_of_their_means_weighted_by_samples() ->
     found = divergence_of_groups([codes[..., :2], codes[..., 2:]], group, counts, torch.tensor(5.0), 0.5, no_reduce)
     assert float(found) == pytest.approx(expected, rel=1e-6)
     alone = divergence_of_groups([codes[:, :1].requires_grad_()], group, counts, torch.tensor(5.0), 0.5, no_reduce)
-    assert float(alone.detach()) == 0, "one step has no neighbour"
+    assert float(alone.detach()) == 0, "one step has no neighbor"
     alone.backward()
 
 

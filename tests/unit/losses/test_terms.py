@@ -1,4 +1,4 @@
-"""Each term against its formula, and how terms, ranks and micro-steps add up."""
+"""Each loss term against its formula, and sums over terms, ranks and micro-steps."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.batches import (
 
 def test_counts_are_what_the_batches_hold() -> None:
     samples = make_samples(
-        [{"text": 3, "audio": 1}, {"text": 1, "vision": 4}, {"audio": 2, "vision": 1}], unlabelled=[1]
+        [{"text": 3, "audio": 1}, {"text": 1, "vision": 4}, {"audio": 2, "vision": 1}], unlabeled=[1]
     )
     layout = StepLayout(global_batch=8, accumulation=2, group=2)
     assert (layout.groups, layout.micro_groups) == (4, 2)
@@ -57,22 +57,22 @@ def test_inputs_that_are_not_finite_are_counted() -> None:
 
 
 @pytest.mark.parametrize("kind", ["mse", "mae", "huber"])
-def test_task_losses_are_means_over_the_labelled_samples(kind: Any) -> None:
+def test_task_losses_are_means_over_the_labeled_samples(kind: Any) -> None:
     samples = mixed_samples(7)
     batch = batch_of(samples)
     output = make_model()(batch)
     values = terms_of(output, batch, Config(loss=LossConfig(regression=kind))).values
-    labelled = [row for row, sample in enumerate(samples) if sample.labels]
-    assert 0 < len(labelled) < len(samples)
+    labeled = [row for row, sample in enumerate(samples) if sample.labels]
+    assert 0 < len(labeled) < len(samples)
     errors = []
-    for row in labelled:
+    for row in labeled:
         error = abs(output.predictions["sentiment"][row].item() - samples[row].labels["sentiment"])
         huber = 0.5 * error**2 if error < 1 else error - 0.5
         errors.append({"mse": error**2, "mae": error, "huber": huber}[kind])
     assert values["task/sentiment"].item() == pytest.approx(np.mean(errors), rel=1e-5)
     logits = output.predictions["type"].detach().double().numpy()
     entropies = []
-    for row in labelled:
+    for row in labeled:
         shares = np.exp(logits[row]) / np.exp(logits[row]).sum()
         entropies.append(-np.log(shares[int(samples[row].labels["type"])]))
     assert values["task/type"].item() == pytest.approx(np.mean(entropies), rel=1e-5)
@@ -116,7 +116,7 @@ def test_reconstruction_is_from_each_steps_codes_or_from_their_mean(per: Any) ->
     torch.testing.assert_close(found, torch.stack(expected).mean())
 
 
-def test_losses_are_float32_whatever_the_codes_are() -> None:
+def test_losses_are_float32_for_any_type_of_codes() -> None:
     model = make_model()
     batch = batch_of(mixed_samples(6))
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -1,4 +1,4 @@
-"""`model.class`: a model from outside is built like a preset, and refused where it does not fit."""
+"""`model.class`: a model from outside the package is built like a preset, and refused if it does not fit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ivr_dist.model.base import OutputGuard
 from ivr_dist.model.build import build_model, import_model, unmet_needs
 from ivr_dist.model.ivr import IVRModel
 from ivr_dist.model.spec import IVROutput, ModelSpec
-from ivr_dist.planning.model_inputs import Reading
+from ivr_dist.planning.model_inputs import ModelInputs
 from ivr_dist.shards.specs import TaskSpec
 from tests.batches import DIMS, TASKS, batch_of, mixed_samples
 from tests.extension_parts import Averages, TextOnly
@@ -39,7 +39,7 @@ def test_a_class_takes_the_place_of_the_preset() -> None:
         ({"widht": 4}, "tests.extension_parts:Averages takes no argument widht (model.class); did you mean width?"),
     ],
 )
-def test_what_is_no_model_is_refused(path: object, error: str) -> None:
+def test_invalid_model_classes_are_refused(path: object, error: str) -> None:
     named = {"class": "tests.extension_parts:Averages", **path} if isinstance(path, dict) else path
     value = f"tests.extension_parts:{named}" if isinstance(named, str) else named
     with pytest.raises(ConfigError) as caught:
@@ -125,7 +125,7 @@ def test_a_wrong_declaration_is_refused(
 def test_a_model_needs_modalities_and_types_of_tasks() -> None:
     named = ClassReference("tests.extension_parts:TextOnly", "model.class")
     assert import_model(named) is TextOnly
-    reading = Reading({"audio": "20"}, {"text": "40 transcripts are packed, but no text features"})
+    reading = ModelInputs({"audio": "20"}, {"text": "40 transcripts are packed, but no text features"})
     tasks = {"mood": TaskSpec(type="classification", classes=3), "level": TaskSpec(type="regression", low=0, high=1)}
     found = [str(error) for error in unmet_needs(TextOnly, named, reading, tasks)]
     assert found == [

@@ -1,4 +1,4 @@
-"""Both presets compile whole, a few times and no more, and compiled they compute the same."""
+"""torch.compile: both presets compile without graph breaks, are rarely recompiled, and compute the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dropout drawn as raw bits is dropout: its rate, its independence, its gradient."""
+"""Dropout from raw random bits: rate, independence, gradient."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ivr_dist.model.dropout import Bits, Dropout, drawn_seed, drop, drop_thresho
 
 
 def assert_dropped(mask: torch.Tensor, rate: float) -> None:
-    """The rate overall and in every column, and no correlation between neighbours; bounds of 4 to 5 deviations."""
+    """The rate overall and in every column, and no correlation between neighbors; bounds of 4 to 5 deviations."""
     dropped = mask.numpy()
     deviation = math.sqrt(rate * (1 - rate))
     assert abs(dropped.mean() - rate) < 4 * deviation / math.sqrt(dropped.size)
     assert np.abs(dropped.mean(axis=0) - rate).max() < 5 * deviation / math.sqrt(len(dropped))
-    centred = dropped - rate
+    centered = dropped - rate
     for shift in ((0, 1), (0, 2), (1, 0), (512, 0)):
-        product = (centred * np.roll(centred, shift, axis=(0, 1))).mean() / deviation**2
+        product = (centered * np.roll(centered, shift, axis=(0, 1))).mean() / deviation**2
         assert abs(product) < 5 / math.sqrt(dropped.size), shift
 
 

@@ -1,4 +1,4 @@
-"""The feed-forward layer in blocks is the four plain operations, forward and backward, and its dropout is dropout."""
+"""The blocked feed-forward layer equals the four plain operations, forward and backward, with correct dropout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every parameter learns, and nothing makes a loss or a gradient infinite."""
+"""Every parameter gets a gradient, and no input makes a loss or a gradient infinite."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_every_parameter_has_a_gradient(name: str) -> None:
 
 
 @pytest.mark.parametrize("modalities", [("text",), ("vision",), ("text", "audio"), ("audio", "vision")])
-def test_every_parameter_has_a_gradient_whatever_the_data_set_holds(modalities: Sequence[str]) -> None:
+def test_every_parameter_has_a_gradient_on_any_data_set(modalities: Sequence[str]) -> None:
     model = make_model(modalities=modalities).double()
     # The last sample has none of the modalities, so that the placeholder is needed in each case.
     samples = [*make_samples([FULL] * 5), *make_samples([{}])]
@@ -108,7 +108,7 @@ EDGES = {
     "text alone": batch_of(make_samples([{"text": 3}] * 4)),
     "nothing at all": batch_of(make_samples([{}] * 3)),
     "a modality in a single sample": batch_of(make_samples([FULL, *[FULL | {"audio": 0}] * 3])),
-    "no labels": batch_of(make_samples([FULL] * 3, unlabelled=range(3))),
+    "no labels": batch_of(make_samples([FULL] * 3, unlabeled=range(3))),
     "one step of audio against many of text": batch_of(make_samples([{"text": 40, "audio": 1}] * 3)),
     "constant features": constant(batch_of(make_samples([FULL] * 4))),
     "huge features": batch_of(make_samples([FULL] * 4, scale=1e4)),

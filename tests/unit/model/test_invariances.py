@@ -1,4 +1,4 @@
-"""What must not change anything: padding, the order of samples, the company a sample is in, a modality it lacks."""
+"""Invariances of the model: padding, the order of samples, other samples of the batch, missing modalities."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_the_order_of_the_samples_changes_nothing(order: list[int], seed: int) -
 
 
 @pytest.mark.parametrize("kind", CONTEXTS)
-def test_a_sample_is_predicted_alike_alone_and_in_company(kind: str) -> None:
+def test_predictions_do_not_depend_on_other_samples(kind: str) -> None:
     model = make_model(with_context(kind))
     samples = mixed_samples(9)
     together = model(batch_of(samples)).predictions["sentiment"]
@@ -105,7 +105,7 @@ def test_valid_steps_need_not_be_contiguous(kind: str) -> None:
 
 
 @pytest.mark.parametrize("missing", MODALITIES)
-def test_a_modality_that_a_sample_lacks_has_no_say_in_its_prediction(missing: str) -> None:
+def test_missing_modalities_do_not_affect_a_prediction(missing: str) -> None:
     model = make_model()
     full = {"text": 3, "audio": 2, "vision": 4}
     batch = batch_of(make_samples([full | {missing: 0}, full]))

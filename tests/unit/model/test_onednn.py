@@ -1,4 +1,4 @@
-"""Products by oneDNN are the plain ones, and PyTorch's counter knows them."""
+"""Matrix products by oneDNN equal plain ones, and are counted by PyTorch's flop counter."""
 
 from __future__ import annotations
 

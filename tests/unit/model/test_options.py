@@ -1,4 +1,4 @@
-"""Options of the model do what their line in the config says."""
+"""Model options have the effect that their doc line in the config states."""
 
 from __future__ import annotations
 

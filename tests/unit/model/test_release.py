@@ -1,4 +1,4 @@
-"""Preset release against a second, plain computation of the released code, and what it must hold besides."""
+"""Preset release against an independent computation of the released code, and its further guarantees."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ EDGES = {
     "one sample of one step": batch_of(make_samples([ONES]), common=1),
     "audio missing everywhere": batch_of(make_samples([FULL | {"audio": 0}] * 4), common=4),
     "nothing at all": batch_of(make_samples([{}] * 3), common=1),
-    "no labels": batch_of(make_samples([FULL] * 3, unlabelled=range(3)), common=4),
+    "no labels": batch_of(make_samples([FULL] * 3, unlabeled=range(3)), common=4),
     "constant features": constant(batch_of(make_samples([FULL] * 4), common=4)),
     "huge features": batch_of(make_samples([FULL] * 4, scale=1e4), common=4),
     "the same sample repeated": batch_of(make_samples([FULL]) * 4, common=4),

@@ -1,4 +1,4 @@
-"""Sizes of the model: what they set, who goes before them, and that each of them learns in all its parts."""
+"""Model sizes: the keys they set, precedence, and gradients in all parts."""
 
 from __future__ import annotations
 

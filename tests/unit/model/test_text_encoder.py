@@ -1,4 +1,4 @@
-"""Loading pretrained text encoders, with the hub switched off: errors, limits, what a checkpoint keeps, a real one."""
+"""Pretrained text encoders, offline: errors, limits, files of a checkpoint, a real encoder."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_model_that_is_no_encoder(tmp_path: Path) -> None:
     assert "a model of type t5 is not a text encoder" in refusal(str(tmp_path))
 
 
-def test_long_texts_are_cut_at_the_limit_and_it_is_said_once(tmp_path: Path) -> None:
+def test_long_texts_are_truncated_with_one_note(tmp_path: Path) -> None:
     said: list[str] = []
     tokenizer = TextEncoder(tiny_bert(tmp_path, positions=10)).tokenizer(said.append)
     ids, _ = tokenizer.encode(["the"] * 8)
@@ -73,7 +73,7 @@ def test_long_texts_are_cut_at_the_limit_and_it_is_said_once(tmp_path: Path) -> 
     for _ in range(2):
         ids, words = tokenizer.encode(["the"] * 5 + ["good"] * 4)
         assert len(ids) == 10 and words == [None, 0, 1, 2, 3, 4, 5, 5, 6, None]
-    assert said == ["texts of more than 10 word pieces are cut there, at the text encoder's limit"]
+    assert said == ["texts of more than 10 word pieces are truncated to the text encoder's limit"]
     part = word_batch([["the"] * 20, ["so"]], tokenizer)
     assert part.mask.sum(dim=1).tolist() == [8, 1]
 

@@ -1,4 +1,4 @@
-"""Words from a pretrained encoder: pooling, what is trained, what must not change anything."""
+"""Word vectors from a pretrained encoder: pooling, trained layers, invariances."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_padding_changes_nothing(folder: str) -> None:
     assert_close_gradients(gradients(model, more), gradients(model, plain), 1e-8)
 
 
-def test_order_and_company_change_nothing(folder: str) -> None:
+def test_predictions_do_not_depend_on_order_or_other_samples(folder: str) -> None:
     model = make(folder).double()
     order = [2, 0, 3, 1]
     plain, permuted = batch(folder, TEXTS), batch(folder, [TEXTS[i] for i in order], order)
@@ -155,7 +155,7 @@ def moved(model: nn.Module, folder: str) -> set[str]:
     return {name.removeprefix("words.encoder.") for name in changed if name.startswith("words.")}
 
 
-def test_only_what_is_to_be_trained_moves(bert: str) -> None:
+def test_only_trained_layers_change(bert: str) -> None:
     assert moved(make(bert, 0), bert) == set()
     assert {name.split(".")[2] for name in moved(make(bert, 2), bert)} == {"1", "2"}
     assert {name.rpartition(".")[0].split(".")[0] for name in moved(make(bert, 2), bert)} == {"encoder"}

@@ -1,11 +1,11 @@
-"""Seeds are parsed, and metrics summarised over them."""
+"""Multi-seed runs: parsing of seeds, and summaries of metrics."""
 
 from __future__ import annotations
 
 import pytest
 
 from ivr_dist.errors import ConfigError
-from ivr_dist.orchestration.multi_seed import parse_seeds, summarise
+from ivr_dist.orchestration.multi_seed import parse_seeds, summarize
 
 
 def test_seeds_keep_their_order() -> None:
@@ -24,10 +24,10 @@ def test_mean_and_sample_deviation_by_hand() -> None:
         {"valid": {"c/mae": 2.0, "c/corr": 0.5}, "test": {"c/mae": 4.0}},
         {"valid": {"c/mae": 6.0, "c/corr": 0.5}, "test": {"c/mae": 4.0}},
     ]
-    summary = summarise(runs)
+    summary = summarize(runs)
     assert summary["valid"] == {"c/mae": {"mean": 3.0, "std": 7.0**0.5, "values": [1.0, 2.0, 6.0]}}
     assert summary["test"] == {"c/mae": {"mean": 4.0, "std": 0.0, "values": [4.0, 4.0, 4.0]}}
 
 
 def test_one_seed_has_no_deviation() -> None:
-    assert summarise([{"test": {"c/mae": 2.0}}])["test"]["c/mae"] == {"mean": 2.0, "std": 0.0, "values": [2.0]}
+    assert summarize([{"test": {"c/mae": 2.0}}])["test"]["c/mae"] == {"mean": 2.0, "std": 0.0, "values": [2.0]}

@@ -1,4 +1,4 @@
-"""The private parts of Ray that are used exist: without them runs recover too, but more slowly."""
+"""Private parts of Ray in use still exist; without them runs recover more slowly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `submit` checks before an upload."""
+"""Checks of `submit` before an upload."""
 
 from __future__ import annotations
 

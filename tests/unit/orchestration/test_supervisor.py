@@ -1,4 +1,4 @@
-"""What the supervisor does after each way in which a Ray process can end."""
+"""The supervisor's reaction to each way in which a Ray process can end."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
     archive.addfile(info, io.BytesIO(content))
 
 
-def test_the_manifest_says_what_is_there(tmp_path: Path) -> None:
+def test_the_manifest_describes_the_contents(tmp_path: Path) -> None:
     manifest = index(write(tmp_path / "train", corpus()))
     assert (manifest.corpus, manifest.split, manifest.samples) == ("clips", "train", 23)
     assert [shard.samples for shard in manifest.shards] == [8, 8, 7]
@@ -114,7 +114,7 @@ def test_statistics_of_train_are_those_of_all_steps(tmp_path: Path) -> None:
         np.testing.assert_allclose(found.std, steps.astype(np.float64).std(0), rtol=1e-9)
 
 
-def test_splits_have_the_same_tasks_whatever_labels_they_hold(tmp_path: Path) -> None:
+def test_splits_have_the_same_tasks_for_any_labels(tmp_path: Path) -> None:
     train = index(write(tmp_path / "train", corpus()))
     valid = index(write(tmp_path / "valid", corpus()[:6], shards=1), "valid")
     assert valid.tasks == train.tasks
@@ -285,7 +285,7 @@ def test_two_samples_of_one_id_are_refused(tmp_path: Path, ids: dict[int, Any], 
     assert said in failure(write(tmp_path / "train", samples))
 
 
-def test_names_that_each_shard_counts_anew_are_no_ids(tmp_path: Path) -> None:
+def test_names_numbered_per_shard_are_not_ids(tmp_path: Path) -> None:
     samples = corpus(12)
     for number, sample in enumerate(samples):
         sample["__key__"] = f"{number // 3:06d}"

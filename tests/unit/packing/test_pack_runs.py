@@ -155,7 +155,7 @@ def test_what_followed_from_something_else_is_made_again(place: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut shard", "no index", "torn record", "half a file"])
-def test_what_is_not_whole_is_made_again(place: Path, damage: str) -> None:
+def test_incomplete_shards_are_made_again(place: Path, damage: str) -> None:
     run(place / "whole")
     packed = place / "resumed"
     broken_off(packed, after=75)

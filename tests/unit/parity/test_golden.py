@@ -1,4 +1,4 @@
-"""The parity command: golden files of the released code, files of our own making, and files that are none."""
+"""The parity command: golden files of the released code, generated ones, and invalid files."""
 
 from __future__ import annotations
 
@@ -177,13 +177,13 @@ def test_a_compression_that_python_does_not_have_is_a_users_mistake(save: Callab
         first = data.index(signature)
         data[first + at : first + at + 2] = (99).to_bytes(2, "little")
     path.write_bytes(data)
-    with pytest.raises(UserError, match="no golden file: it is damaged"):
+    with pytest.raises(UserError, match="not a golden file: it is damaged"):
         parity(str(path))
 
 
 def test_an_array_alone_is_no_golden_file(tmp_path: Path) -> None:
     np.save(tmp_path / "golden.npy", np.ones(3))
-    with pytest.raises(UserError, match="no golden file"):
+    with pytest.raises(UserError, match="not a golden file"):
         parity(str(tmp_path / "golden.npy"))
 
 

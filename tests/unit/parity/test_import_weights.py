@@ -1,4 +1,4 @@
-"""The released code's weights as a checkpoint. No file of the authors is at hand: these are made from its names."""
+"""Import of the released code's weights, from state dicts generated with its parameter names."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_the_checkpoint_predicts_what_the_weights_do(prefix: str, roberta: str, 
     assert spec.common_length and spec.modalities["text"] == ("features", 6)
 
 
-def test_what_became_of_the_file_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_kind_of_the_file_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, out = write(tmp_path, state_dict()), str(tmp_path / "out")
     assert cli.main(["import-release", source, "--out", out, "--json"]) == 0
     shown = capsys.readouterr()
@@ -117,10 +117,10 @@ def altered(**changes: Tensor | None) -> dict[str, Tensor]:
 
 
 FAULTS: dict[str, tuple[Any, str]] = {
-    "a list": ([1, 2], "something else than tensors"),
-    "numbers": ({"a": 1}, "something else than tensors"),
-    "another model": ({"a": torch.ones(2)}, "shared.shared_1.weight is in it 0 times"),
-    "two models": (state_dict() | state_dict(prefix="b."), "shared.shared_1.weight is in it 2 times"),
+    "a list": ([1, 2], "it contains more than tensors"),
+    "numbers": ({"a": 1}, "it contains more than tensors"),
+    "another model": ({"a": torch.ones(2)}, "shared.shared_1.weight occurs 0 times"),
+    "two models": (state_dict() | state_dict(prefix="b."), "shared.shared_1.weight occurs 2 times"),
     "no head": (altered(fusion__fusion_layer_3__weight=None), "no matrix fusion.fusion_layer_3.weight"),
     "one missing": (altered(norm_atten2__bias=None), "norm_atten2.bias is absent"),
     "another shape": (altered(norm_atten2__bias=torch.ones(3)), "norm_atten2.bias is [3], the release has [8]"),

@@ -1,4 +1,4 @@
-"""Labels to learn from, to select by and to score."""
+"""Label checks: labels for training, selection and scoring."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def split(name: str, labels: dict[str, int], tasks: tuple[str, ...] = ("mood", "
 def test_some_label_suffices_and_so_do_splits_that_were_not_counted(labels: dict[str, int]) -> None:
     both = {"train": split("train", labels), "valid": split("valid", labels)}
     check_labels(both, {}, selects=True)
-    unlabelled = [f"no sample of c, split {name} has a label sad" for name in both if labels.get("sad") == 0]
-    assert label_notes(both) == unlabelled
+    unlabeled = [f"no sample of c, split {name} has a label sad" for name in both if labels.get("sad") == 0]
+    assert label_notes(both) == unlabeled
 
 
 def test_nothing_to_learn() -> None:

@@ -1,4 +1,4 @@
-"""Model inputs: which modalities are read, and why the others are not."""
+"""Model inputs: modalities that are read, and reasons why others are not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ivr_dist.corpora.synthetic import SynthSource
 from ivr_dist.errors import ConfigError, DataError
 from ivr_dist.orchestration.preflight import preflight
 from ivr_dist.packing.pack import pack
-from ivr_dist.planning.model_inputs import reading
+from ivr_dist.planning.model_inputs import model_inputs
 from ivr_dist.shards.manifest import Manifest
 from ivr_dist.shards.specs import FeatureSpec
 
@@ -31,22 +31,22 @@ def config(**data: object) -> Config:
 
 
 def test_unused_transcripts_are_reported() -> None:
-    read = reading(config(), manifest("audio", transcripts=40))
+    read = model_inputs(config(), manifest("audio", transcripts=40))
     assert read.rows() == [
-        ("modalities", "audio (20, standardised)"),
+        ("modalities", "audio (20, standardized)"),
         ("not used", "text: 40 transcripts are packed, but no text features; set model.text.pretrained"),
         ("", "vision: the data set has none"),
     ]
 
 
 def test_a_modality_left_out_by_the_config_is_reported() -> None:
-    read = reading(config(modalities=["audio"], standardize=[]), manifest("text", "audio"))
+    read = model_inputs(config(modalities=["audio"], standardize=[]), manifest("text", "audio"))
     assert read.rows() == [("modalities", "audio (20)"), ("not used", "text: data.modalities leaves it out")]
 
 
 def test_a_pretrained_encoder_reads_transcripts() -> None:
     wanted = from_dict({"data": {"modalities": ["text"]}, "model": {"text": {"pretrained": "tiny"}}})
-    assert reading(wanted, manifest("audio", transcripts=3)).used == {"text": "transcripts, by tiny"}
+    assert model_inputs(wanted, manifest("audio", transcripts=3)).used == {"text": "transcripts, by tiny"}
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_a_modality_named_on_the_command_line_must_exist(corpus: str, tmp_path: 
     with pytest.raises(ConfigError, match="vision"):
         preflight(loaded.config, 1, loaded)
     loaded = ask(corpus, tmp_path / "run.yaml")
-    assert list(reading(loaded.config, preflight(loaded.config, 1, loaded)[1]["train"]).used) == ["text", "audio"]
+    assert list(model_inputs(loaded.config, preflight(loaded.config, 1, loaded)[1]["train"]).used) == ["text", "audio"]
 
 
 def test_nothing_to_read_is_an_error_before_the_start(corpus: str, tmp_path: Path) -> None:

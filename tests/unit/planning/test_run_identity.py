@@ -25,7 +25,7 @@ from ivr_dist.orchestration.multi_seed import _check as check_seeds
 from ivr_dist.orchestration.preflight import absolute, preflight
 from ivr_dist.packing.pack import pack
 from ivr_dist.planning.plan import total_steps
-from ivr_dist.planning.run_identity import ROLES, Asked, compare, ids, table, unclassified
+from ivr_dist.planning.run_identity import ROLES, Experiment, compare, ids, table, unclassified
 from ivr_dist.run import attempts
 from ivr_dist.run.paths import RECORD, RESULT
 from ivr_dist.shards.manifest import Manifest
@@ -201,7 +201,7 @@ def test_an_unfinished_run_continues_with_its_own_config(key: str, shared: tuple
     begun = replace(config, run=replace(config.run, dir=str(Path(config.run.dir).parent / "begun")))
     other = changed(begun, key)
     said = refusal(lambda: ask(other, manifests))
-    found = compare(Asked(begun, ids(manifests)), Asked(other, ids(manifests)), manifests["train"])
+    found = compare(Experiment(begun, ids(manifests)), Experiment(other, ids(manifests)), manifests["train"])
     listed = [change.key for change in found.listed]
     if ROLES[key] == "identity":
         assert "is a run of another config" in said and f"{key} is " in said
@@ -291,7 +291,7 @@ def test_an_unset_key_and_the_value_it_has_are_the_same(
                 values[section][name] = {**to_dict(config)[section][name], **value}
     other = from_dict(values)
     assert other != config
-    found = compare(Asked(config, ids(manifests)), Asked(other, ids(manifests)), manifests["train"])
+    found = compare(Experiment(config, ids(manifests)), Experiment(other, ids(manifests)), manifests["train"])
     assert (found.refused, found.listed) == ((), ())
     assert ask(other, manifests) is not None
 
@@ -307,18 +307,18 @@ def test_all_that_differs_is_named(shared: tuple[Config, dict[str, Manifest]]) -
 def test_changes_are_listed_as_a_user_would_type_them(shared: tuple[Config, dict[str, Manifest]]) -> None:
     config, manifests = shared
     longer = changed(changed(config, "train.max_steps"), "train.lr")
-    found = compare(Asked(config, ids(manifests)), Asked(longer, ids(manifests)), manifests["train"])
+    found = compare(Experiment(config, ids(manifests)), Experiment(longer, ids(manifests)), manifests["train"])
     text = ", ".join(map(str, found.listed))
     assert text == "train.max_steps 6 -> 9 (the schedule is that of 9), train.lr 0.001 -> 1.001"
 
 
 def test_a_run_from_the_checkpoint_of_another_has_losses_of_its_own(shared: tuple[Config, dict[str, Manifest]]) -> None:
     config, manifests = shared
-    there, here = Asked(config, ids(manifests)), Asked(changed(config, "loss.svr.weight"), ids(manifests))
+    there, here = Experiment(config, ids(manifests)), Experiment(changed(config, "loss.svr.weight"), ids(manifests))
     found = compare(there, here, manifests["train"], borrowed=True)
-    assert (found.said(), [change.key for change in found.listed]) == ("", ["loss.svr.weight"])
-    standardised = Asked(changed(config, "data.standardize"), ids(manifests))
-    assert "data.standardize" in compare(there, standardised, manifests["train"], borrowed=True).said()
+    assert (found.describe(), [change.key for change in found.listed]) == ("", ["loss.svr.weight"])
+    standardized = Experiment(changed(config, "data.standardize"), ids(manifests))
+    assert "data.standardize" in compare(there, standardized, manifests["train"], borrowed=True).describe()
 
 
 def test_a_run_cannot_be_shortened_below_its_steps(shared: tuple[Config, dict[str, Manifest]]) -> None:

@@ -1,4 +1,4 @@
-"""Lineage: which steps of which attempt count."""
+"""Lineage: the steps of each attempt that count."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def attempt(number: int, parent: int | None, step: int) -> Attempt:
     return Attempt(number, parent, step, world=2, stage=1, steps_per_epoch=10)
 
 
-def test_a_damaged_record_is_told(tmp_path: Path) -> None:
+def test_damaged_records_are_reported(tmp_path: Path) -> None:
     """No lineage is made of a record that cannot be right: it would have no end, or miss steps."""
     for number in (1, 2):
         allocate(str(tmp_path), parent=number - 1 or None, step=number, stage=0, steps_per_epoch=3, workers=["host:1"])

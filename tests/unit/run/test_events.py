@@ -52,7 +52,7 @@ def test_every_event_has_a_kind() -> None:
         ({"kind": "note", "words": "x"}, "fields of an event are wrong"),
     ],
 )
-def test_what_is_no_event_is_refused(value: dict[str, str], text: str) -> None:
+def test_invalid_events_are_refused(value: dict[str, str], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         events.from_json(value)
 

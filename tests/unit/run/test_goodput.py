@@ -1,4 +1,4 @@
-"""Every second of a run has one name, over all attempts."""
+"""Goodput: every second of a run belongs to one part, over all attempts."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ PULSE = {
         ("0002.json", json.dumps({**PULSE, "seen": "now"})),
     ],
 )
-def test_signs_that_are_not_ours_or_torn_are_left_alone(name: str, content: str, tmp_path: Path) -> None:
+def test_foreign_and_damaged_heartbeats_are_ignored(name: str, content: str, tmp_path: Path) -> None:
     allocate(str(tmp_path), parent=None, step=0, stage=0, steps_per_epoch=3, workers=["a"])
     storage.write_text(f"{tmp_path}/pulse/0001.json", json.dumps(PULSE))
     (tmp_path / "pulse" / name).write_text(content)

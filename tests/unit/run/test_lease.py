@@ -1,4 +1,4 @@
-"""One driver at a time, whatever happens to the others."""
+"""Driver lease: one driver at a time, under any failure of the others."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_second_driver_is_refused_and_a_third_follows_the_first(tmp_path: Path
         assert driver is not None
         assert driver["pid"] == os.getpid()
         with (
-            pytest.raises(UserError, match=rf"{os.getpid()} is at work on this run"),
+            pytest.raises(UserError, match=rf"{os.getpid()} is running on this run"),
             hold(str(tmp_path), LocalConsole(), Event()),
         ):
             pass
@@ -62,12 +62,12 @@ def test_a_silent_driver_of_another_host_is_waited_for(tmp_path: Path, capsys: p
     assert "to see whether driver elsewhere:1 is still alive" in capsys.readouterr().out
 
 
-def test_a_living_driver_of_another_host_is_left_alone(tmp_path: Path) -> None:
+def test_a_live_driver_of_another_host_keeps_its_lease(tmp_path: Path) -> None:
     elsewhere(tmp_path, 1, beat=7)
     timer = threading.Timer(0.2, elsewhere, (tmp_path, 1, 8))
     timer.start()
     with (
-        pytest.raises(UserError, match="driver elsewhere:1 is at work"),
+        pytest.raises(UserError, match="driver elsewhere:1 is running on this run"),
         hold(str(tmp_path), LocalConsole(), Event(), 5.0),
     ):
         pass
@@ -94,14 +94,14 @@ def test_a_driver_that_lets_go_meanwhile_is_followed(tmp_path: Path) -> None:
     timer.join()
 
 
-def test_a_driver_that_was_taken_for_dead_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_mistaken_for_dead_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "HEARTBEAT_S", 0.05)
     console = LocalConsole()
     with hold(str(tmp_path), console, console.stop) as held:
         elsewhere(tmp_path, 2, beat=0)
         assert console.stop.wait(10)
         assert isinstance(held.error, SupersededError)
-        assert "driver elsewhere:1 has taken this run over" in str(held.error)
+        assert "driver elsewhere:1 has taken over this run" in str(held.error)
     assert json.loads((tmp_path / "driver" / "000002.json").read_text()).get("released") is None, "not ours to release"
 
 

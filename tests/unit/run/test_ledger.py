@@ -1,4 +1,4 @@
-"""Ledgers: what was appended is read back, in order, whatever failed on the way and whatever else lies there."""
+"""Ledgers: appended records are read back in order, despite failed writes and unrelated files."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_lines_stay_until_they_are_written(tmp_path: Path, failures: tuple[int, 
     assert steps(tmp_path) == [1, 2, 3]
 
 
-def test_a_cut_is_written_once_though_it_is_asked_for_again(tmp_path: Path) -> None:
+def test_a_segment_is_written_once(tmp_path: Path) -> None:
     begin(tmp_path)
     writer = LedgerWriter(str(tmp_path), AUDIT, 1, 0)
     writer.append({"step": 1})
@@ -125,7 +125,7 @@ def test_order_is_that_of_the_numbers(tmp_path: Path) -> None:
     assert recorded_attempts(run, HISTORY) == [9999, 10_000]
 
 
-def test_what_others_leave_is_left_alone(tmp_path: Path) -> None:
+def test_foreign_files_are_ignored(tmp_path: Path) -> None:
     begin(tmp_path)
     writer = LedgerWriter(str(tmp_path), AUDIT, 1, 0)
     writer.append({"step": 1})
@@ -142,7 +142,7 @@ def test_what_others_leave_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "line", [b"{", b"\xff", b"[1]", b"null", b"7", b'{"step": "1"}', b'{"step": true}', b"{}", b"[" * 100_000]
 )
-def test_a_damaged_line_is_told(tmp_path: Path, line: bytes) -> None:
+def test_damaged_lines_are_reported(tmp_path: Path, line: bytes) -> None:
     begin(tmp_path)
     writer = LedgerWriter(str(tmp_path), HISTORY, 1, 3)
     writer.append({"step": 1})

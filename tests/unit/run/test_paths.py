@@ -1,4 +1,4 @@
-"""The names of a run directory are spelled in one module, and stay what they are on disk."""
+"""Names in a run directory are defined in one module, and unchanged on disk."""
 
 from __future__ import annotations
 

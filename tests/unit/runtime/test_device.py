@@ -16,7 +16,7 @@ from ivr_dist.runtime import collectives, device
 from tests.batches import batch_of, gradients, make_model, mixed_samples, model_config, release_config
 
 
-def test_a_cpu_is_asked_for_by_deepspeeds_own_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deepspeeds_variable_selects_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     assert device.backend() == "gloo"
     assert device.training_device(3).type == "cpu"
@@ -39,7 +39,7 @@ def on_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
 
 
-def test_gpus_are_asked_for_host_memory_too(on_cuda: None) -> None:
+def test_gpu_process_groups_also_have_a_host_backend(on_cuda: None) -> None:
     assert device.backend() == device.backend_with(gpus=True)
     served = dict(part.split(":") for part in device.backend().split(","))
     assert served == {"cpu": "gloo", "cuda": "nccl"}

@@ -1,4 +1,4 @@
-"""Garbage is collected at fixed steps, and at no other time."""
+"""The garbage collector runs at fixed steps only."""
 
 from __future__ import annotations
 

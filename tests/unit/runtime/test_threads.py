@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ivr_dist.runtime.threads import by_what_is_free, choose
+from ivr_dist.runtime.threads import choose, from_idle_processors
 
 
 @given(st.integers(1, 256), st.floats(0, 1), st.none() | st.floats(0.05, 300))
 def test_no_more_than_are_free_and_at_least_one(allowed: int, share: float, quota: float | None) -> None:
     free = share * allowed
-    threads = by_what_is_free(allowed, free, quota).threads
+    threads = from_idle_processors(allowed, free, quota).threads
     assert 1 <= threads <= allowed
     assert threads == 1 or threads <= free + 0.3
     assert threads == 1 or quota is None or threads <= quota + 0.3
@@ -32,7 +32,7 @@ def test_no_more_than_are_free_and_at_least_one(allowed: int, share: float, quot
     ],
 )
 def test_examples(allowed: int, free: float, quota: float | None, threads: int) -> None:
-    assert by_what_is_free(allowed, free, quota).threads == threads
+    assert from_idle_processors(allowed, free, quota).threads == threads
 
 
 def test_a_setting_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,4 +47,4 @@ def test_idle_processors_are_measured_without_a_setting(monkeypatch: pytest.Monk
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
     chosen = choose(None)
     assert 1 <= chosen.threads <= len(os.sched_getaffinity(0))
-    assert "processors are free" in chosen.why
+    assert "processors are idle" in chosen.why

@@ -1,4 +1,4 @@
-"""The format page is correct: its code runs in order, and its tables match what is written."""
+"""The format page: its code runs in order, and its tables match the written files."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def saved_as(place: Path, change: Change, forge: bool = True) -> Path:
     return place
 
 
-def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+def test_saved_manifests_are_loaded(tmp_path: Path) -> None:
     example().save(str(tmp_path))
     found = Manifest.load(str(tmp_path))
     assert found == example()
@@ -141,8 +141,8 @@ def test_no_samples(tmp_path: Path, shards: list[dict[str, Any]]) -> None:
 
 
 CHANGES: dict[str, tuple[Change, str]] = {
-    "unknown": (lambda m: m.update(colour=1), "unknown key colour"),
-    "unknown in a shard": (lambda m: m["shards"][1].update(colour=1), "unknown key shards[1].colour"),
+    "unknown": (lambda m: m.update(color=1), "unknown key color"),
+    "unknown in a shard": (lambda m: m["shards"][1].update(color=1), "unknown key shards[1].color"),
     "unknown in an index": (lambda m: m["shards"][0]["index"].update(x=1), "unknown key shards[0].index.x"),
     "unknown in a feature": (lambda m: m["features"]["text"].update(x=1), "unknown key features.text.x"),
     "missing": (lambda m: m.pop("tasks"), "key tasks is missing"),

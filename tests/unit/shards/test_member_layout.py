@@ -117,7 +117,7 @@ def test_what_pack_writes_is_where_it_should_be(samples: list[tuple[dict[str, in
 
 
 @pytest.mark.parametrize("order", ["reversed", "two swapped", "picture first", "columns first", "other type"])
-def test_what_others_write_is_not_taken_for_something_else(order: str) -> None:
+def test_tars_of_other_writers_are_read_correctly(order: str) -> None:
     """Also where two modalities have arrays of one shape, and only their names tell them apart."""
     steps = {"text": 5, "audio": 4, "vision": 4}
     arrays = make(steps, 0)

@@ -126,7 +126,7 @@ def test_sizes_in_pax_and_base_256() -> None:
     assert read(base256 + content.ljust(1024, b"\0") + ours(FILES)) == [("a.npy", content), *FILES]
 
 
-def test_directories_are_skipped_whatever_size_they_have() -> None:
+def test_directories_of_any_size_are_skipped() -> None:
     assert read(entry("dir/", b"5") + entry("d2/", b"5", b"", b"%011o\0" % 4096) + ours(FILES)) == FILES
 
 

@@ -47,7 +47,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 class TestAlikeEverywhere:
-    def test_what_is_written_is_read(self, place: str) -> None:
+    def test_written_files_are_read_back(self, place: str) -> None:
         url = storage.join(place, "a", "b.bin")
         storage.write_bytes(url, b"0123456789")
         assert storage.read_bytes(url) == b"0123456789"

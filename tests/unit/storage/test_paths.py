@@ -113,7 +113,7 @@ NAMES = st.text(st.sampled_from("./\\a:\0\n%2e~$ \x7f"), max_size=8) | st.text(m
 
 
 @given(st.lists(NAMES, min_size=1, max_size=3))
-def test_what_is_joined_stays_below(parts: list[str]) -> None:
+def test_joined_paths_stay_below_their_base(parts: list[str]) -> None:
     for base in ("/data/x", "s3://bucket/x", "memory://x"):
         try:
             found = storage.join(base, *parts)
@@ -284,7 +284,7 @@ def test_tars_that_no_manifest_may_name_are_not_indexed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("status", [404, 410])
-def test_what_is_gone_is_absent(server: str, status: int) -> None:
+def test_deleted_files_are_absent(server: str, status: int) -> None:
     Listing.status = status
     url = f"{server}/folder/x"
     assert not storage.exists(url)
@@ -362,7 +362,7 @@ def test_secrets_in_urls_are_not_in_texts(scheme: str, path: str, around: str, p
 @pytest.mark.parametrize(
     "text", ["no URL: a?b@c", "/data/a@b?c", "file:///a?b@c", "s3://bucket/a@b#1", "http://h:80/a@b"]
 )
-def test_what_is_no_secret_is_shown(text: str) -> None:
+def test_text_without_secrets_is_unchanged(text: str) -> None:
     assert hide_secrets(text) == text
 
 

@@ -74,7 +74,7 @@ def test_a_connection_that_breaks_once_is_no_refusal(proxy: Proxy) -> None:
     assert len(proxy.signed) == len(proxy.requests)
 
 
-def test_a_signature_that_is_refused_is_made_anew(proxy: Proxy) -> None:
+def test_a_refused_signature_is_replaced(proxy: Proxy) -> None:
     """As when the credentials expired earlier."""
     assert read(0, 100) == DATA[:100]
     reads = presigned_reads()
@@ -131,7 +131,7 @@ def test_what_is_not_there(proxy: Proxy) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1])
-def test_a_file_is_read_whole_whatever_its_size(proxy: Proxy, size: int) -> None:
+def test_files_of_any_size_are_read_whole(proxy: Proxy, size: int) -> None:
     storage.write_bytes(f"{URL}.{size}", bytes(size))
     assert storage.read_bytes(f"{URL}.{size}") == bytes(size)
 

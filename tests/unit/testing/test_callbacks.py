@@ -1,4 +1,4 @@
-"""Callbacks of the package, and one from outside, keep the contract."""
+"""Built-in callbacks, and one from outside the package, fulfill the contract."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics of the package, and two from outside, keep the contract."""
+"""Built-in metrics, and two from outside the package, fulfill the contract."""
 
 from __future__ import annotations
 

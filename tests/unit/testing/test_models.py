@@ -1,4 +1,4 @@
-"""The package's own models, and two from outside, keep the contract."""
+"""Built-in models, and two from outside the package, fulfill the contract."""
 
 from __future__ import annotations
 

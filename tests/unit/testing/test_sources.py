@@ -1,4 +1,4 @@
-"""Sources of the package, and one from outside, keep the contract."""
+"""Built-in sources, and one from outside the package, fulfill the contract."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The package's own loss terms, and one from outside, keep the contract."""
+"""Built-in loss terms, and one from outside the package, fulfill the contract."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints written by a thread: what is copied is what is saved, whatever training and storage do meanwhile."""
+"""Asynchronous checkpoints: the copied state is saved, regardless of later training and storage failures."""
 
 from __future__ import annotations
 
@@ -135,12 +135,12 @@ def test_an_attempt_that_was_given_up_does_not_write(tmp_path: Path) -> None:
         allocate(str(tmp_path), parent=None, step=0, stage=1, steps_per_epoch=1, workers=["h:1"])
     saving = saver(str(tmp_path), Memory())
     saving.save(small_state(1), None)
-    with pytest.raises(SupersededError, match="attempt 2 goes on"):
+    with pytest.raises(SupersededError, match="attempt 2"):
         saving.finish()
     assert store.names(str(tmp_path)) == []
 
 
-def test_a_busy_store_is_asked_again(s3_proxy: Proxy) -> None:
+def test_requests_to_a_busy_store_are_retried(s3_proxy: Proxy) -> None:
     """Every first request to write is refused."""
     s3_proxy.refuse = lambda path, count: "503" if count == 0 else None
     run = f"s3://{BUCKET}/busy"

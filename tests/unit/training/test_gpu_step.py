@@ -1,4 +1,4 @@
-"""What a training step would do on a GPU, found out on a device that computes nothing."""
+"""GPU transfers and synchronizations of a training step, observed on a fake device."""
 
 from __future__ import annotations
 

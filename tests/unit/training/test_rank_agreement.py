@@ -1,4 +1,4 @@
-"""Signals of single ranks become the same decision on all; what is a loss spike, and what a hang."""
+"""Rank agreement, loss spike detection and the watchdog."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_the_stop_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     controls[0].close()
 
 
-def test_a_notice_asks_for_a_checkpoint_at_every_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_preemption_notice_requests_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control_module, "_POLL_CLUSTER_S", 0.0)
     controls, _ = group(tmp_path, 2, Leaving())
     for _look in range(3):
@@ -126,7 +126,7 @@ class Bitten:
         self.lines: list[str] = []
         self.ended = threading.Event()
         self.dog = Watchdog(
-            str(run), "worker-00001", least_s=least_s, factor=factor, tell=self.lines.append, end=self._end
+            str(run), "worker-00001", least_s=least_s, factor=factor, notify=self.lines.append, end=self._end
         )
 
     def _end(self, code: int) -> None:

@@ -1,4 +1,4 @@
-"""Which checkpoint `run.resume` names: one of the run, one of another run, or none."""
+"""`run.resume`: a checkpoint of the run, of another run, or none."""
 
 from __future__ import annotations
 

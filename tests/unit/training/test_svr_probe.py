@@ -1,4 +1,4 @@
-"""The regularizer's gradient at the codes, against gradients taken one by one."""
+"""The gradient probe of SVR against gradients computed one by one."""
 
 from __future__ import annotations
 

@@ -398,7 +398,7 @@ def test_files_may_be_anywhere(tmp_path: Path) -> None:
         assert {name: rows.tobytes() for name, rows in here.items()} == {n: rows.tobytes() for n, rows in there.items()}
 
 
-def test_what_is_no_hdf5_is_refused(tmp_path: Path) -> None:
+def test_files_other_than_hdf5_are_refused(tmp_path: Path) -> None:
     write(tmp_path, corpus())
     whole = (tmp_path / "facet.csd").read_bytes()
     for data in (b"", b"PK\x03\x04" * 100, whole[: len(whole) // 2]):
@@ -438,7 +438,7 @@ def test_names_and_words_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "message"), [(b"\x1f\x8b", "gzip"), (b"\x80\x04", "a pickle"), (b"", "an empty file")]
 )
-def test_what_is_no_hdf5_is_named(tmp_path: Path, data: bytes, message: str) -> None:
+def test_the_kind_of_other_files_is_named(tmp_path: Path, data: bytes, message: str) -> None:
     (tmp_path / "x.csd").write_bytes(data)
     with pytest.raises(DataError, match=f"{message}.*, not an HDF5 file"):
         CsdFile(str(tmp_path), SourceFile(path="x.csd"))

@@ -301,7 +301,7 @@ def test_checksums_are_compared_and_files_may_be_anywhere(tmp_path: Path) -> Non
     ref = local.splits()["test"][2]
     assert same_bits(remote.load("test", ref).arrays, local.load("test", ref).arrays)
     storage.write_bytes("memory://mmsa/data.pkl", data[:-1] + b"!")
-    with pytest.raises(DataError, match="not the one that the card describes"):
+    with pytest.raises(DataError, match="differs from the one that the card describes"):
         open_source("memory://mmsa", card)
 
 

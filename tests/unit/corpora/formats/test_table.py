@@ -224,7 +224,7 @@ def test_labels_beyond_all_bounds_are_refused(tmp_path: Path, label: str, messag
         opened.load("train", opened.splits()["train"][0])
 
 
-def test_nan_stands_for_nothing(tmp_path: Path) -> None:
+def test_nan_means_a_missing_value(tmp_path: Path) -> None:
     nan = float("nan")
     rows = changed(0, transcript=nan, group=nan, labels={"sentiment": nan}, provenance={"start": nan, "at": [nan, 1]})
     _, found = round_trip(source(tmp_path, rows), tmp_path / "out")

@@ -283,7 +283,7 @@ def test_texts_of_python_2_are_utf_8_or_refused(tmp_path: Path) -> None:
 
 def test_text_of_letters_that_do_not_exist_is_refused(tmp_path: Path) -> None:
     found = load(tmp_path, pickle.dumps(np.array([97, 0x110000], np.uint32).view("U1")))
-    with pytest.raises(ValueError, match="letters that do not exist"):
+    with pytest.raises(ValueError, match="invalid characters"):
         as_texts(found)
 
 

@@ -1,4 +1,4 @@
-"""Collation: padding, masks, flat indices, standardisation, labels, empty batches."""
+"""Collation: padding, masks, flat indices, standardization, labels, empty batches."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_labels_null_absent_and_of_both_types() -> None:
 
 @settings(max_examples=60)
 @given(st.lists(st.one_of(st.none(), st.integers(0, 9)), max_size=6), st.integers(0, 2**31))
-def test_valid_steps_are_the_standardised_samples_and_the_rest_is_zero(lengths: list[int | None], seed: int) -> None:
+def test_valid_steps_are_the_standardized_samples_and_the_rest_is_zero(lengths: list[int | None], seed: int) -> None:
     random = np.random.default_rng(seed)
     arrays = [None if n is None else random.normal(size=(n, 2)).astype(np.float32) for n in lengths]
     part = batch_of(
@@ -162,7 +162,7 @@ def test_modalities_that_are_aligned_and_those_that_are_not(lengths: list[tuple[
 
 @pytest.mark.parametrize("numbers", ["float16", "float64", "int16", ">f4"])
 @pytest.mark.parametrize("ids", ["uint8", "int32", ">i8"])
-def test_whatever_is_stored_a_batch_holds_float32_and_int64(numbers: str, ids: str) -> None:
+def test_batches_hold_float32_and_int64_for_any_stored_type(numbers: str, ids: str) -> None:
     samples = [sample("a", text=[1, 2], audio=[[3, 4]]), sample("b", text=[5], audio=[[6, 7], [8, 9]]), sample("c")]
     found = collate(stored(samples, replace(SPEC, statistics={}), numbers, ids), np.arange(3), np.arange(3), SPEC)
     text, audio = found.modalities["text"].features, found.modalities["audio"].features
@@ -173,7 +173,7 @@ def test_whatever_is_stored_a_batch_holds_float32_and_int64(numbers: str, ids: s
     np.testing.assert_array_equal(audio.numpy(), expected)
 
 
-def test_a_sample_does_not_depend_on_its_company() -> None:
+def test_a_sample_does_not_depend_on_its_batch() -> None:
     short = sample("a", audio=np.array([[0.1, 0.7]], np.float32))
     alone = batch_of(short).modalities["audio"].features[0]
     beside = batch_of(sample("b", audio=np.ones((7, 2), np.float32)), short).modalities["audio"].features[1, :1]
@@ -209,7 +209,7 @@ def test_another_layout_is_refused(arrays: dict, message: str) -> None:
         ({"audio": np.array([[1.0, 1e39]])}, "audio is float64 with values that the manifest's float32 cannot hold"),
     ],
 )
-def test_values_that_do_not_fit_what_is_stored_are_refused(arrays: dict, message: str) -> None:
+def test_values_that_the_stored_type_cannot_hold_are_refused(arrays: dict, message: str) -> None:
     """And never wrapped around to other ones."""
     with pytest.raises(CorruptDataError, match=message + r".*s\.tar, sample a\); pack"):
         stored([sample("a", **arrays)], ids="int32")
@@ -303,7 +303,7 @@ def test_a_common_length_counts_every_step_and_misses_no_modality() -> None:
         assert part.pairs.tolist() == [0, 1, 2, 3, 5, 6, 7, 8]
     audio = batch.modalities["audio"].features
     assert audio[0, 0].tolist() == [1.0, 10.0]
-    assert not audio[0, 2:].any() and not audio[1].any(), "the padding is 0 after standardisation too"
+    assert not audio[0, 2:].any() and not audio[1].any(), "the padding is 0 after standardization too"
     assert collate(stored([], spec), np.arange(0), np.arange(0), spec, steps=5).modalities["audio"].mask.shape == (0, 5)
 
 

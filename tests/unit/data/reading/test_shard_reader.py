@@ -94,7 +94,7 @@ def test_every_sample(packed: Path) -> None:
 @pytest.mark.parametrize("kept", [0, 1, 10**6])
 def test_the_indexes_of_shards_in_use_stay(packed: Path, monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
     """However large they are: each is read once while requests go through all of them in turn."""
-    monkeypatch.setattr("ivr_dist.data.reading.shard_indexes._KEPT_SAMPLES", kept)
+    monkeypatch.setattr("ivr_dist.data.reading.shard_indexes._MAX_OPEN_SAMPLES", kept)
     reader = open_reader(packed)
     opened: list[str] = []
     read_file = reader.fetcher.read_file
@@ -109,7 +109,7 @@ def test_the_indexes_of_shards_in_use_stay(packed: Path, monkeypatch: pytest.Mon
 
 
 def test_shards_out_of_use_are_closed(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ivr_dist.data.reading.shard_indexes._KEPT_SAMPLES", 0)
+    monkeypatch.setattr("ivr_dist.data.reading.shard_indexes._MAX_OPEN_SAMPLES", 0)
     reader = open_reader(packed)
     for number in range(reader.manifest.samples):
         reader.read(np.array([number]))
@@ -151,7 +151,7 @@ def fetched(reader: ShardReader) -> list[str]:
     return found
 
 
-def test_what_is_in_memory_is_not_read_again(packed: Path) -> None:
+def test_segments_in_memory_are_not_read_again(packed: Path) -> None:
     keeping, forgetting = open_reader(packed), open_reader(packed, 0)
     for reader in (keeping, forgetting):
         reader.read(np.arange(len(REFS)))
@@ -176,7 +176,7 @@ def test_the_cache_keeps_to_its_limit_and_drops_what_was_used_longest_ago(packed
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 1 << 21, EVERYTHING])
-def test_requests_are_answered_in_turn_and_held_no_longer(packed: Path, cache_bytes: int) -> None:
+def test_results_come_in_order_and_release_their_segments(packed: Path, cache_bytes: int) -> None:
     reader = open_reader(packed, cache_bytes)
     random = np.random.default_rng(1)
     requests = [random.integers(0, len(REFS), count) for count in (3, 0, 40, 1, 40)]
@@ -190,7 +190,7 @@ def test_requests_are_answered_in_turn_and_held_no_longer(packed: Path, cache_by
     assert reader._segments.resident <= cache_bytes
 
 
-def test_requests_are_under_way_before_they_are_answered(packed: Path) -> None:
+def test_requests_are_prefetched(packed: Path) -> None:
     reader = open_reader(packed)
     noted = fetched(reader)
     index = load(str(packed / Manifest.load(str(packed)).shards[0].index.name))
@@ -219,7 +219,7 @@ def test_segments_are_under_way_before_all_indexes_are_there(packed: Path, monke
     reader.close()
 
 
-def test_an_error_stands_in_place_of_its_sample(damaged: Path) -> None:
+def test_an_unreadable_sample_is_a_failure_in_the_result(damaged: Path) -> None:
     shard = Manifest.load(str(damaged)).shards[0]
     index = load(str(damaged / shard.index.name))
     flip(damaged / shard.name, 10)

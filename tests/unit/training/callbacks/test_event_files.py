@@ -1,4 +1,4 @@
-"""Curves are written where there is room, wait where there is none, and never end a run."""
+"""TensorBoard event files: buffered while the disk is full, and never the end of a run."""
 
 from __future__ import annotations
 
@@ -75,12 +75,12 @@ def test_a_full_disk_costs_a_note_and_no_point(tiny_disk: Path) -> None:
     # 201 points of some 40 bytes do not fit into 4 KiB, and nearly into 8.
     board._file._records = type(board._file._records)(list(board._file._records)[:60])
     board.close()
-    assert len(notes) == 1 and "training goes on: No space left" in notes[0]
+    assert len(notes) == 1 and "training continues: No space left" in notes[0]
     steps = [step for step, _ in curves(tiny_disk / "tensorboard")["loss"]]
     assert steps == list(range(1, len(steps) + 1)) and len(steps) > 60
 
 
-def test_what_never_could_be_written_is_told(tmp_path: Path) -> None:
+def test_lost_points_are_reported(tmp_path: Path) -> None:
     (tmp_path / "tensorboard").write_text("a file where the folder should be")
     notes: list[str] = []
     board = TensorBoard(str(tmp_path), 1, notes.append)

@@ -1,4 +1,4 @@
-"""`run.callbacks`: callbacks from outside are checked when they are made and guarded while they run."""
+"""`run.callbacks`: callbacks from outside the package are checked when built and guarded while they run."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_each_class_is_made_with_its_arguments(tmp_path: Path) -> None:
         (f"{PARTS}:Recorder", f"{PARTS}:Recorder cannot be made: missing a required argument: 'folder' (run.callback"),
     ],
 )
-def test_what_is_no_callback_is_refused(callback: str, error: str) -> None:
+def test_invalid_callback_classes_are_refused(callback: str, error: str) -> None:
     with pytest.raises(ConfigError) as caught:
         configured_callbacks(config(callback))
     assert str(caught.value).startswith(error)
