@@ -140,7 +140,7 @@ def _run(argv: Sequence[str]) -> int:
         return int(app(argv, prog_name="ivr-dist", standalone_mode=False) or 0)
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
-        command = context.command_path if context else f"ivr-dist {_command(given)}".rstrip()
+        command = context.command_path if context else f"ivr-dist {_command(argv)}".rstrip()
         text = error.format_message().replace(": Value error, ", ": ")
         what, _, meant = (part.strip() for part in text.partition("Did you mean"))
         remedy = f"did you mean {meant}" if meant else f"see {command} --help"

@@ -87,13 +87,13 @@ def import_class(class_ref: ClassReference, folder: str | None = None) -> type:
     """
     folder = folder or os.getcwd()
     add_folder(folder)
-    module_name, _, name = named.path.partition(":")
+    module_name, _, name = class_ref.path.partition(":")
     try:
         # The standard output belongs to the command, whose result may be read by a program.
         with redirect_stdout(sys.stderr):
             module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise _no_module(error, module_name, named.key, folder) from error
+        raise _no_module(error, module_name, class_ref.key, folder) from error
     except OWN_ERRORS as error:  # whatever the module raises is the user's own code
         raise ConfigError(
             f"{module_name} fails while it is imported: {named_error(error)}",
@@ -102,9 +102,9 @@ def import_class(class_ref: ClassReference, folder: str | None = None) -> type:
         ) from error
     found = getattr(module, name, None)
     if not inspect.isclass(found):
-        what = f"{module_name} has no {name}" if found is None else f"{named.path} is not a class"
+        what = f"{module_name} has no {name}" if found is None else f"{class_ref.path} is not a class"
         remedy = _shadowed(module_name, folder) or _suggestion(name, module)
-        raise ConfigError(what, where=named.key, remedy=remedy)
+        raise ConfigError(what, where=class_ref.key, remedy=remedy)
     kind: type = found
     return kind
 
@@ -177,8 +177,8 @@ def check_arguments(kind: Callable[..., Any], class_ref: ClassReference, positio
     try:
         signature.bind_partial(*[None] * positional)
     except TypeError as error:
-        what = f"{named.path} cannot be made: its constructor takes fewer than {positional} positional arguments"
-        raise ConfigError(what, where=named.key, remedy=f"see {DOCUMENTATION}") from error
+        what = f"{class_ref.path} cannot be made: its constructor takes fewer than {positional} positional arguments"
+        raise ConfigError(what, where=class_ref.key, remedy=f"see {DOCUMENTATION}") from error
     parameters = list(signature.parameters.values())[positional:]
     names = [p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
     for argument in class_ref.arguments:
@@ -195,12 +195,12 @@ def check_arguments(kind: Callable[..., Any], class_ref: ClassReference, positio
         ) from error
 
 
-def check_methods(kind: type, named: ClassReference, role: str, methods: Mapping[str, int]) -> None:
+def check_methods(kind: type, class_ref: ClassReference, role: str, methods: Mapping[str, int]) -> None:
     """Refuse a class that lacks a method of its protocol, has inherited an abstract one, or takes other arguments.
 
     Args:
         kind: The class.
-        named: Where it is named.
+        class_ref: Where it is class_ref.
         role: What it is to be, with an article: `a loss term`.
         methods: The methods it must have, and with how many positional arguments each is called.
 
@@ -210,11 +210,11 @@ def check_methods(kind: type, named: ClassReference, role: str, methods: Mapping
     for name, arguments in methods.items():
         method = getattr(kind, name, None)
         if not callable(method) or getattr(method, "__isabstractmethod__", False):
-            raise lacks(named, role, name)
-        _check_call(kind, named, name, arguments)
+            raise lacks(class_ref, role, name)
+        _check_call(kind, class_ref, name, arguments)
 
 
-def _check_call(kind: type, named: ClassReference, name: str, arguments: int) -> None:
+def _check_call(kind: type, class_ref: ClassReference, name: str, arguments: int) -> None:
     """Refuse a method that cannot be called with a number of positional arguments, or is a coroutine."""
     what = ""
     member = inspect.getattr_static(kind, name)
@@ -230,15 +230,15 @@ def _check_call(kind: type, named: ClassReference, name: str, arguments: int) ->
         except ValueError:
             return
     if what:
-        raise ConfigError(f"{named.path}: {name} {what}", where=named.key, remedy=f"see {DOCUMENTATION}")
+        raise ConfigError(f"{class_ref.path}: {name} {what}", where=class_ref.key, remedy=f"see {DOCUMENTATION}")
 
 
-def check_names(kind: type, named: ClassReference, member: str, allowed: Collection[str], of: str) -> None:
+def check_names(kind: type, class_ref: ClassReference, member: str, allowed: Collection[str], of: str) -> None:
     """Refuse a class attribute that is not a tuple or list of allowed names.
 
     Args:
         kind: The class.
-        named: Where it is named.
+        class_ref: Where it is class_ref.
         member: The attribute, such as `needs`.
         allowed: The names it may hold.
         of: What they name, with an article, such as `a part of a model's output`.
@@ -248,13 +248,15 @@ def check_names(kind: type, named: ClassReference, member: str, allowed: Collect
     """
     names = getattr(kind, member)
     if not isinstance(names, (tuple, list)) or not all(isinstance(name, str) for name in names):
-        what = f"{named.path}: {member} = {names!r} is not a tuple of names"
-        raise ConfigError(what, where=named.key, remedy=f'write it as {member} = ("{next(iter(allowed))}",)')
+        what = f"{class_ref.path}: {member} = {names!r} is not a tuple of names"
+        raise ConfigError(what, where=class_ref.key, remedy=f'write it as {member} = ("{next(iter(allowed))}",)')
     for name in names:
         if name not in allowed:
             close = difflib.get_close_matches(name, allowed, n=1)
             remedy = f"did you mean {close[0]}?" if close else f"use {', '.join(allowed)}"
-            raise ConfigError(f"{named.path}: {member} names {name}, which is not {of}", where=named.key, remedy=remedy)
+            raise ConfigError(
+                f"{class_ref.path}: {member} names {name}, which is not {of}", where=class_ref.key, remedy=remedy
+            )
 
 
 def check_derived(kind: type, class_ref: ClassReference, role: str, base: type) -> None:
@@ -265,9 +267,9 @@ def check_derived(kind: type, class_ref: ClassReference, role: str, base: type) 
     """
     if not issubclass(kind, base):
         remedy = f"derive it from {base.__module__}.{base.__qualname__}; see {DOCUMENTATION}"
-        raise ConfigError(f"{named.path} is not {role}", where=named.key, remedy=remedy)
+        raise ConfigError(f"{class_ref.path} is not {role}", where=class_ref.key, remedy=remedy)
     for name in sorted(getattr(kind, "__abstractmethods__", ())):
-        raise lacks(named, role, name)
+        raise lacks(class_ref, role, name)
 
 
 def lacks(class_ref: ClassReference, role: str, member: str) -> ConfigError:

@@ -83,9 +83,9 @@ def rows(config: Config) -> list[tuple[str, str]]:
     unread = unread_keys(config)
     return [
         *([("not read by this model", ", ".join(unread))] if unread else []),
-        *(("extra loss", f"{t.name} = {t.named.path}, weight {t.weight:g}") for t in extra_terms(config)),
-        *(("extra metric", f"{name} = {named.path}") for name, named in metrics(config).items()),
-        *(("callback", named.path) for named in callbacks(config)),
+        *(("extra loss", f"{t.name} = {t.class_ref.path}, weight {t.weight:g}") for t in extra_terms(config)),
+        *(("extra metric", f"{name} = {class_ref.path}") for name, class_ref in metrics(config).items()),
+        *(("callback", class_ref.path) for class_ref in callbacks(config)),
     ]
 
 

@@ -123,7 +123,7 @@ def _checked(
         # A default is not reported where a value was given that could not be used.
         unset = values.suspects - values.origins.keys()
         problems += [fault for fault in found if fault.what.partition(" ")[0] not in unset]
-        if problems and look is not None:
+        if problems and further_checks is not None:
             wrong = wrong_keys(loaded.config, values.suspects)
             more = further_checks(replace(loaded, config=with_defaults(loaded.config, wrong)))
             # The text of a fault begins with its key; faults of the substituted defaults are dropped.
@@ -203,10 +203,10 @@ class _Values:
                 self._merge_section(path, value, origin)
             elif path in keys():
                 # One file can write `train.lr` and `lr` in the section `train`.
-                if isinstance(section, Located) and path in self.origins and not place.startswith(_OVERRIDE):
+                if isinstance(section, Located) and path in self.origins and not origin.startswith(_OVERRIDE):
                     what = f"{path} is given twice, first at {self.origins[path]}"
-                    self._fault(what, place, "keep one of them")
-                self._set(keys()[path], value, place)
+                    self._fault(what, origin, "keep one of them")
+                self._set(keys()[path], value, origin)
             else:
                 self._unknown(path, origin)
 
@@ -249,7 +249,7 @@ class _Values:
             self.merge(value, f"{path}.", origin)
         elif value != "" or not isinstance(value, Word):
             example = next(key for key in keys() if key.startswith(f"{path}."))
-            self._fault(f"{path} is a section, not {show(value)}", place, f"set its keys, such as {example}")
+            self._fault(f"{path} is a section, not {show(value)}", origin, f"set its keys, such as {example}")
             self.suspects |= _below(path)
 
     def _set(self, key: Key, value: Any, origin: str, merged: bool = False) -> None:
@@ -266,7 +266,7 @@ class _Values:
 
     def _unknown(self, path: str, origin: str) -> None:
         similar, remedy = suggest_keys(path)
-        self._fault(f"unknown key {shorten(path, _LONGEST) or repr(path)}", place, remedy)
+        self._fault(f"unknown key {shorten(path, _LONGEST) or repr(path)}", origin, remedy)
         self.suspects |= {key for known in similar for key in _below(known)}
 
     def _fault(self, what: str, origin: str, remedy: str) -> None:

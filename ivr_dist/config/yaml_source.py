@@ -109,7 +109,7 @@ def _parse(text: str, where_of: Callable[[yaml.Mark | None], str]) -> Any:
     except yaml.YAMLError as error:
         problem = str(getattr(error, "problem", None) or getattr(error, "reason", None) or "unreadable")
         problem = problem.removeprefix("but ")
-        where = place(getattr(error, "problem_mark", None))
+        where = where_of(getattr(error, "problem_mark", None))
         raise ConfigError(
             f"not valid YAML: {problem}",
             where=where,

@@ -23,11 +23,11 @@ def import_metric(class_ref: ClassReference) -> type[Metric]:
     Raises:
         ConfigError: It cannot be imported, is not derived from `Metric`, or takes other arguments.
     """
-    kind: type[Metric] = dotted_path.import_class(named)
-    dotted_path.check_derived(kind, named, "a metric", Metric)
-    dotted_path.check_methods(kind, named, "a metric", {"compute": 3})
-    dotted_path.check_names(kind, named, "task_types", Metric.task_types, "a type of task")
-    dotted_path.check_arguments(kind, named)
+    kind: type[Metric] = dotted_path.import_class(class_ref)
+    dotted_path.check_derived(kind, class_ref, "a metric", Metric)
+    dotted_path.check_methods(kind, class_ref, "a metric", {"compute": 3})
+    dotted_path.check_names(kind, class_ref, "task_types", Metric.task_types, "a type of task")
+    dotted_path.check_arguments(kind, class_ref)
     return kind
 
 

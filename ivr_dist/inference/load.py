@@ -132,7 +132,7 @@ def resolve_checkpoint(path: str) -> str:
         raise UserError(
             "exported models cannot be loaded yet", where=where, remedy="give the run or checkpoint that was exported"
         )
-    if SEED_RUN_NAME.found(url):
+    if SEED_RUN_NAME.list_numbers(url):
         raise no_run(url)
     raise UserError(
         "no model here: neither a run nor a checkpoint",

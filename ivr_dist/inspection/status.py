@@ -147,7 +147,7 @@ def status(run_url: str, now: float | None = None) -> RunStatus:
 def no_run(run_url: str) -> UserError:
     """Return the error for a directory that holds no run, or one run for each of several seeds."""
     where = storage.display(run_url)
-    seeds = SEED_RUN_NAME.found(run_url)
+    seeds = SEED_RUN_NAME.list_numbers(run_url)
     if seeds:
         first = storage.display(RunPaths(run_url).seed_run(seeds[0][0]))
         what = "no run here, but runs of single seeds below it"

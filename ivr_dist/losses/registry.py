@@ -80,7 +80,7 @@ class ConfiguredTerm:
             raise self._wrong(f"compute returned {_shown(value)}{place}, not a scalar tensor", _REMEDY)
 
     def _wrong(self, what: str, remedy: str) -> IvrError:
-        return IvrError(f"loss term {self.named.path}: {what}", where=self.named.key, remedy=remedy)
+        return IvrError(f"loss term {self.class_ref.path}: {what}", where=self.class_ref.key, remedy=remedy)
 
     def _failed(self, error: BaseException) -> BaseException:
         if not is_own_error(error):
@@ -96,18 +96,18 @@ def _shown(value: object) -> str:
     return f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
-def import_term(named: ClassReference) -> type[Term]:
+def import_term(class_ref: ClassReference) -> type[Term]:
     """Import the class of a loss term and check it.
 
     Raises:
         ConfigError: It cannot be imported, is not derived from `Term`, needs a part that no output has, or takes other
             arguments.
     """
-    kind: type[Term] = dotted_path.import_class(named)
-    dotted_path.check_derived(kind, named, "a loss term", Term)
-    dotted_path.check_methods(kind, named, "a loss term", {"count": 1, "compute": 3})
-    dotted_path.check_names(kind, named, "needs", IVROutput.parts(), "a part of a model's output")
-    dotted_path.check_arguments(kind, named)
+    kind: type[Term] = dotted_path.import_class(class_ref)
+    dotted_path.check_derived(kind, class_ref, "a loss term", Term)
+    dotted_path.check_methods(kind, class_ref, "a loss term", {"count": 1, "compute": 3})
+    dotted_path.check_names(kind, class_ref, "needs", IVROutput.parts(), "a part of a model's output")
+    dotted_path.check_arguments(kind, class_ref)
     return kind
 
 
@@ -118,16 +118,16 @@ def configured_terms(config: Config) -> tuple[ConfiguredTerm, ...]:
         ConfigError: One cannot be instantiated.
     """
     return tuple(
-        ConfiguredTerm(entry.name, _make_term(entry.named), entry.weight, entry.named)
+        ConfiguredTerm(entry.name, _make_term(entry.class_ref), entry.weight, entry.class_ref)
         for entry in extensions.extra_terms(config)
     )
 
 
-def _make_term(named: ClassReference) -> Term:
+def _make_term(class_ref: ClassReference) -> Term:
     """Make a term, and refuse one with parameters: they would be neither trained nor saved."""
-    term: Term = dotted_path.make(import_term(named), named)
+    term: Term = dotted_path.make(import_term(class_ref), class_ref)
     for name, value in [("", term), *vars(term).items()]:
         if isinstance(value, nn.Parameter) or (isinstance(value, nn.Module) and any(True for _ in value.parameters())):
-            what = f"{named.path} has parameters{f' in {name}' if name else ''}, which nothing would train"
-            raise ConfigError(what, where=named.key, remedy="put them in the model, or make them arguments")
+            what = f"{class_ref.path} has parameters{f' in {name}' if name else ''}, which nothing would train"
+            raise ConfigError(what, where=class_ref.key, remedy="put them in the model, or make them arguments")
     return term

@@ -38,9 +38,9 @@ def build_model(config: ModelConfig, spec: ModelSpec, loss: LossConfig | None = 
     """
     if not config.class_:
         return PRESETS[config.preset](config, spec, loss or LossConfig())
-    named = dotted_path.reference(config.class_, MODEL)
-    model: FusionModel = dotted_path.make(import_model(named), named, spec)
-    model.guard = OutputGuard(named, spec.tasks)
+    class_ref = dotted_path.reference(config.class_, MODEL)
+    model: FusionModel = dotted_path.make(import_model(class_ref), class_ref, spec)
+    model.guard = OutputGuard(class_ref, spec.tasks)
     return model
 
 
@@ -63,12 +63,12 @@ def import_model(class_ref: ClassReference) -> type[FusionModel]:
     kind: type[FusionModel] = dotted_path.import_class(class_ref)
     dotted_path.check_derived(kind, class_ref, "a model", FusionModel)
     if kind.forward is FusionModel.forward:
-        raise dotted_path.lacks(named, "a model", "forward")
-    dotted_path.check_methods(kind, named, "a model", {"forward": 1})
-    dotted_path.check_names(kind, named, "provides", IVROutput.parts(), "a part of a model's output")
-    dotted_path.check_names(kind, named, "needs", MODALITIES, "a modality")
-    dotted_path.check_names(kind, named, "task_types", FusionModel.task_types, "a type of task")
-    dotted_path.check_arguments(kind, named, positional=1)
+        raise dotted_path.lacks(class_ref, "a model", "forward")
+    dotted_path.check_methods(kind, class_ref, "a model", {"forward": 1})
+    dotted_path.check_names(kind, class_ref, "provides", IVROutput.parts(), "a part of a model's output")
+    dotted_path.check_names(kind, class_ref, "needs", MODALITIES, "a modality")
+    dotted_path.check_names(kind, class_ref, "task_types", FusionModel.task_types, "a type of task")
+    dotted_path.check_arguments(kind, class_ref, positional=1)
     return kind
 
 

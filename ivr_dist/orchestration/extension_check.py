@@ -27,12 +27,12 @@ def extension_faults(config: Config, train: Manifest | None) -> list[UserError]:
     if not extensions.all_of(config):
         return []
     faults: list[UserError] = []
-    for named in extensions.callbacks(config):
-        _import(import_callback, named, faults)
-    for name, named in extensions.metrics(config).items():
-        kind = _import(import_metric, named, faults)
+    for class_ref in extensions.callbacks(config):
+        _import(import_callback, class_ref, faults)
+    for name, class_ref in extensions.metrics(config).items():
+        kind = _import(import_metric, class_ref, faults)
         if kind is not None and train is not None:
-            faults += _undefined_monitor(config, name, named, kind, train)
+            faults += _undefined_monitor(config, name, class_ref, kind, train)
         if train is not None and name in _metric_names(train):
             remedy = "choose another name"
             faults.append(ConfigError(f"{class_ref.key} has the name of a built-in metric", remedy=remedy))
@@ -49,14 +49,14 @@ def _import(importer: Callable[[ClassReference], Any], class_ref: ClassReference
 
 
 def _undefined_monitor(
-    config: Config, name: str, named: ClassReference, kind: type[Metric], train: Manifest
+    config: Config, name: str, class_ref: ClassReference, kind: type[Metric], train: Manifest
 ) -> Iterator[ConfigError]:
     """The fault of a monitored metric that is not defined for its task, and thus never computed."""
     for task, spec in train.tasks.items():
         monitored = f"{metrics.prefix(train.corpus, task, train.tasks)}/{name}"
         if config.train.monitor.removeprefix("valid/") == monitored and spec.type not in kind.task_types:
             yield ConfigError(
-                f"train.monitor = {config.train.monitor}: {named.path} is not defined for a {spec.type}",
+                f"train.monitor = {config.train.monitor}: {class_ref.path} is not defined for a {spec.type}",
                 where="train.monitor",
                 remedy="monitor another metric",
             )

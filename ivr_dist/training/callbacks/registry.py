@@ -29,16 +29,16 @@ def import_callback(class_ref: ClassReference) -> type[Callback]:
         ConfigError: It cannot be imported, is not derived from `Callback`, has an unknown hook, or takes
             other arguments.
     """
-    kind: type[Callback] = dotted_path.import_class(named)
-    dotted_path.check_derived(kind, named, "a callback", Callback)
+    kind: type[Callback] = dotted_path.import_class(class_ref)
+    dotted_path.check_derived(kind, class_ref, "a callback", Callback)
     # A mixin may have methods of such names for another purpose.
     for name in [name for base in kind.__mro__ if issubclass(base, Callback) for name in vars(base)]:
         if name.startswith("on_") and name not in HOOKS:
             close = difflib.get_close_matches(name, HOOKS, n=1)
             remedy = f"did you mean {close[0]}?" if close else f"the hooks are {', '.join(HOOKS)}"
-            raise ConfigError(f"{named.path}: nothing calls a hook {name}", where=named.key, remedy=remedy)
-    dotted_path.check_methods(kind, named, "a callback", HOOKS)
-    dotted_path.check_arguments(kind, named)
+            raise ConfigError(f"{class_ref.path}: nothing calls a hook {name}", where=class_ref.key, remedy=remedy)
+    dotted_path.check_methods(kind, class_ref, "a callback", HOOKS)
+    dotted_path.check_arguments(kind, class_ref)
     return kind
 
 
@@ -81,8 +81,8 @@ class GuardedCallback(Callback):
 
     def _failed(self, hook: str, why: str) -> IvrError:
         return IvrError(
-            f"callback {self._named.path} failed in {hook}: {why}",
-            where=self._named.key,
+            f"callback {self._class_ref.path} failed in {hook}: {why}",
+            where=self._class_ref.key,
             remedy=f"correct it, or remove it from {extensions.CALLBACKS}; the same command continues the run",
         )
 
