@@ -36,7 +36,7 @@ from ivr_dist.training.callbacks.base import Callback, RunInfo
 from ivr_dist.training.callbacks.event_files import TensorBoard
 from ivr_dist.training.callbacks.ledgers import AuditLedger, History
 from ivr_dist.training.callbacks.progress import ProgressLine
-from ivr_dist.training.callbacks.registry import configured_callbacks
+from ivr_dist.training.callbacks.registry import GuardedCallback, configured_callbacks
 from ivr_dist.training.callbacks.run_monitor import RunMonitor
 from ivr_dist.training.callbacks.tensorboard import TensorBoardCurves
 from ivr_dist.training.checkpointer import Checkpointer
@@ -217,19 +217,26 @@ class AttemptRun:
         monitor = None
         if self.rank == 0:
             monitor = RunMonitor(self.run_url, attempt, spans, stopwatch, self.plan.total_steps, source.state)
-        callbacks = self._callbacks(attempt, loader, monitor)
+        callbacks: list[Callback] = []
         how: list[Ending] = []
         try:
+            self._add_callbacks(callbacks, attempt, loader, monitor)
             yield TrainerServices(control, watchdog, stopwatch, saver, callbacks, self.console), how.append
         finally:
             control.close()
+            for callback in callbacks:
+                if isinstance(callback, GuardedCallback):
+                    # Only those that training did not close, because it never began.
+                    callback.close_quietly()
             if monitor is not None:
                 monitor.close(how[0] if how else "")
                 self.console.emit(TimeSpent(monitor.time_spent(), how[0] if how else ""))
 
-    def _callbacks(self, attempt: attempts.Attempt, loader: Loader, monitor: RunMonitor | None) -> list[Callback]:
+    def _add_callbacks(
+        self, callbacks: list[Callback], attempt: attempts.Attempt, loader: Loader, monitor: RunMonitor | None
+    ) -> None:
+        """Append the callbacks of the package, then those of the config, each started."""
         config, number = self.config, attempt.number
-        callbacks: list[Callback] = []
         if config.run.audit:
             callbacks.append(AuditLedger(LedgerWriter(self.run_url, AUDIT, number, self.rank)))
         if monitor is not None:
@@ -245,9 +252,8 @@ class AttemptRun:
             callbacks.append(monitor)
         info = RunInfo(self.run_url, number, self.rank, self.world, attempt.step, self.plan.total_steps)
         for callback in configured_callbacks(config):
-            callback.on_start(info)
             callbacks.append(callback)
-        return callbacks
+            callback.on_start(info)
 
     def _skip_steps(self, skipped_steps: SkippedSteps, trainer: Trainer) -> None:
         self._say(f"skipping steps {trainer.progress.step + 1} to {skipped_steps.step}")
