@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from ivr_dist.config import Config
 from ivr_dist.data.batches.collate import BatchSpec
 from ivr_dist.data.loader import Loader
 from ivr_dist.engine.deepspeed_engine import Engine
-from ivr_dist.errors import IvrError, UserError
+from ivr_dist.errors import UserError
 from ivr_dist.inspection.existing_run import check_length, record
 from ivr_dist.model.build import build_model, recompute_layers
 from ivr_dist.model.spec import ModelSpec
@@ -36,7 +36,7 @@ from ivr_dist.training.callbacks.base import Callback, RunInfo
 from ivr_dist.training.callbacks.event_files import TensorBoard
 from ivr_dist.training.callbacks.ledgers import AuditLedger, History
 from ivr_dist.training.callbacks.progress import ProgressLine
-from ivr_dist.training.callbacks.registry import configured_callbacks
+from ivr_dist.training.callbacks.registry import GuardedCallback, configured_callbacks
 from ivr_dist.training.callbacks.run_monitor import RunMonitor
 from ivr_dist.training.callbacks.tensorboard import TensorBoardCurves
 from ivr_dist.training.checkpointer import Checkpointer
@@ -217,19 +217,26 @@ class AttemptRun:
         monitor = None
         if self.rank == 0:
             monitor = RunMonitor(self.run_url, attempt, spans, stopwatch, self.plan.total_steps, source.state)
+        callbacks: list[Callback] = []
         how: list[Ending] = []
         try:
-            callbacks = self._callbacks(attempt, loader, monitor)
+            self._add_callbacks(callbacks, attempt, loader, monitor)
             yield TrainerServices(control, watchdog, stopwatch, saver, callbacks, self.console), how.append
         finally:
             control.close()
+            for callback in callbacks:
+                if isinstance(callback, GuardedCallback):
+                    # Only those that training did not close, because it never began.
+                    callback.close_quietly()
             if monitor is not None:
                 monitor.close(how[0] if how else "")
                 self.console.emit(TimeSpent(monitor.time_spent(), how[0] if how else ""))
 
-    def _callbacks(self, attempt: attempts.Attempt, loader: Loader, monitor: RunMonitor | None) -> list[Callback]:
+    def _add_callbacks(
+        self, callbacks: list[Callback], attempt: attempts.Attempt, loader: Loader, monitor: RunMonitor | None
+    ) -> None:
+        """Append the callbacks of the package, then those of the config, each started."""
         config, number = self.config, attempt.number
-        callbacks: list[Callback] = []
         if config.run.audit:
             callbacks.append(AuditLedger(LedgerWriter(self.run_url, AUDIT, number, self.rank)))
         if monitor is not None:
@@ -244,17 +251,9 @@ class AttemptRun:
             callbacks.append(TensorBoardCurves(board, config.log.every, loader.meters, monitor.time_spent))
             callbacks.append(monitor)
         info = RunInfo(self.run_url, number, self.rank, self.world, attempt.step, self.plan.total_steps)
-        try:
-            for callback in configured_callbacks(config):
-                callback.on_start(info)
-                callbacks.append(callback)
-        except BaseException:
-            # The trainer, which closes callbacks, does not get these.
-            for callback in callbacks:
-                with suppress(IvrError):
-                    callback.on_close()
-            raise
-        return callbacks
+        for callback in configured_callbacks(config):
+            callbacks.append(callback)
+            callback.on_start(info)
 
     def _skip_steps(self, skipped_steps: SkippedSteps, trainer: Trainer) -> None:
         self._say(f"skipping steps {trainer.progress.step + 1} to {skipped_steps.step}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -42,7 +43,7 @@ def import_callback(class_ref: ClassReference) -> type[Callback]:
     return kind
 
 
-def configured_callbacks(config: Config) -> list[Callback]:
+def configured_callbacks(config: Config) -> list[GuardedCallback]:
     """Instantiate each class of `run.callbacks`, in their order.
 
     Raises:
@@ -67,6 +68,7 @@ class GuardedCallback(Callback):
     def __init__(self, callback: Callback, class_ref: ClassReference) -> None:
         self._callback = callback
         self._class_ref = class_ref
+        self._is_closed = False
 
     def _call(self, hook: str, *arguments: Any) -> Any:
         return self._guarded(getattr(self._callback, hook), hook, *arguments)
@@ -119,4 +121,11 @@ class GuardedCallback(Callback):
 
     def on_close(self) -> None:
         """See `Callback`."""
+        self._is_closed = True
         self._call("on_close")
+
+    def close_quietly(self) -> None:
+        """Close it unless it is closed, where another error is on its way."""
+        if not self._is_closed:
+            with suppress(IvrError):
+                self.on_close()

@@ -245,9 +245,8 @@ def test_a_term_of_weight_0_is_left_out_of_the_total_even_where_it_is_nan() -> N
     without, _, _ = terms_with(Config())
     expected = without.total(weights, 1, 1)
     recorded, _, _ = terms_with(config(mine={"class": here("Undefined"), "weight": 0}))
-    assert torch.isnan(recorded.values["mine"]) and torch.equal(
-        recorded.total({**weights, "mine": 0.0}, 1, 1), expected
-    )
+    assert torch.isnan(recorded.values["mine"])
+    assert torch.equal(recorded.total({**weights, "mine": 0.0}, 1, 1), expected)
     weighted, _, _ = terms_with(config(mine=here("Undefined")))
     assert torch.isnan(weighted.total({**weights, "mine": 1.0}, 1, 1))
 

@@ -77,7 +77,7 @@ def columns(predictions: Mapping[str, Tensor]) -> IVROutput:
         ),
         (
             lambda predictions: IVROutput(dict.fromkeys(predictions)),
-            "predicts sentiment, a regression, as NoneType, no",
+            "predicts sentiment, a regression, as NoneType",
         ),
         (ValueError("no such luck"), "failed in forward: ValueError: no such luck"),
     ],
@@ -108,7 +108,7 @@ def test_a_lost_worker_is_not_an_error_of_the_model() -> None:
         (
             "task_types",
             ("ranking",),
-            "task_types names ranking, which is not a type of task (model.class); use regress",
+            "task_types names ranking, which is not a type of task (model.class); use",
         ),
         ("forward", lambda self: None, "forward cannot be called with 1 argument (model.class); see docs/extending.md"),
     ],

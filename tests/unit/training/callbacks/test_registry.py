@@ -118,6 +118,14 @@ def test_what_a_callback_returns_for_a_checkpoint_is_guarded_too() -> None:
         durable()
 
 
+def test_a_callback_is_closed_once_also_where_training_never_begins(tmp_path: Path) -> None:
+    made = configured_callbacks(config({"class": f"{PARTS}:Recorder", "folder": str(tmp_path)}))
+    for callback in made:
+        callback.close_quietly()
+        callback.close_quietly()
+    assert (tmp_path / "calls--1.txt").read_text() == "close\n"
+
+
 def test_every_hook_is_guarded() -> None:
     assert all(name in vars(GuardedCallback) for name in HOOKS)
     assert set(HOOKS) == {name for name in dir(Callback) if name.startswith("on_")}
