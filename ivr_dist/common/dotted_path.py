@@ -14,7 +14,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from functools import cache
@@ -366,9 +366,3 @@ def _distribution_of(package: str) -> str:
     """Return name and version of the distribution of a top-level package; empty if there is none."""
     names = metadata.packages_distributions().get(package, [])
     return f"{names[0]} {metadata.version(names[0])}" if names else ""
-
-
-def references_in(values: Mapping[str, str | Mapping[str, Any]], prefix: str) -> Iterator[ClassReference]:
-    """Parse a mapping of names to classes; the references have the keys `PREFIX.NAME`."""
-    for name, value in values.items():
-        yield reference(value, f"{prefix}.{name}")

@@ -90,9 +90,8 @@ def verify(
     """
     # Checks collect findings instead of raising at the first one, as the reader does: decision 032.
     # The same split may be given twice, as itself and by its folder.
-    split_urls = list(
-        {storage.absolute(split).rstrip("/"): split for url in urls for split in find_splits(url)}.values()
-    )
+    by_url = {_normalized(split): split for url in urls for split in find_splits(url)}
+    split_urls = list(by_url.values())
     opened = [open_split(url) for url in split_urls]
     findings = [one for one in opened if isinstance(one, Finding)]
     splits = [one for one in opened if isinstance(one, CheckedSplit)]
@@ -105,12 +104,16 @@ def verify(
         _finish(split, corpora[split.parent][0], card)
         findings += split.findings
     for url in urls:
-        if card is not None and url not in split_urls:
-            findings += _missing_splits(url, splits, split_urls, card)
+        if card is not None and _normalized(url) not in by_url:
+            findings += _missing_splits(url, splits, list(by_url), card)
     for members in corpora.values():
         findings += [*repeated_ids(members), *groups_across_splits(members)]
     notices = [notice for split in splits for notice in _other_corpora(split)]
     return Verification([_result(split) for split in splits], findings, [*notices, *shared(corpora)])
+
+
+def _normalized(url: str) -> str:
+    return storage.absolute(url).rstrip("/")
 
 
 def _read_shards(splits: Sequence[CheckedSplit], progress: Progress) -> None:

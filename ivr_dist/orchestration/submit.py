@@ -22,7 +22,7 @@ from ivr_dist import storage
 from ivr_dist.common import dotted_path
 from ivr_dist.common.library_errors import describe, first_sentence, last_words
 from ivr_dist.config import Config, extensions
-from ivr_dist.config.loading import load_config
+from ivr_dist.config.loading import load_config, override
 from ivr_dist.display.plain_output import say
 from ivr_dist.errors import ConfigError, IvrError, UserError
 from ivr_dist.model.text_encoder import local_folder
@@ -97,11 +97,11 @@ def _refuse_secrets(overrides: Sequence[str]) -> None:
     Raises:
         UserError: An override contains a password or signature in a URL.
     """
-    for override in overrides:
-        if hide_secrets(override) != override:
+    for text in overrides:
+        if hide_secrets(text) != text:
             raise UserError(
                 "the cluster shows a job's command, and this override has a password or signature in its URL",
-                where=override,
+                where=text,
                 remedy="write the URL into the config, or pass credentials in environment variables (AWS_*, FSSPEC_*)",
             )
 
@@ -157,7 +157,7 @@ def absolute_paths(config: Config, address: str) -> list[str]:
             where=address,
             remedy=f"set {key} to a URL (s3://...) or to the absolute path of a folder that all nodes share",
         )
-    return [f"{key}={storage.absolute(path)}" for key, path in relative.items()]
+    return [override(key, storage.absolute(path)) for key, path in relative.items()]
 
 
 def _is_relative(path: str) -> bool:

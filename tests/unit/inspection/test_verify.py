@@ -145,6 +145,7 @@ def test_a_card(packed: Path, corpus: Path) -> None:
     )
     # A single split may lack the other splits of the card.
     assert verify([str(packed / "features/test")], CARD).ok
+    assert verify([str(packed / "features/test") + "/"], CARD).ok
 
 
 def test_a_split_given_in_several_ways_is_read_once(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,6 +97,9 @@ def test_relative_paths_become_absolute_for_a_cluster_on_this_machine(
         f"data.train={checkout}/data/x/train",
         f"data.valid={checkout}/data/x/valid",
     ]
+    odd = load_config("configs/run.yaml", ["data.test='[a] # b'"])
+    line = next(line for line in submit.absolute_paths(odd, HERE) if line.startswith("data.test="))
+    assert load_config("configs/run.yaml", [line]).data.test == f"{checkout}/[a] # b"
     never = load_config("configs/run.yaml", ["run.dir=s3://b/r", "run.resume=never"])
     assert not [line for line in submit.absolute_paths(never, HERE) if line.startswith("run.")]
     for name, found in (("roberta-base", []), ("configs", [f"model.text.pretrained={checkout}/configs"])):
