@@ -41,6 +41,7 @@ def serve(directory: Path, start_s: float = 60.0) -> Iterator[dict[str, str]]:
         server = subprocess.Popen(command, stdout=log, stderr=log, cwd=directory)
         try:
             _wait_until_ready(f"{endpoint}/status", server, directory / "server.log", start_s)
+            _wait_for_bucket(endpoint, start_s)
             yield {
                 "AWS_ENDPOINT_URL": endpoint,
                 "AWS_ACCESS_KEY_ID": "key",
@@ -50,6 +51,24 @@ def serve(directory: Path, start_s: float = 60.0) -> Iterator[dict[str, str]]:
         finally:
             server.kill()
             server.wait()
+
+
+def _wait_for_bucket(endpoint: str, seconds: float) -> None:
+    """The server makes it after it has begun to answer."""
+    from botocore.exceptions import ClientError
+    from botocore.session import Session
+
+    client = Session().create_client(
+        "s3", "us-east-1", endpoint_url=endpoint, aws_access_key_id="key", aws_secret_access_key="secret"
+    )
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            client.head_bucket(Bucket=BUCKET)
+            return
+        except ClientError:
+            assert time.monotonic() < deadline, f"the S3 server has made no bucket {BUCKET} in {seconds} s"
+            time.sleep(0.1)
 
 
 def _free_ports(count: int) -> list[int]:
