@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from ivr_dist.config import Config
 from ivr_dist.data.batches.collate import BatchSpec
 from ivr_dist.data.loader import Loader
 from ivr_dist.engine.deepspeed_engine import Engine
-from ivr_dist.errors import UserError
+from ivr_dist.errors import IvrError, UserError
 from ivr_dist.inspection.existing_run import check_length, record
 from ivr_dist.model.build import build_model, recompute_layers
 from ivr_dist.model.spec import ModelSpec
@@ -36,7 +36,7 @@ from ivr_dist.training.callbacks.base import Callback, RunInfo
 from ivr_dist.training.callbacks.event_files import TensorBoard
 from ivr_dist.training.callbacks.ledgers import AuditLedger, History
 from ivr_dist.training.callbacks.progress import ProgressLine
-from ivr_dist.training.callbacks.registry import GuardedCallback, configured_callbacks
+from ivr_dist.training.callbacks.registry import configured_callbacks
 from ivr_dist.training.callbacks.run_monitor import RunMonitor
 from ivr_dist.training.callbacks.tensorboard import TensorBoardCurves
 from ivr_dist.training.checkpointer import Checkpointer
@@ -224,10 +224,10 @@ class AttemptRun:
             yield TrainerServices(control, watchdog, stopwatch, saver, callbacks, self.console), how.append
         finally:
             control.close()
+            # Training closes them, if it ever began; closing again does nothing.
             for callback in callbacks:
-                if isinstance(callback, GuardedCallback):
-                    # Only those that training did not close, because it never began.
-                    callback.close_quietly()
+                with suppress(IvrError):
+                    callback.on_close()
             if monitor is not None:
                 monitor.close(how[0] if how else "")
                 self.console.emit(TimeSpent(monitor.time_spent(), how[0] if how else ""))

@@ -81,7 +81,9 @@ class TensorBoard:
         self._file.add(Event(wall_time=time.time(), step=step, summary=value))
 
     def close(self) -> None:
-        """Flush and close; gives up on an unresponsive disk."""
+        """Flush and close, once; gives up on an unresponsive disk."""
+        if self._closed.is_set():
+            return
         self._closed.set()
         self._thread.join(_CLOSE_S)
         unsent = self._remote and self._sent < self._file.size

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -121,11 +120,6 @@ class GuardedCallback(Callback):
 
     def on_close(self) -> None:
         """See `Callback`."""
-        self._is_closed = True
-        self._call("on_close")
-
-    def close_quietly(self) -> None:
-        """Close it unless it is closed, where another error is on its way."""
         if not self._is_closed:
-            with suppress(IvrError):
-                self.on_close()
+            self._is_closed = True
+            self._call("on_close")

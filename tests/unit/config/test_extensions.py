@@ -82,7 +82,11 @@ def test_arguments_and_weights_are_overridden_one_by_one() -> None:
     )
     assert config.model.class_ == {"class": "mine.fusion:MyModel", "width": 64, "layers": {"text": 2}}
     (term,) = extensions.extra_terms(config)
-    assert (term.named.path, term.weight, term.named.arguments) == ("mine.parts:Contrast", 0.5, {"temperature": 2})
+    assert (term.class_ref.path, term.weight, term.class_ref.arguments) == (
+        "mine.parts:Contrast",
+        0.5,
+        {"temperature": 2},
+    )
     with pytest.raises(ConfigError, match=r"model\.class: a mapping without class"):
         load_config(None, [*BASE, "model.class.width=64"])
 

@@ -215,7 +215,7 @@ def test_checksums_are_checked(tmp_path: Path) -> None:
     source(tmp_path, CARD.replace("{path: glove.npz}", f"{{path: glove.npz, sha256: {right}}}"))
     card = CARD.replace("{path: glove.npz}", f"{{path: glove.npz, sha256: {'f' * 64}}}")
     (tmp_path / "card.yaml").write_text(card)
-    with pytest.raises(DataError, match=r"sha256 differs.*glove.npz"):
+    with pytest.raises(DataError, match=r"differs from the one that the card describes .sha256.*glove.npz"):
         ArraysSource(str(tmp_path), load_card(str(tmp_path / "card.yaml")))
 
 

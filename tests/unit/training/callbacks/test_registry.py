@@ -121,8 +121,8 @@ def test_what_a_callback_returns_for_a_checkpoint_is_guarded_too() -> None:
 def test_a_callback_is_closed_once_also_where_training_never_begins(tmp_path: Path) -> None:
     made = configured_callbacks(config({"class": f"{PARTS}:Recorder", "folder": str(tmp_path)}))
     for callback in made:
-        callback.close_quietly()
-        callback.close_quietly()
+        callback.on_close()
+        callback.on_close()
     assert (tmp_path / "calls--1.txt").read_text() == "close\n"
 
 
