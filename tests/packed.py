@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,16 @@ def change_array(place: Path, modality: str, change: Callable[[np.ndarray[Any, A
         return [(name, npy(change(np.load(io.BytesIO(data))))) if member[0] == name else member for member in content]
 
     change_members(place, changed)
+
+
+def tar_of(files: Sequence[tuple[str, bytes]]) -> bytes:
+    """The bytes of a tar as `pack` writes it."""
+    out = io.BytesIO()
+    writer = TarWriter(out)
+    for name, content in files:
+        writer.add(name, content)
+    writer.close()
+    return out.getvalue()
 
 
 def npy(array: np.ndarray[Any, Any]) -> bytes:

@@ -1,4 +1,4 @@
-"""Commands that train a small model in one process, for tests of the command itself."""
+"""Small runs: settings of one with every loss term, and a command that trains in one process."""
 
 from __future__ import annotations
 
@@ -7,6 +7,23 @@ from pathlib import Path
 
 from ivr_dist.corpora.synthetic import SynthSource
 from ivr_dist.packing.pack import pack
+
+
+def small_run(corpus: str, run: Path) -> list[str]:
+    """Overrides of a run with every loss term on, a checkpoint every 5 steps; its length is for the test to set."""
+    return [
+        f"data.train={corpus}/train",
+        f"data.valid={corpus}/valid",
+        f"data.test={corpus}/test",
+        f"run.dir={run}",
+        "data.shuffle_delay=50",
+        "model.hidden=16",
+        "model.dropout=0",
+        "train.global_batch=32",
+        "loss.consistency.group=16",
+        "train.lr=3e-3",
+        "checkpoint.every=5steps",
+    ]
 
 
 def train_command(folder: Path, run: Path, *overrides: str) -> list[str]:

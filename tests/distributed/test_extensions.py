@@ -19,6 +19,7 @@ from ivr_dist.run.paths import HISTORY
 from tests.extending_examples import write_examples
 from tests.ranks import run_ranks
 from tests.repository import ROOT
+from tests.small_runs import small_run
 
 pytestmark = pytest.mark.distributed
 
@@ -54,19 +55,9 @@ def config(corpus: str, run: Path, *overrides: str) -> Config:
 
 def settings(corpus: str, run: Path, *overrides: str) -> list[str]:
     return [
-        f"data.train={corpus}/train",
-        f"data.valid={corpus}/valid",
-        f"data.test={corpus}/test",
-        f"run.dir={run}",
-        "data.shuffle_delay=50",
-        "model.hidden=16",
-        "model.dropout=0",
-        "train.global_batch=32",
-        "loss.consistency.group=16",
+        *small_run(corpus, run),
         "train.max_steps=10",
-        "train.lr=3e-3",
         "train.eval_every=5steps",
-        "checkpoint.every=5steps",
         "log.svr_every=3",
         *(override.replace("FOLDER", str(run.parent)) for override in overrides),
     ]

@@ -27,6 +27,7 @@ from ivr_dist.run.results import loss_curve
 from ivr_dist.shards.manifest import Manifest
 from ivr_dist.shards.sample_columns import Samples
 from tests.ranks import run_ranks
+from tests.small_runs import small_run
 
 pytestmark = pytest.mark.distributed
 
@@ -53,19 +54,9 @@ def config(corpus: str, run: Path, *overrides: str) -> Config:
     return load_config(
         None,
         [
-            f"data.train={corpus}/train",
-            f"data.valid={corpus}/valid",
-            f"data.test={corpus}/test",
-            f"run.dir={run}",
-            "data.shuffle_delay=50",
-            "model.hidden=16",
-            "model.dropout=0",
-            "train.global_batch=32",
-            "loss.consistency.group=16",
+            *small_run(corpus, run),
             "train.max_steps=20",
-            "train.lr=3e-3",
             "train.eval_every=10steps",
-            "checkpoint.every=5steps",
             "log.console_s=0",
             *overrides,
         ],

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from ivr_dist.inspection.profile import SplitProfile, profile
+from ivr_dist.packing.pack import PackOptions, pack
 from tests import fault_proxy, s3_server
 from tests.configs import Writer
+from tests.three_splits import SOURCE, SPLITS
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +44,17 @@ def write(tmp_path: Path) -> Writer:
         return str(path)
 
     return written
+
+
+@pytest.fixture(scope="session")
+def three_splits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`three_splits.SOURCE`, packed, train in two shards of several segments; not to be changed."""
+    folder = tmp_path_factory.mktemp("three_splits")
+    pack(SOURCE, str(folder), PackOptions(shard_bytes=5 << 19))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def profiles(three_splits: Path) -> list[SplitProfile]:
+    """Profile of each of the three splits."""
+    return profile([str(three_splits / split) for split in SPLITS])

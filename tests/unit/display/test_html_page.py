@@ -20,26 +20,10 @@ from ivr_dist.corpora.synthetic import SynthSource
 from ivr_dist.display.html_page import render_page
 from ivr_dist.inspection.profile import SplitProfile, profile
 from ivr_dist.packing.index_tars import index_tars
-from ivr_dist.packing.pack import PackOptions, pack
+from ivr_dist.packing.pack import pack
 from ivr_dist.shards.manifest import Manifest
 from tests.markup import Page
 from tests.packed import change_json, npy, with_manifest, write_tar
-
-SOURCE = SynthSource(160, dims={"text": 300, "audio": 74, "vision": 35}, aligned=False, missing=0.2)
-SPLITS = ("train", "valid", "test")
-
-
-@pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three splits, train in two shards of several segments; not to be changed."""
-    folder = tmp_path_factory.mktemp("packed")
-    pack(SOURCE, str(folder), PackOptions(shard_bytes=5 << 19))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def profiles(packed: Path) -> list[SplitProfile]:
-    return profile([str(packed / split) for split in SPLITS])
 
 
 def test_the_page_is_self_contained(profiles: list[SplitProfile]) -> None:
@@ -156,14 +140,14 @@ def test_no_text_of_a_manifest_makes_an_element_or_attribute(two: list[SplitProf
     assert not any(letter in text for text in page.texts for letter in "\x1b\u202e\ud800\0")
 
 
-def test_a_hostile_manifest_makes_a_well_formed_page(packed: Path, tmp_path: Path) -> None:
+def test_a_hostile_manifest_makes_a_well_formed_page(three_splits: Path, tmp_path: Path) -> None:
     """From the file on: a split, a corpus, a feature set and a task of any name."""
     evil = "</h1><script>alert(1)</script><b x='"
-    shutil.copytree(packed / "valid", tmp_path / "valid")
-    manifest = Manifest.load(str(packed / "valid"))
+    shutil.copytree(three_splits / "valid", tmp_path / "valid")
+    manifest = Manifest.load(str(three_splits / "valid"))
     sets = {name: replace(spec, set=evil) for name, spec in manifest.features.items()}
     with_manifest(tmp_path / "valid", split=evil, corpus=evil, features=sets)
-    page = Page(render_page(profile([str(tmp_path / "valid"), str(packed / "test")])))
+    page = Page(render_page(profile([str(tmp_path / "valid"), str(three_splits / "test")])))
     assert page.count["script"] == page.count["b"] - page.count["figure"] == 0
 
 

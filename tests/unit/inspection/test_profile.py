@@ -14,25 +14,10 @@ from ivr_dist.corpora.synthetic import SynthSource
 from ivr_dist.errors import CorruptDataError, DataError
 from ivr_dist.inspection import profile as profile_module
 from ivr_dist.inspection.profile import SplitProfile, profile
-from ivr_dist.packing.pack import PackOptions, pack
+from ivr_dist.packing.pack import pack
 from ivr_dist.shards.manifest import Manifest
 from tests.packed import with_manifest
-
-SOURCE = SynthSource(160, dims={"text": 300, "audio": 74, "vision": 35}, aligned=False, missing=0.2)
-SPLITS = ("train", "valid", "test")
-
-
-@pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three splits, train in two shards of several segments; not to be changed."""
-    folder = tmp_path_factory.mktemp("packed")
-    pack(SOURCE, str(folder), PackOptions(shard_bytes=5 << 19))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def profiles(packed: Path) -> list[SplitProfile]:
-    return profile([str(packed / split) for split in SPLITS])
+from tests.three_splits import SOURCE, SPLITS
 
 
 def test_the_numbers_are_those_of_the_source(profiles: list[SplitProfile]) -> None:
@@ -61,10 +46,10 @@ def test_the_numbers_are_those_of_the_source(profiles: list[SplitProfile]) -> No
     assert edges[0] == edges[1] == edges[2]
 
 
-def test_only_some_segments_are_read(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_some_segments_are_read(three_splits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(profile_module, "SEGMENTS", 2)
-    (part,) = profile([str(packed / "train")])
-    (whole,) = profile([str(packed / "train")], full=True)
+    (part,) = profile([str(three_splits / "train")])
+    (whole,) = profile([str(three_splits / "train")], full=True)
     assert part.scanned.segments == 2 < part.scanned.of_segments == whole.scanned.segments
     assert 0 < part.scanned.samples < part.samples == part.scanned.of_samples
     assert part.labels["sentiment"].labelled == part.scanned.samples
@@ -73,7 +58,7 @@ def test_only_some_segments_are_read(packed: Path, monkeypatch: pytest.MonkeyPat
     assert part.modalities["text"].values.steps < whole.modalities["text"].values.steps  # type: ignore[union-attr]
 
 
-def test_damaged_data_is_not_summarized(packed: Path, tmp_path: Path) -> None:
+def test_damaged_data_is_not_summarized(three_splits: Path, tmp_path: Path) -> None:
     pack(SynthSource(20), str(tmp_path))
     tar = next((tmp_path / "train").glob("*.tar"))
     content = bytearray(tar.read_bytes())
@@ -86,9 +71,9 @@ def test_damaged_data_is_not_summarized(packed: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "dtype", ["float32<script>", "f4,f4", "object", "O", "<U8", "bool", "float33", "", "M8[s]", "int32 "]
 )
-def test_a_dtype_that_is_not_numeric_is_refused(dtype: str, packed: Path, tmp_path: Path) -> None:
-    shutil.copytree(packed / "valid", tmp_path / "valid")
-    manifest = Manifest.load(str(packed / "valid"))
+def test_a_dtype_that_is_not_numeric_is_refused(dtype: str, three_splits: Path, tmp_path: Path) -> None:
+    shutil.copytree(three_splits / "valid", tmp_path / "valid")
+    manifest = Manifest.load(str(three_splits / "valid"))
     spec = replace(manifest.features["text"], dtype=dtype)
     with_manifest(tmp_path / "valid", features={**manifest.features, "text": spec})
     with pytest.raises(DataError, match=r"features.text.dtype is"):
@@ -96,14 +81,16 @@ def test_a_dtype_that_is_not_numeric_is_refused(dtype: str, packed: Path, tmp_pa
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float64", "int8", "uint16", ">f4", "longdouble"])
-def test_numeric_dtypes_are_accepted_by_their_names(dtype: str, packed: Path, tmp_path: Path) -> None:
-    shutil.copytree(packed / "valid", tmp_path / "valid")
-    manifest = Manifest.load(str(packed / "valid"))
+def test_numeric_dtypes_are_accepted_by_their_names(dtype: str, three_splits: Path, tmp_path: Path) -> None:
+    shutil.copytree(three_splits / "valid", tmp_path / "valid")
+    manifest = Manifest.load(str(three_splits / "valid"))
     name = str(np.dtype(dtype))
     spec = replace(manifest.features["text"], dtype=name)
     with_manifest(tmp_path / "valid", features={**manifest.features, "text": spec})
     assert Manifest.load(str(tmp_path / "valid")).features["text"].dtype == name
 
 
-def test_manifests_of_the_splits_are_not_changed(packed: Path, profiles: list[SplitProfile]) -> None:
-    assert [split.manifest_id for split in profiles] == [Manifest.load(str(packed / split)).id for split in SPLITS]
+def test_manifests_of_the_splits_are_not_changed(three_splits: Path, profiles: list[SplitProfile]) -> None:
+    assert [split.manifest_id for split in profiles] == [
+        Manifest.load(str(three_splits / split)).id for split in SPLITS
+    ]

@@ -21,6 +21,7 @@ from ivr_dist.shards import index as index_module
 from ivr_dist.shards import tar
 from ivr_dist.shards.index import SEGMENT_BYTES, ShardIndex, build_index, load
 from ivr_dist.shards.sample_ids import is_key_of, tar_key
+from tests.packed import tar_of
 
 COLUMNS = ("keys", "offset", "size", "lengths", "segment", "xxh3")
 
@@ -31,27 +32,18 @@ def npy(array: np.ndarray[Any, Any], allow_pickle: bool = False) -> bytes:
     return out.getvalue()
 
 
-def made(files: list[tuple[str, bytes]]) -> bytes:
-    out = io.BytesIO()
-    writer = tar.TarWriter(out)
-    for name, content in files:
-        writer.add(name, content)
-    writer.close()
-    return out.getvalue()
-
-
 def sample(key: str, **steps: int) -> list[tuple[str, bytes]]:
     arrays = [(f"{key}.{name}.npy", npy(np.zeros((count, 4), np.float32))) for name, count in steps.items()]
     return [(f"{key}.json", b"{}"), *arrays]
 
 
-SMALL = made([*sample("a", text=3, vision=1), *sample("b"), *sample("c", audio=0, text=7)])
+SMALL = tar_of([*sample("a", text=3, vision=1), *sample("b"), *sample("c", audio=0, text=7)])
 
 
 def large(count: int = 9, size: int = 300_000) -> bytes:
     """A shard of several segments."""
     random = np.random.default_rng(0)
-    return made([(f"k{number}.json", random.bytes(size)) for number in range(count)])
+    return tar_of([(f"k{number}.json", random.bytes(size)) for number in range(count)])
 
 
 def equal(one: ShardIndex, other: ShardIndex) -> bool:
@@ -95,7 +87,7 @@ def test_keys_places_and_lengths() -> None:
 
 
 def test_tokens_have_lengths_too() -> None:
-    data = made([("a.text.npy", npy(np.zeros(5, np.int32))), ("a.audio.npy", npy(np.array(1.0)))])
+    data = tar_of([("a.text.npy", npy(np.zeros(5, np.int32))), ("a.audio.npy", npy(np.array(1.0)))])
     assert build_index(data).lengths.tolist() == [[5, 1, -1]]
 
 
@@ -114,12 +106,12 @@ def test_segments_are_of_about_a_mebibyte_and_cover_all_samples() -> None:
 
 
 def test_a_sample_larger_than_a_segment_is_a_segment() -> None:
-    data = made([("a.json", b"1"), ("b.json", bytes(3 << 20)), ("c.json", b"3"), ("d.json", b"4")])
+    data = tar_of([("a.json", b"1"), ("b.json", bytes(3 << 20)), ("c.json", b"3"), ("d.json", b"4")])
     assert build_index(data).segment.tolist() == [0, 1, 2, 4]
 
 
 def test_gaps_between_samples_do_not_make_segments_long() -> None:
-    data = made([("a.json", b"1"), ("README", bytes(3 << 20)), ("b.json", b"2"), ("c.json", b"3")])
+    data = tar_of([("a.json", b"1"), ("README", bytes(3 << 20)), ("b.json", b"2"), ("c.json", b"3")])
     index = build_index(data)
     assert index.keys == ["a", "b", "c"]
     assert index.segment.tolist() == [0, 1, 3]
@@ -134,7 +126,7 @@ def test_checksums_are_xxh3_of_the_bytes_of_each_segment() -> None:
         assert xxhash.xxh3_64_intdigest(data[start : index.offset[last] + index.size[last]]) == int(expected)
 
 
-@pytest.mark.parametrize("data", [SMALL, large(), made([])], ids=["small", "large", "empty"])
+@pytest.mark.parametrize("data", [SMALL, large(), tar_of([])], ids=["small", "large", "empty"])
 @pytest.mark.parametrize("chunk", [512, 700_000])
 def test_a_stream_has_the_same_index(data: bytes, chunk: int) -> None:
     stream = tar.Stream(lambda start, end: data[start:end], len(data), "s.tar", chunk, most=3 << 20)
@@ -150,7 +142,7 @@ def test_a_stream_has_the_same_index(data: bytes, chunk: int) -> None:
     assert shown == [(key, data[a:b]) for key, a, b in zip(index.keys, index.offset, ends, strict=True)]
 
 
-@pytest.mark.parametrize("data", [SMALL, large(), made([])], ids=["small", "large", "empty"])
+@pytest.mark.parametrize("data", [SMALL, large(), tar_of([])], ids=["small", "large", "empty"])
 def test_round_trip(data: bytes, tmp_path: Path) -> None:
     index = build_index(data)
     (tmp_path / "s.idx").write_bytes(index.to_bytes())
@@ -224,21 +216,21 @@ def test_bytes_are_deterministic_and_numpy_reads_them(monkeypatch: pytest.Monkey
 
 def test_tars_that_are_no_shards_are_refused() -> None:
     with pytest.raises(CorruptDataError, match="sample a is in the tar twice"):
-        build_index(made([*sample("a"), *sample("b"), *sample("a")]))
+        build_index(tar_of([*sample("a"), *sample("b"), *sample("a")]))
     with pytest.raises(CorruptDataError, match="no end mark"):
         build_index(SMALL[:-1024])
     with pytest.raises(CorruptDataError, match=r"not a \.npy file \(t\.tar, a\.text\.npy\)"):
-        build_index(made([("a.text.npy", b"not an array")]), "t.tar")
+        build_index(tar_of([("a.text.npy", b"not an array")]), "t.tar")
     pickled = npy(np.array([{}]), allow_pickle=True)
     with pytest.raises(CorruptDataError, match="only plain numbers"):
-        build_index(made([("a.text.npy", pickled)]))
+        build_index(tar_of([("a.text.npy", pickled)]))
 
 
 def test_many_samples_are_indexed_in_linear_time_also_when_one_is_there_twice() -> None:
     files = [(f"k{number}.json", b"") for number in range(50_000)]
-    assert len(build_index(made(files)).keys) == 50_000
+    assert len(build_index(tar_of(files)).keys) == 50_000
     with pytest.raises(CorruptDataError, match="k49999"):
-        build_index(made([*files, files[0], files[-1]][::-1]))
+        build_index(tar_of([*files, files[0], files[-1]][::-1]))
 
 
 def test_a_sound_index_made_by_numpy_is_read() -> None:

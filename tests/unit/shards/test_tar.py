@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from ivr_dist.errors import CorruptDataError, DataError
 from ivr_dist.shards import tar
+from tests.packed import tar_of
 
 Files = list[tuple[str, bytes]]
 
@@ -27,15 +28,6 @@ FILES: Files = [
     ("dir/c.v1.npy", b"y" * 513),
 ]
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
-
-
-def ours(files: Files) -> bytes:
-    out = io.BytesIO()
-    writer = tar.TarWriter(out)
-    for name, content in files:
-        writer.add(name, content)
-    writer.close()
-    return out.getvalue()
 
 
 def theirs(files: Files, kind: int = tarfile.USTAR_FORMAT, pax: dict[str, str] | None = None) -> bytes:
@@ -80,7 +72,7 @@ def refusal(data: bytes) -> str:
 
 
 def test_tarfile_reads_written_tars() -> None:
-    with tarfile.open(fileobj=io.BytesIO(ours(FILES))) as archive:
+    with tarfile.open(fileobj=io.BytesIO(tar_of(FILES))) as archive:
         found = archive.getmembers()
         assert [(item.name, archive.extractfile(item).read()) for item in found] == FILES  # type: ignore[union-attr]
         assert all(item.isreg() and item.mtime == item.uid == item.gid == 0 and item.mode == 0o644 for item in found)
@@ -88,13 +80,13 @@ def test_tarfile_reads_written_tars() -> None:
 
 
 def test_written_tars_are_the_same_at_any_time_and_minimal() -> None:
-    assert ours(FILES) == ours(FILES)
-    assert len(ours(FILES)) == 512 * (5 + 1 + 2 + 0 + 1 + 2) + 1024
+    assert tar_of(FILES) == tar_of(FILES)
+    assert len(tar_of(FILES)) == 512 * (5 + 1 + 2 + 0 + 1 + 2) + 1024
 
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_what_tarfile_writes_is_read(kind: int) -> None:
-    assert read(ours(FILES)) == FILES
+    assert read(tar_of(FILES)) == FILES
     assert read(theirs(FILES, kind)) == FILES
 
 
@@ -114,32 +106,32 @@ def test_names_longer_than_ustar_has_room_for(kind: int) -> None:
 def test_pax_headers_without_name_and_size_are_skipped() -> None:
     assert read(theirs(FILES, tarfile.PAX_FORMAT, {"mtime": "1.5", "comment": "x" * 2000})) == FILES
     everywhere = entry("pax_global_header", b"g", record("comment", "made by"))
-    assert read(everywhere + ours(FILES)) == FILES
+    assert read(everywhere + tar_of(FILES)) == FILES
 
 
 def test_sizes_in_pax_and_base_256() -> None:
     content = b"z" * 700
     pax = entry("x", b"x", record("size", "700") + record("path", "p.npy"))
     plain = entry("a.npy", b"0", b"", b"%011o\0" % 0)
-    assert read(pax + plain + content.ljust(1024, b"\0") + ours(FILES)) == [("p.npy", content), *FILES]
+    assert read(pax + plain + content.ljust(1024, b"\0") + tar_of(FILES)) == [("p.npy", content), *FILES]
     base256 = entry("a.npy", b"0", b"", b"\x80" + (700).to_bytes(11, "big"))
-    assert read(base256 + content.ljust(1024, b"\0") + ours(FILES)) == [("a.npy", content), *FILES]
+    assert read(base256 + content.ljust(1024, b"\0") + tar_of(FILES)) == [("a.npy", content), *FILES]
 
 
 def test_directories_of_any_size_are_skipped() -> None:
-    assert read(entry("dir/", b"5") + entry("d2/", b"5", b"", b"%011o\0" % 4096) + ours(FILES)) == FILES
+    assert read(entry("dir/", b"5") + entry("d2/", b"5", b"", b"%011o\0" % 4096) + tar_of(FILES)) == FILES
 
 
 @pytest.mark.parametrize("kind", [b"1", b"2", b"3", b"4", b"6", b"S", b"V", b"M", b"Z"])
 def test_links_devices_and_the_like_are_refused(kind: bytes) -> None:
-    assert "not a plain file" in refusal(entry("a.json", kind) + ours(FILES))
+    assert "not a plain file" in refusal(entry("a.json", kind) + tar_of(FILES))
 
 
 @pytest.mark.parametrize("name", ["../a.json", "/a.json", "x/../../a.json", "..", "//a.json", ".//a.json"])
 def test_paths_that_lead_out_are_refused(name: str) -> None:
-    assert "leads out" in refusal(entry(name) + ours(FILES))
-    assert "leads out" in refusal(entry("x", b"x", record("path", name)) + ours(FILES))
-    assert "leads out" in refusal(entry("x", b"L", name.encode() + b"\0") + ours(FILES))
+    assert "leads out" in refusal(entry(name) + tar_of(FILES))
+    assert "leads out" in refusal(entry("x", b"x", record("path", name)) + tar_of(FILES))
+    assert "leads out" in refusal(entry("x", b"L", name.encode() + b"\0") + tar_of(FILES))
 
 
 def test_a_leading_dot_slash_is_not_part_of_the_name() -> None:
@@ -157,38 +149,38 @@ def test_a_leading_dot_slash_is_not_part_of_the_name() -> None:
     ],
 )
 def test_sizes_beyond_the_tar_are_refused(size: bytes) -> None:
-    assert "cut off" in refusal(entry("a.npy", b"0", b"", size) + ours(FILES))
-    assert "cut off" in refusal(entry("a.npy", b"L", b"", size) + ours(FILES))
+    assert "cut off" in refusal(entry("a.npy", b"0", b"", size) + tar_of(FILES))
+    assert "cut off" in refusal(entry("a.npy", b"L", b"", size) + tar_of(FILES))
 
 
 @pytest.mark.parametrize("value", ["-1", "9" * 21, "1e3", "", " 5"])
 def test_bad_sizes_in_pax_are_refused(value: str) -> None:
-    assert "not a number" in refusal(entry("x", b"x", record("size", value)) + ours(FILES))
+    assert "not a number" in refusal(entry("x", b"x", record("size", value)) + tar_of(FILES))
 
 
 @pytest.mark.parametrize("size", [b"12x45678901\0", b"-0000000001\0", b"9999\0       "])
 def test_bad_sizes_are_refused(size: bytes) -> None:
-    assert "not a number" in refusal(entry("a.npy", b"0", b"", size) + ours(FILES))
+    assert "not a number" in refusal(entry("a.npy", b"0", b"", size) + tar_of(FILES))
 
 
 @pytest.mark.parametrize("content", [b"5 a=1\n", b"99 a=1\n", b"6 a=1", b"x", b" a=1\n", b"0 a=1\n", b"2 \n3 \n"])
 def test_bad_pax_records_are_refused(content: bytes) -> None:
-    refusal(entry("x", b"x", content) + ours(FILES))
+    refusal(entry("x", b"x", content) + tar_of(FILES))
 
 
 def test_sparse_files_are_refused() -> None:
-    assert "sparse" in refusal(entry("x", b"x", record("GNU.sparse.major", "1")) + ours(FILES))
+    assert "sparse" in refusal(entry("x", b"x", record("GNU.sparse.major", "1")) + tar_of(FILES))
 
 
 def test_long_headers_are_limited_in_size_and_read_in_linear_time() -> None:
-    assert "header of" in refusal(entry("x", b"L", b"n" * (2 << 20)) + ours(FILES))
-    assert "longer than" in refusal(entry("x", b"L", b"n" * 5000) + ours(FILES))
+    assert "header of" in refusal(entry("x", b"L", b"n" * (2 << 20)) + tar_of(FILES))
+    assert "longer than" in refusal(entry("x", b"L", b"n" * 5000) + tar_of(FILES))
     # Quadratic reading of these 170000 records would take minutes.
-    assert read(entry("x", b"x", b"6 a=1\n" * 170_000) + ours(FILES)) == FILES
+    assert read(entry("x", b"x", b"6 a=1\n" * 170_000) + tar_of(FILES)) == FILES
 
 
 def test_a_flipped_bit_in_a_header_is_refused() -> None:
-    data = bytearray(ours(FILES))
+    data = bytearray(tar_of(FILES))
     for position in (0, 100, 130, 150, 156, 300, 511):
         data[position] ^= 1
         assert "no tar header at byte 0" in refusal(bytes(data))
@@ -196,7 +188,7 @@ def test_a_flipped_bit_in_a_header_is_refused() -> None:
 
 
 def test_a_tar_cut_anywhere_is_refused() -> None:
-    data = ours(FILES)
+    data = tar_of(FILES)
     # The second block of the end mark is the one thing that can go.
     for length in range(0, len(data) - 512, 64):
         with pytest.raises(CorruptDataError, match="cut off" if length else "an empty file"):
@@ -205,8 +197,8 @@ def test_a_tar_cut_anywhere_is_refused() -> None:
 
 
 def test_a_tar_that_continues_after_its_end_mark_is_refused() -> None:
-    assert "continues" in refusal(ours(FILES) + ours(FILES))
-    assert read(ours(FILES) + bytes(10_000)) == FILES
+    assert "continues" in refusal(tar_of(FILES) + tar_of(FILES))
+    assert read(tar_of(FILES) + bytes(10_000)) == FILES
 
 
 def test_a_long_header_without_its_file_is_refused() -> None:
@@ -214,7 +206,7 @@ def test_a_long_header_without_its_file_is_refused() -> None:
 
 
 def test_a_run_of_members_needs_no_end_mark() -> None:
-    data = ours(FILES)
+    data = tar_of(FILES)
     first, last = list(tar.members(data, "s.tar"))[1:3]
     run = data[first.start : last.end]
     assert read(run, whole=False) == FILES[1:3]
@@ -226,18 +218,18 @@ def test_a_run_of_members_needs_no_end_mark() -> None:
 
 def test_a_sample_of_very_many_members_is_refused() -> None:
     files = [(f"a.{number}", b"") for number in range(1001)]
-    assert len(next(tar.samples(ours(files[:1000]), "s.tar"))) == 1000
+    assert len(next(tar.samples(tar_of(files[:1000]), "s.tar"))) == 1000
     with pytest.raises(CorruptDataError, match="sample a has more than 1000 members"):
-        list(tar.samples(ours(files), "s.tar"))
+        list(tar.samples(tar_of(files), "s.tar"))
 
 
 def test_any_number_of_headers_ahead_of_a_file_is_read_in_linear_time() -> None:
     ahead = entry("x", b"L", b"n.json\0") + entry("y", b"x", record("comment", "z"))
-    assert read(ahead * 20_000 + entry("m.json") + ours(FILES)) == [("n.json", b""), *FILES]
+    assert read(ahead * 20_000 + entry("m.json") + tar_of(FILES)) == [("n.json", b""), *FILES]
 
 
 def test_samples_are_runs_of_one_key() -> None:
-    groups = list(tar.samples(ours(FILES), "s.tar", whole=True))
+    groups = list(tar.samples(tar_of(FILES), "s.tar", whole=True))
     assert [(group[0].key, [item.suffix for item in group]) for group in groups] == [
         ("a", ["json", "text.npy"]),
         ("b", ["json"]),
@@ -266,7 +258,7 @@ def test_what_webdataset_passes_over_is_in_no_sample(tmp_path: Path) -> None:
 
 def test_webdataset_reads_written_tars_with_the_same_samples_in_order(tmp_path: Path) -> None:
     path = tmp_path / "s.tar"
-    path.write_bytes(ours(FILES))
+    path.write_bytes(tar_of(FILES))
     found = list(webdataset.WebDataset(str(path), shardshuffle=False))
     groups = list(tar.samples(path.read_bytes(), "s.tar"))
     assert len(found) == len(groups) == 3
@@ -303,7 +295,7 @@ def test_headers_are_those_of_tarfile(name: str, size: int) -> None:
 @pytest.mark.parametrize("name", ["x" * 101, "\u00e9.json", "d/" * 200 + "x"])
 def test_a_name_that_does_not_fit_is_refused(name: str) -> None:
     with pytest.raises(DataError, match="cannot be named"):
-        ours([(name, b"")])
+        tar_of([(name, b"")])
 
 
 NAMES = st.text("abcXYZ019_-", min_size=1, max_size=20)
@@ -311,12 +303,12 @@ NAMES = st.text("abcXYZ019_-", min_size=1, max_size=20)
 
 @given(st.lists(st.tuples(NAMES.map(lambda name: f"{name}.npy"), st.binary(max_size=1500)), max_size=6))
 def test_any_files_come_back(files: Files) -> None:
-    assert read(ours(files)) == files
+    assert read(tar_of(files)) == files
     for kind in FORMATS:
         assert read(theirs(files, kind)) == files
 
 
-VALID = [ours(FILES), *(theirs([*FILES, ("k" * 90 + "/" + "l" * 90 + ".json", b"1")], kind) for kind in FORMATS)]
+VALID = [tar_of(FILES), *(theirs([*FILES, ("k" * 90 + "/" + "l" * 90 + ".json", b"1")], kind) for kind in FORMATS)]
 
 
 @settings(max_examples=400)
@@ -353,7 +345,7 @@ def test_a_stream_gives_what_memory_gives(data: bytes, chunk: int) -> None:
 
 
 def test_a_stream_is_read_once_and_holds_little() -> None:
-    data = ours([(f"{number}.json", bytes(1000)) for number in range(5000)])
+    data = tar_of([(f"{number}.json", bytes(1000)) for number in range(5000)])
     ranges: list[tuple[int, int]] = []
 
     def from_file(start: int, end: int) -> bytes:
@@ -381,7 +373,7 @@ def test_a_stream_is_read_once_and_holds_little() -> None:
     ids=["between", "one member", "many members"],
 )
 def test_a_stream_does_not_hold_more_than_it_may(files: Files) -> None:
-    data = ours(files)
+    data = tar_of(files)
     stream = tar.Stream(lambda start, end: data[start:end], len(data), "s.tar", chunk=1000, most=20_000)
     with pytest.raises(CorruptDataError, match="takes more than 20000 bytes from byte 0 on"):
         for group in tar.samples(stream, "s.tar", whole=True):
