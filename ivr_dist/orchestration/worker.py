@@ -176,6 +176,7 @@ def train(
                 raise
             raise refusal from error
         if ending != "rollback":
-            console.emit(RunEnded(ending))
+            if collectives.rank() == 0:
+                console.emit(RunEnded(ending))
             return ending
         skipped, began = attempt.skipped_steps, time.time()
