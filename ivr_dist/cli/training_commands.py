@@ -154,7 +154,7 @@ def _parse_worlds(text: str) -> list[int]:
 
 
 def _print_plans(loaded: Loaded, worlds: Sequence[int], as_json: bool) -> int:
-    """Print one column per world size."""
+    """Print the plan; of several world sizes a column each, for what differs between them."""
     from dataclasses import asdict
 
     from ivr_dist.data.read_forecast import forecasts
@@ -180,5 +180,7 @@ def _print_plans(loaded: Loaded, worlds: Sequence[int], as_json: bool) -> int:
         print_rows(columns[0], sys.stdout)
     else:
         lines = [(rows[0][0], *(value for _, value in rows)) for rows in zip(*columns, strict=True)]
-        print_table(lines[0], lines[1:], sys.stdout)
+        # Values that do not depend on the workers are printed once, so that the table fits a terminal.
+        print_rows([(label, values[0]) for label, *values in lines[1:] if len(set(values)) == 1], sys.stdout)
+        print_table(lines[0], [line for line in lines[1:] if len(set(line[1:])) > 1], sys.stdout)
     return 0

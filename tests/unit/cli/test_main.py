@@ -156,6 +156,8 @@ def test_synth_packs_a_corpus_and_plan_reads_it(tmp_path: Path) -> None:
     assert one["total_steps"] == four["total_steps"]
     table = run("plan", "run.yaml", "--world-sizes", "1,4", cwd=tmp_path)
     assert "16" in table.stdout and "workers" in table.stdout
+    assert table.stdout.count("checkpoint size") == 1 and table.stdout.count("cosine") == 1, "what does not differ"
+    assert max(map(len, table.stdout.splitlines())) < 120
     dry = run("train", "run.yaml", "--dry-run", cwd=tmp_path)
     assert dry.returncode == 0 and "training samples" in dry.stdout
     assert not (tmp_path / "runs").exists()
