@@ -195,7 +195,7 @@ def predict(
     ['id', 'sentiment', 'sentiment_label']
 
     Samples in memory are mappings with an array for each modality that is there: [steps, width] features, unscaled (the
-    model standardises them itself), or [steps] token ids; `id` and `transcript` are optional. Other keys are refused.
+    model standardizes them itself), or [steps] token ids; `id` and `transcript` are optional. Other keys are refused.
 
     >>> import numpy as np
     >>> sample = {"id": "mine", "audio": np.zeros((7, 12)), "vision": np.ones((5, 8))}

@@ -215,7 +215,7 @@ def _checked(value: Any, kind: str, dim: int, what: str) -> npt.NDArray[Any]:
         actual = f"{actual} with values that are not finite in float32"
     raise DataError(
         f"{what} is {actual}, the model reads {expected}",
-        remedy="give the features that the model was trained on; it standardises them itself",
+        remedy="give the features that the model was trained on; it standardizes them itself",
     )
 
 

@@ -221,7 +221,7 @@ class PackedSplit(Sequence[Sample]):
         standardize = [standardize] if isinstance(standardize, str) else standardize
         source = self.manifest if statistics is None else statistics.manifest
         spec = BatchSpec.from_manifest(source, modalities, [name for name in standardize if name in source.statistics])
-        # Labels are those of this split: it may be unlabelled, or of another corpus than the statistics.
+        # Labels are those of this split: it may be unlabeled, or of another corpus than the statistics.
         spec = replace(spec, tasks=self.tasks)
         default = Config()
         config = replace(

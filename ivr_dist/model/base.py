@@ -24,8 +24,8 @@ class OutputGuard:
     A prediction [B, 1] against labels [B] would train on [B, B] errors without a word.
     """
 
-    named: ClassReference
-    """Where the config names the model."""
+    class_ref: ClassReference
+    """The model's entry in the config."""
     tasks: Mapping[str, TaskSpec]
     """What it predicts, by name."""
 
@@ -60,7 +60,7 @@ class OutputGuard:
 
     def _error(self, what: str) -> IvrError:
         remedy = f"correct it, see {DOCUMENTATION}; the same command continues the run"
-        return IvrError(f"model {self.named.path} {what}", where=self.named.key, remedy=remedy)
+        return IvrError(f"model {self.class_ref.path} {what}", where=self.class_ref.key, remedy=remedy)
 
 
 class FusionModel(nn.Module):
