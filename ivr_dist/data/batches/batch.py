@@ -34,6 +34,16 @@ class Pieces(Tensors):
 
 
 @dataclass(frozen=True)
+class SetSteps(Tensors):
+    """The valid steps of one feature set of a modality, N_s of them, in the order of the samples; N_s may be 0."""
+
+    features: Tensor
+    """[N_s, D_s] float32; [N_s] int64 token ids; or [N_s] int64 numbers of pieces of each word."""
+    pieces: Pieces | None = None
+    """Input of a pretrained text encoder, where the steps are words; `step` counts within this set."""
+
+
+@dataclass(frozen=True)
 class ModalityBatch(Tensors):
     """One modality of a batch.
 
@@ -42,7 +52,8 @@ class ModalityBatch(Tensors):
     """
 
     features: Tensor
-    """[B, T, D] float32, 0 in the padding; [B, T] int64 token ids; or [B, T] int64 numbers of pieces of each word."""
+    """[B, T, D] float32, 0 in the padding; [B, T] int64 token ids; or [B, T] int64 numbers of pieces of each word.
+    [B, T, 0] where the modality has several feature sets, whose steps are in `sets`."""
     mask: Tensor
     """[B, T] bool, true where a time step is valid; a row without any is a missing modality."""
     flat: Tensor
@@ -56,6 +67,12 @@ class ModalityBatch(Tensors):
     own positions."""
     pieces: Pieces | None = None
     """Input of a pretrained text encoder, where the time steps are words."""
+    sets: Mapping[str, SetSteps] = field(default_factory=dict)
+    """By feature set, in the order of their names, where the modality has several: every set of the run, even if no
+    sample of the batch has it. Empty where the modality has one set."""
+    order: Tensor | None = None
+    """[N] int64: index of each valid step in the concatenation of the steps of all `sets`; None where these are
+    empty."""
 
     @property
     def present(self) -> Tensor:
@@ -79,6 +96,10 @@ class Batch(Tensors):
     """By task: [B] bool, true where the sample has a label."""
     positions: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     """[B] int64, each sample's number in its data set (shard order of the manifest), unique within one epoch."""
+    corpus: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+    """[B] int64, number of each sample's corpus in `PoolLayout.corpora`; 0 where there is one corpus."""
+    label_weight: Mapping[str, Tensor] = field(default_factory=dict)
+    """By task, of those that a corpus weights by class or by sample: [B] float32, the weight of the sample's error."""
 
     def __len__(self) -> int:
         """Count the samples of this micro-batch, 0 or more."""
