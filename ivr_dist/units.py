@@ -33,6 +33,11 @@ class Interval:
         return math.ceil(self.count if self.unit == "steps" else self.count * steps_per_epoch)
 
 
+def as_written(value: float) -> Fraction:
+    """Return the decimal number that the user wrote: 0.1 is one tenth, not the nearest float of 55 digits."""
+    return Fraction(repr(value))
+
+
 def parse_interval(text: str) -> Interval:
     """Parse `200steps`, `1epoch` or `0.5epochs`.
 

@@ -15,21 +15,23 @@ def default_lanes(global_batch: int) -> int:
     return max(lanes for lanes in range(1, 65) if global_batch % lanes == 0)
 
 
-def default_delay(samples: int, split_bytes: int, lanes: int) -> int:
+def default_delay(samples: int, split_bytes: int, lanes: int, window_bytes: int = _WINDOW_BYTES) -> int:
     """The default shuffle delay: 1000, or less where the windows of all lanes would not fit into memory.
 
     The next outputs of a lane come from a window of twice the delay, with a segment at either end; the windows of all
-    lanes must fit into 1 GiB. The result must not depend on the number of readers, since the order depends on it.
+    lanes must fit into `window_bytes`. The result must not depend on the number of readers, since the order depends on
+    it.
 
     Args:
         samples: Samples of the split.
         split_bytes: Size of its shards.
         lanes: Number of lanes.
+        window_bytes: Memory for the windows, by default 1 GiB.
     """
-    if split_bytes <= _WINDOW_BYTES:
+    if split_bytes <= window_bytes:
         return _LONGEST_DEFAULT_DELAY
     sample_bytes = split_bytes / samples
-    window = _WINDOW_BYTES / lanes - 2 * max(_SEGMENT_BYTES, sample_bytes)
+    window = window_bytes / lanes - 2 * max(_SEGMENT_BYTES, sample_bytes)
     return max(0, min(_LONGEST_DEFAULT_DELAY, int(window / sample_bytes) // 2))
 
 

@@ -6,10 +6,13 @@ The loader, the read forecast and the audit read the order through `RunOrder` al
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, Self, TypeVar
 
-from ivr_dist.data.sample_order import Int64Array
+import numpy as np
+
+from ivr_dist.data.cursor import DataCursor
+from ivr_dist.data.sample_order import EMPTY, EpochOrder, Int64Array
 
 
 @dataclass(frozen=True)
@@ -71,3 +74,83 @@ class RunOrder(Protocol, Generic[C]):
 
     def uses(self, step: int) -> Mapping[str, int]:
         """Count the uses of samples of each corpus in the first `step` steps of the run, by name."""
+
+    def resumed(self, cursor: C, changes: bool) -> tuple[Self, C]:
+        """Continue a run whose checkpoint holds `cursor`; returns the order to go on with, and the position in it.
+
+        Args:
+            cursor: The checkpoint's position.
+            changes: Whether another mix than the checkpoint's is allowed.
+
+        Raises:
+            CheckpointMismatchError: The checkpoint's order is another one.
+        """
+
+
+class OneCorpusOrder:
+    """The order of a run on one corpus: every epoch is a pass over it; implements `RunOrder`.
+
+    Args:
+        name: Name of the corpus.
+        shard_samples: [S] samples of each shard, in manifest order.
+        start: Cursor of the first step, which names the data set, seed, lanes, batch and delay.
+        shuffle: Whether epochs are shuffled; otherwise they are in manifest order.
+        number: Number of the corpus in global batches.
+    """
+
+    def __init__(
+        self, name: str, shard_samples: Int64Array, start: DataCursor, *, shuffle: bool = True, number: int = 0
+    ) -> None:
+        self.corpora = (name,)
+        self.start = start
+        self.samples = int(shard_samples.sum())
+        self._shard_samples = shard_samples
+        self._shuffle = shuffle
+        self._number = number
+        self._newest: tuple[int, EpochOrder] | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Global batches of an epoch; only the last one may have empty slots."""
+        return -(-self.samples // self.start.global_batch)
+
+    def batch(self, cursor: DataCursor) -> GlobalBatch:
+        """Compute the global batch at a position."""
+        numbers = self._epoch_order(cursor.epoch).batch(cursor.step)
+        corpus = np.where(numbers == EMPTY, 0, self._number)
+        return GlobalBatch(corpus, numbers, np.full_like(numbers, cursor.epoch))
+
+    def advance(self, cursor: DataCursor) -> DataCursor:
+        """Return the position after one more step."""
+        return cursor.advance(self.steps_per_epoch)
+
+    def at(self, step: int) -> DataCursor:
+        """Return the position of a step of the run, counted from 0 over all epochs."""
+        epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
+        return replace(self.start, epoch=epoch, step=step_of_epoch)
+
+    def uses(self, step: int) -> Mapping[str, int]:
+        """Count the uses of samples in the first `step` steps of the run, by name of the corpus."""
+        epochs, steps = divmod(step, self.steps_per_epoch)
+        return {self.corpora[0]: epochs * self.samples + min(steps * self.start.global_batch, self.samples)}
+
+    def resumed(self, cursor: DataCursor, changes: bool) -> tuple[OneCorpusOrder, DataCursor]:
+        """Continue a run whose checkpoint holds `cursor`; see `RunOrder.resumed`."""
+        cursor.check_matches(self.start)
+        return self, cursor
+
+    def _epoch_order(self, epoch: int) -> EpochOrder:
+        if self._newest is None or self._newest[0] != epoch:
+            start = self.start
+            order = EpochOrder(
+                self._shard_samples,
+                start.manifest_id,
+                start.seed,
+                epoch,
+                start.lanes,
+                start.global_batch,
+                start.delay,
+                shuffle=self._shuffle,
+            )
+            self._newest = epoch, order
+        return self._newest[1]

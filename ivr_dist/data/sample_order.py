@@ -168,10 +168,29 @@ class EpochOrder:
             numbers = np.arange(step * self.global_batch, (step + 1) * self.global_batch, dtype=np.int64)
             return np.where(numbers < self.table.total, numbers, EMPTY)
         number, first = divmod(step * self._lane_batch, self._chunk_outputs)
+        return self._chunk_of(number)[:, first : first + self._lane_batch].flatten()
+
+    def numbers_at(self, lanes: Int64Array, outputs: Int64Array) -> Int64Array:
+        """Compute the sample numbers of single outputs of lanes, [n].
+
+        Args:
+            lanes: [n] lane of each, 0..L-1.
+            outputs: [n] number of the output in its lane, ascending; the lane must have it. Only of a shuffled order.
+        """
+        found, first = np.empty(len(outputs), np.int64), 0
+        while first < len(outputs):
+            number = int(outputs[first]) // self._chunk_outputs
+            end = int(np.searchsorted(outputs, (number + 1) * self._chunk_outputs))
+            chunk = self._chunk_of(number)
+            found[first:end] = chunk[lanes[first:end], outputs[first:end] - number * self._chunk_outputs]
+            first = end
+        return found
+
+    def _chunk_of(self, number: int) -> Int64Array:
         if number != self._chunk_number:
             self._chunk = self._outputs(number * self._chunk_outputs)
             self._chunk_number = number
-        return self._chunk[:, first : first + self._lane_batch].flatten()
+        return self._chunk
 
     def _permute_shards(self, stream: UInt64Array, shard_samples: Int64Array) -> None:
         """Arrange the shards on the line of positions: `_line_ends` [S], `_line_shift` [S] from position to number."""

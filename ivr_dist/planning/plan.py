@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 from ivr_dist.config import Config, extensions
@@ -17,7 +16,7 @@ from ivr_dist.config.lanes import default_delay, default_lanes
 from ivr_dist.errors import ConfigError, DataError, raise_together
 from ivr_dist.planning.deepspeed_config import deepspeed_config
 from ivr_dist.planning.model_inputs import ModelInputs
-from ivr_dist.units import format_bytes, format_count, parse_interval
+from ivr_dist.units import as_written, format_bytes, format_count, parse_interval
 
 
 @dataclass(frozen=True)
@@ -110,9 +109,9 @@ def make_plan(config: Config, samples: int, world: int, split_bytes: int = 0) ->
         eval_every=parse_interval(train.eval_every).steps(steps_per_epoch),
         checkpoint_every=parse_interval(config.checkpoint.every).steps(steps_per_epoch),
         keep_every=parse_interval(keep_every).steps(steps_per_epoch) if keep_every else None,
-        warmup_steps=math.ceil(_exact(train.warmup) * total),
-        svr_warmup_steps=math.ceil(_exact(config.loss.svr.warmup) * total),
-        svr_decay_steps=math.floor(_exact(config.loss.svr.decay) * total),
+        warmup_steps=math.ceil(as_written(train.warmup) * total),
+        svr_warmup_steps=math.ceil(as_written(config.loss.svr.warmup) * total),
+        svr_decay_steps=math.floor(as_written(config.loss.svr.decay) * total),
         deepspeed=deepspeed,
     )
 
@@ -121,7 +120,8 @@ def total_steps(config: Config, samples: int) -> int:
     """Optimizer steps of a run on a number of training samples."""
     if config.train.max_steps is not None:
         return config.train.max_steps
-    return math.ceil(_exact(config.train.epochs) * math.ceil(samples / config.train.global_batch))
+    # As written: 1.1 epochs of 10 steps are 11 steps; the float 11.000000000000002 would be 12.
+    return math.ceil(as_written(config.train.epochs) * math.ceil(samples / config.train.global_batch))
 
 
 def data_order(config: Config, samples: int, split_bytes: int) -> tuple[int, int]:
@@ -129,11 +129,6 @@ def data_order(config: Config, samples: int, split_bytes: int) -> tuple[int, int
     lanes = config.data.lanes or default_lanes(config.train.global_batch)
     delay = config.data.shuffle_delay
     return lanes, default_delay(samples, split_bytes, lanes) if delay is None else delay
-
-
-def _exact(value: float) -> Fraction:
-    # The decimal that the user wrote: 1.1 epochs of 10 steps are 11 steps; the float 11.000000000000002 would be 12.
-    return Fraction(repr(value))
 
 
 def _check_samples(config: Config, samples: int) -> None:

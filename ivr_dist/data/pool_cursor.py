@@ -1,0 +1,179 @@
+"""Data cursor of a pool: position, mix and identity of every corpus; version 2 of the cursor of one corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ivr_dist.common.decoder import DecodeError, decode
+from ivr_dist.errors import CheckpointError, CheckpointMismatchError
+from ivr_dist.planning.pool_plan import Phase
+
+VERSION = 2
+
+_RUN_REMEDIES = {
+    "seed": "set run.seed to the checkpoint's value",
+    "global_batch": "set train.global_batch to the checkpoint's value",
+}
+_CORPUS_REMEDIES = {
+    "manifest_id": (
+        "data has id",
+        "point data.corpora at the shards that the run started with, or start a new run with train.init_from",
+    ),
+    "samples": (
+        "number of samples is",
+        "point data.corpora at the shards that the run started with, or start a new run with train.init_from",
+    ),
+    "lanes": (
+        "number of lanes is",
+        "restore the mix of the checkpoint, or start a new run with train.init_from",
+    ),
+    "delay": ("shuffle delay is", "set data.shuffle_delay to the checkpoint's value"),
+    "first_use": ("first use is", "restore data.mix.uses_from and train.init_from of the checkpoint"),
+    "excluded": (
+        "list of left-out samples has digest",
+        "restore data.exclude and data.mix.overlap of the checkpoint, or start a new run with train.init_from",
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusPosition:
+    """One corpus of a cursor."""
+
+    manifest_id: str
+    """Id of the training split's manifest."""
+    samples: int
+    lanes: int
+    delay: int
+    first_use: int = 0
+    """Uses of an earlier run, whose passes this one goes on with."""
+    excluded: str = ""
+    """Digest of the samples that are left out; empty where there are none."""
+    uses: int
+    """Uses before this position, with those of the earlier run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolCursor:
+    """Position of the next step to train on, equal on all ranks and independent of their number."""
+
+    version: int = VERSION
+    seed: int
+    global_batch: int
+    phase: int
+    """Number of the phase in `phases`."""
+    epoch: int
+    """Epochs begun before this one, over all phases."""
+    step: int
+    """Steps consumed within the epoch."""
+    phases: tuple[Phase, ...]
+    corpora: Mapping[str, CorpusPosition]
+    """By name, those that are trained."""
+
+    def check_matches(self, other: PoolCursor, *, changes: bool = False) -> None:
+        """Compare a checkpoint's cursor (self) with that of the config; the position may differ.
+
+        Args:
+            other: The cursor of a fresh start with this config.
+            changes: Whether the mix may differ too.
+
+        Raises:
+            CheckpointMismatchError: The two describe different orders; names the first difference.
+        """
+        for name, remedy in _RUN_REMEDIES.items():
+            stored, current = getattr(self, name), getattr(other, name)
+            if stored != current:
+                raise CheckpointMismatchError(
+                    f"the checkpoint's data order has {name} {stored}, this run has {current}", remedy=remedy
+                )
+        for name in other.corpora:
+            if name not in self.corpora:
+                raise CheckpointMismatchError(
+                    f"the checkpoint knows no corpus {name}", remedy="start a new run with train.init_from"
+                )
+        for name in self.corpora:
+            if name not in other.corpora:
+                raise CheckpointMismatchError(
+                    f"the checkpoint was trained on corpus {name} too",
+                    remedy="add it to data.corpora, or start a new run with train.init_from",
+                )
+        if not changes:
+            self._check_mix(other)
+        for name, here in other.corpora.items():
+            self._check_corpus(name, here)
+
+    def _check_mix(self, other: PoolCursor) -> None:
+        if self.phases == other.phases:
+            return
+        remedy = "restore the mix of the checkpoint, or set data.mix.changes=allow"
+        for there, here in zip(self.phases, other.phases, strict=False):
+            for name, quota in here.quotas.items():
+                if there.quotas.get(name, 0) != quota:
+                    raise CheckpointMismatchError(
+                        f"{name} has {there.quotas.get(name, 0):,} samples an epoch in the checkpoint, {quota:,} here",
+                        remedy=remedy,
+                    )
+            if there.first_step != here.first_step:
+                raise CheckpointMismatchError(
+                    f"a phase of the mix begins after {there.first_step:,} steps in the checkpoint, after "
+                    f"{here.first_step:,} here",
+                    remedy=remedy,
+                )
+        raise CheckpointMismatchError(
+            f"the mix has {len(self.phases)} phases in the checkpoint, {len(other.phases)} here", remedy=remedy
+        )
+
+    def _check_corpus(self, name: str, here: CorpusPosition) -> None:
+        for item, (what, remedy) in _CORPUS_REMEDIES.items():
+            stored, current = getattr(self.corpora[name], item), getattr(here, item)
+            if stored != current:
+                raise CheckpointMismatchError(
+                    f"{name}: the checkpoint's {what} {stored or 'none'}, this run's {current or 'none'}",
+                    remedy=remedy,
+                )
+
+    def to_json(self) -> dict[str, Any]:
+        """Convert the fields to JSON values."""
+        value = asdict(self)
+        value["phases"] = [asdict(phase) for phase in self.phases]
+        for corpus in value["corpora"].values():
+            # Fields that most runs have nothing for are left out.
+            for name in ("first_use", "excluded"):
+                if not corpus[name]:
+                    del corpus[name]
+        return value
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> PoolCursor:
+        """Rebuild a cursor.
+
+        Raises:
+            CheckpointError: A field is missing, unknown or of the wrong type, or two contradict each other.
+        """
+        try:
+            cursor = decode(cls, value)
+            cursor._check()
+        except DecodeError as error:
+            raise CheckpointError(
+                f"the checkpoint's data cursor is damaged: {error}", remedy="resume from another checkpoint"
+            ) from None
+        return cursor
+
+    def _check(self) -> None:
+        """Check what the types do not say.
+
+        Raises:
+            DecodeError: Two fields contradict each other.
+        """
+        firsts = [phase.first_step for phase in self.phases]
+        if self.version != VERSION or not self.phases or firsts[0] != 0 or firsts != sorted(set(firsts)):
+            raise DecodeError("phases do not begin one after the other", ("phases",))
+        if not 0 <= self.phase < len(self.phases):
+            raise DecodeError(f"there is no phase {self.phase}", ("phase",))
+        for phase in self.phases:
+            if phase.slots < 1 or any(quota < 0 for quota in phase.quotas.values()):
+                raise DecodeError("quotas are not counts", ("phases",))
+        if not 0 <= self.step < self.phases[self.phase].steps_per_epoch(self.global_batch):
+            raise DecodeError(f"there is no step {self.step} in an epoch", ("step",))

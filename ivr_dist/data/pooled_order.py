@@ -1,0 +1,255 @@
+"""Order of a pool: the samples of several corpora in the slots of each global batch, as a pure function.
+
+1. An epoch of a phase has E slots, of which corpus c owns its quota e_c. `MixingTree` tells how many of the first n
+   slots belong to each corpus, K_c(n).
+2. Step k of an epoch holds uses [U_c + K_c(k G), U_c + K_c((k + 1) G)) of corpus c, where U_c counts the uses in all
+   epochs and phases before.
+3. Use u of a corpus of N samples is item j = u mod N of pass u // N. Item j is output j // L of lane spread[j mod L]
+   of the corpus' own `EpochOrder` of that pass; `spread` reverses bits, so that successive uses come from lanes far
+   apart. In the last outputs, lanes that are one shorter are left out: each pass has each sample once.
+4. The slots of a step are its uses by the position of their lane, (2 lane + 1) / 2 L, so that a rank keeps reading the
+   lanes that it has.
+
+Nothing depends on the number of workers, and any step is computed without those before it. All numbers are whole.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ivr_dist.data.pool_cursor import CorpusPosition, PoolCursor
+from ivr_dist.data.run_order import GlobalBatch
+from ivr_dist.data.sample_order import EMPTY, EpochOrder, Int64Array
+from ivr_dist.planning.mixing_tree import MixingTree
+from ivr_dist.planning.pool_plan import Phase, PooledCorpus
+
+_CHUNK_SLOTS = 8192
+"""Slots that are worked out at once: a call for each corpus and step would take ten times as long."""
+_POSITION_BITS = 32
+_KEPT_PASSES = 2
+
+
+class PooledOrder:
+    """The order of a run on several corpora; implements `RunOrder`.
+
+    Args:
+        corpora: Trained corpora, in the order of their numbers; their order has no influence otherwise.
+        phases: Phases of the run, the first of which begins at step 0.
+        seed: Any integer.
+        global_batch: Slots of a global batch, G.
+        numbers: Number of each corpus in global batches; unset: its place in `corpora`.
+    """
+
+    def __init__(
+        self,
+        corpora: Sequence[PooledCorpus],
+        phases: Sequence[Phase],
+        seed: int,
+        global_batch: int,
+        numbers: Mapping[str, int] | None = None,
+    ) -> None:
+        self.corpora = tuple(corpus.name for corpus in corpora)
+        self.phases = tuple(phases)
+        self.global_batch = global_batch
+        self._seed = seed
+        self._corpora = {corpus.name: corpus for corpus in corpora}
+        self._streams = {corpus.name: _CorpusUses(corpus, seed) for corpus in corpora}
+        self._numbers = numbers or {name: number for number, name in enumerate(self.corpora)}
+        self._trees = [MixingTree(phase.quotas) for phase in phases]
+        self._first_epochs = [0]
+        """Epochs begun before each phase."""
+        self._first_uses = [{corpus.name: corpus.first_use for corpus in corpora}]
+        """Uses of each corpus before each phase."""
+        for number in range(len(self.phases) - 1):
+            steps = self.phases[number + 1].first_step - self.phases[number].first_step
+            self._first_epochs.append(self._first_epochs[-1] + -(-steps // self._steps_per_epoch(number)))
+            self._first_uses.append(self._uses_within(number, steps))
+        self._chunk_key: tuple[int, int, int] | None = None
+        self._chunk = np.empty((3, 0, 0), np.int64)
+
+    @property
+    def start(self) -> PoolCursor:
+        """Cursor of the first step."""
+        return self.at(0)
+
+    def batch(self, cursor: PoolCursor) -> GlobalBatch:
+        """Compute the global batch at a position.
+
+        Args:
+            cursor: A position of this order.
+        """
+        phase, epoch, step = cursor.phase, cursor.epoch, cursor.step
+        if not 0 <= step < self._steps_per_epoch(phase):
+            raise IndexError(f"step {step} of an epoch of {self._steps_per_epoch(phase)} steps")
+        chunk_steps = max(1, _CHUNK_SLOTS // self.global_batch)
+        key = (phase, epoch, step // chunk_steps)
+        if key != self._chunk_key:
+            first = key[2] * chunk_steps
+            self._chunk = self._batches(phase, epoch, first, min(chunk_steps, self._steps_per_epoch(phase) - first))
+            self._chunk_key = key
+        corpus, numbers, passes = self._chunk[:, step % chunk_steps]
+        return GlobalBatch(corpus, numbers, passes)
+
+    def advance(self, cursor: PoolCursor) -> PoolCursor:
+        """Return the position after one more step."""
+        return self.at(self.step_of(cursor) + 1)
+
+    def at(self, step: int) -> PoolCursor:
+        """Return the position of a step of the run, counted from 0 over all epochs and phases."""
+        phase = bisect_right([each.first_step for each in self.phases], step) - 1
+        epoch, step_of_epoch = divmod(step - self.phases[phase].first_step, self._steps_per_epoch(phase))
+        uses = self.uses(step)
+        return PoolCursor(
+            seed=self._seed,
+            global_batch=self.global_batch,
+            phase=phase,
+            epoch=self._first_epochs[phase] + epoch,
+            step=step_of_epoch,
+            phases=self.phases,
+            corpora={
+                name: CorpusPosition(
+                    manifest_id=corpus.manifest_id,
+                    samples=corpus.samples,
+                    lanes=corpus.lanes,
+                    delay=corpus.delay,
+                    first_use=corpus.first_use,
+                    excluded=corpus.excluded,
+                    uses=uses[name],
+                )
+                for name, corpus in self._corpora.items()
+            },
+        )
+
+    def step_of(self, cursor: PoolCursor) -> int:
+        """Return the step of the run at a position, the inverse of `at`."""
+        phase = self.phases[cursor.phase]
+        epochs = cursor.epoch - self._first_epochs[cursor.phase]
+        return phase.first_step + epochs * self._steps_per_epoch(cursor.phase) + cursor.step
+
+    def uses(self, step: int) -> dict[str, int]:
+        """Count the uses of each corpus before a step of the run, with those of an earlier run that it goes on with."""
+        phase = bisect_right([each.first_step for each in self.phases], step) - 1
+        return self._uses_within(phase, step - self.phases[phase].first_step)
+
+    def resumed(self, cursor: PoolCursor, changes: bool) -> tuple[PooledOrder, PoolCursor]:
+        """Continue a run whose checkpoint holds `cursor`, by its own phases.
+
+        Args:
+            cursor: The checkpoint's position.
+            changes: Whether other quotas than the checkpoint's are allowed; they begin a phase at its step.
+
+        Returns:
+            The order, and its position to continue at.
+
+        Raises:
+            CheckpointMismatchError: The checkpoint's order is another one.
+        """
+        cursor.check_matches(self.start, changes=changes)
+        begun = self._with_phases(cursor.phases)
+        step = begun.step_of(cursor)
+        if cursor.phases == self.phases:
+            return self, self.at(step)
+        past = [phase for phase in cursor.phases if phase.first_step < step]
+        now = self.phases[bisect_right([phase.first_step for phase in self.phases], step) - 1]
+        later = [phase for phase in self.phases if phase.first_step > step]
+        order = self._with_phases([*past, Phase(step, now.quotas), *later])
+        return order, order.at(step)
+
+    def _with_phases(self, phases: Sequence[Phase]) -> PooledOrder:
+        return PooledOrder(tuple(self._corpora.values()), phases, self._seed, self.global_batch, numbers=self._numbers)
+
+    def _steps_per_epoch(self, phase: int) -> int:
+        return self.phases[phase].steps_per_epoch(self.global_batch)
+
+    def _uses_within(self, phase: int, steps: int) -> dict[str, int]:
+        """Uses of each corpus before the step that many steps after the beginning of a phase."""
+        epochs, step = divmod(steps, self._steps_per_epoch(phase))
+        tree = self._trees[phase]
+        counts = tree.counts(min(step * self.global_batch, tree.total))
+        return {
+            name: before + epochs * tree.quotas.get(name, 0) + counts.get(name, 0)
+            for name, before in self._first_uses[phase].items()
+        }
+
+    def _batches(self, phase: int, epoch: int, first: int, steps: int) -> Int64Array:
+        """Compute [3, steps, G]: corpus, number and pass of each slot of some steps of an epoch."""
+        size, tree = self.global_batch, self._trees[phase]
+        before = self._uses_within(phase, (epoch - self._first_epochs[phase]) * self._steps_per_epoch(phase))
+        counts = [tree.counts(min((first + step) * size, tree.total)) for step in range(steps + 1)]
+        columns: list[tuple[Int64Array, ...]] = []
+        # By name, so that the order of the config has no influence.
+        for rank, name in enumerate(sorted(self.corpora)):
+            ends = np.array([count.get(name, 0) for count in counts], np.int64)
+            uses = int(ends[-1] - ends[0])
+            if not uses:
+                continue
+            numbers, positions, passes = self._streams[name].uses(before[name] + int(ends[0]), uses)
+            step_of_use = np.repeat(np.arange(steps), np.diff(ends))
+            corpus = np.full(uses, self._numbers[name])
+            columns.append((corpus, numbers, passes, positions, np.full(uses, rank), np.arange(uses), step_of_use))
+        corpus, numbers, passes, positions, ranks, nth, step_of_use = map(np.concatenate, zip(*columns, strict=True))
+        order = np.lexsort((nth, ranks, positions, step_of_use))
+        # All steps but the last one of the epoch are full.
+        found = np.zeros((3, steps * size), np.int64)
+        found[1] = EMPTY
+        for row, column in enumerate((corpus, numbers, passes)):
+            found[row, : len(order)] = column[order]
+        return found.reshape(3, steps, size)
+
+
+class _CorpusUses:
+    """The uses 0, 1, 2, ... of the samples of one corpus: pass after pass, each sample once in each."""
+
+    def __init__(self, corpus: PooledCorpus, seed: int) -> None:
+        self._corpus = corpus
+        self._seed = seed
+        self._samples = corpus.samples
+        lanes = corpus.lanes
+        self._spread = _bit_reversed(lanes)
+        self._positions = ((2 * np.arange(lanes, dtype=np.int64) + 1) << (_POSITION_BITS - 1)) // lanes
+        self._last_output = -(-self._samples // lanes) - 1
+        lengths = np.diff(np.arange(lanes + 1, dtype=np.int64) * self._samples // lanes)
+        self._last_lanes = self._spread[lengths[self._spread] > self._last_output]
+        self._orders: dict[int, EpochOrder] = {}
+
+    def uses(self, first: int, count: int) -> tuple[Int64Array, Int64Array, Int64Array]:
+        """Sample number, position of its lane, and pass of uses [first, first + count), [count] each."""
+        parts = []
+        while count:
+            number, item = divmod(first, self._samples)
+            size = min(count, self._samples - item)
+            outputs, columns = np.divmod(np.arange(item, item + size, dtype=np.int64), self._corpus.lanes)
+            lanes = self._spread[columns]
+            last = outputs == self._last_output
+            lanes[last] = self._last_lanes[columns[last]]
+            numbers = self._order(number).numbers_at(lanes, outputs)
+            parts.append((numbers, self._positions[lanes], np.full(size, number, np.int64)))
+            first, count = first + size, count - size
+        numbers, positions, passes = map(np.concatenate, zip(*parts, strict=True))
+        return numbers, positions, passes
+
+    def _order(self, number: int) -> EpochOrder:
+        if number not in self._orders:
+            while len(self._orders) >= _KEPT_PASSES:
+                del self._orders[next(iter(self._orders))]
+            corpus = self._corpus
+            self._orders[number] = EpochOrder(
+                corpus.shard_samples,
+                corpus.manifest_id,
+                self._seed,
+                number,
+                corpus.lanes,
+                corpus.lanes,
+                corpus.delay,
+            )
+        return self._orders[number]
+
+
+def _bit_reversed(count: int) -> Int64Array:
+    """Numbers 0..count-1 such that any run of them is spread evenly (van der Corput's sequence)."""
+    bits = max(1, (count - 1).bit_length())
+    numbers = [int(format(number, f"0{bits}b")[::-1], 2) for number in range(1 << bits)]
+    return np.array([number for number in numbers if number < count], np.int64)
