@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from ivr_dist.config.ranges import Range
@@ -40,6 +40,18 @@ def _section(kind: type, prefix: str) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "additionalProperties": False}
 
 
+def _entry(kind: type) -> dict[str, Any]:
+    """The schema of an entry of a mapping of sections, such as a corpus."""
+    properties = {
+        key_name(item.name): {
+            "description": item.metadata["doc"],
+            **_value(section_fields(kind)[item.name][0], item.metadata["range"]),
+        }
+        for item in fields(kind)  # type: ignore[arg-type]
+    }
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
 def _value(annotation: Any, allowed: Range | None) -> dict[str, Any]:
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
@@ -58,5 +70,7 @@ def _value(annotation: Any, allowed: Range | None) -> dict[str, Any]:
     if origin is dict:
         values = {} if args[1] is Any else {"additionalProperties": _value(args[1], allowed)}
         return {"type": "object", **values}
+    if is_dataclass(annotation):
+        return _entry(annotation)
     bounds = allowed.json_schema() if allowed is not None and annotation in (int, float) else {}
     return {"type": _TYPES[annotation], **bounds}

@@ -99,9 +99,65 @@ class RunConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CorpusConfig:
+    """One corpus of a pool: its splits, how often it is seen, and what the model reads and predicts of it."""
+
+    dir: str = key("", "Directory or fsspec URL with the splits train, valid and test, as far as they are there.")
+    train: str | None = key(None, "Packed training split; unset: that of dir; empty: held out, scored only.")
+    valid: str | None = key(None, "Packed validation split; unset: that of dir; empty: none.")
+    test: str | None = key(None, "Packed test split, scored once at the end; unset: that of dir; empty: none.")
+    share: float | None = key(None, "Share of the slots, in any unit; for all trained corpora or none.", above=0)
+    passes: float | None = key(None, "Passes over it in an epoch; for all trained corpora or none.", above=0)
+    max_passes: float | None = key(
+        None, "Most passes over it in the whole run; what it leaves over goes to the other corpora.", above=0
+    )
+    loss_weight: float = key(1.0, "Factor of the losses of its tasks.", at_least=0)
+    heads: dict[str, str] = key({}, "Head of the model by task; unset: tasks of one name and form share a head.")
+    sets: dict[str, str] = key({}, "Name of the feature set by modality, in place of the card's; empty: not read.")
+    class_weights: dict[str, str | list[float]] = key(
+        {}, "By classification task: a weight for each class, or balanced (inverse to their frequency in train)."
+    )
+    sample_weight: str = key("", "Label that weighs each sample's task losses; it is no task then; empty: none.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixConfig:
+    """How the corpora of a pool are mixed."""
+
+    alpha: float | None = key(
+        None,
+        "Shares are samples ** alpha: 1: every sample equally often; 0: every corpus equally often; unset: 1.",
+        at_least=0,
+        at_most=1,
+    )
+    epoch_samples: int | None = key(
+        None, "Slots of an epoch; unset: the samples of all training splits together.", at_least=1
+    )
+    schedule: list[dict[str, Any]] = key(
+        [], "Phases with a mix of their own, each {until: 2epochs, alpha: 0.5} or with shares {NAME: 0.3} by corpus."
+    )
+    changes: Literal["refuse", "allow"] = key(
+        "refuse", "Whether a run may be continued with another mix, which begins a phase."
+    )
+    scale: Literal["corpus", "set"] = key(
+        "corpus", "Statistics that standardize features: those of the corpus, or of all corpora with the feature set."
+    )
+    overlap: Literal["refuse", "drop", "allow"] = key(
+        "refuse", "Samples of train whose id, group or text is scored in a split: refuse, leave out, or train on them."
+    )
+    uses_from: bool = key(
+        False, "Whether a run with train.init_from goes on with the passes of the corpora that its checkpoint knows."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Packed data sets and the order they are read in."""
 
+    corpora: dict[str, CorpusConfig | None] = key(
+        {}, "Corpora of a pool by name, in place of train, valid and test; null leaves one out."
+    )
+    mix: MixConfig = section(MixConfig, "Shares of the corpora.")
     train: str = key("", "Directory or fsspec URL of the packed training split.")
     valid: str = key("", "Packed validation split; empty: no validation, no early stopping, no best checkpoint.")
     test: str = key("", "Packed test split, scored once at the end; empty: not scored.")
@@ -271,6 +327,9 @@ class LossConfig:
 
     tasks: dict[str, float] = key({}, "Weight by task name; tasks not named weigh 1.", at_least=0)
     regression: Literal["mse", "mae", "huber"] = key("mse", "Loss of regression tasks.")
+    scale: Literal["native", "unit"] | None = key(
+        None, "Range of regression labels in the loss: as they are, or mapped to [-1, 1]; unset: unit in a pool only."
+    )
     consistency: ConsistencyConfig = section(ConsistencyConfig, "Similar invariant codes in all modalities.")
     adversary: AdversaryConfig = section(AdversaryConfig, "Invariant codes not attributable to a modality.")
     reconstruction: ReconstructionConfig = section(ReconstructionConfig, "Codes keep the content.")
@@ -306,6 +365,12 @@ class TrainConfig:
     max_micro_batch: int = key(256, "Most samples one worker holds in one micro-step.", at_least=1)
     max_steps: int | None = key(None, "Optimizer steps; overrides epochs.", at_least=1)
     epochs: float = key(10.0, "Passes over the training split.", above=0)
+    init_from: str = key("", "Checkpoint or run whose weights a new run starts from; empty: random weights.")
+    new_heads: bool = key(False, "Whether all heads of a run with init_from start from random weights.")
+    init_statistics: Literal["kept", "own"] = key(
+        "kept", "Statistics that standardize the inputs of a run with init_from: the checkpoint's, or the data's own."
+    )
+    freeze: list[str] = key([], "Prefixes of the names of parameters that are not trained, such as encoders.")
     optimizer: Literal["adamw", "muon"] = key(
         "adamw", "adamw; or muon for matrices, with AdamW for the rest (ZeRO stages 1 to 3, train.grad_clip=0)."
     )
@@ -415,7 +480,13 @@ class Config:
 
     @property
     def group(self) -> int:
-        """Slots whose batch statistics are taken together: as set, or the default for the batch."""
+        """Slots whose batch statistics are taken together: as set, or the default for the batch.
+
+        In a pool statistics are taken within a corpus: the default is the whole batch, so that small corpora have
+        enough samples.
+        """
         if self.loss.consistency.group is not None:
             return self.loss.consistency.group
+        if len([corpus for corpus in self.data.corpora.values() if corpus is not None]) > 1:
+            return self.train.global_batch
         return max(size for size in range(1, 65) if self.train.global_batch % size == 0)
