@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+from ivr_dist.config.data_schema import CorpusConfig, DataConfig, MixConfig
+from ivr_dist.config.declaration import Modality
 from ivr_dist.config.schema import (
     AdversaryConfig,
     CheckpointConfig,
     Config,
     ConsistencyConfig,
-    CorpusConfig,
-    DataConfig,
     EncoderConfig,
     EvalConfig,
     FusionConfig,
     LogConfig,
     LossConfig,
-    MixConfig,
-    Modality,
     ModelConfig,
     ReconstructionConfig,
     RunConfig,

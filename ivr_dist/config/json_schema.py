@@ -6,8 +6,8 @@ import types
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from ivr_dist.config.ranges import Range
-from ivr_dist.config.schema import Config, key_name
+from ivr_dist.config.declaration import Range, key_name
+from ivr_dist.config.schema import Config
 from ivr_dist.config.types import keys, section_fields
 
 _TYPES = {int: "integer", float: "number", bool: "boolean", str: "string"}
@@ -40,14 +40,14 @@ def _section(kind: type, prefix: str) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "additionalProperties": False}
 
 
-def _entry(kind: type) -> dict[str, Any]:
+def _entry(kind: Any) -> dict[str, Any]:
     """The schema of an entry of a mapping of sections, such as a corpus."""
     properties = {
         key_name(item.name): {
             "description": item.metadata["doc"],
             **_value(section_fields(kind)[item.name][0], item.metadata["range"]),
         }
-        for item in fields(kind)  # type: ignore[arg-type]
+        for item in fields(kind)
     }
     return {"type": "object", "properties": properties, "additionalProperties": False}
 

@@ -10,15 +10,16 @@ import copy
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any, get_origin
 
 from ivr_dist.common.decoder import DecodeError
 from ivr_dist.common.dotted_path import CLASS
+from ivr_dist.config.declaration import ClassPath, key_name
 from ivr_dist.config.presets import preset_values
-from ivr_dist.config.schema import ClassPath, Config, key_name
-from ivr_dist.config.suggestions import suggest_keys, value_remedy
-from ivr_dist.config.types import Key, Word, convert, keys, section_fields, section_paths, show, value_of
+from ivr_dist.config.schema import Config
+from ivr_dist.config.suggestions import suggest_keys, suggest_name, value_remedy
+from ivr_dist.config.types import Key, Word, convert, entry_kind, keys, section_fields, section_paths, show, value_of
 from ivr_dist.config.validation import faults, with_defaults, wrong_keys
 from ivr_dist.config.yaml_source import Located, parse_value, read_yaml
 from ivr_dist.config.yaml_writer import yaml_value
@@ -157,6 +158,8 @@ def _plain(value: Any) -> Any:
         return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return {key_name(item.name): _plain(getattr(value, item.name)) for item in fields(value)}
     return value.item() if type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0 else value
 
 
@@ -189,6 +192,8 @@ class _Values:
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
+        self._written: dict[str, Any] = {}
+        """The values before conversion, into which later entries of mappings are merged."""
         self.origins: dict[str, str] = {}
         self.faults: list[ConfigError] = []
         self.suspects: set[str] = set()
@@ -230,9 +235,7 @@ class _Values:
         if key is None:
             self._merge_section(path, value, origin)
             return
-        for name in reversed(inner):
-            value = {name: value}
-        self._set(key, value, origin, merged=bool(inner))
+        self._set(key, value, origin, inner)
 
     def take(self, key: Key, value: Any) -> None:
         """Set a key to a value of Python, whose type may be wrong."""
@@ -252,17 +255,35 @@ class _Values:
             self._fault(f"{path} is a section, not {show(value)}", origin, f"set its keys, such as {example}")
             self.suspects |= _below(path)
 
-    def _set(self, key: Key, value: Any, origin: str, merged: bool = False) -> None:
+    def _set(self, key: Key, value: Any, origin: str, entry: Sequence[str] = ()) -> None:
+        """Set a key, or an entry of a mapping, given as the names that lead to it."""
+        written = value
+        for name in reversed(entry):
+            written = {name: written}
+        if entry:
+            # Only the entry is new: what is wrong in another one has been reported.
+            before = self._written.get(key.path, _plain(key.default))
+            merged = _merge_entries(before, written)
+        else:
+            merged = written
         try:
-            converted = convert(value, key.annotation)
+            if entry:
+                convert(written, key.annotation)
+            converted = convert(merged, key.annotation)
         except DecodeError as error:
-            self._fault(str(error.below(key.path)), origin, value_remedy(key, value))
+            place = _origin_within(written, error.keys, origin)
+            remedy = suggest_name(error) if error.reason == "unknown" else value_remedy(key, value)
+            self._fault(str(error.below(key.path)), place, remedy)
             self.suspects.add(key.path)
             return
-        if merged:
-            converted = _merge_entries(self.values.get(key.path, key.default), converted)
+        self._written[key.path] = merged
         self.values[key.path] = converted
-        self.origins[key.path] = origin
+        if not entry:
+            self.origins = {path: at for path, at in self.origins.items() if not path.startswith(f"{key.path}.")}
+        if not entry or key.path not in self.origins:
+            self.origins[key.path] = origin
+        if entry_kind(key.annotation) is not None:
+            self.origins |= _entry_origins(key.path, written, origin)
 
     def _unknown(self, path: str, origin: str) -> None:
         similar, remedy = suggest_keys(path)
@@ -288,6 +309,26 @@ def _section(kind: type, prefix: str, values: Mapping[str, Any]) -> Any:
             # A copy, since a preset's list is shared.
             arguments[name] = copy.deepcopy(values[path])
     return kind(**arguments)
+
+
+def _origin_within(value: Any, names: Sequence[str | int], origin: str) -> str:
+    """The origin of a value inside a mapping that was read from a file, else that of the whole."""
+    for name in names:
+        if isinstance(value, Located):
+            origin = value.origins.get(str(name), origin)
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return origin
+
+
+def _entry_origins(path: str, value: Any, origin: str) -> dict[str, str]:
+    """Origins of the entries of a mapping of sections, and of their keys, by dotted path."""
+    origins: dict[str, str] = {}
+    for name, entry in value.items() if isinstance(value, Mapping) else ():
+        own = value.origins[name] if isinstance(value, Located) else origin
+        origins[f"{path}.{name}"] = own
+        for inner in entry if isinstance(entry, Mapping) else ():
+            origins[f"{path}.{name}.{inner}"] = entry.origins[inner] if isinstance(entry, Located) else own
+    return origins
 
 
 def _split_entry(path: str) -> tuple[Key | None, list[str]]:

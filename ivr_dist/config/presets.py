@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from ivr_dist.config.schema import Modality, TrainConfig
+from ivr_dist.config.declaration import Modality
+from ivr_dist.config.schema import TrainConfig
 
 RELEASE_FIXED: Mapping[str, Any] = {
     "model.input_dropout": 0.0,

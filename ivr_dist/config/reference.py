@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import is_dataclass
 from textwrap import wrap
-from typing import get_origin
+from typing import Any, get_origin
 
 from ivr_dist.config.schema import Config
 from ivr_dist.config.suggestions import suggest_keys
 from ivr_dist.config.synonyms import SYNONYMS
-from ivr_dist.config.types import Key, keys, section_fields, section_paths
+from ivr_dist.config.types import ENTRY, Key, entry_keys, entry_kind, keys, section_fields, section_paths
 from ivr_dist.config.yaml_writer import yaml_value
 from ivr_dist.errors import ConfigError
 
@@ -32,7 +33,7 @@ effect of another value on a run that has begun.
 
 def describe_keys() -> list[tuple[str, str, str, str]]:
     """Rows of the reference: key, type in words, default as YAML, doc line."""
-    return [(key.path, type_and_range(key), yaml_value(key.default), key.doc) for key in keys().values()]
+    return [(key.path, type_and_range(key), yaml_value(key.default), key.doc) for key in _all_keys().values()]
 
 
 def type_and_range(key: Key) -> str:
@@ -60,9 +61,12 @@ def search_keys(word: str) -> list[str]:
     names: dict[str, list[str]] = {}
     for name, synonym in SYNONYMS.items():
         names.setdefault(synonym.key, []).append(name)
-    texts = {path: " ".join((path, key.doc, *names.get(path, ()))).lower() for path, key in keys().items()}
+    texts = {path: " ".join((path, key.doc, *names.get(path, ()))).lower() for path, key in _all_keys().items()}
     return [
-        line for path, text in texts.items() if all(part in text for part in parts) for line in _entry(keys()[path])
+        line
+        for path, text in texts.items()
+        if all(part in text for part in parts)
+        for line in _entry(_all_keys()[path])
     ]
 
 
@@ -96,6 +100,10 @@ def explain(path: str, effects: Mapping[str, str]) -> list[str]:
 
 def _key_of(path: str) -> Key | None:
     """A key, or the mapping that a path names an entry of, such as `loss.tasks.happy`."""
+    for entry in entry_keys().values():
+        pattern = re.escape(entry.path).replace(ENTRY, r"[^.]+")
+        if re.fullmatch(pattern, path):
+            return entry
     while path not in keys() and "." in path:
         path = path.rpartition(".")[0]
         if path in keys() and get_origin(keys()[path].annotation) is not dict:
@@ -110,7 +118,8 @@ def markdown(effects: Mapping[str, str]) -> str:
         effects: As for `explain`.
     """
     lines = [_PAGE_HEAD]
-    for path in ["", *_sections()]:
+    entries = dict.fromkeys(path.rpartition(".")[0] for path in entry_keys())
+    for path in ["", *_sections(), *entries]:
         own = [key for key in _below(path) if key.path.rpartition(".")[0] == path]
         if not own:
             continue
@@ -146,7 +155,11 @@ def _indented(text: str) -> list[str]:
 
 
 def _below(prefix: str) -> list[Key]:
-    return [key for key in keys().values() if not prefix or key.path.startswith(f"{prefix}.")]
+    return [key for key in _all_keys().values() if not prefix or key.path.startswith(f"{prefix}.")]
+
+
+def _all_keys() -> dict[str, Key]:
+    return {**keys(), **entry_keys()}
 
 
 def _sections(kind: type = Config, prefix: str = "") -> Iterator[str]:
@@ -158,7 +171,9 @@ def _sections(kind: type = Config, prefix: str = "") -> Iterator[str]:
 
 
 def _section_doc(path: str) -> str:
-    kind, doc = Config, ""
+    kind: Any = Config
+    doc = ""
     for name in path.split("."):
-        kind, doc = section_fields(kind)[name]
+        entry = entry_kind(kind)
+        kind, doc = (entry, entry.__doc__ or "") if entry is not None else section_fields(kind)[name]
     return doc

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Sequence
 from typing import Any, Literal, get_args, get_origin
 
+from ivr_dist.common.decoder import DecodeError
 from ivr_dist.config.synonyms import Synonym, find_synonym
 from ivr_dist.config.types import Key, Word, keys, section_paths
 
@@ -24,6 +25,13 @@ def suggest_keys(path: str) -> tuple[list[str], str]:
         return [synonym.key], _synonym_remedy(synonym)
     similar = _similar_keys(path)
     return similar, _unknown_remedy(path, similar)
+
+
+def suggest_name(error: DecodeError) -> str:
+    """Return a remedy for an unknown key inside the entry of a mapping: a similar one, or all there are."""
+    choices = [str(choice) for choice in error.choices]
+    close = difflib.get_close_matches(str(error.keys[-1]), choices, n=1)
+    return f"did you mean {close[0]}?" if close else f"use one of {', '.join(choices)}"
 
 
 def _synonym_remedy(synonym: Synonym) -> str:

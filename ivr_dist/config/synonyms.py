@@ -37,7 +37,7 @@ SYNONYMS: Mapping[str, Synonym] = {
     **_names("run.num_workers", "num_workers", note="training workers; data are read by threads, see data.prefetch"),
     **_names("data.prefetch", "dataloader_num_workers num_dataloader_workers loader_workers prefetch_factor"),
     **_names("run.threads", "num_threads n_threads torch_threads omp_num_threads"),
-    **_names("run.resume", "resume_from_checkpoint resume_from ckpt_path checkpoint_path init_from auto_resume"),
+    **_names("run.resume", "resume_from_checkpoint resume_from ckpt_path checkpoint_path auto_resume"),
     **_names("run.max_failures", "max_restarts max_retries"),
     **_names("data.train", "train_data train_path train_file train_dir train_dataset data_dir data_path dataset_path"),
     **_names("data.valid", "val valid_data val_data val_path val_file validation_file eval_dataset dev validation"),

@@ -11,14 +11,20 @@ import keyword
 import math
 import re
 import typing
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ivr_dist.common import decoder
 from ivr_dist.common.decoder import Decoder
-from ivr_dist.config.ranges import Range
-from ivr_dist.config.schema import Config, key_name
+from ivr_dist.config.declaration import Range, key_name
+from ivr_dist.config.schema import Config
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+ENTRY = "NAME"
+"""Stands for the name of an entry in the path of its keys."""
 _INT = re.compile(r"[-+]?[0-9]+(_[0-9]+)*")
 _FLOAT = re.compile(r"[-+]?([0-9]+(_[0-9]+)*\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 _SPECIAL = {".inf": math.inf, "-.inf": -math.inf, "+.inf": math.inf, ".nan": math.nan}
@@ -97,11 +103,38 @@ def keys() -> dict[str, Key]:
     return by_path
 
 
+@functools.cache
+def entry_keys() -> dict[str, Key]:
+    """The keys of the entries of mappings of sections, with NAME for the entry: `data.corpora.NAME.share`."""
+    by_path: dict[str, Key] = {}
+    for mapping in keys().values():
+        kind = entry_kind(mapping.annotation)
+        if kind is None:
+            continue
+        for item in fields(kind):
+            annotation, doc = section_fields(kind)[item.name]
+            path = f"{mapping.path}.{ENTRY}.{key_name(item.name)}"
+            default = item.default if item.default_factory is MISSING else item.default_factory()
+            by_path[path] = Key(path, annotation, doc, default, item.metadata["range"])
+    return by_path
+
+
+def entry_kind(annotation: Any) -> type[DataclassInstance] | None:
+    """The section of each entry, if a key is a mapping of sections."""
+    if typing.get_origin(annotation) is not dict:
+        return None
+    options = typing.get_args(typing.get_args(annotation)[1]) or typing.get_args(annotation)[1:]
+    return next((option for option in options if isinstance(option, type) and is_dataclass(option)), None)
+
+
 def value_of(config: Config, path: str) -> Any:
-    """The value of the key at a dotted path."""
+    """The value of the key at a dotted path; also of an entry of a mapping, such as `data.corpora.mosi.share`."""
     value: Any = config
     for name in path.split("."):
-        value = getattr(value, f"{name}_" if keyword.iskeyword(name) else name)
+        if isinstance(value, Mapping):
+            value = value.get(name)
+        elif value is not None:
+            value = getattr(value, f"{name}_" if keyword.iskeyword(name) else name)
     return value
 
 

@@ -6,12 +6,13 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import yaml
 
-from ivr_dist.config.schema import Config, key_name
+from ivr_dist.config.declaration import key_name
+from ivr_dist.config.schema import Config
 from ivr_dist.config.types import Word, section_fields
 
 _PLAIN = re.compile(r"[A-Za-z_/][\w/.-]*(://[\w/.-]+)?", re.ASCII)
@@ -42,8 +43,17 @@ def _yaml_lines(section: Any, prefix: str, indent: str, comment: Callable[[str],
             yield f"{indent}{name}: {yaml_value(value)}{behind}"
 
 
+def _set_fields(entry: Any) -> dict[str, Any]:
+    """The keys of the entry of a mapping of sections that differ from their defaults."""
+    default = type(entry)()
+    values = {item.name: getattr(entry, item.name) for item in fields(entry)}
+    return {key_name(name): value for name, value in values.items() if value != getattr(default, name)}
+
+
 def yaml_value(value: Any) -> str:
     """Format one value in flow style, quoted where some YAML reader would not parse it as text."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = _set_fields(value)
     if isinstance(value, dict):
         return f"{{{', '.join(f'{yaml_value(name)}: {yaml_value(item)}' for name, item in value.items())}}}"
     if isinstance(value, list):

@@ -15,7 +15,7 @@ from typing import Literal
 from ivr_dist import storage
 from ivr_dist.common.dotted_path import ClassReference, reference
 from ivr_dist.common.modalities import MODALITIES
-from ivr_dist.config.schema import ClassPath
+from ivr_dist.config.declaration import ClassPath
 from ivr_dist.config.yaml_source import read_yaml
 from ivr_dist.corpora.card_mappings import CsdMapping, MmsaMapping, MultMapping, UrFunnyMapping
 from ivr_dist.corpora.card_parser import build, suggest

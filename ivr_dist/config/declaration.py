@@ -1,9 +1,10 @@
-"""Ranges of numbers: what a key of the config allows."""
+"""How the keys of a config are declared: `key` and `section`, with the types that several sections use."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -55,3 +56,43 @@ class Range:
 
 def _text(bound: float) -> str:
     return str(bound) if isinstance(bound, int) else f"{bound:g}"
+
+
+Modality = Literal["text", "audio", "vision"]
+ClassPath = str | dict[str, Any]
+"""A class outside the package: `package.module:Class`, or a mapping of `class` and the constructor's arguments."""
+
+
+def key_name(field_name: str) -> str:
+    """Return the key of a field: a field named after a Python keyword has a trailing underscore, as `class_`."""
+    return field_name.removesuffix("_")
+
+
+def key(
+    default: Any,
+    doc: str,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+) -> Any:
+    """Declare a config key.
+
+    Args:
+        default: Its value if unset.
+        doc: The line that documents it, in errors, `ivr-dist config` and the JSON schema.
+        at_least: The smallest value that is allowed; of a list or a mapping, the smallest number in it.
+        above: Exclusive lower bound.
+        at_most: The largest value that is allowed.
+        below: Exclusive upper bound.
+    """
+    metadata = {"doc": doc, "range": Range.of(at_least, above, at_most, below)}
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def section(kind: type, doc: str) -> Any:
+    """Declare a nested section of keys."""
+    return field(default_factory=kind, metadata={"doc": doc})
