@@ -135,7 +135,7 @@ class CheckpointState:
             state = decode(cls, content)
             if state.cursor is not None:
                 # Every field must be there: a missing position would be read as the start of the data.
-                decode(DataCursor, value["cursor"], complete=True)
+                decode(DataCursor, {"excluded": "", **value["cursor"]}, complete=True)
         except DecodeError as error:
             keys = (_PROGRESS, *error.keys[1:]) if error.keys[:1] == ("progress",) else error.keys
             raise DecodeError(error.what, keys, error.reason, error.choices) from None

@@ -19,6 +19,7 @@ from ivr_dist.config.lanes import check_layout
 from ivr_dist.data.batches.batch import Batch
 from ivr_dist.data.batches.collate import BatchSpec, collate
 from ivr_dist.data.cursor import DataCursor
+from ivr_dist.data.exclusions import NOTHING, Exclusions
 from ivr_dist.data.reading.shard_reader import ReadResult, ShardReader
 from ivr_dist.data.sample_order import EMPTY, EpochOrder, Int64Array, by_length, micro_slots, rank_slots
 from ivr_dist.errors import ConfigError, CorruptDataError, StorageError
@@ -39,6 +40,8 @@ class StepBatches:
     """One for each micro-step; any of them may be empty."""
     skipped: Sequence[tuple[str, str]] = ()
     """This rank's samples that could not be read, whose slots are empty: name (see `ShardReader.names`) and reason."""
+    excluded: Sequence[str] = ()
+    """Names of this rank's samples that the run leaves out, whose slots are empty."""
     wait_s: float = 0.0
     """Seconds the consumer waited for it."""
 
@@ -70,6 +73,7 @@ class Loader:
         skip: Whether a sample that cannot be read leaves its slot empty; otherwise it is an error. Samples to be scored
             are never skipped.
         pin: Whether the background thread copies batches to page-locked memory.
+        excluded: Samples that are left out, in training and in scoring: their slots stay empty, and they are not read.
 
     Raises:
         ConfigError: The order is not defined, or `prefetch` is less than 1.
@@ -93,6 +97,7 @@ class Loader:
         by_length: bool = False,
         skip: bool = False,
         pin: bool = False,
+        excluded: Exclusions = NOTHING,
     ) -> None:
         check_layout(lanes, global_batch, delay)
         if prefetch < 1:
@@ -100,8 +105,15 @@ class Loader:
         spec.check_split(reader.manifest)
         self.reader = reader
         self.spec = spec
+        self.excluded = excluded
+        """Samples that are left out."""
         self.start = DataCursor(
-            manifest_id=reader.manifest.id, seed=seed, lanes=lanes, global_batch=global_batch, delay=delay
+            manifest_id=reader.manifest.id,
+            seed=seed,
+            lanes=lanes,
+            global_batch=global_batch,
+            delay=delay,
+            excluded=excluded.digest,
         )
         """Cursor of the first step of the first epoch."""
         self._accumulation = accumulation
@@ -136,6 +148,8 @@ class Loader:
 
     def names(self, cursor: DataCursor) -> list[str]:
         """Look up the names of this rank's samples in a step (see `ShardReader.names`); only indexes are read.
+
+        Samples that the run leaves out are not among them.
 
         Raises:
             DataError, CorruptDataError, StorageError: An index cannot be read.
@@ -186,7 +200,8 @@ class Loader:
         results = self.reader.read_ahead(step.numbers for step in requested)
         for step, result in zip(planned, results, strict=True):
             remaining, samples, skipped = self._skip_failures(step, result)
-            yield StepBatches(step.cursor, self._micro_batches(remaining, samples), skipped)
+            left_out = self.reader.names(step.excluded) if step.excluded.size else ()
+            yield StepBatches(step.cursor, self._micro_batches(remaining, samples), skipped, left_out)
 
     def _produce_eval(self) -> Iterator[Batch]:
         order = self._order(0, shuffle=False)
@@ -209,14 +224,18 @@ class Loader:
             lengths = np.zeros_like(numbers)
             lengths[numbers != EMPTY] = self.reader.lengths(numbers[numbers != EMPTY], self.spec.modalities)
             numbers = by_length(numbers, lengths)
-        slots = []
+        # After the sort, so that all other samples keep their slots.
+        left_out = self.excluded.mask(numbers)
+        filled = (numbers != EMPTY) & ~left_out
+        slots, excluded = [], []
         for micro in range(self._accumulation):
             part = rank_slots(micro_slots(len(numbers), self._accumulation, micro), self._rank, self._world)
             own_slots = np.arange(part.start, part.stop)
-            slots.append(own_slots[numbers[own_slots] != EMPTY])
+            slots.append(own_slots[filled[own_slots]])
+            excluded.append(numbers[own_slots[left_out[own_slots]]])
         # Over the whole global batch, so that the length does not depend on the number of ranks.
-        all_numbers = numbers[numbers != EMPTY] if self.spec.common_length else None
-        return _PlannedStep(cursor, slots, numbers[np.concatenate(slots)], all_numbers)
+        all_numbers = numbers[filled] if self.spec.common_length else None
+        return _PlannedStep(cursor, slots, numbers[np.concatenate(slots)], all_numbers, np.concatenate(excluded))
 
     def _skip_failures(
         self, step: _PlannedStep, result: ReadResult
@@ -263,6 +282,8 @@ class _PlannedStep:
     """Number of the sample of each of these slots, micro-step after micro-step."""
     all_numbers: Int64Array | None
     """Numbers of the samples of all ranks, where the batch's length depends on them."""
+    excluded: Int64Array
+    """Numbers of this rank's samples that are left out."""
 
 
 def _timed(stream: _Stream[StepBatches]) -> Iterator[StepBatches]:

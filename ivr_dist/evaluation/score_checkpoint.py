@@ -10,10 +10,12 @@ from torch.multiprocessing.spawn import spawn
 
 from ivr_dist import storage
 from ivr_dist.checkpoint import store, weights
+from ivr_dist.data.exclusions import NOTHING, read_excluded
 from ivr_dist.data.loader import Loader
 from ivr_dist.data.reading.shard_reader import ShardReader
 from ivr_dist.evaluation import evaluate
 from ivr_dist.evaluation.registry import configured_metrics
+from ivr_dist.run.paths import RunPaths
 from ivr_dist.runtime import collectives, device
 from ivr_dist.shards.manifest import Manifest
 from ivr_dist.units import parse_bytes
@@ -63,6 +65,9 @@ def _score(checkpoint: str, split_url: str, trust_code: bool) -> evaluate.Metric
     model = weights.load_model(checkpoint, verified=True, trust_code=trust_code).to(where).eval()
     # Not by the checkpoint's section `data`, whose disk cache and pipe belong to the training machine.
     reader = ShardReader(split_url, manifest, parse_bytes(config.data.cache_bytes))
+    # What the run left out stays out, wherever the checkpoint is still in its directory.
+    run = RunPaths.of_checkpoint(checkpoint)
+    excluded = NOTHING if run is None else read_excluded(run.url, manifest.id)
     with Loader(
         reader,
         spec,
@@ -72,8 +77,9 @@ def _score(checkpoint: str, split_url: str, trust_code: bool) -> evaluate.Metric
         seed=0,
         rank=collectives.rank(),
         world=collectives.world_size(),
+        excluded=excluded,
     ) as loader:
-        predictions = evaluate.predict(model, loader.eval_batches(), manifest.samples, where)
+        predictions = evaluate.predict(model, loader.eval_batches(), manifest.samples, where, excluded)
     extra = configured_metrics(config) if trust_code else None
     return evaluate.score(predictions, manifest.corpus, manifest.tasks, extra)
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from ivr_dist.checkpoint import store
 from ivr_dist.data.cursor import DataCursor
+from ivr_dist.data.exclusions import read_excluded
 from ivr_dist.errors import IvrError, UserError
 from ivr_dist.inspection.audit_ledger import LedgerAudit, StepSamples
 from ivr_dist.inspection.audit_report import AuditReport
@@ -46,23 +47,25 @@ def audit(run_url: str) -> AuditReport:
 
     manifest = Manifest.load(config.data.train)
     plan = make_plan(config, manifest.samples, attempts[-1].world, manifest.total_bytes)
+    excluded = read_excluded(run_url, manifest.id)
     start = DataCursor(
         manifest_id=manifest.id,
         seed=config.run.seed,
         lanes=plan.lanes,
         global_batch=plan.global_batch,
         delay=plan.delay,
+        excluded=excluded.digest,
     )
     if cursor is not None:
         cursor.check_matches(start)
 
-    report = AuditReport(run_url, manifest.samples, len(attempts), max(step, ended or 0))
+    report = AuditReport(run_url, manifest.samples, len(attempts), max(step, ended or 0), len(excluded))
     worlds = {attempt.number: attempt.world for attempt in attempts}
     report.forged += [f"attempt {number} was never started" for number in recorded if number not in worlds]
     spans = lineage(attempts)
     last_possible = max(report.reach, plan.total_steps) if ended is None else report.reach
     samples = SampleNames(config.data.train, manifest)
-    order = StepSamples(manifest, start, plan.steps_per_epoch)
+    order = StepSamples(manifest, start, plan.steps_per_epoch, excluded)
     audit_of_ledger = LedgerAudit(report, order, samples, spans[0].first, last_possible)
     for span in spans:
         audit_of_ledger.add_attempt(run_url, span, worlds[span.attempt])

@@ -10,9 +10,10 @@ from itertools import groupby
 from typing import Any
 
 from ivr_dist.data.cursor import DataCursor
+from ivr_dist.data.exclusions import NOTHING, Exclusions
 from ivr_dist.data.sample_order import EMPTY, EpochOrder, Int64Array
 from ivr_dist.inspection.audit_report import SHOWN, AuditReport, EpochAudit
-from ivr_dist.inspection.recorded_ids import SampleNames
+from ivr_dist.inspection.recorded_ids import Match, SampleNames
 from ivr_dist.run.attempts import Span
 from ivr_dist.run.ledger import read_lines
 from ivr_dist.run.paths import AUDIT
@@ -26,9 +27,13 @@ class StepSamples:
         manifest: Manifest of the training split.
         start: Data cursor of the run's first step.
         steps_per_epoch: Steps per epoch of the run.
+        excluded: Samples that the run leaves out.
     """
 
-    def __init__(self, manifest: Manifest, start: DataCursor, steps_per_epoch: int) -> None:
+    def __init__(
+        self, manifest: Manifest, start: DataCursor, steps_per_epoch: int, excluded: Exclusions = NOTHING
+    ) -> None:
+        self._excluded = excluded
         self.steps_per_epoch = steps_per_epoch
         self._samples = manifest.samples
         self._shard_samples = manifest.shard_samples
@@ -44,12 +49,23 @@ class StepSamples:
         return (step - 1) // self.steps_per_epoch
 
     def size(self, step: int) -> int:
-        """Return the number of samples of a step: the global batch, or less for the last step of an epoch."""
+        """Return the number of samples that are trained in a step: at most the global batch."""
+        if self._excluded:
+            return len(self.numbers(step))
         batch = self._start.global_batch
         return min(batch, self._samples - (step - 1) % self.steps_per_epoch * batch)
 
     def numbers(self, step: int) -> Int64Array:
-        """Return the positions of the samples of a step, [n], in any order."""
+        """Return the positions of the samples that are trained in a step, [n], in any order."""
+        numbers = self._all(step)
+        return numbers[~self._excluded.mask(numbers)]
+
+    def left_out(self, step: int) -> Int64Array:
+        """Return the positions of the samples of a step that the run leaves out, [n], in any order."""
+        numbers = self._all(step)
+        return numbers[self._excluded.mask(numbers)]
+
+    def _all(self, step: int) -> Int64Array:
         epoch, batch = divmod(step - 1, self.steps_per_epoch)
         if self._newest is None or self._newest[0] != epoch:
             cursor = self._start
@@ -77,20 +93,23 @@ class _Line:
     epoch: int
     ids: list[str]
     skipped: list[str]
+    excluded: list[str]
 
     @classmethod
     def parse(cls, rank: int, value: Any) -> _Line | None:
         """Parse the JSON value of a line; None if it is invalid."""
         if not isinstance(value, dict):
             return None
-        step, epoch, ids, skipped = value.get("step"), value.get("epoch"), value.get("ids"), value.get("skipped", [])
+        step, epoch = value.get("step"), value.get("epoch")
+        ids, skipped, excluded = value.get("ids"), value.get("skipped", []), value.get("excluded", [])
         if type(step) is not int or type(epoch) is not int:
             return None
         if not all(
-            isinstance(names, list) and all(isinstance(name, str) for name in names) for names in (ids, skipped)
+            isinstance(names, list) and all(isinstance(name, str) for name in names)
+            for names in (ids, skipped, excluded)
         ):
             return None
-        return cls(rank, step, epoch, ids or [], skipped)
+        return cls(rank, step, epoch, ids or [], skipped, excluded)
 
 
 class LedgerAudit:
@@ -175,9 +194,10 @@ class LedgerAudit:
         ids, skipped = _recorded_names(lines)
         if sorted(line.rank for line in lines) == list(range(world)):
             match = self._samples.match(self._order.numbers(step), ids, skipped)
-            if not match.missing and not match.strays:
+            if not match.missing and not match.strays and not self._match_left_out(step, lines).strays:
                 epoch = self._epoch(step)
                 epoch.steps += 1
+                epoch.left_out += len(self._order.left_out(step))
                 epoch.seen += len(ids)
                 epoch.skipped += skipped
                 self._correct.add(step)
@@ -192,9 +212,14 @@ class LedgerAudit:
         ranks = Counter(line.rank for line in lines)
         epoch.seen += len(ids)
         epoch.skipped += skipped
-        epoch.twice += match.again
-        epoch.elsewhere += match.elsewhere
-        epoch.unknown += match.unknown
+        trained = self._left_out_among(step, match.elsewhere)
+        epoch.trained_though_left_out += trained
+        match.elsewhere = [name for name in match.elsewhere if name not in trained]
+        for each in (match, self._match_left_out(step, lines)):
+            epoch.twice += each.again
+            epoch.elsewhere += each.elsewhere
+            epoch.unknown += each.unknown
+        epoch.left_out += len(self._order.left_out(step))
         if max(ranks.values()) > 1:
             self._report.repeated_steps.append(step)
         is_complete = len(ranks) == world
@@ -216,6 +241,19 @@ class LedgerAudit:
         epoch.elsewhere += match.elsewhere
         epoch.unknown += match.unknown
         self._report.repeated_steps.append(step)
+
+    def _match_left_out(self, step: int, lines: Sequence[_Line]) -> Match:
+        """Match the names that are recorded as left out; a step that was not trained at all records none."""
+        names = [name for line in lines for name in line.excluded]
+        return self._samples.match(self._order.left_out(step), (), names) if names else Match([])
+
+    def _left_out_among(self, step: int, names: Sequence[str]) -> list[str]:
+        """Return those of some names that are samples of the step which the run leaves out."""
+        if not names:
+            return []
+        match = self._samples.match(self._order.left_out(step), names)
+        strays = {*match.again, *match.elsewhere, *match.unknown}
+        return [name for name in names if name not in strays]
 
     def _report_missing(self, step: int, numbers: Sequence[int]) -> None:
         epoch = self._epoch(step)

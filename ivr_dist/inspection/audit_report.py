@@ -33,20 +33,25 @@ class EpochAudit:
     """Samples recorded at a step that does not contain them."""
     unknown: list[str] = field(default_factory=list)
     """Recorded ids that are not in the split."""
+    left_out: int = 0
+    """Samples of recorded steps that the run leaves out."""
+    trained_though_left_out: list[str] = field(default_factory=list)
+    """Samples that were trained on although the run leaves them out."""
     examples: list[str] = field(default_factory=list)
     """A few of the missing samples."""
 
     @property
     def ok(self) -> bool:
-        """Whether no sample is missing, recorded twice, at another step, or unknown."""
-        return not (self.twice or self.elsewhere or self.unknown or self.missing)
+        """Whether no sample is missing, recorded twice, at another step, unknown, or trained on though left out."""
+        return not (self.twice or self.elsewhere or self.unknown or self.missing or self.trained_though_left_out)
 
     @property
     def verdict(self) -> str:
         """The result in words."""
         if not self.ok:
             return "WRONG"
-        return ("exactly once" if self.complete else "so far once") + (" or skipped" if self.skipped else "")
+        alternatives = (" or skipped" if self.skipped else "") + (" or left out" if self.left_out else "")
+        return ("exactly once" if self.complete else "so far once") + alternatives
 
 
 @dataclass
@@ -74,6 +79,8 @@ class AuditReport:
     """Number of attempts."""
     reach: int
     """The last step that counts: that of the newest complete checkpoint, or of the result."""
+    excluded: int = 0
+    """Samples of the training split that the run leaves out."""
     epochs: list[EpochAudit] = field(default_factory=list)
     """Result of each epoch."""
     lost_steps: list[int] = field(default_factory=list)
@@ -105,6 +112,8 @@ class AuditReport:
             )
             if steps
         ]
+        if trained := [name for epoch in self.epochs for name in epoch.trained_though_left_out]:
+            problems.append(f"{len(trained)} samples were trained on although they are left out: {_listed(trained)}")
         if self.forged:
             problems.append(f"{len(self.forged)} lines are forged or damaged: {_listed(self.forged)}")
         return problems
@@ -116,7 +125,8 @@ class AuditReport:
         verdict = f"each sample counted exactly once{skipped}" if self.ok else "NOT exactly once"
         if self.ok and not self.epochs:
             verdict = "no step counts yet"
-        return f"{verdict}: {self.samples} samples, {self.reach} counted steps, {self.attempts} attempts"
+        left_out = f", {self.excluded} left out by data.exclude" if self.excluded else ""
+        return f"{verdict}: {self.samples} samples{left_out}, {self.reach} counted steps, {self.attempts} attempts"
 
     def rows(self) -> list[tuple[str, ...]]:
         """Return one row per epoch, with the columns of `header`."""
@@ -141,6 +151,7 @@ class AuditReport:
             "run": self.run,
             "ok": self.ok,
             "samples": self.samples,
+            "excluded": self.excluded,
             "attempts": self.attempts,
             "reach": self.reach,
             "lost_steps": self.lost_steps[:SHOWN],
@@ -153,11 +164,12 @@ class AuditReport:
                     "steps": e.steps,
                     "seen": e.seen,
                     "skipped": len(e.skipped),
+                    "left_out": e.left_out,
                     "missing": e.missing,
                     "twice": len(e.twice),
                     "elsewhere": len(e.elsewhere),
                     "unknown": len(e.unknown),
-                    "examples": (e.twice + e.elsewhere + e.unknown + e.examples)[:SHOWN],
+                    "examples": (e.twice + e.elsewhere + e.unknown + e.trained_though_left_out + e.examples)[:SHOWN],
                 }
                 for e in self.epochs
             ],

@@ -9,6 +9,7 @@ from typing import Any
 from ivr_dist import storage
 from ivr_dist.config import Config
 from ivr_dist.config.loading import Loaded
+from ivr_dist.data.exclude_list import excluded_samples
 from ivr_dist.errors import ConfigError, DataError, FaultsError, UserError, raise_together
 from ivr_dist.evaluation import metrics
 from ivr_dist.model.text_encoder import TextEncoder, check_source, local_folder
@@ -77,7 +78,13 @@ def absolute(config: Config) -> Config:
     resume = run.resume if run.resume in ("auto", "never") else to_absolute(run.resume)
     return replace(
         config,
-        data=replace(data, train=to_absolute(data.train), valid=to_absolute(data.valid), test=to_absolute(data.test)),
+        data=replace(
+            data,
+            train=to_absolute(data.train),
+            valid=to_absolute(data.valid),
+            test=to_absolute(data.test),
+            exclude=to_absolute(data.exclude),
+        ),
         run=replace(run, dir=to_absolute(run.dir), resume=resume),
         model=replace(config.model, text=text),
     )
@@ -147,6 +154,7 @@ def _faults(
         errors += _caught(check_labels, manifests, config.loss.tasks, config.train.select == "best")
     errors += _caught(_check_monitor, config, manifests.get("valid"))
     errors += _modality_faults(config, train, loaded)
+    errors += _caught(excluded_samples, config, manifests)
     if config.model.text.pretrained:
         errors += _caught(check_source, config.model.text.pretrained)
         for manifest in manifests.values():

@@ -145,6 +145,7 @@ def absolute_paths(config: Config, address: str) -> list[str]:
         "data.train": config.data.train,
         "data.valid": config.data.valid,
         "data.test": config.data.test,
+        "data.exclude": config.data.exclude,
     }
     # The name of a model on the hub is not a path.
     if local_folder(config.model.text.pretrained):

@@ -25,7 +25,7 @@ from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.errors import CorruptDataError, DataError
 from ivr_dist.sanitize import shorten
 from ivr_dist.shards.shard_table import IndexEntry, ShardColumns, ShardEntry
-from ivr_dist.shards.specs import FeatureSpec, Statistics, TaskSpec
+from ivr_dist.shards.specs import FeatureSpec, HashesEntry, Statistics, TaskSpec
 
 __all__ = ["IndexEntry", "Manifest", "ShardEntry"]
 
@@ -35,7 +35,7 @@ MANIFEST_NAME = "manifest.json"
 TABLE_NAME = "manifest.shards"
 
 _REMEDY = "pack the split again"
-_COUNTED = ("vocabulary", "transcripts", "labels")
+_COUNTED = ("vocabulary", "transcripts", "labels", "hashes")
 _MAX_SAMPLES = 1 << 62
 _LARGEST = float(np.finfo(np.float32).max)
 MAX_WIDTH = 1 << 24
@@ -69,6 +69,8 @@ class Manifest:
     labels: dict[str, int] = field(default_factory=dict)
     """By task: samples that have its label; empty also where the split was packed by a version that did not count
     them."""
+    hashes: HashesEntry | None = None
+    """The file of sample hashes; None where the split was packed by a version that did not write it."""
 
     @classmethod
     def create(
@@ -84,6 +86,7 @@ class Manifest:
         vocabulary: Mapping[str, int] | None = None,
         transcripts: int = 0,
         labels: Mapping[str, int] | None = None,
+        hashes: HashesEntry | None = None,
     ) -> Manifest:
         """Create the manifest of shards that have been written."""
         return cls(
@@ -98,14 +101,15 @@ class Manifest:
             vocabulary=dict(vocabulary or {}),
             transcripts=transcripts,
             labels=dict(labels or {}),
+            hashes=hashes,
         )
 
     @cached_property
     def id(self) -> str:
-        """SHA-256 of everything except the counts; checkpoints identify the data they were trained on by it.
+        """SHA-256 of everything except counts and sample hashes; checkpoints identify the data of their run by it.
 
-        The counts follow from the shards, whose hashes are included, so data that was packed by a version without the
-        counts keeps its id.
+        These follow from the shards, whose checksums are included, so data that was packed by a version without them
+        keeps its id.
         """
         return _identity({name: value for name, value in self._content()[0].items() if name not in _COUNTED})
 
@@ -125,8 +129,9 @@ class Manifest:
 
     @property
     def own_files(self) -> tuple[str, ...]:
-        """Names of the files that the manifest is stored in."""
-        return (MANIFEST_NAME, TABLE_NAME) if len(self.shards) > _LONGEST_LIST else (MANIFEST_NAME,)
+        """Names of the files that the manifest is stored in, and of those that it names besides shards and indexes."""
+        table = (TABLE_NAME,) if len(self.shards) > _LONGEST_LIST else ()
+        return (MANIFEST_NAME, *table, *((self.hashes.name,) if self.hashes else ()))
 
     def save(self, split_url: str) -> None:
         """Write `manifest.json`, after the shards and indexes it names; many shards are listed in a table beside it."""
@@ -328,6 +333,10 @@ def _check(manifest: Manifest) -> None:
     for name, count in manifest.labels.items():
         if name not in manifest.tasks or not 0 <= count <= manifest.samples:
             raise ValueError(f"labels.{name} is {count} of {manifest.samples} samples, or belongs to no task")
+    if manifest.hashes is not None and (
+        not storage.is_plain(manifest.hashes.name) or not 0 < manifest.hashes.directory_bytes <= manifest.hashes.bytes
+    ):
+        raise ValueError("hashes does not describe a file beside the manifest")
     if not 0 <= manifest.transcripts <= manifest.samples:
         raise ValueError(f"transcripts is {manifest.transcripts} of {manifest.samples} samples")
 

@@ -14,6 +14,8 @@ from ivr_dist import storage
 from ivr_dist.checkpoint import weights
 from ivr_dist.config import Config
 from ivr_dist.data.batches.collate import BatchSpec
+from ivr_dist.data.exclude_list import excluded_samples
+from ivr_dist.data.exclusions import save_excluded
 from ivr_dist.data.loader import Loader
 from ivr_dist.engine.deepspeed_engine import Engine
 from ivr_dist.errors import IvrError, UserError
@@ -80,6 +82,10 @@ class AttemptRun:
         self.rank, self.world = collectives.rank(), collectives.world_size()
         self.manifests = {name: Manifest.load(url) for name, url in split_urls(config).items()}
         train = self.manifests["train"]
+        # One rank reads the list for all: a collective call, but for runs without a list.
+        self.excluded = (
+            collectives.on_rank_zero(lambda: excluded_samples(config, self.manifests)) if config.data.exclude else None
+        )
         self.plan = make_plan(config, train.samples, self.world, train.total_bytes)
         self.text = TextEncoder(config.model.text.pretrained) if config.model.text.pretrained else None
         self.spec = BatchSpec.from_manifest(
@@ -143,7 +149,8 @@ class AttemptRun:
         watchdog.restart()
         engine = self._engine(source)
         watchdog.restart()
-        with open_splits(config, plan, self.manifests, self.spec, self.note) as splits:
+        excluded = self.excluded.splits if self.excluded else {}
+        with open_splits(config, plan, self.manifests, self.spec, self.note, excluded) as splits:
             loader = splits["train"].loader
             progress, cursor = resume.position(loader.start, source)
             if skipped_steps is not None:
@@ -152,6 +159,8 @@ class AttemptRun:
             attempt = _start_attempt(
                 self.run_url, record(config, self.manifests), source.parent, progress.step, plan, engine, changed
             )
+            if self.rank == 0:
+                save_excluded(self.run_url, self.manifests, excluded)
             with self._services(attempt, stopwatch, watchdog, engine, loader, source) as (services, end):
                 trainer = Trainer(
                     config, plan, engine, loader, splits.get("valid"), state, progress, cursor, source.own, services
@@ -266,7 +275,8 @@ class AttemptRun:
     def _announce(self, attempt: attempts.Attempt, engine: Engine, notes: Sequence[str]) -> None:
         if self.rank != 0:
             return
-        for note in (*notes, *label_notes(self.manifests)):
+        excluded = self.excluded.describe(self.manifests) if self.excluded else []
+        for note in (*notes, *label_notes(self.manifests), *excluded):
             self.note(note)
         self.console.emit(
             AttemptStarted(

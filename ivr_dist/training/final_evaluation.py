@@ -24,10 +24,13 @@ def write_result(
     trainer.watchdog.restart()
     # The user's own config names the class of this run's checkpoints.
     model = weights.load_model(url, verified=True, trust_code=True).to(trainer.engine.device).eval()
-    metrics = {}
+    metrics, excluded = {}, {}
     for split in (splits[name] for name in ("valid", "test") if name in splits):
         batches = trainer.watchdog.watched(split.loader.eval_batches())
-        predictions = evaluate.predict(model, batches, split.manifest.samples, trainer.engine.device)
+        left_out = split.loader.excluded
+        predictions = evaluate.predict(model, batches, split.manifest.samples, trainer.engine.device, left_out)
+        if left_out:
+            excluded[split.name] = len(left_out)
         metrics[split.name] = evaluate.score(
             predictions, split.manifest.corpus, split.manifest.tasks, trainer.extra_metrics
         )
@@ -42,6 +45,8 @@ def write_result(
             "modalities": list(model_inputs(config, splits["train"].manifest).used),
             "metrics": metrics,
         }
+        if excluded:
+            result["excluded"] = excluded
         storage.write_json(RunPaths(run_url).result, result)
 
 

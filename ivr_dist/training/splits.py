@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from ivr_dist.config import Config, DataConfig
 from ivr_dist.data.batches.collate import BatchSpec
+from ivr_dist.data.exclusions import NOTHING, Exclusions
 from ivr_dist.data.loader import Loader
 from ivr_dist.data.reading.fetcher import open_fetcher
 from ivr_dist.data.reading.shard_reader import ShardReader
@@ -36,9 +37,23 @@ def split_urls(config: Config) -> dict[str, str]:
 
 @contextmanager
 def open_splits(
-    config: Config, plan: Plan, manifests: dict[str, Manifest], spec: BatchSpec, note: Callable[[str], None]
+    config: Config,
+    plan: Plan,
+    manifests: dict[str, Manifest],
+    spec: BatchSpec,
+    note: Callable[[str], None],
+    excluded: Mapping[str, Exclusions],
 ) -> Iterator[dict[str, Split]]:
-    """Open a loader for each split that the config names; all are closed at the end."""
+    """Open a loader for each split that the config names; all are closed at the end.
+
+    Args:
+        config: The run's config.
+        plan: Its plan.
+        manifests: The manifest of each split.
+        spec: Contents of the batches.
+        note: Called with notes for the user.
+        excluded: Samples that are left out, by split.
+    """
     data = config.data
     with ExitStack() as stack:
         splits = {}
@@ -58,6 +73,7 @@ def open_splits(
                 by_length=data.by_length,
                 skip=data.on_error == "skip",
                 pin=device.available(),
+                excluded=excluded.get(name, NOTHING),
             )
             splits[name] = Split(name, manifests[name], stack.enter_context(loader))
         yield splits

@@ -289,6 +289,7 @@ class Trainer:
             keys=() if result.fault else keys,
             skipped=[*(key for key, _ in fetched.skipped), *(keys if result.fault else ())],
             skipped_in_epoch=self.progress.skipped,
+            excluded=fetched.excluded,
             fault=result.fault,
             slowest=decision.slowest(),
         )
@@ -315,7 +316,11 @@ class Trainer:
         batches = self.watchdog.watched(self.valid.loader.eval_batches())
         with self.engine.evaluating():
             predictions = evaluate.predict(
-                self.engine.forward, batches, self.valid.manifest.samples, self.engine.device
+                self.engine.forward,
+                batches,
+                self.valid.manifest.samples,
+                self.engine.device,
+                self.valid.loader.excluded,
             )
         scores = evaluate.score(predictions, self.valid.manifest.corpus, self.valid.manifest.tasks, self.extra_metrics)
         self.metrics[self.valid.name] = scores

@@ -60,6 +60,8 @@ class StepReport:
     """This rank's samples that were not trained on: names of unreadable ones, ids of those of a skipped step."""
     skipped_in_epoch: int = 0
     """Samples of the epoch skipped so far, over all ranks."""
+    excluded: Sequence[str] = ()
+    """Names of this rank's samples that the run leaves out, by `data.exclude` or as leakage."""
     fault: str = ""
     """Why the step did not update the weights; empty if it did."""
     slowest: tuple[int, float] | None = None

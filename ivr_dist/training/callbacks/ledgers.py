@@ -20,6 +20,8 @@ class AuditLedger(Callback):
         record: dict[str, Any] = {"step": report.step, "epoch": report.epoch, "ids": list(report.keys)}
         if report.skipped:
             record["skipped"] = list(report.skipped)
+        if report.excluded:
+            record["excluded"] = list(report.excluded)
         self._writer.append(record)
 
     def on_left_out(self, step: int, epoch: int, keys: Sequence[str]) -> None:

@@ -66,7 +66,9 @@ OTHERS: dict[str, Any] = {
     "deepspeed": {"wall_clock_breakdown": True},
 }
 # What cannot be changed alone, or whose other values need something that is not here.
-ELSEWHERE = {"data.train", "data.valid", "data.test", "run.dir", "run.resume", "model.text.pretrained"}
+ELSEWHERE = {
+    "data.train", "data.valid", "data.test", "data.exclude", "run.dir", "run.resume", "model.text.pretrained",
+}  # fmt: skip
 KEYS = [key for key in ROLES if key not in ELSEWHERE]
 
 
@@ -226,6 +228,12 @@ def test_seeds_are_checked_together(key: str, shared: tuple[Config, dict[str, Ma
         assert len(lines) == 2 and "seed-0 is a finished run" in lines[0] and "seed-1 is a run" in lines[1]
     else:
         assert len(lines) == (ROLES[key] == "recipe"), "the second seed is not finished"
+
+
+def test_another_list_of_samples_to_leave_out_is_another_run(shared: tuple[Config, dict[str, Manifest]]) -> None:
+    config, manifests = shared
+    listed = replace(config, data=replace(config.data, exclude="withdrawn.txt"))
+    assert "data.exclude is unset there and withdrawn.txt here" in refusal(lambda: ask(listed, manifests))
 
 
 def test_faults_of_directories_and_of_data(shared: tuple[Config, dict[str, Manifest]], corpora: Path) -> None:
