@@ -108,7 +108,7 @@ class CheckpointState:
             "config": self.config,
             "model": self.model,
             "features": self.features,
-            "tasks": {name: asdict(task) for name, task in self.tasks.items()},
+            "tasks": {name: task.to_json() for name, task in self.tasks.items()},
             "statistics": self.statistics,
             "manifests": self.manifests,
             "world": self.world,

@@ -19,11 +19,12 @@ from ivr_dist.checkpoint.tensors import open_tensors
 from ivr_dist.common import dotted_path
 from ivr_dist.config import Config, extensions
 from ivr_dist.config.loading import from_dict, to_dict
-from ivr_dist.data.batches.collate import WORDS, BatchSpec
+from ivr_dist.data.batches.collate import BatchSpec
 from ivr_dist.errors import CheckpointMismatchError
 from ivr_dist.model.build import build_model
 from ivr_dist.model.spec import ModelSpec
 from ivr_dist.model.text_encoder import TextEncoder
+from ivr_dist.planning.pool_layout import WORDS
 from ivr_dist.sanitize import hide_secrets
 
 

@@ -60,6 +60,10 @@ def _entry_faults(path: str, entry: CorpusConfig) -> Iterator[Fault]:
             yield _fault(
                 path, "class_weights", f"{path}.class_weights.{task} = {weights} must be at least 0, one above"
             )
+    for task, head in entry.heads.items():
+        if not _NAME.fullmatch(head):
+            remedy = "use letters, digits and underscores, beginning with a letter"
+            yield Fault((f"{path}.heads",), f"{path}.heads.{task}: {head!r} is not a name", remedy)
     twice = [head for head in entry.heads.values() if [*entry.heads.values()].count(head) > 1]
     if twice:
         yield _fault(path, "heads", f"{path}.heads names {twice[0]} twice")

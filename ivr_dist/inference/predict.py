@@ -13,13 +13,14 @@ import torch
 
 from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.data.batches.batch import Batch
-from ivr_dist.data.batches.collate import WORDS, collate
+from ivr_dist.data.batches.collate import collate
 from ivr_dist.data.loader import Loader
 from ivr_dist.data.reading.shard_reader import ShardReader
 from ivr_dist.errors import DataError
 from ivr_dist.evaluation import evaluate
 from ivr_dist.inference.load import Model
 from ivr_dist.inspection.packed_split import PackedSplit, Sample
+from ivr_dist.planning.pool_layout import WORDS
 from ivr_dist.runtime import device
 from ivr_dist.sanitize import shorten
 from ivr_dist.shards.decode import RawSample, Transcript

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ivr_dist.config import EncoderConfig
+from ivr_dist.model.adapters import Adapters, input_layer
 from ivr_dist.model.dropout import Dropout
 from ivr_dist.model.padded_steps import SequenceLayout
 from ivr_dist.model.positions import with_positions
 from ivr_dist.model.transformer import TransformerLayer
+from ivr_dist.planning.pool_layout import Input
 
 
 class GruContext(nn.Module):
@@ -53,8 +57,10 @@ class TransformerContext(nn.Module):
 class ModalityEncoder(nn.Module):
     """Input features to U = LayerNorm(ReLU(Linear(context(Linear(X))))); token ids take an embedding for the inner one.
 
+    A modality with several feature sets has an inner layer for each (see `adapters`); all that follows is shared.
+
     Args:
-        layout: Kind and width of the input, as in `ModelSpec.features`.
+        sets: Kind and width of the input by feature set, as in `ModelSpec.sets`.
         width: Width H of the encoding.
         config: The context encoder.
         dropout: Rate after the projection and in the context encoder.
@@ -64,7 +70,7 @@ class ModalityEncoder(nn.Module):
 
     def __init__(
         self,
-        layout: tuple[str, int],
+        sets: Mapping[str, Input],
         width: int,
         config: EncoderConfig,
         *,
@@ -73,12 +79,18 @@ class ModalityEncoder(nn.Module):
         feature_dropout: float,
     ) -> None:
         super().__init__()
-        kind, features = layout
         self.input_dropout = input_dropout
         self.feature_dropout = Dropout(feature_dropout)
-        # One more row than the training split has ids, for unknown ids.
-        self.embed = nn.Embedding(features + 1, width) if kind == "tokens" else None
-        self.project = None if kind == "tokens" else nn.Linear(features, width)
+        # One set keeps the names of the parameters of checkpoints without adapters.
+        self.embed: nn.Module | None = None
+        self.project: nn.Module | None = None
+        self.adapters: Adapters | None = None
+        if len(sets) > 1:
+            self.adapters = Adapters(sets, width)
+        else:
+            ((kind, size),) = sets.values()
+            layer = input_layer((kind, size), width)
+            self.embed, self.project = (layer, None) if kind == "tokens" else (None, layer)
         self.context: nn.Module | None = None
         if config.kind == "gru":
             self.context = GruContext(width, config.layers, dropout)
@@ -88,14 +100,35 @@ class ModalityEncoder(nn.Module):
         self.encode = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, features: Tensor, layout: SequenceLayout) -> Tensor:
-        """Encode features [N, D] or token ids [N] of the valid steps: [N, H]."""
-        steps = features.to(self.encode.weight.dtype) if self.embed is None else self.embed(features)
-        if self.training and self.input_dropout > 0:
-            steps = steps * (torch.rand(len(steps), 1, device=steps.device) >= self.input_dropout)
-        steps = self.feature_dropout(steps)
-        steps = self.dropout(steps if self.project is None else self.project(steps))
+    def forward(self, features: Sequence[Tensor], layout: SequenceLayout, order: Tensor | None = None) -> Tensor:
+        """Encode the valid steps: [N, H].
+
+        Args:
+            features: By feature set: features [N_s, D_s] or token ids [N_s] of its steps.
+            layout: Layout of all steps of the modality.
+            order: [N] index of each step in the concatenation of all sets'; None where there is one set.
+        """
+        prepared = [self._prepared(own) for own in features]
+        if self.adapters is not None:
+            assert order is not None, "the batch was collated for one feature set"
+            steps = self.adapters(prepared, order)
+        else:
+            steps = prepared[0] if self.project is None else self.project(prepared[0])
+        steps = self.dropout(steps)
         if self.context is not None:
             steps = self.context(steps, layout)
         out: Tensor = self.norm(torch.relu(self.encode(steps)))
         return out
+
+    def _prepared(self, features: Tensor) -> Tensor:
+        """Apply input dropouts; token ids of the only set are embedded first, those of several by their adapters."""
+        if self.embed is not None:
+            steps: Tensor = self.embed(features)
+        elif features.is_floating_point():
+            steps = features.to(self.encode.weight.dtype)
+        else:
+            return features
+        if self.training and self.input_dropout > 0:
+            steps = steps * (torch.rand(len(steps), 1, device=steps.device) >= self.input_dropout)
+        dropped: Tensor = self.feature_dropout(steps)
+        return dropped

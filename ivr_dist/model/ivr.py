@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.config import LossConfig, ModelConfig
-from ivr_dist.data.batches.batch import Batch
+from ivr_dist.data.batches.batch import Batch, ModalityBatch, SetSteps
 from ivr_dist.model.base import FusionModel
 from ivr_dist.model.codes import Code, Discriminator, codes_of_all, discriminate, pooled_codes, reconstructions
 from ivr_dist.model.dropout import dropout_rates
@@ -19,6 +19,7 @@ from ivr_dist.model.heads import TaskHeads
 from ivr_dist.model.padded_steps import SequenceLayout, query_steps
 from ivr_dist.model.spec import IVROutput, ModelSpec
 from ivr_dist.model.word_encoder import WordEncoder
+from ivr_dist.planning.pool_layout import WORDS
 
 
 class IVRModel(FusionModel):
@@ -44,11 +45,12 @@ class IVRModel(FusionModel):
         width = config.hidden
         self.loss = loss
         self.modality_dropout = config.modality_dropout
+        self._sets = spec.sets
         self.modalities = [name for name in MODALITIES if name in spec.features]
         self.encoders = nn.ModuleDict(
             {
                 name: ModalityEncoder(
-                    spec.features[name],
+                    spec.inputs(name),
                     width,
                     getattr(config, name),
                     dropout=rates["encoder"],
@@ -71,7 +73,10 @@ class IVRModel(FusionModel):
     def forward(self, batch: Batch) -> IVROutput:
         """Encode, split, fuse and predict one batch; B and every T may be 0."""
         layouts = {name: SequenceLayout.of(batch.modalities[name]) for name in self.modalities}
-        encoded = {name: self.encoders[name](self._input(batch, name), layouts[name]) for name in self.modalities}
+        encoded = {
+            name: self.encoders[name](self._inputs(batch, name), layouts[name], batch.modalities[name].order)
+            for name in self.modalities
+        }
         shared = codes_of_all(self.shared, encoded)
         private = {name: self.private[name](steps) for name, steps in encoded.items()}
         branch = {name: (shared[name].view_as(shared[name]), private[name].view_as(private[name])) for name in encoded}
@@ -98,13 +103,22 @@ class IVRModel(FusionModel):
             query_mask=query_layout.mask,
         )
 
-    def _input(self, batch: Batch, name: str) -> Tensor:
-        """Return features [N, D] or token ids [N] of the valid steps."""
+    def _inputs(self, batch: Batch, name: str) -> list[Tensor]:
+        """Return features [N_s, D_s] or token ids [N_s] of the valid steps, by feature set."""
         part = batch.modalities[name]
+        if name in self._sets:
+            return [
+                self._words(part.sets[own]) if kind == WORDS else part.sets[own].features
+                for own, (kind, _) in self._sets[name].items()
+            ]
         if name == "text" and self.words is not None:
-            words: Tensor = self.words(part)
-            return words
-        return part.features.flatten(0, 1).index_select(0, part.flat)
+            return [self._words(part)]
+        return [part.features.flatten(0, 1).index_select(0, part.flat)]
+
+    def _words(self, part: ModalityBatch | SetSteps) -> Tensor:
+        assert self.words is not None
+        words: Tensor = self.words(part)
+        return words
 
     def _hidden(self, layouts: dict[str, SequenceLayout]) -> dict[str, SequenceLayout]:
         """While training, hide modalities other than text of some samples from the fusion, as if they were missing."""

@@ -8,7 +8,11 @@ from dataclasses import dataclass, field, fields
 from torch import Tensor
 
 from ivr_dist.model.text_encoder import TextEncoder
+from ivr_dist.planning.pool_layout import Input, PoolLayout
 from ivr_dist.shards.specs import TaskSpec
+
+SETS = "sets"
+"""Kind of a modality with several feature sets in `ModelSpec.features`."""
 
 
 @dataclass(frozen=True)
@@ -17,11 +21,27 @@ class ModelSpec:
 
     features: Mapping[str, tuple[str, int]]
     """By modality, in the order of MODALITIES: kind and width: D of `features`, size of the vocabulary of `tokens`,
-    width of the pretrained encoder of `words`."""
+    width of the pretrained encoder of `words`. Kind `sets`, with their number, where there are several feature sets."""
     tasks: Mapping[str, TaskSpec]
-    """By task name."""
+    """By task name; in a pool by head."""
     text: TextEncoder | None = None
-    """The pretrained encoder, where text is of kind `words`."""
+    """The pretrained encoder, where text, or a set of it, is of kind `words`."""
+    sets: Mapping[str, Mapping[str, Input]] = field(default_factory=dict)
+    """By modality and feature set, in the order of their names: kind and width; of modalities with several sets."""
+
+    @classmethod
+    def of(cls, layout: PoolLayout, text: TextEncoder | None = None) -> ModelSpec:
+        """Take inputs and outputs from the layout of a run."""
+        several = {modality: sets for modality, sets in layout.sets.items() if len(sets) > 1}
+        features = {
+            modality: (SETS, len(sets)) if modality in several else next(iter(sets.values()))
+            for modality, sets in layout.sets.items()
+        }
+        return cls(features, layout.heads, text, several)
+
+    def inputs(self, modality: str) -> Mapping[str, Input]:
+        """Kind and width of the feature sets of a modality; the only one has an empty name."""
+        return self.sets[modality] if modality in self.sets else {"": self.features[modality]}
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ivr_dist.data.batches.batch import ModalityBatch
+from ivr_dist.data.batches.batch import ModalityBatch, SetSteps
 from ivr_dist.errors import ConfigError
 from ivr_dist.model.numerics import at_least_float32
 
@@ -47,8 +47,8 @@ class WordEncoder(nn.Module):
         if getattr(encoder, "supports_gradient_checkpointing", False):
             encoder.gradient_checkpointing_enable({"use_reentrant": False})
 
-    def forward(self, part: ModalityBatch) -> Tensor:
-        """Encode the words of a batch, [N, D]."""
+    def forward(self, part: ModalityBatch | SetSteps) -> Tensor:
+        """Encode the words of a batch, or of those of its samples that are read as words: [N, D]."""
         pieces = part.pieces
         assert pieces is not None, "text was not collated as words"
         ids, mask = pieces.ids, pieces.mask
@@ -59,12 +59,12 @@ class WordEncoder(nn.Module):
         return mean_over_pieces(hidden, part)
 
 
-def mean_over_pieces(hidden: Tensor, part: ModalityBatch) -> Tensor:
+def mean_over_pieces(hidden: Tensor, part: ModalityBatch | SetSteps) -> Tensor:
     """Average the pieces of each word, in float32 at least: [B, S, D] to [N, D]."""
     assert part.pieces is not None
     own = at_least_float32(hidden.flatten(0, 1).index_select(0, part.pieces.position))
-    count = part.features.flatten().index_select(0, part.flat)
-    total = own.new_zeros(len(part.flat), own.shape[1]).index_add_(0, part.pieces.step, own)
+    count = part.features if isinstance(part, SetSteps) else part.features.flatten().index_select(0, part.flat)
+    total = own.new_zeros(len(count), own.shape[1]).index_add_(0, part.pieces.step, own)
     return total / count[:, None]
 
 

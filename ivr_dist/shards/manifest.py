@@ -146,6 +146,7 @@ class Manifest:
             table = columns.to_bytes()
             shards = {"table": TABLE_NAME, "bytes": len(table), "sha256": hashlib.sha256(table).hexdigest()}
         others = asdict(replace(self, shards=[]))
+        others["tasks"] = {name: task.to_json() for name, task in self.tasks.items()}
         content = {"format": FORMAT, "version": VERSION, **others, "shards": shards}
         # Counts of nothing are left out, as in manifests of versions that did not count.
         return {name: value for name, value in content.items() if value or name not in _COUNTED}, table
@@ -322,6 +323,8 @@ def _check(manifest: Manifest) -> None:
         of_classes = task.type == "classification"
         if (task.classes is not None) != of_classes or not 1 <= (task.classes or 1) <= MAX_WIDTH:
             raise ValueError(f"tasks.{name}.classes is {_shown(task.classes)} of a {task.type}")
+        if task.names is not None and not len(set(task.names)) == len(task.names) == task.classes:
+            raise ValueError(f"tasks.{name}.names are not {_shown(task.classes)} different names of classes")
     for name, count in manifest.labels.items():
         if name not in manifest.tasks or not 0 <= count <= manifest.samples:
             raise ValueError(f"labels.{name} is {count} of {manifest.samples} samples, or belongs to no task")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 FeatureKind = Literal["features", "tokens"]
 
@@ -41,6 +41,13 @@ class TaskSpec:
     """Number of classes of a classification."""
     scale: Scale = "none"
     """Benchmark whose conventions the metrics follow."""
+    names: tuple[str, ...] | None = None
+    """Names of the classes of a classification, in their order; None if they are not known."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Convert to JSON values; names that are not known are left out, as by versions without them."""
+        content = asdict(self)
+        return {key: value for key, value in content.items() if value is not None or key != "names"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,13 +16,11 @@ from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.data.batches.batch import Batch, ModalityBatch, in_blocks, padded_batch
 from ivr_dist.data.batches.tokenization import PieceEncoder, Tokenizer, word_batch
 from ivr_dist.errors import CorruptDataError, DataError
+from ivr_dist.planning.pool_layout import WORDS
 from ivr_dist.shards.decode import words_of
 from ivr_dist.shards.manifest import Manifest
 from ivr_dist.shards.sample_columns import Column, Samples
 from ivr_dist.shards.specs import TaskSpec
-
-WORDS = "words"
-"""Kind of text features for a pretrained encoder: the words of the transcript."""
 
 Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]
@@ -222,28 +220,35 @@ def _joined(column: Column, lengths: Int64Array, steps: int) -> npt.NDArray[Any]
 
 def _labels(samples: Samples, name: str, task: TaskSpec) -> tuple[Tensor, Tensor]:
     """Return values and mask of one task's labels, both [B]."""
-    stored = [labels.get(name) for labels in samples.labels]
+    values, mask = checked_labels(samples, range(len(samples)), name, task)
+    dtype = np.float32 if task.type == "regression" else np.int64
+    return torch.from_numpy(values.astype(dtype)), torch.from_numpy(mask)
+
+
+def checked_labels(
+    samples: Samples, rows: Sequence[int], name: str, task: TaskSpec
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Return values and mask of one task's labels of some rows, both [n]; the value is 0 where there is no label.
+
+    Raises:
+        CorruptDataError: A label is not valid for the task.
+    """
+    stored = [samples.labels[row].get(name) for row in rows]
     mask = np.array([value is not None for value in stored], bool)
     values = np.array([0.0 if value is None else value for value in stored], np.float64)
     if task.type == "regression":
         low, high = -math.inf if task.low is None else task.low, math.inf if task.high is None else task.high
         wrong = mask & ~((low <= values) & (values <= high))
-        if wrong.any():
-            raise _invalid_label(samples, values, wrong, name, f"outside {low:g}..{high:g}", "range")
-        return torch.from_numpy(values.astype(np.float32)), torch.from_numpy(mask)
-    classes = task.classes or 0
-    wrong = ~((values == np.floor(values)) & (values >= 0) & (values < classes))
+        why, what = f"outside {low:g}..{high:g}", "range"
+    else:
+        classes = task.classes or 0
+        wrong = ~((values == np.floor(values)) & (values >= 0) & (values < classes))
+        why, what = f"not a class 0..{classes - 1}", "classes"
     if wrong.any():
-        raise _invalid_label(samples, values, wrong, name, f"not a class 0..{classes - 1}", "classes")
-    return torch.from_numpy(values.astype(np.int64)), torch.from_numpy(mask)
-
-
-def _invalid_label(
-    samples: Samples, values: npt.NDArray[np.float64], wrong: npt.NDArray[np.bool_], name: str, why: str, what: str
-) -> CorruptDataError:
-    first = int(wrong.argmax())
-    return CorruptDataError(
-        f"label {name} is {values[first]:g}, {why}",
-        where=samples.where(first),
-        remedy=f"correct the label, or the task's {what}, and pack the split again",
-    )
+        first = int(wrong.argmax())
+        raise CorruptDataError(
+            f"label {name} is {values[first]:g}, {why}",
+            where=samples.where(rows[first]),
+            remedy=f"correct the label, or the task's {what}, and pack the split again",
+        )
+    return values, mask

@@ -210,27 +210,27 @@ def test_the_branches_alone_feed_the_fusion() -> None:
 def test_input_dropout_takes_whole_steps_and_only_in_training() -> None:
     torch.manual_seed(0)
     config = EncoderConfig(kind="none")
-    encoder = ModalityEncoder(("features", 5), 8, config, dropout=0.0, input_dropout=0.5, feature_dropout=0.0)
+    encoder = ModalityEncoder({"": ("features", 5)}, 8, config, dropout=0.0, input_dropout=0.5, feature_dropout=0.0)
     features, steps = torch.randn(1, 5).expand(400, 5), layout(400)
-    whole, zeroed = encoder.eval()(torch.stack([features[0], torch.zeros(5)]), layout(2))
-    found = encoder.train()(features, steps)
+    whole, zeroed = encoder.eval()([torch.stack([features[0], torch.zeros(5)])], layout(2))
+    found = encoder.train()([features], steps)
     kept = (found - whole).norm(dim=1) < 1e-4
     assert 150 < kept.sum() < 250
     torch.testing.assert_close(found[~kept], zeroed.expand_as(found[~kept]), rtol=1e-4, atol=1e-5)
     encoder.eval()
-    torch.testing.assert_close(encoder(features, steps), whole.expand_as(found), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(encoder([features], steps), whole.expand_as(found), rtol=1e-4, atol=1e-5)
 
 
 def test_feature_dropout_takes_single_values_and_only_in_training() -> None:
     torch.manual_seed(0)
     encoder = ModalityEncoder(
-        ("features", 64), 64, EncoderConfig(kind="none"), dropout=0.0, input_dropout=0.0, feature_dropout=0.25
+        {"": ("features", 64)}, 64, EncoderConfig(kind="none"), dropout=0.0, input_dropout=0.0, feature_dropout=0.25
     )
     seen: list[torch.Tensor] = []
     encoder.project.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     ones = torch.ones(100, 64)
-    encoder.train()(ones, layout(100))
-    encoder.eval()(ones, layout(100))
+    encoder.train()([ones], layout(100))
+    encoder.eval()([ones], layout(100))
     kept = seen[0] != 0
     torch.testing.assert_close(seen[0][kept], torch.full((int(kept.sum()),), 4 / 3))
     assert 0.73 < kept.float().mean() < 0.77

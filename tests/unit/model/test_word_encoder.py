@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from ivr_dist.config import TextConfig
 from ivr_dist.data.batches.batch import Batch, ModalityBatch
-from ivr_dist.data.batches.collate import WORDS
 from ivr_dist.data.batches.tokenization import word_batch
 from ivr_dist.engine.param_groups import parameter_groups, rate_of
 from ivr_dist.errors import ConfigError
@@ -22,6 +21,7 @@ from ivr_dist.model.build import build_model
 from ivr_dist.model.spec import ModelSpec
 from ivr_dist.model.text_encoder import TextEncoder
 from ivr_dist.model.word_encoder import WordEncoder, mean_over_pieces
+from ivr_dist.planning.pool_layout import WORDS
 from tests.batches import DIMS, TASKS, assert_close_gradients, batch_of, gradients, make_samples, model_config, total_of
 from tests.encoders import KINDS, tiny_bert
 
