@@ -10,6 +10,7 @@ import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -215,7 +216,7 @@ def encode(sample: SourceSample, prepared: Prepared, corpus: str) -> Iterator[tu
 
     A number of the provenance that is not finite becomes null: JSON has no such numbers.
     """
-    metadata = {
+    metadata: dict[str, Any] = {
         "id": sample.id,
         "corpus": corpus,
         "split": sample.split,
@@ -223,6 +224,10 @@ def encode(sample: SourceSample, prepared: Prepared, corpus: str) -> Iterator[tu
         "transcript": sample.transcript,
         "provenance": dict(sample.provenance),
     }
+    if sample.turn is not None:
+        metadata["turn"] = sample.turn
+    if sample.context:
+        metadata["context"] = [utterance._asdict() for utterance in sample.context]
     try:
         text = _JSON.encode(metadata)
     except ValueError:
