@@ -1,4 +1,4 @@
-"""Commands that make and examine packed data: pack, index, synth, verify, inspect."""
+"""Commands that make and examine packed data: card, pack, index, synth, verify, inspect."""
 
 from __future__ import annotations
 
@@ -16,6 +16,69 @@ if TYPE_CHECKING:
     from ivr_dist.packing.pack import PackSummary
 
 SECTION = Section("Data")
+
+
+@SECTION.command(
+    "ivr-dist card labels.csv --audio 'audio/{clip_id}.npy' --label sentiment --group video --out films.yaml",
+    "ivr-dist card labels.csv --label sentiment --group video --split-shares 70,10,20",
+)
+def card(
+    table: Annotated[str, typer.Argument(metavar="FILE", help="Table with one sample a row: .csv, .tsv or .jsonl.")],
+    audio: Annotated[
+        str | None, typer.Option(metavar="TEMPLATE", help="Path of a row's .npy file, such as 'audio/{clip_id}.npy'.")
+    ] = None,
+    vision: Annotated[str | None, typer.Option(metavar="TEMPLATE", help="The same for vision.")] = None,
+    text: Annotated[
+        str | None, typer.Option(metavar="TEMPLATE", help="The same for text; default: made from the transcript.")
+    ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN", help="Column of a label; may be given several times.")
+    ] = None,
+    id: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column of the id, or a template such as '{video}_{clip}'.")
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column of what stays in one split (video); '' for none.")
+    ] = None,
+    transcript: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column of the transcript; '' for none.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column with train, valid (or dev) and test.")
+    ] = None,
+    split_shares: Annotated[
+        str | None, typer.Option(metavar="A,B,C", help="Shares of train, valid, test instead; groups stay whole.")
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the splits by shares.")] = 0,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the corpus; default: that of --out or of FILE.")
+    ] = None,
+    out: Annotated[str | None, typer.Option(metavar="CARD", help="File to write; default: NAME.yaml.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
+    debug: Debug = False,
+) -> int:
+    """Write a card for a table of your own by looking at it.
+
+    What is not given is guessed from the names and values of the columns, and said. Paths of files are relative to the
+    folder of FILE.
+    """
+    from ivr_dist.corpora.card_writer import parse_shares, write_card
+    from ivr_dist.corpora.table_survey import Wishes
+
+    paths = {"text": text, "audio": audio, "vision": vision}
+    wishes = Wishes(
+        id=id,
+        group=group,
+        transcript=transcript,
+        split=split,
+        labels=label or (),
+        paths={modality: template for modality, template in paths.items() if template},
+        shares=None if split_shares is None else parse_shares(split_shares),
+        seed=seed,
+    )
+    for line in write_card(table, wishes, name=name, out=out, overwrite=overwrite):
+        say(line)
+    return 0
 
 
 @SECTION.command("ivr-dist pack corpora/mosi --card mosi_words --out s3://bucket/mosi")

@@ -17,8 +17,10 @@ from ivr_dist.corpora.readers.texts import PLACEHOLDERS
 from ivr_dist.errors import DataError
 from ivr_dist.shards.specs import TaskSpec
 
-_NO_LABEL = PLACEHOLDERS | {"", "NA", "N/A", "n/a"}
-_TRUTH = {"true": 1.0, "false": 0.0}
+NO_LABEL = PLACEHOLDERS | {"", "NA", "N/A", "n/a"}
+"""Fields that stand for no label."""
+TRUTH = {"true": 1.0, "false": 0.0}
+"""Words for the classes 1 and 0, in any case."""
 
 
 class MappedTable:
@@ -124,7 +126,7 @@ class MappedTable:
                 remedy=f"correct table.{modality} in the card, or pack the folder that holds them",
             )
         self.notes.append(
-            f"{len(missing)} of {len(rows)} rows have no file of {modality} and are packed without it; the first is "
+            f"{modality} has no file in {len(missing)} of {len(rows)} rows, which are packed without it; the first is "
             f"{path} (line {self._table.rows[first].line})"
         )
         for number in missing:
@@ -138,7 +140,7 @@ def parse_label(text: str, task: TaskSpec) -> float | None:
         ValueError: It is neither; with the fault and a remedy as arguments.
     """
     text = text.strip()
-    if text in _NO_LABEL:
+    if text in NO_LABEL:
         return None
     if task.names is not None:
         exact = {name: float(number) for number, name in enumerate(task.names)}
@@ -147,8 +149,8 @@ def parse_label(text: str, task: TaskSpec) -> float | None:
             return exact[text]
         if len(folded) == len(exact) and text.casefold() in folded:
             return folded[text.casefold()]
-    if task.type == "classification" and text.lower() in _TRUTH:
-        return _TRUTH[text.lower()]
+    if task.type == "classification" and text.lower() in TRUTH:
+        return TRUTH[text.lower()]
     try:
         value = float(text)
     except ValueError:

@@ -103,7 +103,7 @@ def test_columns_become_samples(tmp_path: Path, name: str) -> None:
     assert [s.provenance["line"] for s in samples] == lines
     assert samples[0].provenance["speaker"] == "A"
     assert notes_of(source) == [
-        f"1 of 3 rows have no file of audio and are packed without it; the first is audio/2.npy (line {lines[1]})"
+        f"audio has no file in 1 of 3 rows, which are packed without it; the first is audio/2.npy (line {lines[1]})"
     ]
 
 
