@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, cast, get_args
 
@@ -77,7 +78,10 @@ def card(
         seed=seed,
     )
     for line in write_card(table, wishes, name=name, out=out, overwrite=overwrite):
-        say(line)
+        # The last lines hold a path and a command to copy.
+        whole = line.startswith(("wrote ", "next: "))
+        for part in [line] if whole else textwrap.wrap(line, 79, subsequent_indent="  ", break_on_hyphens=False):
+            say(part)
     return 0
 
 
@@ -103,11 +107,16 @@ def pack(
     """
     from ivr_dist.corpora.card import find_card
     from ivr_dist.orchestration.packing_jobs import Where, pack_card
+    from ivr_dist.packing.next_command import next_command
     from ivr_dist.packing.pack import PackOptions
 
     options = PackOptions(shard_samples=shard_samples, seed=seed, overwrite=overwrite)
     where = Where(jobs, ray, debug)
-    return _print_packed(pack_card(source, find_card(card), out, options, where, trust_code=trust_code), as_json)
+    summary = pack_card(source, find_card(card), out, options, where, trust_code=trust_code)
+    _print_packed(summary, as_json)
+    if not as_json:
+        say(f"next: {next_command(summary, out)}")
+    return 0
 
 
 @SECTION.command("ivr-dist index s3://bucket/corpus/train s3://bucket/corpus/valid --corpus mycorpus --scale mosi")

@@ -41,21 +41,22 @@ _LABELS: tuple[str, ...] = (
 _LABELS += ("valence", "arousal", "mood", "rating", "target", "annotation")
 _PART_OF_ID = re.compile(r"(^|[^a-z])(id|[a-z]?id|video|clip|utt|utterance|segment|scene|dialogue|season|episode)s?$")
 _LONGEST_ID = 120
+_MOST_PARTS = 8
 _FEWEST_WORDS = 3
 _MOST_CLASSES = 100
 _MOST_NUMBERED_CLASSES = 20
 
 
 def guess_id(columns: Columns) -> str | None:
-    """Guess the column that is different in every row, or a template of up to three such as `{video}_{clip}`."""
+    """Guess the column that is different in every row, or a template of up to four such as `{video}_{clip}`."""
     usable = [name for name, values in columns.items() if all(0 < len(value) <= _LONGEST_ID for value in values)]
     ordered = _by_names(usable, _IDS)
     for name in ordered:
         if _is_unique([columns[name]]):
             return name
     parts = [name for name in usable if _PART_OF_ID.search(_folded(name)) and "{" not in name and "}" not in name]
-    for size in (2, 3):
-        for names in combinations(parts, size):
+    for size in (2, 3, 4):
+        for names in combinations(parts[:_MOST_PARTS], size):
             if _is_unique([columns[name] for name in names]):
                 return "_".join(f"{{{name}}}" for name in names)
     return next((name for name in usable if _is_unique([columns[name]])), None)
