@@ -54,7 +54,9 @@ def guess_id(columns: Columns) -> str | None:
     for name in ordered:
         if _is_unique([columns[name]]):
             return name
-    parts = [name for name in usable if _PART_OF_ID.search(_folded(name)) and "{" not in name and "}" not in name]
+    # Neither braces, which mark columns in a template, nor values of several words, which are no ids.
+    names_of_parts = (name for name in usable if _PART_OF_ID.search(_folded(name)) and not re.search(r"[{}:]", name))
+    parts = [name for name in names_of_parts if not any(len(value.split()) > 1 for value in columns[name])]
     for size in (2, 3, 4):
         for names in combinations(parts[:_MOST_PARTS], size):
             if _is_unique([columns[name] for name in names]):
