@@ -35,9 +35,8 @@ pytestmark = [
 def test_a_published_table_packs_without_an_option(
     tmp_path: Path, path: str, label: str, samples: int, group: str
 ) -> None:
-    lines = write_card(
-        str(FOLDER / path), Wishes(labels=[label]), name="x", out=str(tmp_path / "x.yaml"), overwrite=False
-    )
+    out = str(tmp_path / "x.yaml")
+    lines = write_card(str(FOLDER / path), Wishes(labels=[label]), name="x", out=out, overwrite=False)
     assert lines[0].startswith(f"{samples} rows; ") and "none in two splits" in lines[0]
     card = load_card(out)
     assert card.table is not None and card.table.group == group
