@@ -16,17 +16,25 @@ from ivr_dist import storage
 from ivr_dist.common.dotted_path import ClassReference, reference
 from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.config.declaration import ClassPath
-from ivr_dist.config.yaml_source import read_yaml
-from ivr_dist.corpora.card_mappings import CsdMapping, MmsaMapping, MultMapping, UrFunnyMapping
+from ivr_dist.config.yaml_source import Located, read_yaml
+from ivr_dist.corpora.card_mappings import (
+    CsdMapping,
+    MerbenchMapping,
+    MmsaMapping,
+    MultMapping,
+    UrFunnyMapping,
+    UtterancesMapping,
+)
 from ivr_dist.corpora.card_parser import build, suggest
 from ivr_dist.errors import ConfigError, DataError
 from ivr_dist.shards.manifest import MAX_WIDTH
-from ivr_dist.shards.specs import FeatureKind, FeatureSpec, TaskSpec
+from ivr_dist.shards.specs import FeatureKind, FeatureSpec, SplitBy, TaskSpec
 
 FORMAT = "format"
 """Key of a card: how its files become samples."""
-_FORMATS = ("arrays", "table", "mmsa", "mult", "csd", "ur_funny")
-_SPLIT_BY_FILE = ("mmsa", "mult", "ur_funny")
+_FORMATS = ("arrays", "table", "mmsa", "mult", "csd", "ur_funny", "utterances", "merbench")
+_SPLIT_BY_FILE = ("mmsa", "mult", "ur_funny", "merbench")
+_RENAMES_SPLITS = (*_SPLIT_BY_FILE, "utterances")
 _WIDTH = f"map an array of 1 to {MAX_WIDTH} features a step"
 _NAME = re.compile(r"[A-Za-z0-9_]+")
 _FOLDERS = (Path(__file__).parents[1] / "cards", Path(__file__).parents[2] / "shards")
@@ -40,6 +48,8 @@ class SourceFile:
     """Path relative to the folder that is packed."""
     sha256: str | None = None
     """Checksum; if set, a file with other content is refused."""
+    optional: bool = False
+    """Whether a modality is left out where the file is absent (features of format utterances, ur_funny)."""
     origin: str = ""
     """Source of the file, for people; without a checksum, also why there is none."""
 
@@ -66,7 +76,7 @@ class Split:
     samples: int | None = None
     """Number of samples it must have; unset: any number."""
     called: str | None = None
-    """Its name in the files, if that is another one (formats mmsa, mult, ur_funny)."""
+    """Its name in the files, if that is another one (formats mmsa, mult, ur_funny, merbench, utterances)."""
     groups: list[str] | None = None
     """Its groups (videos), where the files do not assign samples to splits (formats arrays, table, csd)."""
     groups_file: str | None = None
@@ -158,7 +168,7 @@ class Card:
     cautions: list[str] = field(default_factory=list)
     """Known problems of the data that affect results."""
     format: ClassPath
-    """How the files become samples: arrays, table, mmsa, mult, csd or ur_funny; or a source outside the package, as
+    """How the files become samples: arrays, table, mmsa, mult, csd, ur_funny, utterances or merbench; or a source outside the package, as
     `package.module:Class` or a mapping of `class` and arguments."""
     files: dict[str, SourceFile]
     """Files by the key that the mapping refers to."""
@@ -167,12 +177,17 @@ class Card:
     tasks: dict[str, TaskSpec]
     """Tasks by name, which define the labels."""
     splits: dict[str, Split]
+    """Splits by name. The key `by` among them is `split_by`."""
+    split_by: SplitBy = "group"
+    """`clip`: the published split divides groups (videos), which is then a caution instead of an error."""
     arrays: ArraysMapping | None = None
     table: TableMapping | None = None
     mmsa: MmsaMapping | None = None
     mult: MultMapping | None = None
     csd: CsdMapping | None = None
     ur_funny: UrFunnyMapping | None = None
+    utterances: UtterancesMapping | None = None
+    merbench: MerbenchMapping | None = None
 
     def feature_specs(self, dims: Mapping[str, int] | None = None) -> dict[str, FeatureSpec]:
         """Make the specifications of the manifest, in the order text, audio, vision.
@@ -236,7 +251,7 @@ def load_card(path: str) -> Card:
     Raises:
         ConfigError: It is not a valid card; names the file, the line, the key and a remedy.
     """
-    card = build(Card, read_yaml(path), path)
+    card = build(Card, _with_split_by(read_yaml(path)), path)
     _check_format(card, path)
     _check_names(card, path)
     _check_paths(card, path)
@@ -253,11 +268,20 @@ def load_card(path: str) -> Card:
         _check_arrays(card, card.arrays, path)
     if card.table is not None:
         _check_file(card, card.table.file, "table.file", path)
-    for mapping in (card.mmsa, card.mult, card.csd, card.ur_funny):
+    for mapping in (card.mmsa, card.mult, card.csd, card.ur_funny, card.utterances, card.merbench):
         for key, file in () if mapping is None else mapping.files().items():
             _check_file(card, file, key, path)
     _check_toolkit(card, path)
     return card
+
+
+def _with_split_by(document: Located) -> Located:
+    """Move `splits.by`, the one key of `splits` that is no split, to a key of its own."""
+    splits = document.get("splits")
+    if isinstance(splits, Located) and "by" in splits and not isinstance(splits["by"], Mapping):
+        document["split_by"] = splits.pop("by")
+        document.origins["split_by"] = splits.origins.pop("by")
+    return document
 
 
 def known_cards() -> dict[str, str]:
@@ -341,7 +365,7 @@ def _check_splits(card: Card, path: str) -> None:
         raise ConfigError(
             f"the files of format {card.format} define the splits themselves", where=path, remedy="remove groups"
         )
-    by_group = card.format not in _SPLIT_BY_FILE and card.source_class() is None
+    by_group = card.format not in _RENAMES_SPLITS and card.source_class() is None
     if by_group and any(split.called is not None for split in card.splits.values()):
         raise ConfigError(f"called is not for format {card.format}", where=path, remedy="remove it")
 

@@ -25,7 +25,7 @@ from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.errors import CorruptDataError, DataError
 from ivr_dist.sanitize import shorten
 from ivr_dist.shards.shard_table import IndexEntry, ShardColumns, ShardEntry
-from ivr_dist.shards.specs import FeatureSpec, Statistics, TaskSpec
+from ivr_dist.shards.specs import FeatureSpec, SplitBy, Statistics, TaskSpec
 
 __all__ = ["IndexEntry", "Manifest", "ShardEntry"]
 
@@ -35,7 +35,7 @@ MANIFEST_NAME = "manifest.json"
 TABLE_NAME = "manifest.shards"
 
 _REMEDY = "pack the split again"
-_COUNTED = ("vocabulary", "transcripts", "labels")
+_COUNTED = ("vocabulary", "transcripts", "labels", "split_by")
 _MAX_SAMPLES = 1 << 62
 _LARGEST = float(np.finfo(np.float32).max)
 MAX_WIDTH = 1 << 24
@@ -69,6 +69,9 @@ class Manifest:
     labels: dict[str, int] = field(default_factory=dict)
     """By task: samples that have its label; empty also where the split was packed by a version that did not count
     them."""
+    split_by: SplitBy | None = None
+    """`clip` if groups (videos) are in several splits of the corpus; None: groups are kept together, or by a version
+    that did not state it."""
 
     @classmethod
     def create(
@@ -84,6 +87,7 @@ class Manifest:
         vocabulary: Mapping[str, int] | None = None,
         transcripts: int = 0,
         labels: Mapping[str, int] | None = None,
+        split_by: SplitBy | None = None,
     ) -> Manifest:
         """Create the manifest of shards that have been written."""
         return cls(
@@ -98,6 +102,7 @@ class Manifest:
             vocabulary=dict(vocabulary or {}),
             transcripts=transcripts,
             labels=dict(labels or {}),
+            split_by=split_by,
         )
 
     @cached_property
@@ -168,6 +173,13 @@ class Manifest:
                 remedy="name the directory of one split (such as .../train) that `ivr-dist pack` or `synth` wrote",
             ) from error
         return _parse(data, split_url, storage.display(url))
+
+    @property
+    def cautions(self) -> list[str]:
+        """List what limits the results on this split, a sentence each."""
+        if self.split_by != "clip":
+            return []
+        return [f"{self.corpus} is split by clip: videos are in several splits, so results say little about new videos"]
 
     def check_transcripts(self) -> None:
         """Check that there are transcripts.
