@@ -18,6 +18,7 @@ from ivr_dist.checkpoint.store import CheckpointName
 from ivr_dist.config.loading import load_config, to_dict
 from ivr_dist.corpora.source import SampleRef, SourceSample
 from ivr_dist.data.cursor import DataCursor
+from ivr_dist.data.exclusions import NOTHING, Exclusions, save_excluded
 from ivr_dist.data.reading.shard_reader import ShardReader
 from ivr_dist.data.sample_order import EMPTY, EpochOrder, rank_slots
 from ivr_dist.inspection.audit import audit
@@ -132,6 +133,12 @@ class Run:
         self.plan = make_plan(self.config, SAMPLES, WORLD, self.manifest.total_bytes)
         self.names = ids_of(self.split)
         storage.write_json(f"{self.place}/run.json", {"config": to_dict(self.config)})
+        self.excluded = NOTHING
+
+    def exclude(self, excluded: Exclusions) -> None:
+        """Leave samples out, in all lines that are made from here on."""
+        self.excluded = excluded
+        save_excluded(self.place, {"train": self.manifest}, {"train": excluded})
 
     def begin(self, step: int = 0, parent: int | None = None, world: int = WORLD) -> int:
         workers = ["host:1"] * world
@@ -144,7 +151,12 @@ class Run:
             self.manifest.shard_samples, self.manifest.id, 0, epoch, self.plan.lanes, BATCH, self.plan.delay
         )
         slots = order.batch(place)[list(rank_slots(range(BATCH), rank, world))]
-        return {"step": step, "epoch": epoch, "ids": [self.names[number] for number in slots if number != EMPTY]}
+        numbers = slots[slots != EMPTY]
+        left_out = self.excluded.mask(numbers)
+        line: Line = {"step": step, "epoch": epoch, "ids": [self.names[number] for number in numbers[~left_out]]}
+        if left_out.any():
+            line["excluded"] = [self.names[number] for number in numbers[left_out]]
+        return line
 
     def lines(self, attempt: int, steps: Sequence[int], world: int = WORLD) -> Lines:
         return {(attempt, rank): [self.line(step, rank, world) for step in steps] for rank in range(world)}
@@ -158,7 +170,12 @@ class Run:
 
     def checkpoint(self, step: int, attempt: int = 1, **changes: Any) -> None:
         cursor = DataCursor(
-            manifest_id=self.manifest.id, seed=0, lanes=self.plan.lanes, global_batch=BATCH, delay=self.plan.delay
+            manifest_id=self.manifest.id,
+            seed=0,
+            lanes=self.plan.lanes,
+            global_batch=BATCH,
+            delay=self.plan.delay,
+            excluded=self.excluded.digest,
         )
         state = stored_state(step, cursor={**cursor.to_json(), **changes})
         url = CheckpointName(step, attempt).url(self.place)

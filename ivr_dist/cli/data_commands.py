@@ -88,6 +88,13 @@ def synth(
     text: Annotated[
         str, typer.Option(metavar="features|tokens", help="Text as feature vectors or as token ids.")
     ] = "features",
+    dims: Annotated[
+        str, typer.Option(metavar="LIST", help="Features of a time step by modality; others are left out.")
+    ] = "text=32,audio=12,vision=8",
+    name: Annotated[str, typer.Option(metavar="NAME", help="Name of the corpus.")] = "synth",
+    task: Annotated[
+        str, typer.Option(metavar="sentiment|mood", help="A regression in [-3, 3], or its three classes.")
+    ] = "sentiment",
     overwrite: Overwrite = False,
     jobs: Jobs = None,
     ray: OnRay = False,
@@ -95,13 +102,21 @@ def synth(
     debug: Debug = False,
 ) -> int:
     """Generate a synthetic corpus as shards."""
-    from ivr_dist.corpora.synthetic import TextKind
-    from ivr_dist.orchestration.packing_jobs import Where, pack_synth
+    from ivr_dist.orchestration.packing_jobs import SynthCorpus, Where, pack_synth
     from ivr_dist.packing.pack import PackOptions
 
     options = PackOptions(seed=seed, overwrite=overwrite)
-    summary = pack_synth(samples, seed, cast(TextKind, text), out, options, Where(jobs, ray, debug))
+    corpus = SynthCorpus(samples, seed, text=text, dims=_parse_dims(dims), name=name, task=task)
+    summary = pack_synth(corpus, out, options, Where(jobs, ray, debug))
     return _print_packed(summary, as_json, with_warnings=False)
+
+
+def _parse_dims(text: str) -> dict[str, int]:
+    try:
+        pairs = [part.split("=") for part in text.split(",")]
+        return {modality.strip(): int(width) for modality, width in pairs}
+    except ValueError:
+        raise UserError(f"--dims {text} is not a list of widths", remedy="write it as text=32,audio=12") from None
 
 
 @SECTION.command(

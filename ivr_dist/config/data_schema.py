@@ -72,6 +72,9 @@ class DataConfig:
     valid: str = key("", "Packed validation split; empty: no validation, no early stopping, no best checkpoint.")
     test: str = key("", "Packed test split, scored once at the end; empty: not scored.")
     modalities: list[Modality] = key(["text", "audio", "vision"], "Modalities used, of those the data set has.")
+    exclude: str = key(
+        "", "File of sample ids that are left out everywhere, one on each line (withdrawn consent); empty: none."
+    )
     standardize: list[Modality] = key(["audio", "vision"], "Modalities scaled to mean 0, deviation 1 of train.")
     lanes: int | None = key(
         None, "Parallel reading lanes of the order; unset: largest divisor of the batch up to 64.", at_least=1

@@ -168,8 +168,8 @@ class Card:
     cautions: list[str] = field(default_factory=list)
     """Known problems of the data that affect results."""
     format: ClassPath
-    """How the files become samples: arrays, table, mmsa, mult, csd, ur_funny, utterances or merbench; or a source outside the package, as
-    `package.module:Class` or a mapping of `class` and arguments."""
+    """How the files become samples: arrays, table, mmsa, mult, csd, ur_funny, utterances or
+    merbench; or a source outside the package, as `package.module:Class` or a mapping of `class` and arguments."""
     files: dict[str, SourceFile]
     """Files by the key that the mapping refers to."""
     features: dict[str, FeatureSet]

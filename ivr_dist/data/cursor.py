@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ivr_dist.common.decoder import DecodeError, decode
+from ivr_dist.data.exclusions import describe
 from ivr_dist.errors import CheckpointError, CheckpointMismatchError
 
 _REMEDIES = {
@@ -36,6 +37,8 @@ class DataCursor:
     lanes: int
     global_batch: int
     delay: int
+    excluded: str = ""
+    """Digest of the samples that are left out; empty where there are none."""
 
     def advance(self, steps_per_epoch: int) -> DataCursor:
         """Return the cursor after one more step; wraps into the next epoch."""
@@ -55,10 +58,16 @@ class DataCursor:
                 raise CheckpointMismatchError(
                     f"the checkpoint's data order has {name} {stored}, this run has {current}", remedy=remedy
                 )
+        if self.excluded != other.excluded:
+            there, here = describe(self.excluded), describe(other.excluded)
+            raise CheckpointMismatchError(
+                f"the checkpoint's data order leaves out {there}, this run {here}",
+                remedy="restore data.exclude of the checkpoint, or start a new run (another run.dir)",
+            )
 
     def to_json(self) -> dict[str, Any]:
-        """Convert the fields to JSON values."""
-        return asdict(self)
+        """Convert the fields to JSON values; `excluded` only where samples are left out."""
+        return {name: value for name, value in asdict(self).items() if value or name != "excluded"}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> DataCursor:
@@ -68,7 +77,7 @@ class DataCursor:
             CheckpointError: A field is missing, unknown or of the wrong type.
         """
         try:
-            return decode(cls, value, complete=True)
+            return decode(cls, {"excluded": "", **value}, complete=True)
         except DecodeError as error:
             raise CheckpointError(
                 f"the checkpoint's data cursor is damaged: {error}", remedy="resume from another checkpoint"

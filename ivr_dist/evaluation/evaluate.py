@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from ivr_dist.data.batches.batch import Batch
+from ivr_dist.data.exclusions import NOTHING, Exclusions
 from ivr_dist.errors import CorruptDataError
 from ivr_dist.evaluation import metrics
 from ivr_dist.evaluation.metric import Metric
@@ -35,7 +36,11 @@ class Predictions:
 
 
 def predict(
-    forward: Callable[[Batch], IVROutput], batches: Iterable[Batch], samples: int, device: torch.device
+    forward: Callable[[Batch], IVROutput],
+    batches: Iterable[Batch],
+    samples: int,
+    device: torch.device,
+    excluded: Exclusions = NOTHING,
 ) -> Predictions:
     """Run a model over this rank's share of a split and gather the results; a collective call.
 
@@ -44,6 +49,7 @@ def predict(
         batches: This rank's micro-batches, as many as any other rank's; some may be empty.
         samples: Size of the whole split.
         device: The model's device.
+        excluded: Samples of the split that are left out: not among the batches, nor in the result.
 
     Raises:
         CorruptDataError: A sample was scored more than once or not at all.
@@ -61,7 +67,7 @@ def predict(
                     labeled={task: value.numpy() for task, value in batch.label_mask.items()},
                 )
             )
-    return _joined([part for rank in collectives.gather(parts) for part in rank], samples)
+    return _joined([part for rank in collectives.gather(parts) for part in rank], excluded.kept(samples))
 
 
 @dataclass(frozen=True)
@@ -75,12 +81,12 @@ class _Part:
     labeled: dict[str, NDArray[np.bool_]]
 
 
-def _joined(parts: list[_Part], samples: int) -> Predictions:
+def _joined(parts: list[_Part], expected: NDArray[np.int64]) -> Predictions:
     """Join all parts in data set order; refuse samples that are missing or scored twice."""
     positions = np.concatenate([part.positions for part in parts])
-    if not np.array_equal(np.sort(positions), np.arange(samples)):
+    if not np.array_equal(np.sort(positions), expected):
         raise CorruptDataError(
-            f"evaluation saw {len(np.unique(positions))} of {samples} samples in {len(positions)} predictions",
+            f"evaluation saw {len(np.unique(positions))} of {len(expected)} samples in {len(positions)} predictions",
             remedy="report this: each sample must be scored exactly once",
         )
     order = np.argsort(positions)

@@ -12,7 +12,7 @@ SHOWN = 5
 
 @dataclass
 class EpochAudit:
-    """Result of one epoch."""
+    """Result of one epoch, or of one pass over a corpus of a pool."""
 
     epoch: int
     complete: bool
@@ -33,27 +33,34 @@ class EpochAudit:
     """Samples recorded at a step that does not contain them."""
     unknown: list[str] = field(default_factory=list)
     """Recorded ids that are not in the split."""
+    left_out: int = 0
+    """Samples of recorded steps that the run leaves out."""
+    trained_though_left_out: list[str] = field(default_factory=list)
+    """Samples that were trained on although the run leaves them out."""
     examples: list[str] = field(default_factory=list)
     """A few of the missing samples."""
+    corpus: str = ""
+    """The corpus of a pool, whose pass `epoch` is; empty where there is one corpus."""
 
     @property
     def ok(self) -> bool:
-        """Whether no sample is missing, recorded twice, at another step, or unknown."""
-        return not (self.twice or self.elsewhere or self.unknown or self.missing)
+        """Whether no sample is missing, recorded twice, at another step, unknown, or trained on though left out."""
+        return not (self.twice or self.elsewhere or self.unknown or self.missing or self.trained_though_left_out)
 
     @property
     def verdict(self) -> str:
         """The result in words."""
         if not self.ok:
             return "WRONG"
-        return ("exactly once" if self.complete else "so far once") + (" or skipped" if self.skipped else "")
+        alternatives = (" or skipped" if self.skipped else "") + (" or left out" if self.left_out else "")
+        return ("exactly once" if self.complete else "so far once") + alternatives
 
 
 @dataclass
 class AuditReport:
     """Result of an audit, over all epochs."""
 
-    header: ClassVar[Sequence[str]] = (
+    columns: ClassVar[Sequence[str]] = (
         "epoch",
         "steps",
         "seen",
@@ -64,7 +71,7 @@ class AuditReport:
         "unknown",
         "verdict",
     )
-    """Column names of `rows`."""
+    """Column names of `rows` where there is one corpus."""
 
     run: str
     """Directory or URL of the run."""
@@ -74,6 +81,8 @@ class AuditReport:
     """Number of attempts."""
     reach: int
     """The last step that counts: that of the newest complete checkpoint, or of the result."""
+    excluded: int = 0
+    """Samples of the training split that the run leaves out."""
     epochs: list[EpochAudit] = field(default_factory=list)
     """Result of each epoch."""
     lost_steps: list[int] = field(default_factory=list)
@@ -82,6 +91,15 @@ class AuditReport:
     """Steps with several records of one worker."""
     forged: list[str] = field(default_factory=list)
     """Lines that no worker can have written, a sentence each."""
+
+    @property
+    def header(self) -> Sequence[str]:
+        """Column names of `rows`."""
+        return ("corpus", "pass", *self.columns[1:]) if self._is_pool else self.columns
+
+    @property
+    def _is_pool(self) -> bool:
+        return any(epoch.corpus for epoch in self.epochs)
 
     @property
     def ok(self) -> bool:
@@ -105,6 +123,8 @@ class AuditReport:
             )
             if steps
         ]
+        if trained := [name for epoch in self.epochs for name in epoch.trained_though_left_out]:
+            problems.append(f"{len(trained)} samples were trained on although they are left out: {_listed(trained)}")
         if self.forged:
             problems.append(f"{len(self.forged)} lines are forged or damaged: {_listed(self.forged)}")
         return problems
@@ -116,12 +136,14 @@ class AuditReport:
         verdict = f"each sample counted exactly once{skipped}" if self.ok else "NOT exactly once"
         if self.ok and not self.epochs:
             verdict = "no step counts yet"
-        return f"{verdict}: {self.samples} samples, {self.reach} counted steps, {self.attempts} attempts"
+        left_out = f", {self.excluded} left out by data.exclude" if self.excluded else ""
+        return f"{verdict}: {self.samples} samples{left_out}, {self.reach} counted steps, {self.attempts} attempts"
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Return one row per epoch, with the columns of `header`."""
+        """Return one row per epoch, or per corpus and pass, with the columns of `header`."""
         return [
             (
+                *((epoch.corpus,) if self._is_pool else ()),
                 str(epoch.epoch),
                 str(epoch.steps),
                 str(epoch.seen),
@@ -141,6 +163,7 @@ class AuditReport:
             "run": self.run,
             "ok": self.ok,
             "samples": self.samples,
+            "excluded": self.excluded,
             "attempts": self.attempts,
             "reach": self.reach,
             "lost_steps": self.lost_steps[:SHOWN],
@@ -148,16 +171,17 @@ class AuditReport:
             "forged": self.forged[:SHOWN],
             "epochs": [
                 {
-                    "epoch": e.epoch,
+                    **({"corpus": e.corpus, "pass": e.epoch} if e.corpus else {"epoch": e.epoch}),
                     "complete": e.complete,
                     "steps": e.steps,
                     "seen": e.seen,
                     "skipped": len(e.skipped),
+                    "left_out": e.left_out,
                     "missing": e.missing,
                     "twice": len(e.twice),
                     "elsewhere": len(e.elsewhere),
                     "unknown": len(e.unknown),
-                    "examples": (e.twice + e.elsewhere + e.unknown + e.examples)[:SHOWN],
+                    "examples": (e.twice + e.elsewhere + e.unknown + e.trained_though_left_out + e.examples)[:SHOWN],
                 }
                 for e in self.epochs
             ],

@@ -105,8 +105,8 @@ class SplitProfile:
     bytes: int
     """Size of the shards."""
     coverage: dict[str, int]
-    """Number of samples by their modalities, such as `text+audio`; `none` if they have none, `transcript` for text that is
-    only a transcript."""
+    """Number of samples by their modalities, such as `text+audio`; `none` if they have none, `transcript` where the
+    text is a transcript alone."""
     modalities: dict[str, ModalityProfile]
     """Lengths and values, by modality."""
     transcripts: int

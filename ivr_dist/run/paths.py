@@ -7,6 +7,7 @@
     RUN/checkpoints/step-00001200.a02/       `checkpoint.store` describes what is inside
     RUN/audit/attempt-0001/rank-00000-000001.jsonl     ids trained on, by rank
     RUN/history/attempt-0001/rank-00000-000001.jsonl   loss and metrics by step
+    RUN/excluded/MANIFEST_ID.npy             samples of a split that the run leaves out
     RUN/pulse/0001.json                      heartbeat of an attempt
     RUN/driver/000001.json                   driver lease
     RUN/tensorboard/                         event files
@@ -33,6 +34,7 @@ ATTEMPTS = "attempts"
 AUDIT = "audit"
 CHECKPOINTS = "checkpoints"
 DRIVERS = "driver"
+EXCLUDED = "excluded"
 HEARTBEATS = "pulse"
 HISTORY = "history"
 RAY = "ray"
@@ -105,6 +107,17 @@ class RunPaths:
     def driver(self, number: int) -> str:
         """Lease of a driver."""
         return storage.join(self.drivers, DRIVER_NAME.name(number))
+
+    def excluded(self, manifest_id: str) -> str:
+        """Numbers of the samples that the run leaves out of the split with this manifest."""
+        return storage.join(self.url, EXCLUDED, f"{manifest_id}.npy")
+
+    @classmethod
+    def of_checkpoint(cls, url: str) -> RunPaths | None:
+        """Return the run that a checkpoint is in; None for one that was copied elsewhere."""
+        folder, _, _ = storage.absolute(url).rstrip("/").rpartition("/")
+        run_url, _, name = folder.rpartition("/")
+        return cls(run_url) if name == CHECKPOINTS and run_url else None
 
     @property
     def heartbeats(self) -> str:

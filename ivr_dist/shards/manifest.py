@@ -25,7 +25,7 @@ from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.errors import CorruptDataError, DataError
 from ivr_dist.sanitize import shorten
 from ivr_dist.shards.shard_table import IndexEntry, ShardColumns, ShardEntry
-from ivr_dist.shards.specs import FeatureSpec, SplitBy, Statistics, TaskSpec
+from ivr_dist.shards.specs import FeatureSpec, HashesEntry, SplitBy, Statistics, TaskSpec
 
 __all__ = ["IndexEntry", "Manifest", "ShardEntry"]
 
@@ -35,7 +35,7 @@ MANIFEST_NAME = "manifest.json"
 TABLE_NAME = "manifest.shards"
 
 _REMEDY = "pack the split again"
-_COUNTED = ("vocabulary", "transcripts", "labels", "split_by")
+_COUNTED = ("vocabulary", "transcripts", "labels", "split_by", "hashes")
 _MAX_SAMPLES = 1 << 62
 _LARGEST = float(np.finfo(np.float32).max)
 MAX_WIDTH = 1 << 24
@@ -72,6 +72,8 @@ class Manifest:
     split_by: SplitBy | None = None
     """`clip` if groups (videos) are in several splits of the corpus; None: groups are kept together, or by a version
     that did not state it."""
+    hashes: HashesEntry | None = None
+    """The file of sample hashes; None where the split was packed by a version that did not write it."""
 
     @classmethod
     def create(
@@ -88,6 +90,7 @@ class Manifest:
         transcripts: int = 0,
         labels: Mapping[str, int] | None = None,
         split_by: SplitBy | None = None,
+        hashes: HashesEntry | None = None,
     ) -> Manifest:
         """Create the manifest of shards that have been written."""
         return cls(
@@ -103,14 +106,15 @@ class Manifest:
             transcripts=transcripts,
             labels=dict(labels or {}),
             split_by=split_by,
+            hashes=hashes,
         )
 
     @cached_property
     def id(self) -> str:
-        """SHA-256 of everything except the counts; checkpoints identify the data they were trained on by it.
+        """SHA-256 of everything except counts and sample hashes; checkpoints identify the data of their run by it.
 
-        The counts follow from the shards, whose hashes are included, so data that was packed by a version without the
-        counts keeps its id.
+        These follow from the shards, whose checksums are included, so data that was packed by a version without them
+        keeps its id.
         """
         return _identity({name: value for name, value in self._content()[0].items() if name not in _COUNTED})
 
@@ -130,8 +134,9 @@ class Manifest:
 
     @property
     def own_files(self) -> tuple[str, ...]:
-        """Names of the files that the manifest is stored in."""
-        return (MANIFEST_NAME, TABLE_NAME) if len(self.shards) > _LONGEST_LIST else (MANIFEST_NAME,)
+        """Names of the files that the manifest is stored in, and of those that it names besides shards and indexes."""
+        table = (TABLE_NAME,) if len(self.shards) > _LONGEST_LIST else ()
+        return (MANIFEST_NAME, *table, *((self.hashes.name,) if self.hashes else ()))
 
     def save(self, split_url: str) -> None:
         """Write `manifest.json`, after the shards and indexes it names; many shards are listed in a table beside it."""
@@ -340,6 +345,10 @@ def _check(manifest: Manifest) -> None:
     for name, count in manifest.labels.items():
         if name not in manifest.tasks or not 0 <= count <= manifest.samples:
             raise ValueError(f"labels.{name} is {count} of {manifest.samples} samples, or belongs to no task")
+    if manifest.hashes is not None and (
+        not storage.is_plain(manifest.hashes.name) or not 0 < manifest.hashes.directory_bytes <= manifest.hashes.bytes
+    ):
+        raise ValueError("hashes does not describe a file beside the manifest")
     if not 0 <= manifest.transcripts <= manifest.samples:
         raise ValueError(f"transcripts is {manifest.transcripts} of {manifest.samples} samples")
 

@@ -62,3 +62,17 @@ class Statistics:
     std: list[float]
     """Standard deviation; 1 for a constant feature."""
     steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class HashesEntry:
+    """The file of sample hashes beside a manifest; see `shards.sample_hashes`."""
+
+    name: str
+    version: int
+    bytes: int
+    """Size of the file."""
+    directory_bytes: int
+    """Size of its directory, which comes first."""
+    sha256: str
+    """Of the directory, whose checksums cover the rest."""

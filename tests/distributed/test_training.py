@@ -24,6 +24,7 @@ from ivr_dist.orchestration.preflight import preflight
 from ivr_dist.packing.pack import PackOptions, pack
 from ivr_dist.run.events import Event, Note, StepProgress
 from ivr_dist.run.results import loss_curve
+from ivr_dist.shards.index import load as load_index
 from ivr_dist.shards.manifest import Manifest
 from ivr_dist.shards.sample_columns import Samples
 from tests.ranks import run_ranks
@@ -232,8 +233,8 @@ def test_input_that_is_not_finite_ends_the_run_by_name_on_all_ranks(corpus: str,
     run_ranks(meet_nan, 2, config(corpus, tmp_path / "run"))
 
 
-def train_on_damage(rank: int, world: int, skipping: Config, cut: Config, refusing: Config) -> None:
-    """Train where one segment of the data is damaged: once through, once in two pieces, once too strictly."""
+def train_on_damage(rank: int, world: int, skipping: Config, cut: Config, refusing: Config, excluding: Config) -> None:
+    """Train where one segment is damaged: once through, in two pieces, too strictly, and without its samples."""
     from ivr_dist.orchestration import worker
     from ivr_dist.run.attempts import read_attempts
     from ivr_dist.runtime import collectives
@@ -250,6 +251,26 @@ def train_on_damage(rank: int, world: int, skipping: Config, cut: Config, refusi
         worker.train(cut, Recorder(stop_after), rank, len(read_attempts(cut.run.dir)))
     with pytest.raises(CorruptDataError, match=r"[67] samples of epoch 0 could not be read.*data\.max_skipped = 5"):
         worker.train(refusing, Recorder(), rank, 0)
+    for stop_after in (3, None):
+        console = Recorder(stop_after)
+        worker.train(excluding, console, rank, len(read_attempts(excluding.run.dir)))
+        notes = [event.text for event in console.events if isinstance(event, Note)]
+        assert notes == ["data.exclude leaves out 12 of 234 samples of train"] * (rank == 0)
+        if stop_after and rank == 0:
+            refused_lists(excluding)
+
+
+def refused_lists(excluding: Config) -> None:
+    """Continuing with another list, or without one, is refused by the cursor of the checkpoint."""
+    from ivr_dist.data.exclusions import Exclusions
+
+    manifest = Manifest.load(excluding.data.train)
+    (url,) = (name.url(excluding.run.dir) for name in store.names(excluding.run.dir))
+    cursor = store.read_state(url).cursor
+    assert cursor is not None and cursor.excluded.startswith("12:")
+    for other, here in ((Exclusions(), "none"), (Exclusions.of([1, 2], manifest.id), r"2 samples \(list \w{12}\)")):
+        with pytest.raises(CheckpointMismatchError, match=rf"leaves out 12 samples .*, this run {here};"):
+            cursor.check_matches(replace(cursor, excluded=other.digest))
 
 
 def test_shards_from_a_command_and_slots_by_length(corpus: str, tmp_path: Path) -> None:
@@ -286,7 +307,13 @@ def test_damage_that_may_be_skipped_is_counted_and_nothing_else_moves(
         )
         for name, most in (("skipping", 12), ("cut", 12), ("refusing", 5))
     ]
-    run_ranks(train_on_damage, 2, *cases)
+    lost = load_index(str(shard.with_suffix(".idx"))).names
+    (tmp_path / "withdrawn.txt").write_text("".join(f"{id_}\n" for id_ in lost))
+    # Their damage is no error: samples that are left out are not even read.
+    excluding = config(
+        str(tmp_path / "data"), tmp_path / "excluding", f"data.exclude={tmp_path}/withdrawn.txt", "train.lr=0.01"
+    )
+    run_ranks(train_on_damage, 2, *cases, excluding)
     for settings in cases[:2]:
         report = audit(settings.run.dir)
         assert report.ok
@@ -295,7 +322,13 @@ def test_damage_that_may_be_skipped_is_counted_and_nothing_else_moves(
         assert [epoch.verdict for epoch in report.epochs[:2]] == ["exactly once or skipped"] * 2
         assert main(["audit", settings.run.dir]) == 0
         assert f"exactly once except {report.skipped} skipped" in capsys.readouterr().out
-    assert loss_curve(cases[0].run.dir) == loss_curve(cases[1].run.dir)
+    assert loss_curve(cases[0].run.dir) == loss_curve(cases[1].run.dir) == loss_curve(excluding.run.dir)
+    report = audit(excluding.run.dir)
+    assert report.ok, report
+    assert [(epoch.seen, epoch.left_out, len(epoch.skipped)) for epoch in report.epochs[:2]] == [(222, 12, 0)] * 2
+    assert [epoch.verdict for epoch in report.epochs[:2]] == ["exactly once or left out"] * 2
+    assert main(["audit", excluding.run.dir]) == 0
+    assert "each sample counted exactly once: 234 samples, 12 left out by data.exclude, 20" in capsys.readouterr().out
 
 
 @pytest.mark.long

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
 
 import numpy as np
 
@@ -87,9 +89,12 @@ def _read_npz(root: str, file: SourceFile, mapping: FeaturesById, where: str) ->
         raise DataError(what, where=where, remedy="save one row for each id, or an offset of the steps of each row")
     if len(set(ids)) != len(ids):
         raise DataError("an id is given twice", where=where)
-    bounds = offset.tolist()
-    spans = zip(bounds[:-1], bounds[1:], strict=True)
-    return {id_: (lambda span=span: values[slice(*span)]) for id_, span in zip(ids, spans, strict=True)}  # type: ignore[misc]
+    spans = pairwise(offset.tolist())
+    return {id_: partial(_slice, values, *span) for id_, span in zip(ids, spans, strict=True)}
+
+
+def _slice(values: Array, start: int, end: int) -> Array:
+    return values[start:end]
 
 
 def _read_pickle(root: str, file: SourceFile, mapping: FeaturesById, where: str) -> Entries:
@@ -101,6 +106,5 @@ def _read_pickle(root: str, file: SourceFile, mapping: FeaturesById, where: str)
         rows = as_rows(value)
         return rows.T if mapping.transposed else rows
 
-    return {
-        id_: (lambda key=key: entry(content[key])) for key, id_ in zip(content, as_texts(list(content)), strict=True)
-    }  # type: ignore[misc]
+    ids = as_texts(list(content))
+    return {id_: partial(entry, value) for id_, value in zip(ids, content.values(), strict=True)}

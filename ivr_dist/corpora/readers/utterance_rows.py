@@ -102,9 +102,8 @@ def _read_json(root: str, file: SourceFile, columns: list[str]) -> list[Utteranc
                 raise DataError(f"there is no key {column!r}", where=at, remedy=suggest(column, values))
         rows.append(UtteranceRow(values, file.path, None, at))
     if not rows:
-        raise DataError(
-            "neither an object of objects nor a list of them", where=where, remedy="check files in the card"
-        )
+        what = "neither an object of objects nor a list of them"
+        raise DataError(what, where=where, remedy="check files in the card")
     return rows
 
 

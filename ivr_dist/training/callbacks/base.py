@@ -10,6 +10,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 
+class PooledKey(str):
+    """The id of a sample of a pool, with its corpus and the pass over it that the sample is used in."""
+
+    corpus: str
+    """Name of the corpus."""
+    number: int
+    """The pass over the corpus, 0 for the first."""
+
+    @classmethod
+    def of(cls, name: str, corpus: str, number: int) -> PooledKey:
+        """Create the key of a sample."""
+        key = cls(name)
+        key.corpus = corpus
+        key.number = number
+        return key
+
+
 @dataclass(frozen=True)
 class RunInfo:
     """Information about the attempt, passed to `on_start`."""
@@ -55,11 +72,13 @@ class StepReport:
     svr: Mapping[str, float]
     """Measurements of the regularizer's gradient; empty on steps that do not measure it."""
     keys: Sequence[str]
-    """Ids of the samples that this rank trained on."""
+    """Ids of the samples that this rank trained on; in a pool each is a `PooledKey`, here and below."""
     skipped: Sequence[str] = ()
     """This rank's samples that were not trained on: names of unreadable ones, ids of those of a skipped step."""
     skipped_in_epoch: int = 0
     """Samples of the epoch skipped so far, over all ranks."""
+    excluded: Sequence[str] = ()
+    """Names of this rank's samples that the run leaves out, by `data.exclude` or as leakage."""
     fault: str = ""
     """Why the step did not update the weights; empty if it did."""
     slowest: tuple[int, float] | None = None

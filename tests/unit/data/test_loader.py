@@ -21,6 +21,7 @@ from ivr_dist.corpora.synthetic import SynthSource
 from ivr_dist.data.batches.batch import Batch
 from ivr_dist.data.batches.collate import BatchSpec
 from ivr_dist.data.cursor import DataCursor
+from ivr_dist.data.exclusions import Exclusions
 from ivr_dist.data.loader import Loader, StepBatches
 from ivr_dist.data.reading.shard_reader import ShardReader
 from ivr_dist.data.sample_order import EMPTY, EpochOrder
@@ -273,6 +274,39 @@ def test_samples_that_cannot_be_read_are_skipped_with_skip(
     assert all("do not match their checksum" in why for why in skipped.values())
     with pytest.raises(CorruptDataError):
         list(loaders(place, skip=True).eval_batches())
+
+
+@pytest.mark.parametrize(("world", "accumulation", "by_length"), [(1, 1, False), (3, 2, False), (2, 1, True)])
+def test_samples_that_are_left_out_leave_their_slots_empty(
+    loaders: LoaderFactory, packed: Path, world: int, accumulation: int, by_length: bool
+) -> None:
+    """The slots of all other samples do not change; names are told by the rank that has the slot, nothing is read."""
+    manifest = Manifest.load(str(packed))
+    listed = Exclusions.of([0, 5, 6, 40, 104, *range(52, 65)], manifest.id)
+    left_out = {IDS[number] for number in listed.numbers.tolist()}
+    ranks = [
+        loaders(rank=rank, world=world, accumulation=accumulation, by_length=by_length, excluded=listed)
+        for rank in range(world)
+    ]
+    plain = loaders(by_length=by_length)
+    streams = [loader.steps(loader.start) for loader in ranks]
+    named: list[str] = []
+    for whole in islice(plain.steps(plain.start), STEPS):
+        parts = [next(stream) for stream in streams]
+        assert all(part.cursor == replace(whole.cursor, excluded=listed.digest) for part in parts)
+        found = slots_of([batch for part in parts for batch in part.micro_batches])
+        everything = slots_of(whole.micro_batches)
+        assert found == {slot: sample for slot, sample in everything.items() if sample[1] not in left_out}
+        step_names = [name for part in parts for name in part.excluded]
+        assert sorted(step_names) == sorted(key for _, key in everything.values() if key in left_out)
+        names = [name for loader in ranks for name in loader.names(parts[0].cursor)]
+        assert sorted(names) == sorted(key for _, key in found.values())
+        named += step_names
+    assert sorted(named) == sorted(left_out)
+    scored = [key for loader in ranks for batch in loader.eval_batches() for key in batch.keys]
+    assert sorted(scored) == sorted({*IDS} - left_out)
+    with pytest.raises(CheckpointMismatchError, match=r"leaves out none, this run 18 samples \(list \w{12}\)"):
+        ranks[0].steps(plain.start)
 
 
 def test_every_meter_is_documented(loaders: LoaderFactory) -> None:

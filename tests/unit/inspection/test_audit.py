@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from ivr_dist import storage
 from ivr_dist.cli.main import main
 from ivr_dist.config.loading import to_dict
+from ivr_dist.data.exclusions import Exclusions
 from ivr_dist.errors import CheckpointMismatchError, CorruptDataError, UserError
 from ivr_dist.inspection.recorded_ids import SampleNames
 from ivr_dist.run.paths import AUDIT
@@ -80,6 +81,61 @@ def test_ids_that_are_the_keys_of_other_samples(kept: bool, turn: int) -> None:
 
 def test_keys_that_repeat_in_every_shard() -> None:
     assert sound(Run(indexed(PLAIN, [str(number % 4) for number in range(SAMPLES)]))).audit().ok
+
+
+@pytest.fixture
+def with_exclusions(split: str) -> Run:
+    """A run that leaves samples 2 and 7 out."""
+    run = Run(split)
+    manifest = run.manifest
+    run.exclude(Exclusions.of([2, 7], manifest.id))
+    return run
+
+
+def test_samples_that_are_left_out_are_not_missing(with_exclusions: Run) -> None:
+    report = sound(with_exclusions).audit()
+    assert report.ok and report.excluded == 2
+    assert [(epoch.verdict, epoch.seen, epoch.left_out) for epoch in report.epochs] == [
+        ("exactly once or left out", 8, 2)
+    ] * 2
+    assert "10 samples, 2 left out by data.exclude, 6 counted steps" in report.summary
+    assert report.to_json()["epochs"][0]["left_out"] == 2
+
+
+def test_a_checkpoint_names_its_list(with_exclusions: Run, split: str) -> None:
+    run = with_exclusions
+    run.record(run.lines(run.begin(), range(1, 7)))
+    run.checkpoint(4)
+    assert run.audit().ok
+    other = Run(split)
+    other.record(other.lines(other.begin(), range(1, 7)))
+    other.checkpoint(4, excluded=run.excluded.digest)
+    with pytest.raises(CheckpointMismatchError, match="leaves out 2 samples"):
+        other.audit()
+
+
+@pytest.mark.parametrize("what", ["trained on", "named elsewhere", "forged", "lost"])
+def test_a_ledger_that_contradicts_the_list_fails(with_exclusions: Run, what: str) -> None:
+    run = with_exclusions
+    lines = run.lines(run.begin(), range(1, 7))
+    line = next(line for own in lines.values() for line in own if line.get("excluded"))
+    name = line["excluded"][0]
+    if what == "trained on":
+        line["ids"].append(line.pop("excluded")[0])
+    elif what == "named elsewhere":
+        other = next(line for own in lines.values() for line in own if name not in line.get("excluded", []))
+        other.setdefault("excluded", []).append(other["ids"][0])
+    elif what == "forged":
+        line["excluded"] = ["nobody"]
+    else:
+        line["ids"] = line["ids"][1:]
+    run.record(lines)
+    run.end()
+    report = run.audit()
+    assert not report.ok
+    assert report.epochs[0].trained_though_left_out == ([name] if what == "trained on" else [])
+    if what == "trained on":
+        assert report.problems == [f"1 samples were trained on although they are left out: {name}"]
 
 
 CHANGES = ("lose line", "lose id", "forge id", "swap steps", "repeat line", "repeat id", "cut off", "damage", "epoch")

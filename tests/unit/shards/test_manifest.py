@@ -17,7 +17,7 @@ from ivr_dist.errors import DataError
 from ivr_dist.shards import manifest as manifest_module
 from ivr_dist.shards.manifest import Manifest
 from ivr_dist.shards.shard_table import IndexEntry, ShardEntry
-from ivr_dist.shards.specs import FeatureSpec, Statistics, TaskSpec
+from ivr_dist.shards.specs import FeatureSpec, HashesEntry, Statistics, TaskSpec
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -69,7 +69,7 @@ def refusal(place: Path) -> str:
 def saved_as(place: Path, change: Change, forge: bool = True) -> Path:
     """Save the example changed by hand; forged, its id fits the change, so that only what it says can be refused."""
     content = {"format": "ivr-shards", "version": 1, **stored(example())}
-    del content["vocabulary"], content["transcripts"], content["labels"]  # nothing was counted
+    del content["vocabulary"], content["transcripts"], content["labels"], content["hashes"]  # nothing was counted
     change(content)
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     identity = hashlib.sha256(canonical.encode()).hexdigest() if forge else example().id
@@ -317,7 +317,8 @@ def check_harmless(text: str) -> None:
 
 
 def test_counts_of_tokens_and_transcripts_are_kept(tmp_path: Path) -> None:
-    counted = replace(example(), vocabulary={"text": 30}, transcripts=9, labels={"sentiment": 0})
+    hashes = HashesEntry(name="manifest.hashes", version=1, bytes=900, directory_bytes=300, sha256="ab" * 32)
+    counted = replace(example(), vocabulary={"text": 30}, transcripts=9, labels={"sentiment": 0}, hashes=hashes)
     counted.save(str(tmp_path))
     assert Manifest.load(str(tmp_path)) == counted
     assert counted.id == example().id, "the counts follow from the shards"
