@@ -1,9 +1,127 @@
-"""Format sections of a card: mappings from the files of other toolkits to samples, one class for each format."""
+"""Format sections of a card: mappings from files to samples, one class for each format."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lookup:
+    """A lookup table for integer ids."""
+
+    array: str
+    """Name of the [rows, D] array."""
+    file: str | None = None
+    """Key of its file; unset: the file of the ids."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One value or sequence for each sample, from an array."""
+
+    array: str
+    """Name of the array."""
+    file: str | None = None
+    """Key of its file; unset: the main file, whose rows are the samples."""
+    join: str | None = None
+    """In another file: the array of sample ids that assigns its rows to samples."""
+    offset: str | None = None
+    """[n + 1] array in the same file: row r is entries offset[r] to offset[r + 1] - 1. Unset: it is entry r."""
+    lookup: Lookup | None = None
+    """The entries are ids; the time steps are the rows of this table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """Earlier utterances that continue the sequence of a sample, newest first."""
+
+    order: str
+    """Array of the main file that numbers the utterances of a group in time."""
+    before: int
+    """Maximum number of utterances before the sample's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArraysMapping:
+    """Mapping from the arrays of .npz files to samples (format `arrays`)."""
+
+    file: str
+    """Key of the main file, with one sample in each row."""
+    id: str
+    """Array of sample ids in the main file."""
+    group: str | None = None
+    """Array of group names (videos) in the main file."""
+    split: str | None = None
+    """Array of split names in the main file; unset: the splits list their groups."""
+    labels: dict[str, Column]
+    """By task."""
+    transcript: Column | None = None
+    """An array of words, or of one text for each sample."""
+    text: Column | None = None
+    audio: Column | None = None
+    vision: Column | None = None
+    context: Context | None = None
+
+    def modalities(self) -> dict[str, Column]:
+        """Collect the mapped modalities."""
+        columns = {"text": self.text, "audio": self.audio, "vision": self.vision}
+        return {name: column for name, column in columns.items() if column is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableMapping:
+    """The file that lists the samples (format `table`): .jsonl, .csv or .tsv.
+
+    Unset keys are the columns (in JSONL, keys) of the same names. A template is text with columns in braces, such as
+    `audio/{clip_id}.npy`; `{number:03}` writes a number with at least three digits.
+    """
+
+    file: str
+    """Key of the file, with one sample in each row."""
+    id: str = "id"
+    """Column of the unique id of a sample, or a template of several columns."""
+    split: str | None = None
+    """Column of the split; unset: `split`, unless the splits have shares or groups."""
+    group: str | None = None
+    """Column of the group (video, speaker) that stays in one split, or a template; unset: `group`, where it exists."""
+    labels: dict[str, str] | None = None
+    """By task: its column; unset: the column of the task's name. In JSONL, unset means the object `labels`."""
+    transcript: str | None = None
+    """Column of the transcript; unset: `transcript`, where it exists."""
+    text: str | None = None
+    """Template of the path of a sample's .npy file; unset: the column `text`, where it exists, holds the path."""
+    audio: str | None = None
+    vision: str | None = None
+    provenance: list[str] = field(default_factory=list)
+    """Further columns that are kept with the sample."""
+    encoding: str = "utf-8"
+    """Encoding of a .csv or .tsv file, such as cp1252."""
+
+    def paths(self) -> dict[str, str]:
+        """Return the templates of paths by modality."""
+        templates = {"text": self.text, "audio": self.audio, "vision": self.vision}
+        return {name: template for name, template in templates.items() if template is not None}
+
+    def is_plain(self) -> bool:
+        """Whether nothing but the file is set, so that the rows have the keys of the format themselves."""
+        return self == TableMapping(file=self.file, encoding=self.encoding)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranscriptText:
+    """Text from the transcripts: ids of the words of a vocabulary, or vectors of words from a file."""
+
+    from_: Literal["transcript"]
+    """Source of the words."""
+    vocabulary: int | str | None = None
+    """Largest number of words, the most frequent of the training split; or the packed split whose words are used."""
+    min_count: int = 2
+    """Words that occur less often in the training split count as unknown, which gives the model an example of them."""
+    vectors: str | None = None
+    """Key of a text file of word vectors, as GloVe and word2vec write them: a word and its numbers on each line."""
+    set: str | None = None
+    """Name of the feature set; unset: made from a hash of the words, or the key of the vectors."""
 
 
 @dataclass(frozen=True, kw_only=True)

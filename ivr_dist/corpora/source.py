@@ -141,6 +141,27 @@ class NamesFiles(Protocol):
         """Their paths, relative to the folder that is packed."""
 
 
+@runtime_checkable
+class GivesTranscripts(Protocol):
+    """A source that knows transcripts without reading the arrays of samples."""
+
+    def transcript(self, split: str, ref: SampleRef) -> str:
+        """Return the transcript of one sample."""
+
+
+@runtime_checkable
+class HasWords(Protocol):
+    """A source of token ids that stand for words."""
+
+    def words(self) -> Mapping[str, Sequence[str]]:
+        """List by modality the words in the order of their ids."""
+
+
+def words_of_source(source: Source) -> Mapping[str, Sequence[str]]:
+    """List the words of a source's token ids; empty if it is not a `HasWords`."""
+    return source.words() if isinstance(source, HasWords) else {}
+
+
 @dataclass(frozen=True)
 class Opener:
     """Opens the same corpus in another process; can be pickled."""

@@ -25,7 +25,16 @@ from functools import partial
 from typing import Literal
 
 from ivr_dist import storage
-from ivr_dist.corpora.source import Dropped, Opener, Source, divided_groups, dropped_by, notes_of, split_by_of
+from ivr_dist.corpora.source import (
+    Dropped,
+    Opener,
+    Source,
+    divided_groups,
+    dropped_by,
+    notes_of,
+    split_by_of,
+    words_of_source,
+)
 from ivr_dist.errors import ConfigError, DataError
 from ivr_dist.packing.shard_statistics import ShardStatistics
 from ivr_dist.packing.shard_writer import (
@@ -411,6 +420,7 @@ class _Packer:
             statistics=statistics.manifest_statistics(),
             vocabulary=statistics.vocabulary,
             transcripts=statistics.transcripts,
+            words=words_of_source(self._source),
             labels={task: split.jobs[-1].end - statistics.unlabelled[task] for task in self._source.tasks},
             split_by="clip" if split_by_of(self._source) == "clip" else None,
         )

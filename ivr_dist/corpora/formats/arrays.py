@@ -13,7 +13,8 @@ import numpy.typing as npt
 from ivr_dist import storage
 from ivr_dist.common import strict_json
 from ivr_dist.common.library_errors import describe
-from ivr_dist.corpora.card import ArraysMapping, Card, Column, Context
+from ivr_dist.corpora.card import Card
+from ivr_dist.corpora.card_mappings import ArraysMapping, Column, Context
 from ivr_dist.corpora.card_source import CardSource
 from ivr_dist.corpora.files import read_source_file, read_source_text, split_of_group
 from ivr_dist.corpora.readers.numpy_file import NpzFile

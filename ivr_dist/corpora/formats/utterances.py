@@ -146,12 +146,12 @@ class UtterancesSource(CardSource):
                 utterances = self._with_folds(utterances, self._mapping.folds)
             by_group = split_of_group(self._root, self._card)
             for utterance in utterances:
-                split = self._split_of(utterance, by_group)
-                if split not in self._utterances:
+                name = self._split_of(utterance, by_group)
+                if name not in self._utterances:
                     what = f"sample {utterance.id} (group {utterance.group}) is in no split"
                     remedy = "describe its group in the card"
                     raise DataError(what, where=utterance.row.where, remedy=remedy)
-                self._utterances[split].append(utterance)
+                self._utterances[name].append(utterance)
         if not self._card.splits.keys() & {name for name, found in self._utterances.items() if found}:
             raise DataError("the tables have no utterances", where=f"card {self._card.name}")
 
