@@ -25,25 +25,28 @@ from ivr_dist.corpora.card_checks import (
     check_shares,
     check_table,
     check_transcript_text,
+    check_utterances,
 )
 from ivr_dist.corpora.card_mappings import (
     ArraysMapping,
     CsdMapping,
+    MerbenchMapping,
     MmsaMapping,
     MultMapping,
     TableMapping,
     TranscriptText,
     UrFunnyMapping,
+    UtterancesMapping,
 )
 from ivr_dist.corpora.card_parser import build, suggest
 from ivr_dist.errors import ConfigError, DataError
 from ivr_dist.shards.manifest import MAX_WIDTH
-from ivr_dist.shards.specs import FeatureKind, FeatureSpec, TaskSpec
+from ivr_dist.shards.specs import FeatureKind, FeatureSpec, SplitBy, TaskSpec
 
 FORMAT = "format"
 """Key of a card: how its files become samples."""
-_FORMATS = ("arrays", "table", "mmsa", "mult", "csd", "ur_funny")
-_SPLIT_BY_FILE = ("mmsa", "mult", "ur_funny")
+_FORMATS = ("arrays", "table", "mmsa", "mult", "csd", "ur_funny", "utterances", "merbench")
+_SPLIT_BY_FILE = ("mmsa", "mult", "ur_funny", "merbench")
 _WIDTH = f"map an array of 1 to {MAX_WIDTH} features a step"
 _NAME = re.compile(r"[A-Za-z0-9_]+")
 _FOLDERS = (Path(__file__).parents[1] / "cards", Path(__file__).parents[2] / "shards")
@@ -57,6 +60,8 @@ class SourceFile:
     """Path relative to the folder that is packed."""
     sha256: str | None = None
     """Checksum; if set, a file with other content is refused."""
+    optional: bool = False
+    """Whether a modality is left out where the file is absent (features of format utterances, ur_funny)."""
     origin: str = ""
     """Source of the file, for people; without a checksum, also why there is none."""
 
@@ -83,7 +88,8 @@ class Split:
     samples: int | None = None
     """Number of samples it must have; unset: any number."""
     called: str | None = None
-    """Its name in the files, if that is another one (formats mmsa, mult, ur_funny, table)."""
+    """Its name in the files, if that is another one (formats table, mmsa, mult, ur_funny,
+    utterances, merbench)."""
     groups: list[str] | None = None
     """Its groups (videos), where the files do not assign samples to splits (formats arrays, table, csd)."""
     groups_file: str | None = None
@@ -104,8 +110,8 @@ class Card:
     cautions: list[str] = field(default_factory=list)
     """Known problems of the data that affect results."""
     format: ClassPath
-    """How the files become samples: arrays, table, mmsa, mult, csd or ur_funny; or a source outside the package, as
-    `package.module:Class` or a mapping of `class` and arguments."""
+    """How the files become samples: arrays, table, mmsa, mult, csd, ur_funny, utterances or
+    merbench; or a source outside the package, as `package.module:Class` or a mapping of `class` and arguments."""
     files: dict[str, SourceFile]
     """Files by the key that the mapping refers to."""
     features: dict[str, FeatureSet]
@@ -113,7 +119,10 @@ class Card:
     tasks: dict[str, TaskSpec]
     """Tasks by name, which define the labels."""
     splits: dict[str, Split]
-    """Splits by name. The keys `shares` and `seed` among them are `split_shares` and `split_seed`."""
+    """Splits by name. The keys `by`, `shares` and `seed` among them are `split_by`, `split_shares` and
+    `split_seed`."""
+    split_by: SplitBy = "group"
+    """`clip`: the published split divides groups (videos), which is then a caution instead of an error."""
     split_shares: dict[str, float] | None = None
     """By split, its share of the samples, in any unit: whole groups are assigned to splits by a hash (format table)."""
     split_seed: int = 0
@@ -126,6 +135,8 @@ class Card:
     mult: MultMapping | None = None
     csd: CsdMapping | None = None
     ur_funny: UrFunnyMapping | None = None
+    utterances: UtterancesMapping | None = None
+    merbench: MerbenchMapping | None = None
 
     def feature_specs(self, dims: Mapping[str, int] | None = None) -> dict[str, FeatureSpec]:
         """Make the specifications of the manifest, in the order text, audio, vision.
@@ -189,7 +200,7 @@ def load_card(path: str) -> Card:
     Raises:
         ConfigError: It is not a valid card; names the file, the line, the key and a remedy.
     """
-    card = build(Card, _with_shares(read_yaml(path)), path)
+    card = build(Card, _with_split_keys(read_yaml(path)), path)
     _check_format(card, path)
     _check_names(card, path)
     _check_paths(card, path)
@@ -209,19 +220,19 @@ def load_card(path: str) -> Card:
         check_table(card, card.table, path)
     if card.text is not None:
         check_transcript_text(card, card.text, path)
-    for mapping in (card.mmsa, card.mult, card.csd, card.ur_funny):
+    for mapping in (card.mmsa, card.mult, card.csd, card.ur_funny, card.utterances, card.merbench):
         for key, file in () if mapping is None else mapping.files().items():
             check_file(card, file, key, path)
     _check_toolkit(card, path)
     return card
 
 
-def _with_shares(document: Located) -> Located:
+def _with_split_keys(document: Located) -> Located:
     """Move the keys of `splits` that are no splits to keys of their own, and add the splits that have a share."""
     splits = document.get("splits")
     if not isinstance(splits, Located):
         return document
-    for key in ("shares", "seed"):
+    for key in ("by", "shares", "seed"):
         # A split may have this name, too: its value is a mapping of the keys of a split.
         if key in splits and (key == "shares") == isinstance(splits[key], Located):
             document[f"split_{key}"] = splits.pop(key)
@@ -314,7 +325,7 @@ def _check_splits(card: Card, path: str) -> None:
         raise ConfigError(
             f"the files of format {card.format} define the splits themselves", where=path, remedy="remove groups"
         )
-    by_group = card.format not in (*_SPLIT_BY_FILE, "table") and card.source_class() is None
+    by_group = card.format not in (*_SPLIT_BY_FILE, "table", "utterances") and card.source_class() is None
     if by_group and any(split.called is not None for split in card.splits.values()):
         raise ConfigError(f"called is not for format {card.format}", where=path, remedy="remove it")
 
@@ -324,6 +335,11 @@ def _check_toolkit(card: Card, path: str) -> None:
     if card.mmsa is not None:
         check_labels(card, card.mmsa.labels, "mmsa.labels", path)
         _check_text(card, card.mmsa.text == "text_bert", path)
+    if card.utterances is not None:
+        check_utterances(card, card.utterances, path)
+    if card.merbench is not None:
+        check_labels(card, card.merbench.tasks, "merbench.tasks", path)
+        check_mapped(card, set(), path)
     if card.mult is not None:
         check_labels(card, card.mult.labels, "mult.labels", path)
         _check_text(card, False, path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from ivr_dist.corpora.card_mappings import ArraysMapping, Column, TableMapping, TranscriptText
+from ivr_dist.corpora.card_mappings import ArraysMapping, Column, TableMapping, TranscriptText, UtterancesMapping
 from ivr_dist.corpora.card_parser import suggest
 from ivr_dist.errors import ConfigError
 from ivr_dist.shards.manifest import MAX_WIDTH
@@ -145,3 +145,42 @@ def check_file(card: Card, name: str, key: str, path: str) -> None:
     """
     if name not in card.files:
         raise ConfigError(f"{name} is not a key of files", where=f"{path}, key {key}", remedy=suggest(name, card.files))
+
+
+def check_utterances(card: Card, mapping: UtterancesMapping, path: str) -> None:
+    """Check the section `utterances`.
+
+    Raises:
+        ConfigError: A task is unknown, modalities are described and mapped differently, or the tables, the splits or the
+            context are defined in no way or in two.
+    """
+    check_labels(card, mapping.labels, "utterances.labels", path)
+    check_mapped(card, set(mapping.modalities()), path)
+    if mapping.nearest is not None:
+        check_labels(card, mapping.nearest.labels, "utterances.nearest.labels", path)
+        check_labels(card, mapping.nearest.same, "utterances.nearest.same", path)
+    where = f"{path}, key utterances"
+    if bool(mapping.tables) == (mapping.table is not None):
+        raise ConfigError("give tables by split, or one table", where=where, remedy="keep tables, or table")
+    if mapping.tables and set(mapping.tables) != set(card.splits):
+        what = f"there are tables for {', '.join(mapping.tables)} and splits {', '.join(card.splits)}"
+        raise ConfigError(what, where=where, remedy="give one table for each split")
+    ways = [bool(mapping.tables), bool(mapping.hashed), mapping.fold is not None, card.splits_by_group()]
+    if sum(ways) != 1:
+        remedy = "keep one of tables, hashed, fold, and the groups of splits"
+        raise ConfigError("the split of a sample must be defined in exactly one way", where=where, remedy=remedy)
+    if mapping.fold is not None and mapping.folds is None:
+        raise ConfigError("fold needs folds", where=where, remedy="name the file of folds")
+    digits = [digit for each in mapping.hashed.values() for digit in each]
+    if mapping.hashed and (sorted(digits) != list(range(10)) or set(mapping.hashed) != set(card.splits)):
+        remedy = "give each digit 0 to 9 to one split, and every split at least one"
+        raise ConfigError("hashed does not divide the digits among the splits", where=where, remedy=remedy)
+    context = mapping.context
+    if context is not None:
+        sources = (context.previous, context.texts, context.unlabeled)
+        if sum(source is not None for source in sources) != 1 or (context.speakers and not context.texts):
+            remedy = "give previous, or texts with or without speakers, or unlabeled"
+            raise ConfigError("the context has no source, or several", where=f"{where}.context", remedy=remedy)
+        if context.previous is not None and not (context.previous > 0 and mapping.turn and mapping.group):
+            remedy = "set group and turn, and 1 or more previous utterances"
+            raise ConfigError("previous utterances need group and turn", where=f"{where}.context", remedy=remedy)

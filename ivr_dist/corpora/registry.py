@@ -11,10 +11,12 @@ from ivr_dist.common import dotted_path
 from ivr_dist.common.dotted_path import ClassReference
 from ivr_dist.corpora.card import Card
 from ivr_dist.corpora.formats.arrays import ArraysSource
+from ivr_dist.corpora.formats.merbench import MerbenchSource
 from ivr_dist.corpora.formats.mmsa import MmsaSource
 from ivr_dist.corpora.formats.mult import MultSource
 from ivr_dist.corpora.formats.table import TableSource
 from ivr_dist.corpora.formats.ur_funny import UrFunnySource
+from ivr_dist.corpora.formats.utterances import UtterancesSource
 from ivr_dist.corpora.source import NamesFiles, Opener, Source
 from ivr_dist.corpora.transcript_text import TextSource, WordTable, make_table
 
@@ -36,6 +38,8 @@ FORMATS: dict[str, Callable[[str, Card], Source]] = {
     "mult": MultSource,
     "csd": _csd,
     "ur_funny": UrFunnySource,
+    "utterances": UtterancesSource,
+    "merbench": MerbenchSource,
 }
 """Factories by format: each opens the source of a corpus from the folder of its files and its card."""
 

@@ -25,7 +25,7 @@ from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.errors import CorruptDataError, DataError
 from ivr_dist.sanitize import shorten
 from ivr_dist.shards.shard_table import IndexEntry, ShardColumns, ShardEntry
-from ivr_dist.shards.specs import FeatureSpec, HashesEntry, Statistics, TaskSpec
+from ivr_dist.shards.specs import FeatureSpec, HashesEntry, SplitBy, Statistics, TaskSpec
 
 __all__ = ["IndexEntry", "Manifest", "ShardEntry"]
 
@@ -35,7 +35,7 @@ MANIFEST_NAME = "manifest.json"
 TABLE_NAME = "manifest.shards"
 
 _REMEDY = "pack the split again"
-_COUNTED = ("vocabulary", "transcripts", "labels", "hashes")
+_COUNTED = ("vocabulary", "transcripts", "labels", "split_by", "hashes")
 _OPTIONAL = (*_COUNTED, "words")
 _MAX_SAMPLES = 1 << 62
 _LARGEST = float(np.finfo(np.float32).max)
@@ -72,6 +72,9 @@ class Manifest:
     labels: dict[str, int] = field(default_factory=dict)
     """By task: samples that have its label; empty also where the split was packed by a version that did not count
     them."""
+    split_by: SplitBy | None = None
+    """`clip` if groups (videos) are in several splits of the corpus; None: groups are kept together, or by a version
+    that did not state it."""
     hashes: HashesEntry | None = None
     """The file of sample hashes; None where the split was packed by a version that did not write it."""
 
@@ -90,6 +93,7 @@ class Manifest:
         transcripts: int = 0,
         words: Mapping[str, Sequence[str]] | None = None,
         labels: Mapping[str, int] | None = None,
+        split_by: SplitBy | None = None,
         hashes: HashesEntry | None = None,
     ) -> Manifest:
         """Create the manifest of shards that have been written."""
@@ -106,6 +110,7 @@ class Manifest:
             transcripts=transcripts,
             words={name: list(listed) for name, listed in (words or {}).items()},
             labels=dict(labels or {}),
+            split_by=split_by,
             hashes=hashes,
         )
 
@@ -178,6 +183,13 @@ class Manifest:
                 remedy="name the directory of one split (such as .../train) that `ivr-dist pack` or `synth` wrote",
             ) from error
         return _parse(data, split_url, storage.display(url))
+
+    @property
+    def cautions(self) -> list[str]:
+        """List what limits the results on this split, a sentence each."""
+        if self.split_by != "clip":
+            return []
+        return [f"{self.corpus} is split by clip: videos are in several splits, so results say little about new videos"]
 
     def check_transcripts(self) -> None:
         """Check that there are transcripts.

@@ -52,7 +52,7 @@ class TableSource(CardSource):
         self._lines: list[int] = []
         self._read_rows(card.table)
         self._features = card.feature_specs(self._read_dims())
-        self._splits = check_hygiene(self._read_splits(), card.expected_counts(), f"corpus {card.name}")
+        self._splits = check_hygiene(self._read_splits(), card.expected_counts(), f"corpus {card.name}", card.split_by)
 
     def paths(self) -> list[str]:
         """List the .npy files of all samples, relative to the folder that is packed."""
