@@ -151,8 +151,8 @@ def check_utterances(card: Card, mapping: UtterancesMapping, path: str) -> None:
     """Check the section `utterances`.
 
     Raises:
-        ConfigError: A task is unknown, modalities are described and mapped differently, or the tables, the splits or the
-            context are defined in no way or in two.
+        ConfigError: A task is unknown, modalities are described and mapped differently, or the tables, the splits or
+            the context are defined in no way or in two.
     """
     check_labels(card, mapping.labels, "utterances.labels", path)
     check_mapped(card, set(mapping.modalities()), path)
