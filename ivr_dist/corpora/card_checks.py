@@ -18,7 +18,7 @@ def check_shares(card: Card, path: str) -> None:
     """Check that shares are given for every split, and that nothing else assigns samples to splits.
 
     Raises:
-        ConfigError: It is not so.
+        ConfigError: The card breaks this rule.
     """
     shares = card.split_shares
     if shares is None:
@@ -44,7 +44,7 @@ def check_table(card: Card, mapping: TableMapping, path: str) -> None:
     """Check the mapping of format `table`.
 
     Raises:
-        ConfigError: It is not so.
+        ConfigError: The card breaks this rule.
     """
     check_labels(card, mapping.labels or (), "table.labels", path)
     for name in mapping.paths():
@@ -59,7 +59,7 @@ def check_transcript_text(card: Card, text: TranscriptText, path: str) -> None:
     """Check the section that makes text from transcripts.
 
     Raises:
-        ConfigError: It is not so.
+        ConfigError: The card breaks this rule.
     """
     where = f"{path}, key text"
     if "text" in card.features:
@@ -83,7 +83,7 @@ def check_arrays(card: Card, mapping: ArraysMapping, path: str) -> None:
     """Check the mapping of format `arrays`.
 
     Raises:
-        ConfigError: It is not so.
+        ConfigError: The card breaks this rule.
     """
     check_file(card, mapping.file, "arrays.file", path)
     check_mapped(card, set(mapping.modalities()), path)
@@ -106,7 +106,7 @@ def check_labels(card: Card, labels: Iterable[str], key: str, path: str) -> None
     """Check that labels are those of tasks.
 
     Raises:
-        ConfigError: It is not so.
+        ConfigError: The card breaks this rule.
     """
     for task in labels:
         if task not in card.tasks:
@@ -117,7 +117,7 @@ def check_mapped(card: Card, mapped: set[str], path: str) -> None:
     """Check that the same modalities are described and mapped.
 
     Raises:
-        ConfigError: It is not so.
+        ConfigError: The card breaks this rule.
     """
     if mapped != set(card.features):
         what = f"features are described for {', '.join(card.features)} and mapped for {', '.join(sorted(mapped))}"
@@ -141,7 +141,7 @@ def check_file(card: Card, name: str, key: str, path: str) -> None:
     """Check that a mapping names a key of files.
 
     Raises:
-        ConfigError: It is not so.
+        ConfigError: The card breaks this rule.
     """
     if name not in card.files:
         raise ConfigError(f"{name} is not a key of files", where=f"{path}, key {key}", remedy=suggest(name, card.files))

@@ -31,11 +31,12 @@ from ivr_dist.corpora.source import (
     SourceSample,
     dropped_by,
     notes_of,
+    split_by_of,
 )
 from ivr_dist.errors import DataError
 from ivr_dist.shards.decode import words_of
 from ivr_dist.shards.manifest import Manifest
-from ivr_dist.shards.specs import FeatureSpec, TaskSpec
+from ivr_dist.shards.specs import FeatureSpec, SplitBy, TaskSpec
 
 UNKNOWN = "<unk>"
 """The word of id 0, for all words that are not in the vocabulary."""
@@ -102,6 +103,11 @@ class TextSource:
         self.corpus: str = source.corpus
         self.features: Mapping[str, FeatureSpec] = {"text": table.spec, **source.features}
         self.tasks: Mapping[str, TaskSpec] = source.tasks
+
+    @property
+    def split_by(self) -> SplitBy:
+        """What the splits of the other source keep together."""
+        return split_by_of(self._source)
 
     def words(self) -> Mapping[str, Sequence[str]]:
         """List the words of token ids by modality."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,13 +13,13 @@ from ivr_dist.common.library_errors import describe
 from ivr_dist.corpora.card import SourceFile
 from ivr_dist.corpora.card_parser import suggest
 from ivr_dist.corpora.files import read_source_text
+from ivr_dist.corpora.readers import column_template
 from ivr_dist.corpora.readers.delimited import read_delimited
 from ivr_dist.corpora.readers.texts import is_missing
 from ivr_dist.errors import DataError
 
 ID = "id"
 """Column of the key of an object, in a .json file of objects by id."""
-_FIELD = re.compile(r"\{([^{}:]+)(?::0(\d))?\}")
 _MAX_LIST = 2000
 """Maximum number of characters of a list in a field."""
 
@@ -109,24 +108,19 @@ def _read_json(root: str, file: SourceFile, columns: list[str]) -> list[Utteranc
 
 def template_columns(template: str) -> list[str]:
     """List the columns that a template names, without `split`."""
-    return [name for name, _ in _FIELD.findall(template) if name != "split"]
+    return [name for name in column_template.columns_of(template) if name != "split"]
 
 
 def fill(template: str, row: UtteranceRow, split: str) -> str:
-    """Fill a template such as `{split}_u{Utterance_ID:03}` with the values of a row.
+    """Fill a template such as `{split}_u{Utterance_ID:03}` with the values of a row; empty where one is empty.
 
     Raises:
         DataError: A value that has to be a number of some digits is none.
     """
-
-    def value(match: re.Match[str]) -> str:
-        name, digits = match[1], match[2]
-        text = split if name == "split" else row.text(name).strip()
-        if digits and not text.isdecimal():
-            raise DataError(f"{name} is {text!r}, not a number", where=row.where)
-        return text.zfill(int(digits)) if digits else text
-
-    return _FIELD.sub(value, template)
+    try:
+        return column_template.fill(template, lambda name: split if name == "split" else row.text(name))
+    except ValueError as error:
+        raise DataError(str(error), where=row.where) from None
 
 
 def speakers(text: str) -> list[str]:
