@@ -177,6 +177,7 @@ def _print_plans(loaded: Loaded, worlds: Sequence[int], as_json: bool) -> int:
     from dataclasses import asdict
 
     from ivr_dist.data.read_forecast import forecasts
+    from ivr_dist.display.plain_output import say
     from ivr_dist.display.tables import print_rows, print_table
     from ivr_dist.orchestration.preflight import count_parameters, preflight, resolved
     from ivr_dist.planning.model_inputs import run_inputs
@@ -200,4 +201,6 @@ def _print_plans(loaded: Loaded, worlds: Sequence[int], as_json: bool) -> int:
         # Values that do not depend on the workers are printed once, so that the table fits a terminal.
         print_rows([(label, values[0]) for label, *values in lines[1:] if len(set(values)) == 1], sys.stdout)
         print_table(lines[0], [line for line in lines[1:] if len(set(line[1:])) > 1], sys.stdout)
+    for caution in dict.fromkeys(caution for manifest in manifests.values() for caution in manifest.cautions):
+        say(f"caution: {caution}", sys.stdout)
     return 0
