@@ -8,6 +8,7 @@ every modality and the transcript. The ids do not name the talk of a sample, so 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from ivr_dist.corpora.readers.split_pickle import by_split, skipped_note, undesc
 from ivr_dist.corpora.readers.texts import as_spoken, is_missing
 from ivr_dist.corpora.source import Array, SampleRef, SourceSample, as_label, check_hygiene, checked_labels
 from ivr_dist.errors import DataError
+from ivr_dist.shards.decode import ContextUtterance
 from ivr_dist.shards.npy import NUMBERS
 
 _MAX_SENTENCES = 1000
@@ -53,13 +55,23 @@ class UrFunnySource(CardSource):
         self._mapping: UrFunnyMapping = card.ur_funny
         (self._task,) = card.tasks
         self._labels = self._read(self._mapping.labels)
-        self._language = self._read(self._mapping.language)
+        absent = self._absent_files()
+        text = {self._mapping.language, self._mapping.vectors}
+        self._language = {} if self._mapping.language in absent else self._read(self._mapping.language)
         files = {"audio": self._mapping.audio, "vision": self._mapping.vision}
-        self._frames = {name: self._read(file) for name, file in files.items() if file is not None}
-        self._vectors = None if self._mapping.vectors is None else self._read_vectors(self._mapping.vectors)
+        self._frames = {
+            name: self._read(file) for name, file in files.items() if file is not None and file not in absent
+        }
+        vectors = None if text & absent.keys() else self._mapping.vectors
+        self._vectors = None if vectors is None else self._read_vectors(vectors)
         self._keys: dict[str, list[Any]] = {}
         splits = self._read_folds()
-        self._features = card.feature_specs(self._widths())
+        without = {name for name, file in files.items() if file in absent} | (
+            {"text"} if text & absent.keys() else set()
+        )
+        described = {name: features for name, features in card.features.items() if name not in without}
+        self._features = replace(card, features=described).feature_specs(self._widths())
+        self._notes = [*self._notes, *(f"there is no {path}, so what it holds is left out" for path in absent.values())]
         self._splits = check_hygiene(splits, card.expected_counts(), f"corpus {card.name}", card.split_by)
 
     def load(self, split: str, ref: SampleRef) -> SourceSample:
@@ -89,8 +101,14 @@ class UrFunnySource(CardSource):
             labels=checked_labels({} if label is None else {self._task: as_label(label)}, self._card.tasks, where),
             transcript=" ".join(spoken),
             provenance={"file": self._card.files[self._mapping.language].path, "context": context},
+            context=[ContextUtterance(text) for text in context] if self._mapping.context == "drop" else (),
             arrays=arrays,
         )
+
+    def _absent_files(self) -> dict[str, str]:
+        """Find optional files that do not exist: their paths by key."""
+        paths = {key: file.path for key, file in self._card.files.items() if file.optional}
+        return {key: path for key, path in paths.items() if not storage.exists(storage.join(self._root, path))}
 
     def _read(self, file: str) -> dict[Any, Any]:
         entries = load_pickle(self._root, self._card.files[file])
