@@ -1,0 +1,99 @@
+"""Pooled training gives the same result on any number of workers, at any ZeRO stage, and across interruptions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ivr_dist import storage
+from ivr_dist.checkpoint import store
+from ivr_dist.checkpoint.weights import read_weights
+from ivr_dist.config import Config
+from ivr_dist.config.loading import load_config
+from ivr_dist.evaluation.score_checkpoint import score_own_splits
+from ivr_dist.inspection.audit import audit
+from ivr_dist.orchestration.preflight import absolute
+from ivr_dist.run.results import loss_curve
+from tests.distributed.test_training import STAGES, train
+from tests.pools import SIZES, pack_pool, pool_run
+from tests.ranks import run_ranks
+
+pytestmark = pytest.mark.distributed
+
+STEPS = 10
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> str:
+    place = str(tmp_path_factory.mktemp("pool"))
+    pack_pool(place)
+    return place
+
+
+def config(pool: str, run: Path, *overrides: str) -> Config:
+    steps = (f"train.max_steps={STEPS}", "train.eval_every=10steps")
+    return absolute(load_config(None, [*pool_run(pool, run), *steps, *overrides]))
+
+
+def test_losses_and_weights_are_the_same_on_1_and_2_workers_at_every_stage(pool: str, tmp_path: Path) -> None:
+    """Ranks hold other corpora; gradients of adapters of equal width would be summed if one were left out."""
+    # Groups of a part of the batch: accumulation needs whole ones.
+    variants = [f"zero.stage={stage} loss.consistency.group=12" for stage in STAGES]
+    variants.append("train.accumulation=2 loss.consistency.group=12")
+    runs: dict[tuple[int, str], Config] = {}
+    for world in (1, 2):
+        cases = {
+            variant: config(pool, tmp_path / f"{world}-{number}", *variant.split())
+            for number, variant in enumerate(variants)
+        }
+        run_ranks(train, world, [(case, None) for case in cases.values()])
+        runs |= {(world, variant): case for variant, case in cases.items()}
+    reference = runs[1, variants[0]]
+    for (world, variant), case in runs.items():
+        expected, curve = loss_curve(reference.run.dir), loss_curve(case.run.dir)
+        assert [step for step, _ in curve] == list(range(1, STEPS + 1))
+        for (step, loss), (_, value) in zip(expected, curve, strict=True):
+            assert abs(value - loss) <= 1e-6 * abs(loss), f"{variant} on {world} workers differs at step {step}"
+        weights, others = (read_weights(store.names(each.run.dir)[0].url(each.run.dir)) for each in (reference, case))
+        for name, tensor in weights.items():
+            torch.testing.assert_close(others[name], tensor, rtol=1e-4, atol=2e-5, msg=f"{variant}, {world}: {name}")
+    assert expected[-1][1] < 0.9 * expected[0][1], "nothing was learned, so nothing was compared"
+
+
+def test_interrupted_pools_continue_bitwise_on_any_number_of_workers(pool: str, tmp_path: Path) -> None:
+    """Pieces of one run against the run in one piece, with dropout; each pass over each corpus is audited."""
+    variants = ("zero.stage=3",)
+    cases: list[tuple[Config, int | None]] = []
+    for variant in variants:
+        whole = config(pool, tmp_path / f"whole-{variant}", variant, "model.dropout=0.2", "train.max_steps=24")
+        pieces = config(pool, tmp_path / f"pieces-{variant}", variant, "model.dropout=0.2", "train.max_steps=24")
+        cases += [(whole, None), (pieces, 7), (pieces, 13), (pieces, None)]
+    run_ranks(train, 2, cases)
+    for (whole, _), (pieces, _) in zip(cases[::4], cases[1::4], strict=True):
+        assert loss_curve(pieces.run.dir) == loss_curve(whole.run.dir)
+    other = config(pool, tmp_path / "worlds", "train.max_steps=24")
+    for world, stop in ((1, 9), (2, 17), (1, None)):
+        run_ranks(train, world, [(other, stop)])
+    for case in (cases[1][0], other):
+        report = audit(case.run.dir)
+        assert report.ok and report.attempts == 3, report.problems
+        passes = {(each.corpus, each.epoch): each for each in report.epochs}
+        assert {corpus for corpus, _ in passes} == set(SIZES)
+        assert any(each.complete for each in report.epochs)
+        for (corpus, _), each in passes.items():
+            if each.complete:
+                assert each.seen == round(0.7 * SIZES[corpus]) and each.verdict == "exactly once"
+
+
+def test_scores_of_a_pool_equal_those_of_its_checkpoint(pool: str, tmp_path: Path) -> None:
+    settings = config(pool, tmp_path / "run", 'data.corpora.calls.train=""', "data.corpora.calls.sets={}")
+    run_ranks(train, 2, [(settings, None)])
+    result = storage.read_json(f"{settings.run.dir}/result.json")
+    assert {name.partition("/")[0] for name in result["metrics"]["valid"]} == {"talks", "clips", "heldout", "macro"}
+    assert "heldout/calls/mae" in result["metrics"]["test"]
+    scores, splits = score_own_splits(result["checkpoint"], "test", 1)
+    assert len(splits) == 3 and scores.keys() == result["metrics"]["test"].keys()
+    for name, value in scores.items():
+        assert value == pytest.approx(result["metrics"]["test"][name], rel=1e-5, abs=1e-6), name
