@@ -113,9 +113,7 @@ def test_an_unknown_id_is_an_error_with_similar_ones(splits: Splits, tmp_path: P
     known = names(splits["train"])[0]
     with pytest.raises(DataError, match=rf"data\.exclude: no split has {known}x \(.*\); did you mean .*{known}"):
         resolve_exclude_list(written(tmp_path, known, f"{known}x"), splits)
-    with pytest.raises(
-        DataError, match=r"the samples aaaa, bbbb, cccc, \.\.\. \(4 ids\).*; ids look like"
-    ):
+    with pytest.raises(DataError, match=r"the samples aaaa, bbbb, cccc, \.\.\. \(4 ids\).*; ids look like"):
         resolve_exclude_list(written(tmp_path, "aaaa", "bbbb", "mine\tcccc", "dddd"), splits)
     assert not resolve_exclude_list(written(tmp_path, "aaaa"), splits, strict=False).splits
 
