@@ -12,6 +12,7 @@ import numpy.typing as npt
 from ivr_dist.corpora.readers.texts import PLACEHOLDERS
 from ivr_dist.errors import DataError
 from ivr_dist.shards import npy
+from ivr_dist.shards.decode import ContextUtterance
 from ivr_dist.shards.specs import FeatureSpec, TaskSpec
 
 Array = npt.NDArray[Any]
@@ -43,6 +44,10 @@ class SourceSample:
     """Origin of the sample, in JSON values."""
     arrays: Mapping[str, Array] = field(default_factory=dict)
     """By modality: [T, D] features or [T] token ids. Absent, or T = 0: the modality is missing."""
+    context: Sequence[ContextUtterance] = ()
+    """The utterances before it in its dialogue, oldest first."""
+    turn: int | None = None
+    """Number of the utterance in its group (dialogue); None: unknown."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """By modality: values that were not finite and were left out of the arrays, for example of an average."""
 

@@ -170,11 +170,11 @@ class _SimulatedCache:
         self.fetched = 0
         self.most = 0
         self._reader = reader
-        self._segments = SegmentCache(limit, limit, self._load)
+        self._segments = SegmentCache(limit, limit)
 
     def use(self, shards: Int64Array, segments: Int64Array) -> None:
         """Pin and unpin the segments of one step."""
-        pinned = self._segments.pin(dict.fromkeys(zip(shards.tolist(), segments.tolist(), strict=True)))
+        pinned = self._segments.pin(dict.fromkeys(zip(shards.tolist(), segments.tolist(), strict=True)), self._load)
         self.most = max(self.most, self._segments.resident)
         self._segments.unpin(pinned)
 

@@ -29,6 +29,7 @@ from ivr_dist.inspection.profile import ModalityProfile, SplitProfile
 from ivr_dist.inspection.summaries import FeatureValues, TokenValues
 from ivr_dist.inspection.verify import Verification
 from ivr_dist.sanitize import plain
+from ivr_dist.shards.decode import ContextUtterance
 from ivr_dist.units import format_bytes
 
 MAX_SHOWN = 8
@@ -228,6 +229,7 @@ def print_sample(located: FoundSample, stream: TextIO) -> None:
         ("file", f"{storage.display(located.url)}, {sample.shard}, members {sample.key}.*"),
         ("number", f"{located.number} of {located.manifest.samples}"),
         *((f"label {task}", "none" if value is None else f"{value:g}") for task, value in sample.labels.items()),
+        *((f"context -{len(sample.context) - number}", _spoken(one)) for number, one in enumerate(sample.context)),
         ("transcript", " ".join(sample.words) or "none"),
         *((f"provenance: {key}", plain(str(value), 120)) for key, value in _provenance(about).items()),
     ]
@@ -241,6 +243,10 @@ def print_sample(located: FoundSample, stream: TextIO) -> None:
             cells.append((name, spec.set, *_array_cells(array, stream)))
     header = ("modality", "set", "shape", "type", "min", "mean", "max", "first values", "RMS by step")
     print_table(header, cells, stream, text=("set", "shape", "type", "first values", "RMS by step"))
+
+
+def _spoken(utterance: ContextUtterance) -> str:
+    return plain(f"{utterance.speaker}: {utterance.text}" if utterance.speaker else utterance.text, 120)
 
 
 def _provenance(about: dict[str, Any]) -> dict[str, Any]:

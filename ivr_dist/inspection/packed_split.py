@@ -19,7 +19,7 @@ from ivr_dist.errors import UserError
 from ivr_dist.inspection import profile
 from ivr_dist.planning.plan import data_order
 from ivr_dist.sanitize import plain
-from ivr_dist.shards.decode import RawSample, Transcript, words_of
+from ivr_dist.shards.decode import ContextUtterance, RawSample, Transcript, words_of
 from ivr_dist.shards.manifest import Manifest
 from ivr_dist.shards.specs import FeatureSpec, TaskSpec
 
@@ -45,6 +45,9 @@ class Sample:
     """By modality: [T, D] features or [T] token ids; a missing modality is absent."""
     transcript: Transcript = ()
     """Transcript: a text, or a sequence of words; empty if there is none."""
+    context: tuple[ContextUtterance, ...] = ()
+    """The utterances before it in its dialogue, oldest first, each with `text` and `speaker`; empty if there are
+    none."""
 
     def __repr__(self) -> str:
         shapes = [f"{name} {list(array.shape)}" for name, array in self.arrays.items()]
@@ -253,7 +256,8 @@ def _chunks(positions: Sequence[int]) -> Iterator[npt.NDArray[np.int64]]:
 
 def _sample(raw: RawSample) -> Sample:
     # Copies: the arrays of a raw sample keep the whole segment in memory that they were read with.
-    return Sample(raw.id, dict(raw.labels), {name: array.copy() for name, array in raw.arrays.items()}, raw.transcript)
+    arrays = {name: array.copy() for name, array in raw.arrays.items()}
+    return Sample(raw.id, dict(raw.labels), arrays, raw.transcript, raw.context)
 
 
 def _one_epoch(loader: Any, epoch: int) -> Iterator[Batch]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from ivr_dist.data.batches.batch import Batch
+from ivr_dist.planning.pool_layout import CorpusLayout
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class StepLayout:
     # decision 035
     group: int
     """Consecutive slots whose batch statistics are taken together; A * group divides G."""
+    corpora: tuple[CorpusLayout, ...] = ()
+    """The corpora of a pool, by their numbers in batches; empty where there is one corpus."""
 
     @property
     def groups(self) -> int:
@@ -37,6 +40,34 @@ class StepLayout:
     def micro_groups(self) -> int:
         """Groups of one micro-step."""
         return self.groups // self.accumulation
+
+    @property
+    def parts(self) -> int:
+        """Corpora C of a pool, else 1: counts are by corpus, and a group has a cell for each."""
+        return max(len(self.corpora), 1)
+
+    def labels(self, heads: Collection[str]) -> list[Label]:
+        """The labels that are learned: each head, or in a pool each task of each trained corpus."""
+        if not self.corpora:
+            return [Label(head, 0, head, head) for head in heads]
+        return [
+            Label(f"{corpus.name}/{task}", number, task, head)
+            for number, corpus in enumerate(self.corpora)
+            if not corpus.held_out
+            for task, head in corpus.heads.items()
+        ]
+
+
+class Label(NamedTuple):
+    """A label that is learned."""
+
+    name: str
+    """Name in curves: TASK, or in a pool CORPUS/TASK."""
+    corpus: int
+    """Number of its corpus."""
+    task: str
+    head: str
+    """The head that predicts it."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +82,16 @@ class StepCounts:
     nonfinite: float
     """Input features that are not finite."""
     steps: dict[str, Tensor]
-    """Valid steps by modality."""
+    """Valid steps by modality; in a pool [C] by corpus."""
     pairs: dict[str, Tensor]
-    """Neighboring valid steps by modality."""
+    """Neighboring valid steps by modality; in a pool [C] by corpus."""
     labels: dict[str, Tensor]
-    """Labeled samples by task."""
+    """Labeled samples, or the sum of their weights, by name of the label."""
     group_codes: Tensor
-    """[groups, modalities] float64, samples with at least one valid step."""
+    """[groups, modalities] float64, samples with at least one valid step; in a pool [groups * C, modalities] by cell: a
+    corpus in a group, group by group."""
+    shares: Tensor = field(default_factory=lambda: torch.ones(1, dtype=torch.float64))
+    """[C] share of each corpus in the samples of the step."""
     extra: dict[str, Tensor] = field(default_factory=dict)
     """Counts of the terms of `loss.extra`, by name."""
 
@@ -76,16 +110,22 @@ class StepCounts:
         extra: Collection[str] = (),
     ) -> StepCounts:
         """Unpack what `local_counts` packed, after the sum over ranks."""
-        m, t = len(modalities), len(tasks)
-        sizes = [2, m, m, t, layout.groups * m, len(extra)]
-        head, steps, pairs, labels, codes, further = torch.split(vector, sizes)
+        m, c, labels = len(modalities), layout.parts, layout.labels(tasks)
+        sizes = [1, c, m * c, m * c, len(labels), layout.groups * c * m, len(extra)]
+        head, samples, steps, pairs, counted, codes, further = torch.split(vector, sizes)
+
+        def by_modality(counts: Tensor) -> dict[str, Tensor]:
+            rows = counts.view(m, c) if layout.corpora else counts
+            return dict(zip(modalities, rows.unbind(), strict=True))
+
         return cls(
-            samples=float(head[0]),
-            nonfinite=float(head[1]),
-            steps=dict(zip(modalities, steps.unbind(), strict=True)),
-            pairs=dict(zip(modalities, pairs.unbind(), strict=True)),
-            labels=dict(zip(tasks, labels.unbind(), strict=True)),
-            group_codes=codes.view(layout.groups, m),
+            samples=float(samples.sum()),
+            nonfinite=float(head[0]),
+            steps=by_modality(steps),
+            pairs=by_modality(pairs),
+            labels=dict(zip([label.name for label in labels], counted.unbind(), strict=True)),
+            group_codes=codes.view(layout.groups * c, m),
+            shares=samples / samples.sum().clamp(min=1),
             extra=dict(zip(extra, further.unbind(), strict=True)),
         )
 
@@ -98,6 +138,23 @@ def over(total: Tensor, count: Tensor) -> Tensor:
 def nonzero_counts(counts: Iterable[Tensor]) -> Tensor:
     """Count the counts that are not 0; a scalar."""
     return torch.stack(list(counts)).count_nonzero()
+
+
+def corpus_weights(counts: Mapping[str, Tensor], shares: Tensor) -> dict[str, Tensor]:
+    """Weights of the steps of each corpus in a mean by corpus and modality.
+
+    The value of a corpus is the mean over its modalities of the mean over their steps, and the corpora weigh by their
+    samples: sum over c of share_c / M_c * sum over m of (1 / n_cm) * sum of x, M_c the modalities with steps of c.
+
+    Args:
+        counts: By modality: [C] steps, or pairs of steps, over the global batch.
+        shares: [C] share of each corpus in its samples.
+
+    Returns:
+        By modality: [C] weight of one step.
+    """
+    present = torch.stack(list(counts.values())).count_nonzero(dim=0).clamp(min=1)
+    return {name: shares / (present * count.clamp(min=1)) for name, count in counts.items()}
 
 
 class Counts(Protocol):
@@ -120,27 +177,47 @@ def local_counts(
         batches: The micro-batches.
         layout: Groups and micro-steps.
         modalities: Their names.
-        tasks: Their names.
+        tasks: Names of the heads.
         extra: Terms of `loss.extra` by name, each with its own count.
     """
     # One vector, summed over the ranks in one all-reduce before the forward pass: decision 008.
-    codes = torch.zeros(layout.groups, len(modalities), dtype=torch.float64)
-    samples = nonfinite = 0.0
-    steps, pairs, labels = dict.fromkeys(modalities, 0), dict.fromkeys(modalities, 0), dict.fromkeys(tasks, 0.0)
+    parts, learned = layout.parts, layout.labels(tasks)
+    codes = torch.zeros(layout.groups * parts, len(modalities), dtype=torch.float64)
+    samples = torch.zeros(parts, dtype=torch.float64)
+    steps, pairs = (torch.zeros(len(modalities), parts, dtype=torch.float64) for _ in range(2))
+    labels, nonfinite = [0.0] * len(learned), 0.0
     for batch in batches:
-        samples += len(batch)
-        group = batch.slots // layout.group
-        for column, name in enumerate(modalities):
+        corpus = batch.corpus if layout.corpora else torch.zeros(len(batch), dtype=torch.long)
+        samples += torch.bincount(corpus, minlength=parts)
+        cell = batch.slots // layout.group * parts + corpus
+        for row, name in enumerate(modalities):
             part = batch.modalities[name]
-            steps[name] += len(part.flat)
-            pairs[name] += len(part.pairs)
-            codes[:, column].index_add_(0, group, part.present.double())
-            # A sum is not finite if a summand is not, and is fifty times as fast as checking each.
-            if not torch.isfinite(part.features.sum()):
-                nonfinite += float((~torch.isfinite(part.features)).sum())
-        for task in tasks:
-            labels[task] += float(batch.label_mask[task].sum())
-    numbers = [samples, nonfinite, *steps.values(), *pairs.values(), *labels.values()]
+            if layout.corpora:
+                own = corpus.index_select(0, part.sample)
+                steps[row] += torch.bincount(own, minlength=parts)
+                pairs[row] += torch.bincount(own.index_select(0, part.pairs), minlength=parts)
+            else:
+                steps[row] += len(part.flat)
+                pairs[row] += len(part.pairs)
+            codes[:, row].index_add_(0, cell, part.present.double())
+            for features in (part.features, *(each.features for each in part.sets.values())):
+                # A sum is not finite if a summand is not, and is fifty times as fast as checking each.
+                if not torch.isfinite(features.sum()):
+                    nonfinite += float((~torch.isfinite(features)).sum())
+        for number, label in enumerate(learned):
+            mask = batch.label_mask[label.head]
+            if layout.corpora:
+                mask = mask & (corpus == label.corpus)
+            labels[number] += float((mask * batch.label_weight.get(label.head, 1.0)).sum())
     further = [sum(term.count(batch) for batch in batches) for term in (extra or {}).values()]
-    parts = [torch.tensor(numbers, dtype=torch.float64), codes.flatten(), torch.tensor(further, dtype=torch.float64)]
-    return torch.cat(parts)
+    return torch.cat(
+        [
+            torch.tensor([nonfinite], dtype=torch.float64),
+            samples,
+            steps.flatten(),
+            pairs.flatten(),
+            torch.tensor([*labels], dtype=torch.float64),
+            codes.flatten(),
+            torch.tensor(further, dtype=torch.float64),
+        ]
+    )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ivr_dist.config import Config
 from ivr_dist.data.batches.batch import Batch
-from ivr_dist.losses.step_counts import StepCounts, nonzero_counts, over
+from ivr_dist.losses.step_counts import StepCounts, corpus_weights, nonzero_counts, over
 from ivr_dist.losses.term import BuiltInTerm, MicroStep, Share
 from ivr_dist.model.numerics import at_least_float32
 from ivr_dist.model.spec import IVROutput
@@ -21,7 +21,8 @@ _EPSILON = 1e-10
 class SvrTerm(BuiltInTerm):
     """SVR of each sample, by modality.
 
-    The shares add up to the mean over the chosen modalities that have any neighboring steps.
+    The shares add up to the mean over the chosen modalities that have any neighboring steps; in a pool to that of each
+    corpus, weighted by its samples.
     """
 
     name = "svr"
@@ -32,6 +33,14 @@ class SvrTerm(BuiltInTerm):
         """One share a modality."""
         chosen, varying = _regularized(output, step.counts, step.config)
         form, shares = step.config.svr, {}
+        if step.layout.corpora:
+            weights = corpus_weights({name: step.counts.pairs[name] for name in chosen}, step.counts.shares)
+            for name, codes in chosen.items():
+                pairs = batch.modalities[name].pairs
+                own = weights[name].to(pairs.device).index_select(0, step.corpora(batch, name).index_select(0, pairs))
+                total = variation(codes, pairs, form.kind, form.temperature, own)
+                shares[name] = Share(total, step.counts.shares.new_ones(()))
+            return shares
         for name, codes in chosen.items():
             total = variation(codes, batch.modalities[name].pairs, form.kind, form.temperature)
             shares[name] = Share(over(total, step.counts.pairs[name]), varying)
@@ -73,7 +82,9 @@ def _regularized(output: IVROutput, counts: StepCounts, config: Config) -> tuple
     return codes, nonzero_counts(counts.pairs[name] for name in codes)
 
 
-def variation(codes: Sequence[Tensor], pairs: Tensor, kind: str, temperature: float) -> Tensor:
+def variation(
+    codes: Sequence[Tensor], pairs: Tensor, kind: str, temperature: float, weights: Tensor | None = None
+) -> Tensor:
     """Sum the variation of one modality's codes over neighboring valid steps, in float32 at least.
 
     Args:
@@ -83,17 +94,20 @@ def variation(codes: Sequence[Tensor], pairs: Tensor, kind: str, temperature: fl
             the same with squares. `js`: Jensen-Shannon divergence, natural logarithm, of the softmax over all codes
             side by side, as in the released code.
         temperature: Of that softmax.
+        weights: [P] weight of each pair; None: 1 for all.
     """
     if kind == "js":
         joined = torch.softmax(at_least_float32(torch.cat(list(codes), dim=-1)) / temperature, dim=-1)
-        return _divergence(joined.index_select(0, pairs), joined.index_select(0, pairs + 1)).sum()
-    keep = (
-        codes[0]
-        .new_zeros(max(len(codes[0]) - 1, 0), 1, dtype=at_least_float32(codes[0]).dtype)
-        .index_fill_(0, pairs, 1.0)
-    )
+        changes = _divergence(joined.index_select(0, pairs), joined.index_select(0, pairs + 1))
+        return changes.sum() if weights is None else (changes * weights.to(changes.dtype)).sum()
+    keep = codes[0].new_zeros(max(len(codes[0]) - 1, 0), 1, dtype=at_least_float32(codes[0]).dtype)
+    if weights is None:
+        keep.index_fill_(0, pairs, 1.0)
+    else:
+        keep.index_copy_(0, pairs, weights.to(keep.dtype)[:, None])
     order = 1 if kind == "tv_l1" else 2
-    sums: list[Tensor] = [_Changes.apply(at_least_float32(code), keep, order) for code in codes]  # type: ignore[no-untyped-call]
+    changed: Any = _Changes if weights is None else _WeightedChanges
+    sums: list[Tensor] = [changed.apply(at_least_float32(code), keep, order) for code in codes]
     return torch.stack(sums).sum() / (codes[0].shape[1] * len(codes))
 
 
@@ -114,6 +128,26 @@ class _Changes(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (change,) = ctx.saved_tensors
         pull = (change.sign() if ctx.order == 1 else 2 * change) * grad_outputs[0]
+        gradient = pull.new_zeros(ctx.shape)
+        gradient[1:] = pull
+        gradient[:-1] -= pull
+        return gradient, None, None
+
+
+class _WeightedChanges(torch.autograd.Function):
+    """Sum of w_n |c_{n+1} - c_n|^order over all N steps of [N, H], with weights w [N - 1, 1]."""
+
+    @staticmethod
+    def forward(ctx: Any, code: Tensor, weights: Tensor, order: int) -> Tensor:
+        change = code[1:] - code[:-1]
+        ctx.save_for_backward(change, weights)
+        ctx.order, ctx.shape = order, code.shape
+        return ((change.abs() if order == 1 else change.square()) * weights).sum()
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        change, weights = ctx.saved_tensors
+        pull = (change.sign() if ctx.order == 1 else 2 * change) * (weights * grad_outputs[0])
         gradient = pull.new_zeros(ctx.shape)
         gradient[1:] = pull
         gradient[:-1] -= pull

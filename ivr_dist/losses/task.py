@@ -21,15 +21,20 @@ class TaskTerm(BuiltInTerm):
     needs = ("predictions",)
 
     def compute(self, output: IVROutput, batch: Batch, step: MicroStep) -> dict[str, Share]:
-        """One share a task."""
-        return {
-            task: Share(_total(task, output, batch, step.config.loss), step.counts.labels[task])
-            for task in output.predictions
-        }
+        """One share a task; in a pool one for each task of each corpus."""
+        totals = {head: _errors(head, output, batch, step.config.loss) for head in output.predictions}
+        shares = {}
+        for label in step.layout.labels(output.predictions):
+            errors = totals[label.head]
+            if step.layout.corpora:
+                errors = errors * (batch.corpus == label.corpus)
+            shares[label.name] = Share(errors.sum(), step.counts.labels[label.name])
+        return shares
 
 
-def _total(task: str, output: IVROutput, batch: Batch, loss: LossConfig) -> Tensor:
-    predicted, truth, mask = at_least_float32(output.predictions[task]), batch.labels[task], batch.label_mask[task]
+def _errors(head: str, output: IVROutput, batch: Batch, loss: LossConfig) -> Tensor:
+    """[B] error of each sample, times the weight of its label; 0 where it has none."""
+    predicted, truth, mask = at_least_float32(output.predictions[head]), batch.labels[head], batch.label_mask[head]
     if truth.dtype == torch.long:
         errors = F.cross_entropy(predicted, truth, reduction="none")
     elif loss.regression == "mse":
@@ -38,4 +43,5 @@ def _total(task: str, output: IVROutput, batch: Batch, loss: LossConfig) -> Tens
         errors = (predicted - truth).abs()
     else:
         errors = F.huber_loss(predicted, truth.to(predicted.dtype), reduction="none")
-    return (errors * mask).sum()
+    errors = errors * mask
+    return errors * batch.label_weight[head] if head in batch.label_weight else errors

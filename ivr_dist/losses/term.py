@@ -38,12 +38,23 @@ class MicroStep:
     """Differentiable sum over ranks; must be called equally often on every rank."""
 
     def groups(self, batch: Batch) -> Tensor:
-        """[B] each sample's group within the micro-step, 0..micro_groups-1."""
-        return batch.slots // self.layout.group - self._first_group
+        """[B] each sample's group within the micro-step, 0..micro_groups-1; in a pool its cell, see `group_codes`."""
+        group = batch.slots // self.layout.group - self._first_group
+        return group * self.layout.parts + batch.corpus if self.layout.corpora else group
 
     def group_codes(self) -> Tensor:
-        """[micro_groups, modalities] `counts.group_codes` of the groups of this micro-step."""
-        return self.counts.group_codes[self._first_group : self._first_group + self.layout.micro_groups]
+        """[micro_groups, modalities] `counts.group_codes` of the groups of this micro-step.
+
+        In a pool [micro_groups * C, modalities]: statistics are taken within a corpus, since across corpora they would
+        compare the corpora instead of the modalities.
+        """
+        cells = self.layout.parts
+        first = self._first_group * cells
+        return self.counts.group_codes[first : first + self.layout.micro_groups * cells]
+
+    def corpora(self, batch: Batch, modality: str) -> Tensor:
+        """[N] number of the corpus of each valid step of a modality."""
+        return batch.corpus.index_select(0, batch.modalities[modality].sample)
 
     @property
     def _first_group(self) -> int:

@@ -11,6 +11,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -228,7 +229,7 @@ def encode(sample: SourceSample, prepared: Prepared, corpus: str) -> Iterator[tu
 
     A number of the provenance that is not finite becomes null: JSON has no such numbers.
     """
-    metadata = {
+    metadata: dict[str, Any] = {
         "id": sample.id,
         "corpus": corpus,
         "split": sample.split,
@@ -236,6 +237,10 @@ def encode(sample: SourceSample, prepared: Prepared, corpus: str) -> Iterator[tu
         "transcript": sample.transcript,
         "provenance": dict(sample.provenance),
     }
+    if sample.turn is not None:
+        metadata["turn"] = sample.turn
+    if sample.context:
+        metadata["context"] = [utterance._asdict() for utterance in sample.context]
     try:
         text = _JSON.encode(metadata)
     except ValueError:

@@ -59,6 +59,7 @@ def decode_batch(
         if column is None:
             return None
         columns[member.modality] = column
+    contexts = [about.get("context") for about in metadata]
     try:
         return Samples(
             keys,
@@ -67,6 +68,7 @@ def decode_batch(
             list(map(transcript_of, metadata, shards, keys)),
             shards,
             columns,
+            contexts if any(contexts) else (),
         )
     except CorruptDataError:
         return None

@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,14 @@ from ivr_dist.shards.tar import samples
 
 Transcript = str | tuple[str, ...]
 """The transcript: a text, or a list of words; empty if there is none."""
+
+
+class ContextUtterance(NamedTuple):
+    """An utterance before that of a sample, in the same dialogue."""
+
+    text: str
+    speaker: str = ""
+    """Name of the speaker; empty if it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +45,8 @@ class RawSample:
     shard: str = ""
     """Name of its shard."""
     transcript: Transcript = ()
+    context: tuple[ContextUtterance, ...] = ()
+    """The utterances before it in its dialogue, oldest first; empty if there are none."""
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -89,7 +99,8 @@ def read_id(data: memoryview, shard: str, key: str) -> str:
 
 def _sample(metadata: Mapping[str, Any], arrays: dict[str, npt.NDArray[Any]], shard: str, key: str) -> RawSample:
     labels, transcript = labels_of(metadata, shard, key), transcript_of(metadata, shard, key)
-    return RawSample(key, id_of(metadata, shard, key), labels, arrays, shard, transcript)
+    context = context_of(metadata.get("context"))
+    return RawSample(key, id_of(metadata, shard, key), labels, arrays, shard, transcript, context)
 
 
 def decode_with_json(
@@ -217,6 +228,23 @@ def transcript_of(metadata: Mapping[str, Any], shard: str, key: str) -> Transcri
     if isinstance(transcript, list) and all(isinstance(word, str) for word in transcript):
         return tuple(word for word in transcript if word.strip())
     raise _refused("the sample's transcript is neither a text nor a list of words", f"{shard}, sample {key}")
+
+
+def context_of(value: Any) -> tuple[ContextUtterance, ...]:
+    """Read the `context` in a sample's JSON: a list of objects with `text`, and `speaker` where it is known.
+
+    Empty for a value of any other form, which tars made elsewhere may have for another purpose.
+    """
+    if not isinstance(value, list):
+        return ()
+    context = []
+    for each in value:
+        text = each.get("text") if isinstance(each, dict) else None
+        if not isinstance(text, str):
+            return ()
+        speaker = each.get("speaker")
+        context.append(ContextUtterance(text, speaker if isinstance(speaker, str) else ""))
+    return tuple(context)
 
 
 def _refused(what: str, where: str) -> CorruptDataError:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ivr_dist.errors import CorruptDataError
-from ivr_dist.shards.decode import RawSample, Transcript
+from ivr_dist.shards.decode import RawSample, Transcript, context_of
 from ivr_dist.shards.member_layout import Kind, Layout
 
 
@@ -44,6 +45,8 @@ class Samples:
     shards: Sequence[str]
     columns: Mapping[str, Column]
     """By modality of the split."""
+    contexts: Sequence[Any] = ()
+    """[n] context of each sample as JSON values, None where there is none; empty if no sample has one."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -57,6 +60,7 @@ class Samples:
             arrays={name: column.array(row) for name, column in self.columns.items() if column.steps[row] >= 0},
             shard=self.shards[row],
             transcript=self.transcripts[row],
+            context=context_of(self.contexts[row]) if self.contexts else (),
         )
 
     def __iter__(self) -> Iterator[RawSample]:
@@ -80,6 +84,7 @@ class Samples:
                 name: Column(column.kind, column.steps[first:end], column.values[first:end])
                 for name, column in self.columns.items()
             },
+            self.contexts[first:end],
         )
 
     @classmethod
@@ -97,6 +102,9 @@ class Samples:
             [transcript for part in parts for transcript in part.transcripts],
             [shard for part in parts for shard in part.shards],
             columns,
+            [context for part in parts for context in part.contexts or [None] * len(part)]
+            if any(part.contexts for part in parts)
+            else (),
         )
 
     @classmethod
@@ -124,6 +132,9 @@ class Samples:
             [sample.transcript for sample in samples],
             [sample.shard for sample in samples],
             columns,
+            [[utterance._asdict() for utterance in sample.context] for sample in samples]
+            if any(sample.context for sample in samples)
+            else (),
         )
 
 

@@ -17,6 +17,7 @@ from ivr_dist.losses.registry import configured_terms
 from ivr_dist.losses.step_counts import StepCounts, StepLayout
 from ivr_dist.losses.terms import loss_terms, weight_of
 from ivr_dist.planning.plan import Plan
+from ivr_dist.planning.pool_layout import CorpusLayout
 from ivr_dist.runtime import collectives
 from ivr_dist.runtime.compilation import compiled
 from ivr_dist.shards.specs import TaskSpec
@@ -50,15 +51,24 @@ class TrainStep:
         config: The run's config.
         plan: Derived numbers: steps, batch sizes, schedule.
         engine: The model under DeepSpeed.
-        tasks: Tasks by name.
+        heads: What the model predicts, by head.
+        corpora: The corpora of a pool; empty where there is one corpus.
     """
 
-    def __init__(self, config: Config, plan: Plan, engine: Engine, tasks: Mapping[str, TaskSpec]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        plan: Plan,
+        engine: Engine,
+        heads: Mapping[str, TaskSpec],
+        corpora: Sequence[CorpusLayout] = (),
+    ) -> None:
         self._config = config
         self._plan = plan
         self._engine = engine
-        self._tasks = tasks
-        self.layout = StepLayout(plan.global_batch, plan.accumulation, plan.group)
+        self._heads = heads
+        self._corpora = tuple(corpora)
+        self.layout = StepLayout(plan.global_batch, plan.accumulation, plan.group, self._corpora)
         self.extra = configured_terms(config)
         self._loss_terms = compiled(loss_terms, config.train.compile)
         self._spikes = LossSpikeDetector(config.train.spike_factor)
@@ -74,7 +84,7 @@ class TrainStep:
             counts: Counts over the global batch.
         """
         torch.manual_seed(step_seed(self._config.run.seed, step, collectives.rank()))
-        weights = self._weights(step)
+        weights = self._weights(step, counts)
         every = self._config.log.svr_every
         probe = SvrProbe() if every and (step + 1) % every == 0 else None
         forward_s, shares = 0.0, []
@@ -125,17 +135,25 @@ class TrainStep:
             svr=probe.result() if probe is not None else {},
         )
 
-    def _weights(self, step: int) -> dict[str, float]:
+    def _weights(self, step: int, counts: StepCounts) -> dict[str, float]:
+        """Weights of the terms: a task of a pool weighs by the samples that its corpus has in the step."""
+        shares = counts.shares.tolist()
         loss, plan = self._config.loss, self._plan
         svr = svr_weight_at(step, plan.total_steps, plan.svr_warmup_steps, plan.svr_decay_steps, loss.svr.weight)
         return {
-            **{f"task/{task}": loss.tasks.get(task, 1.0) for task in self._tasks},
+            **{
+                f"task/{label.name}": loss.tasks.get(label.task, 1.0) * self._corpus_factor(label.corpus, shares)
+                for label in self.layout.labels(self._heads)
+            },
             "consistency": loss.consistency.weight,
             "adversary": loss.adversary.weight,
             "reconstruction": loss.reconstruction.weight,
             "svr": svr,
             **{term.name: term.weight for term in self.extra},
         }
+
+    def _corpus_factor(self, number: int, shares: Sequence[float]) -> float:
+        return shares[number] * self._corpora[number].loss_weight if self._corpora else 1.0
 
     def _rates(self, step: int) -> dict[str, float]:
         """Learning rates of a step, by the names of `param_groups.rate_of`."""

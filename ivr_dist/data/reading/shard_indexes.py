@@ -17,8 +17,6 @@ from ivr_dist.shards.index import ShardIndex
 from ivr_dist.shards.manifest import Manifest
 from ivr_dist.shards.member_layout import Layout
 
-_THREADS = 32
-_MAX_OPEN_SAMPLES = 200_000
 """Number of samples of open shards together, except for those in use."""
 
 
@@ -94,14 +92,25 @@ class ShardIndexes:
         manifest: The split's manifest.
         layout: Layout of the split.
         fetcher: Reads the files.
+        threads: Run the requests of remote indexes.
+        max_open_samples: Samples of open indexes above which the least recently used ones are closed.
     """
 
-    def __init__(self, split_url: str, manifest: Manifest, layout: Layout, fetcher: Fetcher) -> None:
+    def __init__(
+        self,
+        split_url: str,
+        manifest: Manifest,
+        layout: Layout,
+        fetcher: Fetcher,
+        threads: ThreadPoolExecutor,
+        max_open_samples: int,
+    ) -> None:
         self._split_url = split_url
         self._manifest = manifest
         self._layout = layout
         self._fetcher = fetcher
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="ivr-index")
+        self._threads = threads
+        self._max_open_samples = max_open_samples
         self._lock = threading.Lock()
         self._open: dict[int, OpenShard] = {}
         self._pending: dict[int, Future[OpenShard]] = {}
@@ -128,7 +137,7 @@ class ShardIndexes:
             StorageError: Storage failed.
         """
         opened = list(self.iterate(shards))
-        if self._samples > _MAX_OPEN_SAMPLES:
+        if self._samples > self._max_open_samples:
             self._evict(shards)
         return opened
 
@@ -137,10 +146,6 @@ class ShardIndexes:
         get_open = self._open.get
         return (get_open(number) or self._wait_for(number) for number in shards)
 
-    def close(self) -> None:
-        """Stop without waiting for pending requests; may be called again."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
     def _begin(self, number: int) -> Future[OpenShard]:
         """Begin to open a shard, unless that is pending already."""
         future = self._pending.get(number)
@@ -148,7 +153,7 @@ class ShardIndexes:
             if storage.is_local(self._split_url):
                 future = LazyFuture(partial(self._read, number))
             else:
-                future = self._pool.submit(self._read, number)
+                future = self._threads.submit(self._read, number)
             self._pending[number] = future
         return future
 
@@ -177,7 +182,7 @@ class ShardIndexes:
                     self._open[number] = self._open.pop(number)
             self._most_at_once = max(self._most_at_once, len(used))
             for number in list(self._open)[: -2 * self._most_at_once]:
-                if self._samples <= _MAX_OPEN_SAMPLES:
+                if self._samples <= self._max_open_samples:
                     break
                 self._samples -= len(self._open.pop(number).keys)
 

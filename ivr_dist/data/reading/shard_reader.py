@@ -23,7 +23,8 @@ import numpy as np
 
 from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.data.reading.fetcher import Content, Fetcher
-from ivr_dist.data.reading.segment_cache import CachedSegment, Segment, SegmentCache
+from ivr_dist.data.reading.resources import ReadingResources
+from ivr_dist.data.reading.segment_cache import CachedSegment, Segment
 from ivr_dist.data.reading.shard_indexes import OpenShard, ShardIndexes
 from ivr_dist.data.sample_order import Int64Array, ShardTable
 from ivr_dist.errors import IvrError
@@ -32,9 +33,6 @@ from ivr_dist.shards.decode import decode_sample
 from ivr_dist.shards.manifest import Manifest
 from ivr_dist.shards.member_layout import Layout
 from ivr_dist.shards.sample_columns import Samples
-
-IN_FLIGHT_BYTES = 64 << 20
-"""Maximum number of bytes of segments that are loading at a time."""
 
 _LOCATED_AHEAD = 64
 """Number of requests whose indexes are prefetched."""
@@ -92,13 +90,24 @@ class ShardReader:
         cache_bytes: Bytes of segments kept in memory; the least recently used are evicted first. All segments of one
             request are in memory together, even beyond the limit.
         fetcher: Reads files; closed with the reader. None: one with the default policy.
+        shared: Resources that it shares with other readers, in place of `cache_bytes` and `fetcher`; not closed with
+            the reader.
     """
 
-    def __init__(self, split_url: str, manifest: Manifest, cache_bytes: int, fetcher: Fetcher | None = None) -> None:
+    def __init__(
+        self,
+        split_url: str,
+        manifest: Manifest,
+        cache_bytes: int = 0,
+        fetcher: Fetcher | None = None,
+        *,
+        shared: ReadingResources | None = None,
+    ) -> None:
         self.split_url = split_url
         self.manifest = manifest
-        self.fetcher = fetcher or Fetcher()
-        self._cache_bytes = cache_bytes
+        self._resources = shared or ReadingResources(cache_bytes, fetcher)
+        self._is_owner = shared is None
+        self.fetcher = self._resources.fetcher
         self._table = ShardTable(manifest.shard_samples)
         self._layout = Layout.of(manifest.features)
         self._begin()
@@ -214,13 +223,21 @@ class ShardReader:
 
     def close(self) -> None:
         """Stop the threads without waiting for pending requests; may be called again."""
-        self._shards.close()
-        self.fetcher.close()
+        if self._is_owner:
+            self._resources.close()
 
     def _begin(self) -> None:
-        self._pid = os.getpid()
-        self._shards = ShardIndexes(self.split_url, self.manifest, self._layout, self.fetcher)
-        self._segments = SegmentCache(self._cache_bytes, IN_FLIGHT_BYTES, self._load)
+        resources = self._resources
+        self._pid = resources.pid
+        self._shards = ShardIndexes(
+            self.split_url,
+            self.manifest,
+            self._layout,
+            self.fetcher,
+            resources.index_threads,
+            resources.max_open_samples,
+        )
+        self._segments = resources.view(self._load)
 
     def _after_fork(self) -> None:
         """Begin again in a forked child, which has no threads to complete pending requests."""

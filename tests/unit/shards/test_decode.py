@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ivr_dist.errors import CorruptDataError
-from ivr_dist.shards.decode import RawSample, decode_sample
+from ivr_dist.shards.decode import RawSample, context_of, decode_sample
 from ivr_dist.shards.tar import TarWriter
 
 MODALITIES = ("text", "audio", "vision")
@@ -157,3 +157,16 @@ def test_json_of_other_programs(content: bytes) -> None:
 def test_a_label_that_is_no_finite_number(number: str) -> None:
     with pytest.raises(CorruptDataError, match="not a finite number"):
         decode([("k1.json", b'{"id": "x", "labels": {"sentiment": ' + number.encode() + b"}}")])
+
+
+@pytest.mark.parametrize(
+    ("value", "context"),
+    [
+        ([{"text": "Hi.", "speaker": "Ann"}, {"text": "Oh?", "more": 1}], (("Hi.", "Ann"), ("Oh?", ""))),
+        ([{"text": "Hi.", "speaker": ["Ann", "Bob"]}], (("Hi.", ""),)),
+        # Tars made elsewhere may use the name for something else.
+        *[(other, ()) for other in (None, [], "Hi.", ["Hi."], [{"speaker": "Ann"}], {"text": "Hi."}, 3)],
+    ],
+)
+def test_context_is_a_list_of_utterances(value: object, context: tuple[tuple[str, str], ...]) -> None:
+    assert context_of(value) == context

@@ -28,6 +28,11 @@ def shard(number: int, samples: int = 5) -> ShardEntry:
     return ShardEntry(name=f"{name}.tar", samples=samples, bytes=100 + number, sha256="ab" * 32, index=index)
 
 
+def stored(manifest: Manifest) -> dict[str, Any]:
+    """The fields as they are written."""
+    return {**asdict(manifest), "tasks": {name: task.to_json() for name, task in manifest.tasks.items()}}
+
+
 def example() -> Manifest:
     return Manifest.create(
         corpus="mosi",
@@ -63,7 +68,7 @@ def refusal(place: Path) -> str:
 
 def saved_as(place: Path, change: Change, forge: bool = True) -> Path:
     """Save the example changed by hand; forged, its id fits the change, so that only what it says can be refused."""
-    content = {"format": "ivr-shards", "version": 1, **asdict(example())}
+    content = {"format": "ivr-shards", "version": 1, **stored(example())}
     del content["vocabulary"], content["transcripts"], content["labels"], content["hashes"]  # nothing was counted
     change(content)
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
@@ -267,7 +272,7 @@ JSON = st.recursive(
     max_leaves=6,
 )
 PLACES: list[tuple[str | int, ...]] = [
-    *((name,) for name in asdict(example())),
+    *((name,) for name in stored(example())),
     ("features", "text"),
     ("features", "text", "dim"),
     ("tasks", "emotion"),
@@ -283,7 +288,7 @@ PLACES: list[tuple[str | int, ...]] = [
 @settings(max_examples=500)
 @given(st.sampled_from(PLACES), JSON)
 def test_anything_anywhere_is_loaded_or_refused(place: tuple[str | int, ...], value: Any) -> None:
-    content: Any = {"format": "ivr-shards", "version": 1, **asdict(example())}
+    content: Any = {"format": "ivr-shards", "version": 1, **stored(example())}
     del content["labels"]
     target = content
     for step in place[:-1]:
@@ -293,7 +298,7 @@ def test_anything_anywhere_is_loaded_or_refused(place: tuple[str | int, ...], va
     check_harmless(json.dumps({**content, "id": identity}))
 
 
-TEXT = json.dumps({"format": "ivr-shards", "version": 1, **asdict(example()), "id": example().id})
+TEXT = json.dumps({"format": "ivr-shards", "version": 1, **stored(example()), "id": example().id})
 
 
 @settings(max_examples=300)
