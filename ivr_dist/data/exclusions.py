@@ -70,6 +70,10 @@ class Exclusions:
         """Return the numbers of the samples that are not left out, of a split of so many."""
         return np.setdiff1d(np.arange(samples, dtype=np.int64), self.numbers, assume_unique=True)
 
+    def union(self, other: Exclusions | None, manifest_id: str) -> Exclusions:
+        """Return the list of the samples of both lists, of the split with this identity."""
+        return self if not other else Exclusions.of(np.concatenate([self.numbers, other.numbers]), manifest_id)
+
     def to_bytes(self) -> bytes:
         """Encode the numbers as a `.npy` file."""
         out = io.BytesIO()

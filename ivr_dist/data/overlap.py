@@ -90,11 +90,12 @@ class Overlap:
         """Describe the leak in one sentence, with examples."""
         counts = {"id": self.ids, "text": self.texts, "group": 0 if self.divided else self.groups}
         present = [kind for kind in _NOUNS if counts[kind]]
-        parts = [f"{counts[kind]:,} {_NOUNS[kind]}" for kind in present]
+        parts = [f"{counts[kind]:,} {_NOUNS[kind].removesuffix('s' * (counts[kind] == 1))}" for kind in present]
         what = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
         named = self.examples.get(present[0], ())
         more = ", ..." if counts[present[0]] > len(named) else ""
-        return f"{what} of {self.scored} are trained on in {self.train}: {', '.join(named)}{more}"
+        verb = "is" if len(present) == 1 and counts[present[0]] == 1 else "are"
+        return f"{what} of {self.scored} {verb} trained on in {self.train}: {', '.join(named)}{more}"
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from typing import Any
 
 from ivr_dist import storage
 from ivr_dist.config import Config
+from ivr_dist.config.corpora import SplitKey
 from ivr_dist.config.loading import Loaded
-from ivr_dist.data.exclude_list import excluded_samples
+from ivr_dist.data.left_out import find_left_out
 from ivr_dist.errors import ConfigError, DataError, FaultsError, UserError, raise_together
 from ivr_dist.evaluation import metrics
 from ivr_dist.model.text_encoder import TextEncoder, check_source, local_folder
@@ -154,12 +155,21 @@ def _faults(
         errors += _caught(check_labels, manifests, config.loss.tasks, config.train.select == "best")
     errors += _caught(_check_monitor, config, manifests.get("valid"))
     errors += _modality_faults(config, train, loaded)
-    errors += _caught(excluded_samples, config, manifests)
+    errors += _leakage(config, manifests)
     if config.model.text.pretrained:
         errors += _caught(check_source, config.model.text.pretrained)
         for manifest in manifests.values():
             errors += _caught(manifest.check_transcripts)
     return [_located(error, loaded) for error in errors]
+
+
+def _leakage(config: Config, manifests: Mapping[str, Manifest]) -> list[UserError]:
+    """Check the list of `data.exclude`, and that no corpus of a pool is scored by what another one trains on."""
+    by_key = {SplitKey("", split): manifest for split, manifest in manifests.items()}
+    try:
+        return list(find_left_out(config, by_key).leaks)
+    except UserError as error:
+        return [error]
 
 
 def _caught(check: Callable[..., object], *arguments: Any) -> list[UserError]:

@@ -13,9 +13,10 @@ import torch
 from ivr_dist import storage
 from ivr_dist.checkpoint import weights
 from ivr_dist.config import Config
+from ivr_dist.config.corpora import SplitKey
 from ivr_dist.data.batches.collate import BatchSpec
-from ivr_dist.data.exclude_list import excluded_samples
 from ivr_dist.data.exclusions import save_excluded
+from ivr_dist.data.left_out import find_left_out
 from ivr_dist.data.loader import Loader
 from ivr_dist.engine.deepspeed_engine import Engine
 from ivr_dist.errors import IvrError, UserError
@@ -82,10 +83,9 @@ class AttemptRun:
         self.rank, self.world = collectives.rank(), collectives.world_size()
         self.manifests = {name: Manifest.load(url) for name, url in split_urls(config).items()}
         train = self.manifests["train"]
-        # One rank reads the list for all: a collective call, but for runs without a list.
-        self.excluded = (
-            collectives.on_rank_zero(lambda: excluded_samples(config, self.manifests)) if config.data.exclude else None
-        )
+        by_key = {SplitKey("", name): manifest for name, manifest in self.manifests.items()}
+        # One rank reads lists and hashes for all.
+        self.left_out = collectives.on_rank_zero(lambda: find_left_out(config, by_key, check=False))
         self.plan = make_plan(config, train.samples, self.world, train.total_bytes)
         self.text = TextEncoder(config.model.text.pretrained) if config.model.text.pretrained else None
         self.spec = BatchSpec.from_manifest(
@@ -149,7 +149,7 @@ class AttemptRun:
         watchdog.restart()
         engine = self._engine(source)
         watchdog.restart()
-        excluded = self.excluded.splits if self.excluded else {}
+        excluded = {key.split: listed for key, listed in self.left_out.splits.items()}
         with open_splits(config, plan, self.manifests, self.spec, self.note, excluded) as splits:
             loader = splits["train"].loader
             progress, cursor = resume.position(loader.start, source)
@@ -275,8 +275,7 @@ class AttemptRun:
     def _announce(self, attempt: attempts.Attempt, engine: Engine, notes: Sequence[str]) -> None:
         if self.rank != 0:
             return
-        excluded = self.excluded.describe(self.manifests) if self.excluded else []
-        for note in (*notes, *label_notes(self.manifests), *excluded):
+        for note in (*notes, *label_notes(self.manifests), *self.left_out.notes):
             self.note(note)
         self.console.emit(
             AttemptStarted(

@@ -21,9 +21,7 @@ from ivr_dist.inspection.verify import Verification, verify
 from ivr_dist.packing.pack import PackOptions, pack
 from ivr_dist.shards.index import ShardIndex, load
 from ivr_dist.shards.manifest import Manifest
-from ivr_dist.shards.sample_hashes import HASHES_NAME, HashRows
 from ivr_dist.shards.specs import TaskSpec
-from ivr_dist.shards.split_hashes import compute_hashes
 from tests.packed import Members, change_array, change_json, change_members, members, refit, with_manifest, write_tar
 
 
@@ -92,24 +90,6 @@ def flip_payload(content: bytearray) -> None:
 
 def flip_header(content: bytearray) -> None:
     content[content.index(b"ustar") - 200] ^= 1
-
-
-def flip(path: Path, position: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[position] ^= 1
-    path.write_bytes(content)
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-16])
-
-
-def other_hashes(place: Path) -> None:
-    hashes = compute_hashes(str(place), Manifest.load(str(place)))
-    hashes[3, 2] += np.uint64(1)
-    other = HashRows.of(hashes)
-    other.save(str(place))
-    with_manifest(place, hashes=other.entry)
 
 
 def lose_index_sample(place: Path) -> None:
@@ -188,22 +168,6 @@ DAMAGES: dict[str, tuple[Damage, list[tuple[Kind, str]]]] = {
     "shard is a folder": (
         lambda at: replace_by_folder(shard(at / "train", 1)),
         [("missing", r"train-000001\.tar: the file is missing")],
-    ),
-    "hashes lost": (
-        lambda at: (at / "train" / HASHES_NAME).unlink(),
-        [("missing", r"manifest\.hashes: the file is missing")],
-    ),
-    "hashes damaged": (
-        lambda at: flip(at / "test" / HASHES_NAME, -9),
-        [("hashes", r"manifest\.hashes: block 2 of the hashes does not match its checksum")],
-    ),
-    "hashes cut off": (
-        lambda at: cut(at / "test" / HASHES_NAME),
-        [("hashes", r"manifest\.hashes: the hashes have \d+ bytes, the manifest says \d+")],
-    ),
-    "hashes of other samples": (
-        lambda at: other_hashes(at / "valid"),
-        [("hashes", r"manifest\.hashes: the hashes of ids, groups and texts are not those of the samples")],
     ),
     "leftover": (
         lambda at: ((at / "train/old.tar").touch(), (at / "valid/notes").mkdir(), (at / "valid/notes/1").touch()),
@@ -456,4 +420,4 @@ def check_findings(found: Verification, expected: list[tuple[Kind, str]]) -> Non
 
 def test_every_kind_of_finding_has_a_damage() -> None:
     kinds = {kind for _, expected in DAMAGES.values() for kind, _ in expected}
-    assert kinds | {"card"} == set(get_args(Kind))  # cards have a test of their own
+    assert kinds | {"card", "hashes"} == set(get_args(Kind))  # these have tests of their own
