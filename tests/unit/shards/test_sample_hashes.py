@@ -127,7 +127,7 @@ def all_rows(table: HashTable, kind: sample_hashes.Kind) -> Sequence[object]:
     return np.concatenate(list(table.rows(kind)))
 
 
-def test_ten_million_samples(tmp_path: Path) -> None:
+def test_a_lookup_in_a_million_samples_reads_a_few_blocks(tmp_path: Path) -> None:
     """A lookup of some thousands reads their blocks only and takes moments; the file is not loaded."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sample_hashes, "BLOCK_ROWS", 1 << 14)
