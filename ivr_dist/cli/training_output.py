@@ -87,9 +87,11 @@ def evaluate(
     Returns:
         The exit code.
     """
+    from ivr_dist.data.exclusions import excluded_by_run_of
     from ivr_dist.display.tables import print_metrics
     from ivr_dist.evaluation.own_split import own_split
     from ivr_dist.evaluation.score_checkpoint import metrics_of_own_code, score_checkpoint
+    from ivr_dist.shards.manifest import Manifest
 
     url = storage.absolute(checkpoint)
     split_url = storage.absolute(own_split(url, split) if shards is None else shards)
@@ -98,9 +100,11 @@ def evaluate(
     if left_out:
         text = f"metrics outside the package are left out: {', '.join(left_out)}; --trust-code computes them"
         say(f"note: {text}", sys.stderr)
+    if excluded := excluded_by_run_of(url, Manifest.load(split_url).id):
+        say(f"note: {len(excluded)} samples are not scored, because the run leaves them out", sys.stderr)
     if as_json:
         shown = {"checkpoint": storage.display(url), "shards": storage.display(split_url), "metrics": metrics}
-        print_json(shown)
+        print_json(shown | ({"excluded": len(excluded)} if excluded else {}))
     else:
         print_metrics({split: metrics}, sys.stdout)
     return 0

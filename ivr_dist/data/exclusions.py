@@ -130,6 +130,19 @@ def read_excluded(run_url: str, manifest_id: str) -> Exclusions:
     return Exclusions.from_bytes(data, manifest_id, storage.display(url))
 
 
+def excluded_by_run_of(checkpoint: str, manifest_id: str) -> Exclusions:
+    """Read what the run of a checkpoint leaves out of the split with this manifest.
+
+    Nothing where the checkpoint is no longer in the directory of its run.
+
+    Raises:
+        CorruptDataError: The list is damaged.
+        StorageError: It cannot be read.
+    """
+    run = RunPaths.of_checkpoint(checkpoint)
+    return NOTHING if run is None else read_excluded(run.url, manifest_id)
+
+
 def describe(digest: str) -> str:
     """Describe a digest in words, for errors: how many samples, and which list."""
     count, _, checksum = digest.partition(":")

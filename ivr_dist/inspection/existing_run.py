@@ -13,7 +13,10 @@ from ivr_dist import storage
 from ivr_dist.checkpoint import store
 from ivr_dist.checkpoint.state import CheckpointState
 from ivr_dist.config import Config
+from ivr_dist.config.corpora import SplitKey
 from ivr_dist.config.loading import from_dict, to_dict
+from ivr_dist.data.exclusions import NOTHING, describe, read_excluded
+from ivr_dist.data.left_out import find_left_out
 from ivr_dist.errors import CheckpointError, CheckpointMismatchError, CorruptDataError
 from ivr_dist.planning.model_inputs import model_inputs
 from ivr_dist.planning.run_identity import Experiment, compare, ids
@@ -49,7 +52,7 @@ def _are_metrics(value: Any) -> bool:
     )
 
 
-_OPTIONAL = ("manifests", "modalities", "not_used")
+_OPTIONAL = ("manifests", "modalities", "not_used", "excluded")
 _RECORD_FIELDS: Mapping[str, Callable[[Any], bool]] = {
     "config": lambda value: isinstance(value, dict),
     "manifests": _is_texts_by_name,
@@ -65,6 +68,7 @@ _RESULT_FIELDS: Mapping[str, Callable[[Any], bool]] = {
     "attempts": _is_count,
     "modalities": _is_texts,
     "metrics": _are_metrics,
+    "excluded": lambda value: isinstance(value, dict) and all(map(_is_count, value.values())),
 }
 """Fields of `result.json` with the check of each."""
 
@@ -160,6 +164,7 @@ def finished_result(config: Config, total_steps: int, manifests: Mapping[str, Ma
             raise CheckpointMismatchError(
                 f"{short_display(run_url)} is a finished run of another config: {differences}", remedy=_REMEDY
             )
+        _check_left_out(config, manifests)
         return result
     state = _newest_state(run_url)
     if state is not None:
@@ -168,8 +173,27 @@ def finished_result(config: Config, total_steps: int, manifests: Mapping[str, Ma
             raise CheckpointMismatchError(
                 f"{short_display(run_url)} is a run of another config: {differences}", remedy=_REMEDY
             )
+        _check_left_out(config, manifests)
         check_length(state.step, total_steps, run_url)
     return None
+
+
+def _check_left_out(config: Config, manifests: Mapping[str, Manifest]) -> None:
+    """Refuse to go on with a run, or to show its result, that leaves out other samples.
+
+    Raises:
+        CheckpointMismatchError: It does; names the first split.
+    """
+    by_key = {SplitKey("", name): manifest for name, manifest in manifests.items()}
+    left_out = find_left_out(config, by_key, check=False)
+    for name, manifest in manifests.items():
+        there = read_excluded(config.run.dir, manifest.id)
+        here = left_out.splits.get(SplitKey("", name), NOTHING)
+        if there != here:
+            what = f"it leaves out {describe(there.digest)} of {name}, this config {describe(here.digest)}"
+            raise CheckpointMismatchError(
+                f"{short_display(config.run.dir)} is a run of another data.exclude: {what}", remedy=_REMEDY
+            )
 
 
 def check_length(step: int, total_steps: int, run_url: str) -> None:

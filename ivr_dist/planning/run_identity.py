@@ -46,7 +46,7 @@ RULES = (
     Rule("identity", _in("data.mix", "alpha epoch_samples schedule"), "with `data.mix.changes=allow` listed"),
     Rule("identity", _in("data.mix", "scale overlap uses_from")),
     Rule("free", ("data.mix.changes",)),
-    Rule("identity", ("data.exclude",), "its contents are compared by the data cursor"),
+    Rule("data", ("data.exclude",), "by the samples that it leaves out, wherever the file is"),
     Rule("identity", ("run.seed",), "given by `--seeds` where that is used"),
     Rule("identity", _in("data", "modalities standardize"), "of those the data set has"),
     Rule("identity", _in("data", "lanes shuffle_delay by_length"), "effective values"),
