@@ -70,7 +70,6 @@ def find_left_out(config: Config, manifests: Mapping[SplitKey, Manifest], *, che
     if not is_pool(config) or mode == "allow" or (mode == "refuse" and not check):
         return LeftOut(excluded, notes)
     overlaps = find_pool_overlaps(config, manifests)
-    notes += _old_splits(urls, manifests)
     if mode == "refuse":
         return LeftOut(excluded, notes, overlaps.errors)
     for name, copies in overlaps.dropped.items():
@@ -110,11 +109,3 @@ def find_pool_overlaps(
         [split for split in splits if split.split != "train"],
         describe,
     )
-
-
-def _old_splits(urls: Mapping[SplitKey, str], manifests: Mapping[SplitKey, Manifest]) -> list[str]:
-    """Name the splits whose samples had to be read, because they were packed without hashes."""
-    old = [str(key) for key, manifest in manifests.items() if manifest.hashes is None and key in urls]
-    if not old:
-        return []
-    return [f"{', '.join(old)}: all shards were read to look for leakage; pack again to keep hashes beside the data"]

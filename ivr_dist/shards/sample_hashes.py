@@ -27,7 +27,7 @@ import xxhash
 
 from ivr_dist import storage
 from ivr_dist.common.normalized_text import text_hash
-from ivr_dist.errors import CorruptDataError
+from ivr_dist.errors import CorruptDataError, DataError
 from ivr_dist.shards import npy
 from ivr_dist.shards.sample_ids import id_hash
 from ivr_dist.shards.specs import HashesEntry
@@ -150,13 +150,19 @@ class HashTable:
         """Open the file of a split; only its directory is read, unless the file is small.
 
         Raises:
+            DataError: The file is missing.
             CorruptDataError: The directory is damaged, or of another version.
             StorageError: It cannot be read.
         """
         url = storage.join(split_url, HASHES_NAME)
-        if entry.bytes <= _READ_WHOLE:
-            return cls.from_bytes(storage.read_bytes(url), entry, storage.display(url))
-        directory = storage.read_range(url, 0, entry.directory_bytes)
+        try:
+            if entry.bytes <= _READ_WHOLE:
+                return cls.from_bytes(storage.read_bytes(url), entry, storage.display(url))
+            directory = storage.read_range(url, 0, entry.directory_bytes)
+        except storage.NotFoundError as error:
+            raise DataError(
+                "the hashes of samples that the manifest names are missing", where=storage.display(url), remedy=_REMEDY
+            ) from error
 
         def read(first: int, end: int) -> UInt64Array:
             start, stop = (entry.directory_bytes + row * _ROW_BYTES for row in (first, end))

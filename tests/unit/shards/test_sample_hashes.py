@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ivr_dist import storage
 from ivr_dist.corpora.synthetic import SynthSource
-from ivr_dist.errors import CorruptDataError
+from ivr_dist.errors import CorruptDataError, DataError
 from ivr_dist.packing.pack import PackOptions, pack
 from ivr_dist.shards import sample_hashes
 from ivr_dist.shards.manifest import Manifest
@@ -81,6 +81,10 @@ def test_damage_is_found(tmp_path: Path, whole: bool, monkeypatch: pytest.Monkey
         path.write_bytes(damaged)
         with pytest.raises(CorruptDataError, match=r"hashes .*manifest\.hashes\); copy the split again"):
             read_all()
+    path.unlink()
+    with pytest.raises(DataError, match=r"the hashes of samples that the manifest names are missing \(.*; copy the"):
+        HashTable.open(str(tmp_path), rows.entry)
+    path.write_bytes(sound)
     with pytest.raises(CorruptDataError, match="the hashes have version 2, this program reads 1"):
         HashTable.open(str(tmp_path), replace(rows.entry, version=2))
 
