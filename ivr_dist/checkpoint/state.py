@@ -8,12 +8,14 @@ that older versions did not write have defaults.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from ivr_dist.checkpoint.part_manifest import FORMAT
+from ivr_dist.checkpoint.pool_state import PoolState
 from ivr_dist.common.decoder import AnyFloat, DecodeError, decode
 from ivr_dist.data.cursor import DataCursor
+from ivr_dist.data.pool_cursor import PoolCursor, decode_pool_cursor
 from ivr_dist.shards.specs import TaskSpec
 
 _PROGRESS = "counters"
@@ -47,7 +49,7 @@ class CheckpointState:
     format: int = FORMAT
     step: int
     """Completed optimizer steps."""
-    cursor: DataCursor | None = None
+    cursor: DataCursor | PoolCursor | None = None
     """Position of the next step in the data; None in a checkpoint that holds weights only."""
     progress: Progress | None = None
     """None in a checkpoint that holds weights only."""
@@ -74,6 +76,8 @@ class CheckpointState:
     """Their ZeRO stage."""
     shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     """Shape of each parameter and buffer."""
+    pool: PoolState | None = None
+    """The corpora, where there are several: then `tasks` are heads, and statistics are by corpus."""
     classes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Classes outside the package and their versions, by the key of the config that names them."""
 
@@ -115,9 +119,10 @@ class CheckpointState:
             "stage": self.stage,
             "shapes": self.shapes,
             "classes": self.classes,
+            "pool": None if self.pool is None else self.pool.to_json(),
         }
         # Keys that only a run writes, and the cursor of an imported model, are left out where there is nothing.
-        optional = ("cursor", _PROGRESS, "rng", "spent", "manifests", "classes")
+        optional = ("cursor", _PROGRESS, "rng", "spent", "manifests", "classes", "pool")
         return {name: value for name, value in content.items() if value or name not in optional}
 
     @classmethod
@@ -131,12 +136,20 @@ class CheckpointState:
         content.pop("progress", None)
         if _PROGRESS in value:
             content["progress"] = value[_PROGRESS]
+        cursor = content.pop("cursor", None)
         try:
-            state = decode(cls, content)
-            if state.cursor is not None:
-                # Every field must be there: a missing position would be read as the start of the data.
-                decode(DataCursor, {"excluded": "", **value["cursor"]}, complete=True)
+            return replace(decode(cls, content), cursor=None if cursor is None else _cursor(cursor))
         except DecodeError as error:
             keys = (_PROGRESS, *error.keys[1:]) if error.keys[:1] == ("progress",) else error.keys
             raise DecodeError(error.what, keys, error.reason, error.choices) from None
-        return state
+
+
+def _cursor(value: Any) -> DataCursor | PoolCursor:
+    """Decode the position in the data; every field must be there, or it would be read as the start of the data."""
+    try:
+        if isinstance(value, Mapping) and "version" in value:
+            return decode_pool_cursor(value)
+        excluded = {"excluded": ""} if isinstance(value, Mapping) else {}
+        return decode(DataCursor, {**excluded, **value} if excluded else value, complete=True)
+    except DecodeError as error:
+        raise error.below("cursor") from None

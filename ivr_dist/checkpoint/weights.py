@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from ivr_dist.checkpoint import store
 from ivr_dist.checkpoint.fragments import saved_buffers
+from ivr_dist.checkpoint.pool_state import PoolState
 from ivr_dist.checkpoint.state import CheckpointState
 from ivr_dist.checkpoint.tensors import open_tensors
 from ivr_dist.common import dotted_path
 from ivr_dist.config import Config, extensions
 from ivr_dist.config.loading import from_dict, to_dict
 from ivr_dist.data.batches.collate import BatchSpec
+from ivr_dist.data.batches.pool_spec import PoolSpec
 from ivr_dist.errors import CheckpointMismatchError
 from ivr_dist.model.build import build_model
 from ivr_dist.model.spec import ModelSpec
@@ -76,27 +78,36 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def initial_state(
-    config: Config, spec: BatchSpec, *, manifests: Mapping[str, str] | None = None, world: int = 1, stage: int = 0
+    config: Config,
+    spec: BatchSpec | PoolSpec,
+    *,
+    manifests: Mapping[str, str] | None = None,
+    world: int = 1,
+    stage: int = 0,
 ) -> CheckpointState:
     """Build the state common to all checkpoints of an attempt: config, model, features, tasks, statistics.
 
     Args:
         config: The run's config.
-        spec: Layout and statistics of its batches.
+        spec: Contents of its batches.
         manifests: Manifest ids by split.
         world: Workers.
         stage: ZeRO stage.
     """
     plain = to_dict(config)
+    inputs = model_spec(spec)
     return CheckpointState(
         step=0,
         config=_without_secrets(plain),
         # Not the size: it only sets other keys where they are unset, and two sizes can be the same model. Not an empty
         # class: checkpoints of older versions have no such key.
         model={name: value for name, value in plain["model"].items() if name != "size" and (name != "class" or value)},
-        features={name: list(part) for name, part in spec.modalities.items()},
+        features={name: list(part) for name, part in inputs.features.items()},
         tasks=dict(spec.tasks),
-        statistics={name: [part.tolist() for part in parts] for name, parts in spec.statistics.items()},
+        statistics={}
+        if isinstance(spec, PoolSpec)
+        else {name: [part.tolist() for part in parts] for name, parts in spec.statistics.items()},
+        pool=PoolState.of(spec) if isinstance(spec, PoolSpec) else None,
         manifests=dict(manifests or {}),
         world=world,
         stage=stage,
@@ -148,7 +159,9 @@ def stored_text(url: str, state: CheckpointState) -> Iterator[TextEncoder | None
 
     Only files that the part manifests name are used: other files in the folder are untrusted.
     """
-    if state.features.get("text", ("",))[0] != WORDS:
+    own = {"": state.features.get("text", ("",))}
+    sets = own if state.pool is None else state.pool.sets.get("text", {})
+    if all(form[0] != WORDS for form in sets.values()):
         yield None
         return
     with tempfile.TemporaryDirectory(prefix="ivr-text-") as scratch:
@@ -159,13 +172,22 @@ def stored_text(url: str, state: CheckpointState) -> Iterator[TextEncoder | None
         yield TextEncoder(scratch, weights=False)
 
 
-def batch_spec(state: CheckpointState, text: TextEncoder | None = None) -> BatchSpec:
-    """Return the layout and feature statistics a checkpoint was trained with.
+def model_spec(spec: BatchSpec | PoolSpec, text: TextEncoder | None = None) -> ModelSpec:
+    """Return what a model reads and predicts, from the contents of its batches."""
+    if isinstance(spec, PoolSpec):
+        return ModelSpec.of(spec.layout, text)
+    return ModelSpec(spec.modalities, spec.tasks, text)
+
+
+def batch_spec(state: CheckpointState, text: TextEncoder | None = None) -> BatchSpec | PoolSpec:
+    """Return the contents of the batches, with feature statistics, a checkpoint was trained with.
 
     Args:
         state: The checkpoint's state.
         text: Its text encoder, needed to collate batches of words.
     """
+    if state.pool is not None:
+        return state.pool.spec(state.tasks, None if text is None else text.tokenizer())
     return BatchSpec(
         modalities={name: (str(kind), int(width)) for name, (kind, width) in state.features.items()},
         tasks=state.tasks,
@@ -208,7 +230,7 @@ def load_model(url: str, *, verified: bool = False, trust_code: bool = False) ->
     _import_model(config, state, url, trust_code)
     spec = batch_spec(state)
     with stored_text(url, state) as text:
-        model = build_model(config.model, ModelSpec(spec.modalities, spec.tasks, text), config.loss)
+        model = build_model(config.model, model_spec(spec, text), config.loss)
     load_weights(model, url, verified=True)
     return model
 
@@ -233,8 +255,8 @@ def check_same_model(state: CheckpointState, here: CheckpointState, url: str) ->
         CheckpointMismatchError: They differ; the text names the first difference.
     """
     theirs, ours = state.to_json(), here.to_json()
-    for key in ("model", "features", "tasks"):
-        difference = _first_difference(theirs[key], ours[key], key)
+    for key in ("model", "features", "tasks", "pool"):
+        difference = _first_difference(theirs.get(key), ours.get(key), key)
         if difference:
             raise CheckpointMismatchError(
                 f"the checkpoint is of another model: {difference}",

@@ -159,18 +159,16 @@ def _print_plans(loaded: Loaded, worlds: Sequence[int], as_json: bool) -> int:
 
     from ivr_dist.data.read_forecast import forecasts
     from ivr_dist.display.tables import print_rows, print_table
-    from ivr_dist.orchestration.preflight import count_parameters, preflight
-    from ivr_dist.planning.model_inputs import model_inputs
-    from ivr_dist.planning.plan import describe, make_plan
+    from ivr_dist.orchestration.preflight import count_parameters, preflight, resolved
+    from ivr_dist.planning.model_inputs import run_inputs
+    from ivr_dist.planning.plan import describe, plan_run
 
-    config = loaded.config
+    config = resolved(loaded.config)
     first, manifests = preflight(config, worlds[0], loaded)
-    train_manifest = manifests["train"]
-    inputs = model_inputs(config, train_manifest)
-    others = [make_plan(config, train_manifest.samples, world, train_manifest.total_bytes) for world in worlds[1:]]
-    plans = [first, *others]
-    parameters = count_parameters(config, train_manifest)
-    pairs = list(zip(plans, forecasts(config, train_manifest, plans), strict=True))
+    inputs = run_inputs(config, manifests)
+    plans = [first, *(plan_run(config, manifests, world) for world in worlds[1:])]
+    parameters = count_parameters(config, manifests)
+    pairs = list(zip(plans, forecasts(config, manifests, plans), strict=True))
     if as_json:
         shared = {"parameters": parameters, "modalities": list(inputs.used), "not_used": dict(inputs.unused)}
         print_json([{**asdict(plan_), **shared, "reading": asdict(forecast)} for plan_, forecast in pairs])

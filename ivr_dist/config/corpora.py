@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
-from ivr_dist.config.data_schema import CorpusConfig
+from ivr_dist.config.data_schema import CorpusConfig, MixConfig
 from ivr_dist.config.schema import Config
 
 SPLITS = ("train", "valid", "test")
@@ -21,6 +23,12 @@ class SplitKey(NamedTuple):
     def __str__(self) -> str:
         """Render `train`, or `mosi/train`."""
         return f"{self.corpus}/{self.split}" if self.corpus else self.split
+
+    @classmethod
+    def parse(cls, text: str) -> SplitKey:
+        """Read what `str` has rendered."""
+        corpus, _, split = text.rpartition("/")
+        return cls(corpus, split)
 
 
 def entries(config: Config) -> dict[str, CorpusConfig]:
@@ -42,9 +50,11 @@ def url_of(entry: CorpusConfig, split: str) -> str:
     return f"{entry.dir.rstrip('/')}/{split}" if entry.dir else ""
 
 
-def split_urls(config: Config) -> dict[SplitKey, str]:
-    """Paths or URLs of all splits of a run, corpus by corpus."""
-    urls = {SplitKey(name, split): url_of(entry, split) for name, entry in entries(config).items() for split in SPLITS}
+def split_urls(config: Config) -> dict[str, str]:
+    """Paths or URLs of all splits of a run, corpus by corpus, by the text of their `SplitKey`."""
+    urls = {
+        str(SplitKey(name, split)): url_of(entry, split) for name, entry in entries(config).items() for split in SPLITS
+    }
     return {key: url for key, url in urls.items() if url}
 
 
@@ -64,8 +74,35 @@ def has_split(config: Config, split: str) -> bool:
 
 
 def is_pool(config: Config) -> bool:
-    """Whether there are several corpora, so that names and losses are by corpus."""
-    return len(entries(config)) > 1
+    """Whether names, losses and records are by corpus: of a `data.corpora` that is more than `simplified` takes."""
+    return bool(config.data.corpora)
+
+
+def simplified(config: Config) -> Config:
+    """Write a `data.corpora` of one corpus, of which nothing but its splits is set, as `data.train`, `valid`, `test`.
+
+    So it is trained as without a pool, to the last bit.
+    """
+    corpora = entries(config)
+    if not config.data.corpora or len(corpora) > 1 or config.data.mix.epoch_samples or config.loss.scale == "unit":
+        return config
+    (entry,) = corpora.values()
+    plain = CorpusConfig(dir=entry.dir, train=entry.train, valid=entry.valid, test=entry.test)
+    if replace(entry, share=None, passes=None, max_passes=None) != plain:
+        return config
+    train, valid, test = (url_of(entry, split) for split in SPLITS)
+    data = replace(config.data, corpora={}, mix=MixConfig(), train=train, valid=valid, test=test)
+    return replace(config, data=data)
+
+
+def with_splits(entry: CorpusConfig, url: Callable[[str], str]) -> CorpusConfig:
+    """Name all splits of a corpus, empty for those that it does not have.
+
+    Args:
+        entry: The corpus.
+        url: Returns the path or URL of a split, by name.
+    """
+    return replace(entry, dir="", train=url("train"), valid=url("valid"), test=url("test"))
 
 
 def config_key(name: str, split: str) -> str:

@@ -83,6 +83,12 @@ def mix_faults(config: Config) -> Iterator[Fault]:
             ("data.mix", "data.corpora"), "data.mix mixes corpora, but there is only data.train", "leave it unset"
         )
         return
+    if config.loss.scale == "unit" and not config.data.corpora:
+        yield Fault(
+            ("loss.scale", "data.corpora"),
+            "loss.scale = unit maps the labels of corpora, but there is only data.train",
+            "leave it unset, or name the corpus in data.corpora",
+        )
     yield from _share_faults(config, pooled, entry_of)
     if len(entry_of) > 1:
         if config.model.preset == "release":

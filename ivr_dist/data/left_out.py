@@ -23,20 +23,20 @@ _THREADS = 8
 class LeftOut:
     """The samples that a run leaves out, with what the user should know about them."""
 
-    splits: Mapping[SplitKey, Exclusions] = field(default_factory=dict)
-    """By split, of those from which a sample is left out."""
+    splits: Mapping[str, Exclusions] = field(default_factory=dict)
+    """By the text of the `SplitKey`, of those splits from which a sample is left out."""
     notes: Sequence[str] = ()
     """A sentence each."""
     leaks: Sequence[DataError] = ()
     """Errors with `data.mix.overlap=refuse`: training samples that another corpus of the pool is scored by."""
 
     @property
-    def digests(self) -> dict[SplitKey, str]:
+    def digests(self) -> dict[str, str]:
         """The digest of each list, which identifies the run."""
         return {key: listed.digest for key, listed in self.splits.items()}
 
 
-def find_left_out(config: Config, manifests: Mapping[SplitKey, Manifest], *, check: bool = True) -> LeftOut:
+def find_left_out(config: Config, manifests: Mapping[str, Manifest], *, check: bool = True) -> LeftOut:
     """Find what a run leaves out; equal on all workers, since it follows from the config and the packed data.
 
     Of most runs nothing is read: only a list, or a pool whose overlaps are not allowed, needs the hashes of samples.
@@ -53,19 +53,18 @@ def find_left_out(config: Config, manifests: Mapping[SplitKey, Manifest], *, che
         StorageError: They cannot be read.
     """
     urls = split_urls(config)
-    excluded: dict[SplitKey, Exclusions] = {}
+    excluded: dict[str, Exclusions] = {}
     notes: list[str] = []
     if config.data.exclude:
-        names = {str(key): key for key in manifests}
         resolved = resolve_exclude_list(
             config.data.exclude,
             {
-                str(key): SourceSplit(key.corpus or manifest.corpus, urls[key], manifest)
+                key: SourceSplit(SplitKey.parse(key).corpus or manifest.corpus, urls[key], manifest)
                 for key, manifest in manifests.items()
             },
         )
-        excluded = {names[name]: listed for name, listed in resolved.splits.items()}
-        notes += resolved.describe({str(key): manifest for key, manifest in manifests.items()})
+        excluded = dict(resolved.splits)
+        notes += resolved.describe(manifests)
     mode = config.data.mix.overlap
     if not is_pool(config) or mode == "allow" or (mode == "refuse" and not check):
         return LeftOut(excluded, notes)
@@ -73,8 +72,8 @@ def find_left_out(config: Config, manifests: Mapping[SplitKey, Manifest], *, che
     if mode == "refuse":
         return LeftOut(excluded, notes, overlaps.errors)
     for name, copies in overlaps.dropped.items():
-        key = SplitKey(name, "train")
-        notes.append(copies.describe(str(key), manifests[key].samples))
+        key = str(SplitKey(name, "train"))
+        notes.append(copies.describe(key, manifests[key].samples))
         excluded[key] = copies.excluded.union(excluded.get(key), manifests[key].id)
         if len(excluded[key]) == manifests[key].samples:
             raise DataError(
@@ -85,9 +84,13 @@ def find_left_out(config: Config, manifests: Mapping[SplitKey, Manifest], *, che
     return LeftOut(excluded, notes)
 
 
-def find_pool_overlaps(
-    config: Config, manifests: Mapping[SplitKey, Manifest], describe: Describe | None = None
-) -> Overlaps:
+def left_out_by(config: Config) -> str:
+    """Name the keys of a config that leave samples out."""
+    drops = is_pool(config) and config.data.mix.overlap == "drop"
+    return " and ".join([*(["data.exclude"] if config.data.exclude else []), *(["data.mix.overlap"] if drops else [])])
+
+
+def find_pool_overlaps(config: Config, manifests: Mapping[str, Manifest], describe: Describe | None = None) -> Overlaps:
     """Compare the training splits of a pool with its scored splits, those of held-out corpora among them.
 
     Args:
@@ -96,13 +99,13 @@ def find_pool_overlaps(
         describe: See `find_overlaps`.
     """
     urls = split_urls(config)
-    trains = {name for name in trained(config) if SplitKey(name, "train") in manifests}
-    keys = [key for key in manifests if key.split != "train" or key.corpus in trains]
+    keys = {key: SplitKey.parse(key) for key in manifests}
+    trains = {*trained(config)}
+    compared = [key for key, (corpus, split) in keys.items() if split != "train" or corpus in trains]
     with ThreadPoolExecutor(_THREADS) as pool:
-        tables = list(pool.map(lambda key: open_hashes(urls[key], manifests[key]), keys))
+        tables = list(pool.map(lambda key: open_hashes(urls[key], manifests[key]), compared))
     splits = [
-        HashedSplit(key.corpus, key.split, urls[key], manifests[key], table)
-        for key, table in zip(keys, tables, strict=True)
+        HashedSplit(*keys[key], urls[key], manifests[key], table) for key, table in zip(compared, tables, strict=True)
     ]
     return find_overlaps(
         [split for split in splits if split.split == "train"],

@@ -2,53 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import threading
-import time
-import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import tee
-from queue import Empty, SimpleQueue
-from typing import Generic, TypeVar
 
 import numpy as np
 
 from ivr_dist.config.lanes import check_layout
+from ivr_dist.data.background_stream import BackgroundStream
 from ivr_dist.data.batches.batch import Batch
 from ivr_dist.data.batches.collate import BatchSpec, collate
 from ivr_dist.data.cursor import DataCursor
 from ivr_dist.data.exclusions import NOTHING, Exclusions
 from ivr_dist.data.reading.shard_reader import ReadResult, ShardReader
 from ivr_dist.data.sample_order import EMPTY, EpochOrder, Int64Array, by_length, micro_slots, rank_slots
+from ivr_dist.data.step_batches import LeftOut, StepBatches, closing, timed
 from ivr_dist.errors import ConfigError, CorruptDataError, StorageError
 from ivr_dist.shards.sample_columns import Samples
-
-T = TypeVar("T")
-
-_CLOSE_S = 5.0
-
-
-@dataclass(frozen=True)
-class StepBatches:
-    """Micro-batches of one rank for one optimizer step."""
-
-    cursor: DataCursor
-    """Position of this step; a checkpoint written after the step holds `cursor.advance` of it."""
-    micro_batches: list[Batch]
-    """One for each micro-step; any of them may be empty."""
-    skipped: Sequence[tuple[str, str]] = ()
-    """This rank's samples that could not be read, whose slots are empty: name (see `ShardReader.names`) and reason."""
-    excluded: Sequence[str] = ()
-    """Names of this rank's samples that the run leaves out, whose slots are empty."""
-    wait_s: float = 0.0
-    """Seconds the consumer waited for it."""
-
-    @property
-    def epoch(self) -> int:
-        """The epoch of this step, 0 at the start."""
-        return self.cursor.epoch
 
 
 class Loader:
@@ -124,7 +94,7 @@ class Loader:
         self._by_length = by_length
         self._skip = skip
         self._pin = pin
-        self._stream: _Stream[StepBatches] | _Stream[Batch] | None = None
+        self._stream: BackgroundStream[StepBatches] | BackgroundStream[Batch] | None = None
         self._shard_samples = reader.manifest.shard_samples
 
     def __enter__(self) -> Loader:
@@ -143,8 +113,22 @@ class Loader:
         """
         cursor.check_matches(self.start)
         self._end_stream()
-        self._stream = stream = _Stream(self._produce_steps(cursor), self._prefetch)
-        return _timed(stream)
+        self._stream = stream = BackgroundStream(self._produce_steps(cursor), self._prefetch)
+        return timed(stream)
+
+    def advance(self, cursor: DataCursor) -> DataCursor:
+        """Return the position after one more step."""
+        return cursor.advance(-(-int(self._shard_samples.sum()) // self.start.global_batch))
+
+    def left_out(self, cursor: DataCursor) -> list[LeftOut]:
+        """Look up this rank's samples in a step that is not trained; only indexes are read.
+
+        Samples that the run leaves out are not among them.
+
+        Raises:
+            DataError, CorruptDataError, StorageError: An index cannot be read.
+        """
+        return [LeftOut(name) for name in self.names(cursor)]
 
     def names(self, cursor: DataCursor) -> list[str]:
         """Look up the names of this rank's samples in a step (see `ShardReader.names`); only indexes are read.
@@ -163,8 +147,8 @@ class Loader:
         Every rank has the same number of batches.
         """
         self._end_stream()
-        self._stream = stream = _Stream(self._produce_eval(), self._prefetch * self._accumulation)
-        return _closing(stream)
+        self._stream = stream = BackgroundStream(self._produce_eval(), self._prefetch * self._accumulation)
+        return closing(stream)
 
     def meters(self) -> dict[str, float]:
         """Return statistics of this rank's reader so far: counts, milliseconds and bytes, by name."""
@@ -200,8 +184,9 @@ class Loader:
         results = self.reader.read_ahead(step.numbers for step in requested)
         for step, result in zip(planned, results, strict=True):
             remaining, samples, skipped = self._skip_failures(step, result)
-            left_out = self.reader.names(step.excluded) if step.excluded.size else ()
-            yield StepBatches(step.cursor, self._micro_batches(remaining, samples), skipped, left_out)
+            left_out = [LeftOut(name) for name in self.reader.names(step.excluded)] if step.excluded.size else ()
+            following = self.advance(step.cursor)
+            yield StepBatches(step.cursor, following, self._micro_batches(remaining, samples), skipped, left_out)
 
     def _produce_eval(self) -> Iterator[Batch]:
         order = self._order(0, shuffle=False)
@@ -237,9 +222,7 @@ class Loader:
         all_numbers = numbers[filled] if self.spec.common_length else None
         return _PlannedStep(cursor, slots, numbers[np.concatenate(slots)], all_numbers, np.concatenate(excluded))
 
-    def _skip_failures(
-        self, step: _PlannedStep, result: ReadResult
-    ) -> tuple[_PlannedStep, Samples, Sequence[tuple[str, str]]]:
+    def _skip_failures(self, step: _PlannedStep, result: ReadResult) -> tuple[_PlannedStep, Samples, Sequence[LeftOut]]:
         """Remove samples that could not be read from a step, and return them by name, with the reason.
 
         Raises:
@@ -257,7 +240,7 @@ class Loader:
         parts = np.split(remains, ends[:-1])
         slots = [slots[part] for slots, part in zip(step.slots, parts, strict=True)]
         remaining = replace(step, slots=slots, numbers=step.numbers[remains])
-        return remaining, result.samples, [(each.name, str(each.error)) for each in result.failures.values()]
+        return remaining, result.samples, [LeftOut(each.name, str(each.error)) for each in result.failures.values()]
 
     def _micro_batches(self, step: _PlannedStep, samples: Samples) -> list[Batch]:
         steps = None
@@ -284,102 +267,3 @@ class _PlannedStep:
     """Numbers of the samples of all ranks, where the batch's length depends on them."""
     excluded: Int64Array
     """Numbers of this rank's samples that are left out."""
-
-
-def _timed(stream: _Stream[StepBatches]) -> Iterator[StepBatches]:
-    try:
-        while True:
-            started = time.monotonic()
-            step = next(stream)
-            yield replace(step, wait_s=time.monotonic() - started)
-    finally:
-        stream.close()
-
-
-def _closing(stream: _Stream[Batch]) -> Iterator[Batch]:
-    try:
-        yield from stream
-    finally:
-        stream.close()
-
-
-# decision 021
-class _Stream(Generic[T]):
-    """Runs an iterator on a background thread, at most `depth` items ahead of the consumer."""
-
-    def __init__(self, source: Iterator[T], depth: int) -> None:
-        self._buffer = _Buffer[T](depth)
-        thread = threading.Thread(target=self._buffer.fill, args=(source,), name="ivr-loader", daemon=True)
-        # Also runs at interpreter exit: a daemon thread that is killed inside torch or numpy aborts the process.
-        self.close = weakref.finalize(self, _stop, self._buffer, thread, os.getpid())
-        thread.start()
-
-    def __iter__(self) -> Iterator[T]:
-        return self
-
-    def __next__(self) -> T:
-        return self._buffer.take()
-
-
-def _stop(buffer: _Buffer[T], thread: threading.Thread, pid: int) -> None:
-    if pid != os.getpid():
-        # A forked child does not have the thread, and a lock that the thread held would never be released.
-        return
-    buffer.close()
-    # With a timeout: a request may hang until its own deadline, and its result is not needed any more.
-    thread.join(_CLOSE_S)
-
-
-class _Buffer(Generic[T]):
-    """Bounded buffer between the two threads.
-
-    It uses queues implemented in C: a hand-over wakes the other thread once, where a condition variable wakes it twice.
-    """
-
-    def __init__(self, depth: int) -> None:
-        self._items: SimpleQueue[T | _End] = SimpleQueue()
-        self._room: SimpleQueue[None] = SimpleQueue()
-        for _ in range(depth):
-            self._room.put(None)
-        self._closed = False
-
-    def fill(self, source: Iterator[T]) -> None:
-        """Fill the buffer, on the background thread, until the source ends, fails, or the consumer closes."""
-        reason: BaseException = StopIteration()
-        try:
-            for item in source:
-                self._room.get()
-                if self._closed:
-                    return
-                self._items.put(item)
-        except BaseException as error:  # of any type: the consumer would otherwise wait forever
-            reason = error
-        self._items.put(_End(reason))
-
-    def take(self) -> T:
-        """Return the next item; raises the source's error or StopIteration after the last one."""
-        item = self._items.get()
-        if self._closed:
-            item = _End(RuntimeError("this stream of batches was closed"))
-        if isinstance(item, _End):
-            # For the next call.
-            self._items.put(item)
-            raise item.reason
-        self._room.put(None)
-        return item
-
-    def close(self) -> None:
-        """Wake both threads and end the stream."""
-        self._closed = True
-        with suppress(Empty):
-            while True:
-                self._items.get_nowait()
-        self._items.put(_End(StopIteration()))
-        self._room.put(None)
-
-
-@dataclass(frozen=True)
-class _End:
-    """Marker after the last item, with the exception to raise."""
-
-    reason: BaseException

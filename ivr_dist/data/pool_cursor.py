@@ -153,15 +153,13 @@ class PoolCursor:
             CheckpointError: A field is missing, unknown or of the wrong type, or two contradict each other.
         """
         try:
-            cursor = decode(cls, value)
-            cursor._check()
+            return decode_pool_cursor(value)
         except DecodeError as error:
             raise CheckpointError(
                 f"the checkpoint's data cursor is damaged: {error}", remedy="resume from another checkpoint"
             ) from None
-        return cursor
 
-    def _check(self) -> None:
+    def check(self) -> None:
         """Check what the types do not say.
 
         Raises:
@@ -177,3 +175,14 @@ class PoolCursor:
                 raise DecodeError("quotas are not counts", ("phases",))
         if not 0 <= self.step < self.phases[self.phase].steps_per_epoch(self.global_batch):
             raise DecodeError(f"there is no step {self.step} in an epoch", ("step",))
+
+
+def decode_pool_cursor(value: Mapping[str, Any]) -> PoolCursor:
+    """Decode a cursor strictly.
+
+    Raises:
+        DecodeError: A field is missing, unknown or of the wrong type, or two contradict each other.
+    """
+    cursor = decode(PoolCursor, value)
+    cursor.check()
+    return cursor

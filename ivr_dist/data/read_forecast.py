@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from ivr_dist.config import Config
+from ivr_dist.config.corpora import SplitKey, split_urls, trained
+from ivr_dist.data.build_order import build_order
 from ivr_dist.data.reading.fetcher import Content
 from ivr_dist.data.reading.segment_cache import Segment, SegmentCache
 from ivr_dist.data.reading.shard_reader import ShardReader
-from ivr_dist.data.sample_order import EMPTY, EpochOrder, Int64Array, by_length, micro_slots, rank_slots
+from ivr_dist.data.run_order import RunOrder
+from ivr_dist.data.sample_order import EMPTY, Int64Array, by_length, micro_slots, rank_slots
 from ivr_dist.planning.plan import Plan
 from ivr_dist.shards.manifest import Manifest
 from ivr_dist.units import format_bytes, parse_bytes
 
 _HASHED_STEPS = 8
+_MOST_STEPS = 200
 
 
 @dataclass(frozen=True)
@@ -52,77 +58,92 @@ class Forecast:
         ]
 
 
-def forecasts(config: Config, manifest: Manifest, plans: Sequence[Plan]) -> list[Forecast]:
-    """Forecast the reading of the training split for each plan of one config.
+def forecasts(config: Config, manifests: Mapping[str, Manifest], plans: Sequence[Plan]) -> list[Forecast]:
+    """Forecast the reading of the training data for each plan of one config.
+
+    Args:
+        config: The run's config.
+        manifests: Manifests of its splits, by the text of their `SplitKey`.
+        plans: One for each number of workers.
 
     Raises:
         DataError, CorruptDataError, StorageError: An index cannot be read.
     """
-    data = config.data
-    reader = ShardReader(data.train, manifest, 0)
+    urls = split_urls(config)
+    keys = [str(SplitKey(name, "train")) for name in trained(config)]
+    readers = {number: ShardReader(urls[key], manifests[key], 0) for number, key in enumerate(keys)}
+    pairs = zip(trained(config), keys, strict=True)
+    names = {name or manifests[key].corpus: number for number, (name, key) in enumerate(pairs)}
     try:
-        first = plans[0]
-        order = EpochOrder(
-            manifest.shard_samples, manifest.id, config.run.seed, 0, first.lanes, first.global_batch, first.delay
-        )
-        modalities = [name for name in data.modalities if name in manifest.features]
+        order = build_order(config, plans[0], manifests, names)
+        modalities = {
+            number: [name for name in config.data.modalities if name in reader.manifest.features]
+            for number, reader in readers.items()
+        }
         return [
             forecast(
-                reader,
+                readers,
                 order,
                 modalities,
                 world=plan.world,
                 accumulation=plan.accumulation,
-                cache_bytes=parse_bytes(data.cache_bytes),
-                sorted_by_length=data.by_length,
+                cache_bytes=parse_bytes(config.data.cache_bytes),
+                sorted_by_length=config.data.by_length,
+                most_steps=min(plan.steps_per_epoch, _MOST_STEPS),
             )
             for plan in plans
         ]
     finally:
-        reader.close()
+        for reader in readers.values():
+            reader.close()
 
 
 def forecast(
-    reader: ShardReader,
-    order: EpochOrder,
-    modalities: Sequence[str],
+    readers: Mapping[int, ShardReader],
+    order: RunOrder[Any],
+    modalities: Mapping[int, Sequence[str]],
     *,
     world: int,
     accumulation: int,
     cache_bytes: int,
     sorted_by_length: bool,
-    most_steps: int = 200,
+    most_steps: int = _MOST_STEPS,
 ) -> Forecast:
     """Simulate the reading of every rank over the first steps of an epoch.
 
     Args:
-        reader: Reads the split's indexes; no shard is read.
-        order: Sample order of the epoch.
-        modalities: Modalities that training uses.
+        readers: By number of the corpus: reads its indexes; no shard is read.
+        order: Order of the run.
+        modalities: By number of the corpus: modalities that training uses.
         world: Number of ranks.
         accumulation: Micro-steps of a step.
         cache_bytes: Size of each rank's segment cache.
         sorted_by_length: Whether slots are sorted by length.
-        most_steps: Maximum number of steps to simulate.
+        most_steps: Number of steps to simulate, within an epoch.
 
     Raises:
         DataError, CorruptDataError, StorageError: An index cannot be read.
     """
-    steps = min(order.steps, most_steps)
     digest = hashlib.sha256()
-    caches = [_SimulatedCache(reader, cache_bytes) for _ in range(world)]
+    caches = [_SimulatedCache(readers, cache_bytes) for _ in range(world)]
     needed = np.zeros(world, np.int64)
     padded, padded_sorted, real = 0, 0, 0
-    for step in range(steps):
-        numbers = order.batch(step)
+    cursor = order.start
+    for step in range(most_steps):
+        batch = order.batch(cursor)
+        cursor = order.advance(cursor)
+        numbers, corpus = batch.numbers, batch.corpus
         if step < _HASHED_STEPS:
             digest.update(numbers.astype("<i8").tobytes())
+            if len(readers) > 1:
+                digest.update(corpus.astype("<i8").tobytes())
         filled = numbers != EMPTY
-        lengths, sizes, segments = np.zeros((3, len(numbers)), np.int64)
-        lengths[filled] = reader.lengths(numbers[filled], modalities)
-        shards, segments[filled], sizes[filled] = reader.extents(numbers[filled])
-        shard_of_slot = np.zeros_like(numbers)
-        shard_of_slot[filled] = shards
+        lengths, sizes, segments, shards = np.zeros((4, len(numbers)), np.int64)
+        for number, reader in readers.items():
+            own = np.flatnonzero(filled & (corpus == number))
+            if len(own):
+                lengths[own] = reader.lengths(numbers[own], modalities[number])
+                shards[own], segments[own], sizes[own] = reader.extents(numbers[own])
         slots_in_order = np.arange(len(numbers))
         ordered = by_length(slots_in_order, np.where(filled, lengths, np.iinfo(np.int64).max))
         padded += _padded_steps(lengths, slots_in_order, world, accumulation)
@@ -135,12 +156,12 @@ def forecast(
             )
             own_slots = own_slots[filled[own_slots]]
             needed[rank] += sizes[own_slots].sum()
-            cache.use(shard_of_slot[own_slots], segments[own_slots])
+            cache.use(corpus[own_slots], shards[own_slots], segments[own_slots])
     fetched = sum(cache.fetched for cache in caches)
     return Forecast(
-        steps=steps,
+        steps=most_steps,
         order_hash=digest.hexdigest()[:12],
-        rank_bytes=(int(needed.min()) // steps, int(needed.max()) // steps),
+        rank_bytes=(int(needed.min()) // most_steps, int(needed.max()) // most_steps),
         amplification=fetched / max(1, int(needed.sum())),
         resident_bytes=max(cache.most for cache in caches),
         padding=1 - real / max(1, padded),
@@ -166,20 +187,25 @@ def _padded_steps(lengths: Int64Array, order: Int64Array, world: int, accumulati
 class _SimulatedCache:
     """A rank's segment cache without the bytes."""
 
-    def __init__(self, reader: ShardReader, limit: int) -> None:
+    def __init__(self, readers: Mapping[int, ShardReader], limit: int) -> None:
         self.fetched = 0
         self.most = 0
-        self._reader = reader
+        self._readers = readers
         self._segments = SegmentCache(limit, limit)
 
-    def use(self, shards: Int64Array, segments: Int64Array) -> None:
+    def use(self, corpus: Int64Array, shards: Int64Array, segments: Int64Array) -> None:
         """Pin and unpin the segments of one step."""
-        pinned = self._segments.pin(dict.fromkeys(zip(shards.tolist(), segments.tolist(), strict=True)), self._load)
+        pinned = {}
+        for number in np.unique(corpus).tolist():
+            own = corpus == number
+            pairs = dict.fromkeys(zip(shards[own].tolist(), segments[own].tolist(), strict=True))
+            pinned[number] = self._segments.pin(pairs, partial(self._load, number), number)
         self.most = max(self.most, self._segments.resident)
-        self._segments.unpin(pinned)
+        for number, held in pinned.items():
+            self._segments.unpin(held, number)
 
-    def _load(self, segment: Segment) -> tuple[Future[Content], int]:
-        size = self._reader.segment_bytes(segment)
+    def _load(self, number: int, segment: Segment) -> tuple[Future[Content], int]:
+        size = self._readers[number].segment_bytes(segment)
         self.fetched += size
         future: Future[Content] = Future()
         future.set_result(b"")

@@ -10,17 +10,20 @@ from torch.multiprocessing.spawn import spawn
 
 from ivr_dist import storage
 from ivr_dist.checkpoint import store, weights
+from ivr_dist.data.batches.collate import BatchSpec
 from ivr_dist.data.exclusions import excluded_by_run_of
-from ivr_dist.data.loader import Loader
 from ivr_dist.data.reading.shard_reader import ShardReader
 from ivr_dist.evaluation import evaluate
 from ivr_dist.evaluation.registry import configured_metrics
+from ivr_dist.evaluation.split_predictions import Target, predict_split
 from ivr_dist.runtime import collectives, device
 from ivr_dist.shards.manifest import Manifest
 from ivr_dist.units import parse_bytes
 
 
-def score_checkpoint(checkpoint: str, split_url: str, workers: int, *, trust_code: bool = False) -> evaluate.Metrics:
+def score_checkpoint(
+    checkpoint: str, split_url: str, workers: int, *, trust_code: bool = False, target: Target | None = None
+) -> evaluate.Metrics:
     """Compute all metrics of a checkpoint on a packed split, each sample scored once.
 
     Args:
@@ -29,6 +32,7 @@ def score_checkpoint(checkpoint: str, split_url: str, workers: int, *, trust_cod
         workers: Processes that share the work; the result does not depend on it.
         trust_code: Whether classes outside the package that the checkpoint names may be imported: the model, without
             which it cannot be scored, and metrics, which are left out.
+        target: The corpus of the model that the split is scored as.
 
     Raises:
         CheckpointError: The checkpoint is not complete.
@@ -37,48 +41,48 @@ def score_checkpoint(checkpoint: str, split_url: str, workers: int, *, trust_cod
     """
     store.verify(checkpoint)
     if workers <= 1:
-        return _score(checkpoint, split_url, trust_code)
+        return _score(checkpoint, split_url, trust_code, target or Target())
     with tempfile.TemporaryDirectory(prefix="ivr-scoring-") as scratch:
-        spawn(_run_rank, (workers, scratch, checkpoint, split_url, trust_code), nprocs=workers)  # type: ignore[no-untyped-call]
+        spawn(_run_rank, (workers, scratch, checkpoint, split_url, trust_code, target or Target()), nprocs=workers)  # type: ignore[no-untyped-call]
         scores: evaluate.Metrics = storage.read_json(str(Path(scratch) / "metrics.json"))
         return scores
 
 
-def _run_rank(rank: int, workers: int, scratch: str, checkpoint: str, split_url: str, trust_code: bool) -> None:
+def _run_rank(
+    rank: int, workers: int, scratch: str, checkpoint: str, split_url: str, trust_code: bool, target: Target
+) -> None:
     torch.set_num_threads(1)
     with collectives.group(f"{scratch}/store", rank, workers):
-        scores = _score(checkpoint, split_url, trust_code)
+        scores = _score(checkpoint, split_url, trust_code, target)
         if rank == 0:
             storage.write_json(str(Path(scratch) / "metrics.json"), scores)
 
 
-def _score(checkpoint: str, split_url: str, trust_code: bool) -> evaluate.Metrics:
+def _score(checkpoint: str, split_url: str, trust_code: bool, target: Target) -> evaluate.Metrics:
     state = store.read_state(checkpoint)
     config = weights.stored_config(state, checkpoint)
     device.deterministic()
     manifest = Manifest.load(split_url)
     with weights.stored_text(checkpoint, state) as text:
         spec = weights.batch_spec(state, text)
-    spec.check_split(manifest)
+    if isinstance(spec, BatchSpec):
+        spec.check_split(manifest)
     where = device.training_device(collectives.rank())
     model = weights.load_model(checkpoint, verified=True, trust_code=trust_code).to(where).eval()
     # Not by the checkpoint's section `data`, whose disk cache and pipe belong to the training machine.
     reader = ShardReader(split_url, manifest, parse_bytes(config.data.cache_bytes))
     excluded = excluded_by_run_of(checkpoint, manifest.id)
-    with Loader(
-        reader,
+    predicted = predict_split(
+        model,
         spec,
+        reader,
         global_batch=config.train.global_batch,
-        lanes=1,
-        delay=0,
-        seed=0,
-        rank=collectives.rank(),
-        world=collectives.world_size(),
+        device=where,
+        target=target,
+        standardized=tuple(config.data.standardize),
         excluded=excluded,
-    ) as loader:
-        predictions = evaluate.predict(model, loader.eval_batches(), manifest.samples, where, excluded)
-    extra = configured_metrics(config) if trust_code else None
-    return evaluate.score(predictions, manifest.corpus, manifest.tasks, extra)
+    )
+    return predicted.scores(configured_metrics(config) if trust_code else None)
 
 
 def metrics_of_own_code(checkpoint: str) -> list[str]:

@@ -10,15 +10,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ivr_dist.checkpoint import store
+from ivr_dist.config.corpora import SplitKey, is_pool, split_urls
+from ivr_dist.data.build_order import build_order
 from ivr_dist.data.cursor import DataCursor
 from ivr_dist.data.exclusions import read_excluded
+from ivr_dist.data.left_out import left_out_by
+from ivr_dist.data.pool_cursor import PoolCursor
 from ivr_dist.errors import IvrError, UserError
-from ivr_dist.inspection.audit_ledger import LedgerAudit, StepSamples
+from ivr_dist.inspection.audit_ledger import LedgerAudit
 from ivr_dist.inspection.audit_report import AuditReport
 from ivr_dist.inspection.existing_run import read_record, read_result, recorded_config
 from ivr_dist.inspection.recorded_ids import SampleNames
 from ivr_dist.inspection.status import no_run
-from ivr_dist.planning.plan import make_plan
+from ivr_dist.inspection.step_samples import StepSamples
+from ivr_dist.planning.plan import plan_run
 from ivr_dist.run.attempts import Attempt, lineage, read_attempts
 from ivr_dist.run.ledger import recorded_attempts
 from ivr_dist.run.paths import AUDIT
@@ -45,35 +50,41 @@ def audit(run_url: str) -> AuditReport:
     if not recorded and not config.run.audit:
         raise UserError("the run has no audit ledger", where=run_url, remedy="train with run.audit=true")
 
-    manifest = Manifest.load(config.data.train)
-    plan = make_plan(config, manifest.samples, attempts[-1].world, manifest.total_bytes)
-    excluded = read_excluded(run_url, manifest.id)
-    start = DataCursor(
-        manifest_id=manifest.id,
-        seed=config.run.seed,
-        lanes=plan.lanes,
-        global_batch=plan.global_batch,
-        delay=plan.delay,
-        excluded=excluded.digest,
-    )
+    urls = {key: url for key, url in split_urls(config).items() if SplitKey.parse(key).split == "train"}
+    manifests = {key: Manifest.load(url) for key, url in urls.items()}
+    excluded = {key: read_excluded(run_url, manifest.id) for key, manifest in manifests.items()}
+    digests = {key: listed.digest for key, listed in excluded.items()}
+    plan = plan_run(config, manifests, attempts[-1].world, digests)
+    names = {key: SplitKey.parse(key).corpus or manifests[key].corpus for key in urls}
+    order = build_order(config, plan, manifests, {name: number for number, name in enumerate(names.values())}, digests)
     if cursor is not None:
-        cursor.check_matches(start)
+        if type(cursor) is not type(order.start):
+            raise UserError("the run's checkpoint is of other corpora than its config", where=run_url)
+        order, _ = order.resumed(cursor, True)
 
-    report = AuditReport(run_url, manifest.samples, len(attempts), max(step, ended or 0), len(excluded))
+    pooled = is_pool(config)
+    total = sum(manifest.samples for manifest in manifests.values())
+    left_out = sum(len(listed) for listed in excluded.values())
+    report = AuditReport(run_url, total, len(attempts), max(step, ended or 0), left_out, left_out_by(config))
     worlds = {attempt.number: attempt.world for attempt in attempts}
     report.forged += [f"attempt {number} was never started" for number in recorded if number not in worlds]
     spans = lineage(attempts)
     last_possible = max(report.reach, plan.total_steps) if ended is None else report.reach
-    samples = SampleNames(config.data.train, manifest)
-    order = StepSamples(manifest, start, plan.steps_per_epoch, excluded)
-    audit_of_ledger = LedgerAudit(report, order, samples, spans[0].first, last_possible)
+    samples = {names[key] if pooled else "": SampleNames(url, manifests[key]) for key, url in urls.items()}
+    steps = StepSamples(
+        order,
+        {name: manifests[key].samples for key, name in names.items()},
+        pooled,
+        {name: excluded[key] for key, name in names.items()},
+    )
+    audit_of_ledger = LedgerAudit(report, steps, samples, spans[0].first, last_possible)
     for span in spans:
         audit_of_ledger.add_attempt(run_url, span, worlds[span.attempt])
     audit_of_ledger.close()
     return report
 
 
-def _newest_checkpoint(run_url: str, attempts: Sequence[Attempt]) -> tuple[int, DataCursor | None]:
+def _newest_checkpoint(run_url: str, attempts: Sequence[Attempt]) -> tuple[int, DataCursor | PoolCursor | None]:
     """Return step and data cursor of the newest complete checkpoint of the lineage.
 
     Without one, return the first step of the newest attempt, which resumed from a checkpoint that was removed later.

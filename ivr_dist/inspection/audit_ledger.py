@@ -4,84 +4,20 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from ivr_dist.data.cursor import DataCursor
-from ivr_dist.data.exclusions import NOTHING, Exclusions
-from ivr_dist.data.sample_order import EMPTY, EpochOrder, Int64Array
 from ivr_dist.inspection.audit_report import SHOWN, AuditReport, EpochAudit
 from ivr_dist.inspection.recorded_ids import Match, SampleNames
+from ivr_dist.inspection.step_samples import Part, PartNumbers, StepSamples
 from ivr_dist.run.attempts import Span
 from ivr_dist.run.ledger import read_lines
 from ivr_dist.run.paths import AUDIT
-from ivr_dist.shards.manifest import Manifest
 
-
-class StepSamples:
-    """The samples of each step of a run; the order of the current epoch is cached.
-
-    Args:
-        manifest: Manifest of the training split.
-        start: Data cursor of the run's first step.
-        steps_per_epoch: Steps per epoch of the run.
-        excluded: Samples that the run leaves out.
-    """
-
-    def __init__(
-        self, manifest: Manifest, start: DataCursor, steps_per_epoch: int, excluded: Exclusions = NOTHING
-    ) -> None:
-        self._excluded = excluded
-        self.steps_per_epoch = steps_per_epoch
-        self._samples = manifest.samples
-        self._shard_samples = manifest.shard_samples
-        self._start = start
-        self._newest: tuple[int, EpochOrder] | None = None
-
-    def steps(self, epoch: int) -> range:
-        """Return the steps of an epoch."""
-        return range(epoch * self.steps_per_epoch + 1, (epoch + 1) * self.steps_per_epoch + 1)
-
-    def epoch(self, step: int) -> int:
-        """Return the epoch of a step."""
-        return (step - 1) // self.steps_per_epoch
-
-    def size(self, step: int) -> int:
-        """Return the number of samples that are trained in a step: at most the global batch."""
-        if self._excluded:
-            return len(self.numbers(step))
-        batch = self._start.global_batch
-        return min(batch, self._samples - (step - 1) % self.steps_per_epoch * batch)
-
-    def numbers(self, step: int) -> Int64Array:
-        """Return the positions of the samples that are trained in a step, [n], in any order."""
-        numbers = self._all(step)
-        return numbers[~self._excluded.mask(numbers)]
-
-    def left_out(self, step: int) -> Int64Array:
-        """Return the positions of the samples of a step that the run leaves out, [n], in any order."""
-        numbers = self._all(step)
-        return numbers[self._excluded.mask(numbers)]
-
-    def _all(self, step: int) -> Int64Array:
-        epoch, batch = divmod(step - 1, self.steps_per_epoch)
-        if self._newest is None or self._newest[0] != epoch:
-            cursor = self._start
-            order = EpochOrder(
-                self._shard_samples,
-                cursor.manifest_id,
-                cursor.seed,
-                epoch,
-                cursor.lanes,
-                cursor.global_batch,
-                cursor.delay,
-            )
-            self._newest = epoch, order
-        slots = self._newest[1].batch(batch)
-        numbers: Int64Array = slots[slots != EMPTY]
-        return numbers
+Names = dict[Part, list[str]]
+"""Names of samples by part."""
 
 
 @dataclass(frozen=True)
@@ -91,9 +27,9 @@ class _Line:
     rank: int
     step: int
     epoch: int
-    ids: list[str]
-    skipped: list[str]
-    excluded: list[str]
+    ids: Names
+    skipped: Names
+    excluded: Names
 
     @classmethod
     def parse(cls, rank: int, value: Any) -> _Line | None:
@@ -101,15 +37,38 @@ class _Line:
         if not isinstance(value, dict):
             return None
         step, epoch = value.get("step"), value.get("epoch")
-        ids, skipped, excluded = value.get("ids"), value.get("skipped", []), value.get("excluded", [])
         if type(step) is not int or type(epoch) is not int:
             return None
-        if not all(
-            isinstance(names, list) and all(isinstance(name, str) for name in names)
-            for names in (ids, skipped, excluded)
-        ):
+        names = [_names(value.get(key, default), epoch) for key, default in _FIELDS.items()]
+        if any(own is None for own in names):
             return None
-        return cls(rank, step, epoch, ids or [], skipped, excluded)
+        ids, skipped, excluded = (own or {} for own in names)
+        return cls(rank, step, epoch, ids, skipped, excluded)
+
+
+_FIELDS: dict[str, Any] = {"ids": None, "skipped": [], "excluded": []}
+"""Fields of a line, with what they are where the line does not have them."""
+
+
+def _names(value: Any, epoch: int) -> Names | None:
+    """Read names by part: a list of one corpus, or objects by corpus and pass; None if they are invalid."""
+    if _are_texts(value):
+        return {Part("", epoch): value} if value else {}
+    if not isinstance(value, dict):
+        return None
+    names: Names = {}
+    for corpus, passes in value.items():
+        if not isinstance(passes, dict):
+            return None
+        for number, own in passes.items():
+            if not number.isdecimal() or not _are_texts(own):
+                return None
+            names[Part(corpus, int(number))] = own
+    return names
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 class LedgerAudit:
@@ -118,20 +77,25 @@ class LedgerAudit:
     Args:
         report: Receives the result; its `reach` is the last step that must be recorded.
         order: The samples of each step.
-        samples: The ids of the training split.
+        samples: By corpus, as in the parts: the ids of the training split.
         first: First step of the run.
         last_possible: Last step that it can have trained.
     """
 
     def __init__(
-        self, report: AuditReport, order: StepSamples, samples: SampleNames, first: int, last_possible: int
+        self,
+        report: AuditReport,
+        order: StepSamples,
+        samples: Mapping[str, SampleNames],
+        first: int,
+        last_possible: int,
     ) -> None:
         self._report = report
         self._order = order
         self._samples = samples
         self._counted_steps = range(first, report.reach + 1)
         self._last_possible = last_possible
-        self._epochs: dict[int, EpochAudit] = {}
+        self._parts: dict[Part, EpochAudit] = {}
         self._correct: set[int] = set()
         self._pending: dict[int, tuple[int, list[_Line]]] = {}
         """Number of workers and lines of each step that is not complete and correct so far: more lines may follow."""
@@ -152,12 +116,13 @@ class LedgerAudit:
         for step in self._counted_steps:
             if step not in self._correct and step not in self._pending:
                 self._report.lost_steps.append(step)
-                self._report_missing(step, self._order.numbers(step).tolist())
-        for number, epoch in self._epochs.items():
-            for step in self._order.steps(number):
-                if step > self._report.reach and step not in self._correct and step not in self._pending:
-                    epoch.to_come += self._order.size(step)
-        self._report.epochs = [self._epochs[number] for number in sorted(self._epochs)]
+                for part, numbers in self._order.parts(step).items():
+                    self._report_missing(part, numbers.trained.tolist())
+        for part, audit in self._parts.items():
+            if not audit.complete:
+                recorded = audit.seen + len(audit.skipped) + audit.missing
+                audit.to_come = max(0, self._order.size(part) - recorded)
+        self._report.epochs = [self._parts[part] for part in sorted(self._parts)]
         self._report.lost_steps.sort()
         self._report.repeated_steps = sorted(set(self._report.repeated_steps))
 
@@ -184,6 +149,10 @@ class LedgerAudit:
             return f"step {line.step}, but the run ends at step {self._last_possible}"
         if line.epoch != self._order.epoch(line.step):
             return f"step {line.step} is of epoch {self._order.epoch(line.step)}, not {line.epoch}"
+        parts = self._order.parts(line.step)
+        strange = [part for names in (line.ids, line.skipped, line.excluded) for part in names if part not in parts]
+        if strange:
+            return f"step {line.step} has no samples of pass {strange[0].number} of {strange[0].corpus or 'the corpus'}"
         return ""
 
     def _add(self, step: int, world: int, lines: list[_Line]) -> None:
@@ -191,88 +160,96 @@ class LedgerAudit:
             self._report_extra_lines(step, lines)
             return
         lines = [*self._pending.pop(step, (world, []))[1], *lines]
-        ids, skipped = _recorded_names(lines)
-        if sorted(line.rank for line in lines) == list(range(world)):
-            match = self._samples.match(self._order.numbers(step), ids, skipped)
-            if not match.missing and not match.strays and not self._match_left_out(step, lines).strays:
-                epoch = self._epoch(step)
-                epoch.steps += 1
-                epoch.left_out += len(self._order.left_out(step))
-                epoch.seen += len(ids)
-                epoch.skipped += skipped
-                self._correct.add(step)
-                return
+        parts = self._order.parts(step)
+        if sorted(line.rank for line in lines) == list(range(world)) and all(
+            self._is_correct(part, numbers, lines) for part, numbers in parts.items()
+        ):
+            for part, numbers in parts.items():
+                ids, skipped, _ = _recorded(lines, part)
+                audit = self._audit(part)
+                audit.steps += 1
+                audit.left_out += len(numbers.left_out)
+                audit.seen += len(ids)
+                audit.skipped += skipped
+            self._correct.add(step)
+            return
         self._pending[step] = world, lines
+
+    def _is_correct(self, part: Part, numbers: PartNumbers, lines: Sequence[_Line]) -> bool:
+        ids, skipped, excluded = _recorded(lines, part)
+        match = self._samples[part.corpus].match(numbers.trained, ids, skipped)
+        return not match.missing and not match.strays and not self._match_left_out(part, numbers, excluded).strays
 
     def _report_step(self, step: int, world: int, lines: Sequence[_Line]) -> None:
         """Report an incorrect step; beyond the last counted step, lines may be missing."""
-        epoch = self._epoch(step)
-        ids, skipped = _recorded_names(lines)
-        match = self._samples.match(self._order.numbers(step), ids, skipped)
         ranks = Counter(line.rank for line in lines)
-        epoch.seen += len(ids)
-        epoch.skipped += skipped
-        trained = self._left_out_among(step, match.elsewhere)
-        epoch.trained_though_left_out += trained
-        match.elsewhere = [name for name in match.elsewhere if name not in trained]
-        for each in (match, self._match_left_out(step, lines)):
-            epoch.twice += each.again
-            epoch.elsewhere += each.elsewhere
-            epoch.unknown += each.unknown
-        epoch.left_out += len(self._order.left_out(step))
         if max(ranks.values()) > 1:
             self._report.repeated_steps.append(step)
         is_complete = len(ranks) == world
         if step in self._counted_steps and not is_complete:
             self._report.lost_steps.append(step)
-        if step in self._counted_steps or is_complete:
-            self._report_missing(step, match.missing)
-        else:
-            epoch.to_come += len(match.missing)
+        for part, numbers in self._order.parts(step).items():
+            audit = self._audit(part)
+            ids, skipped, excluded = _recorded(lines, part)
+            match = self._samples[part.corpus].match(numbers.trained, ids, skipped)
+            audit.seen += len(ids)
+            audit.skipped += skipped
+            trained = self._left_out_among(part, numbers, match.elsewhere)
+            audit.trained_though_left_out += trained
+            match.elsewhere = [name for name in match.elsewhere if name not in trained]
+            for each in (match, self._match_left_out(part, numbers, excluded)):
+                audit.twice += each.again
+                audit.elsewhere += each.elsewhere
+                audit.unknown += each.unknown
+            audit.left_out += len(numbers.left_out)
+            if step in self._counted_steps or is_complete:
+                self._report_missing(part, match.missing)
 
     def _report_extra_lines(self, step: int, lines: Sequence[_Line]) -> None:
         """Report further lines of a step that is correct without them."""
-        epoch = self._epoch(step)
-        ids, skipped = _recorded_names(lines)
-        match = self._samples.match(self._order.numbers(step), ids, skipped)
-        strays = {*match.elsewhere, *match.unknown}
-        epoch.seen += len(ids)
-        epoch.twice += [name for name in (*ids, *skipped) if name not in strays]
-        epoch.elsewhere += match.elsewhere
-        epoch.unknown += match.unknown
+        for part, numbers in self._order.parts(step).items():
+            audit = self._audit(part)
+            ids, skipped, _ = _recorded(lines, part)
+            match = self._samples[part.corpus].match(numbers.trained, ids, skipped)
+            strays = {*match.elsewhere, *match.unknown}
+            audit.seen += len(ids)
+            audit.twice += [name for name in (*ids, *skipped) if name not in strays]
+            audit.elsewhere += match.elsewhere
+            audit.unknown += match.unknown
         self._report.repeated_steps.append(step)
 
-    def _match_left_out(self, step: int, lines: Sequence[_Line]) -> Match:
+    def _match_left_out(self, part: Part, numbers: PartNumbers, names: Sequence[str]) -> Match:
         """Match the names that are recorded as left out; a step that was not trained at all records none."""
-        names = [name for line in lines for name in line.excluded]
-        return self._samples.match(self._order.left_out(step), (), names) if names else Match([])
+        return self._samples[part.corpus].match(numbers.left_out, (), names) if names else Match([])
 
-    def _left_out_among(self, step: int, names: Sequence[str]) -> list[str]:
+    def _left_out_among(self, part: Part, numbers: PartNumbers, names: Sequence[str]) -> list[str]:
         """Return those of some names that are samples of the step which the run leaves out."""
         if not names:
             return []
-        match = self._samples.match(self._order.left_out(step), names)
+        match = self._samples[part.corpus].match(numbers.left_out, names)
         strays = {*match.again, *match.elsewhere, *match.unknown}
         return [name for name in names if name not in strays]
 
-    def _report_missing(self, step: int, numbers: Sequence[int]) -> None:
-        epoch = self._epoch(step)
-        epoch.missing += len(numbers)
-        epoch.examples += map(self._samples.name, numbers[: SHOWN - len(epoch.examples)])
+    def _report_missing(self, part: Part, numbers: Sequence[int]) -> None:
+        audit = self._audit(part)
+        audit.missing += len(numbers)
+        audit.examples += map(self._samples[part.corpus].name, numbers[: SHOWN - len(audit.examples)])
 
-    def _epoch(self, step: int) -> EpochAudit:
-        number = self._order.epoch(step)
-        if number not in self._epochs:
-            steps = self._order.steps(number)
-            complete = steps[0] in self._counted_steps and steps[-1] in self._counted_steps
-            self._epochs[number] = EpochAudit(number, complete)
-        return self._epochs[number]
+    def _audit(self, part: Part) -> EpochAudit:
+        if part not in self._parts:
+            complete = self._order.is_complete(part, self._counted_steps)
+            self._parts[part] = EpochAudit(part.number, complete, corpus=part.corpus)
+        return self._parts[part]
 
 
 def _step(line: _Line) -> int:
     return line.step
 
 
-def _recorded_names(lines: Sequence[_Line]) -> tuple[list[str], list[str]]:
-    """Return the ids that were trained on, and the names of skipped samples."""
-    return [name for line in lines for name in line.ids], [name for line in lines for name in line.skipped]
+def _recorded(lines: Sequence[_Line], part: Part) -> tuple[list[str], list[str], list[str]]:
+    """Return the ids of a part that were trained on, and the names of its skipped and its left-out samples."""
+    return (
+        [name for line in lines for name in line.ids.get(part, ())],
+        [name for line in lines for name in line.skipped.get(part, ())],
+        [name for line in lines for name in line.excluded.get(part, ())],
+    )

@@ -12,7 +12,7 @@ SHOWN = 5
 
 @dataclass
 class EpochAudit:
-    """Result of one epoch."""
+    """Result of one epoch, or of one pass over a corpus of a pool."""
 
     epoch: int
     complete: bool
@@ -39,6 +39,8 @@ class EpochAudit:
     """Samples that were trained on although the run leaves them out."""
     examples: list[str] = field(default_factory=list)
     """A few of the missing samples."""
+    corpus: str = ""
+    """The corpus of a pool, whose pass `epoch` is; empty where there is one corpus."""
 
     @property
     def ok(self) -> bool:
@@ -58,7 +60,7 @@ class EpochAudit:
 class AuditReport:
     """Result of an audit, over all epochs."""
 
-    header: ClassVar[Sequence[str]] = (
+    columns: ClassVar[Sequence[str]] = (
         "epoch",
         "steps",
         "seen",
@@ -69,7 +71,7 @@ class AuditReport:
         "unknown",
         "verdict",
     )
-    """Column names of `rows`."""
+    """Column names of `rows` where there is one corpus."""
 
     run: str
     """Directory or URL of the run."""
@@ -81,6 +83,8 @@ class AuditReport:
     """The last step that counts: that of the newest complete checkpoint, or of the result."""
     excluded: int = 0
     """Samples of the training split that the run leaves out."""
+    excluded_by: str = ""
+    """The keys of the config that leave them out."""
     epochs: list[EpochAudit] = field(default_factory=list)
     """Result of each epoch."""
     lost_steps: list[int] = field(default_factory=list)
@@ -89,6 +93,15 @@ class AuditReport:
     """Steps with several records of one worker."""
     forged: list[str] = field(default_factory=list)
     """Lines that no worker can have written, a sentence each."""
+
+    @property
+    def header(self) -> Sequence[str]:
+        """Column names of `rows`."""
+        return ("corpus", "pass", *self.columns[1:]) if self._is_pool else self.columns
+
+    @property
+    def _is_pool(self) -> bool:
+        return any(epoch.corpus for epoch in self.epochs)
 
     @property
     def ok(self) -> bool:
@@ -125,13 +138,14 @@ class AuditReport:
         verdict = f"each sample counted exactly once{skipped}" if self.ok else "NOT exactly once"
         if self.ok and not self.epochs:
             verdict = "no step counts yet"
-        left_out = f", {self.excluded} left out by data.exclude" if self.excluded else ""
+        left_out = f", {self.excluded} left out by {self.excluded_by or 'an earlier config'}" if self.excluded else ""
         return f"{verdict}: {self.samples} samples{left_out}, {self.reach} counted steps, {self.attempts} attempts"
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Return one row per epoch, with the columns of `header`."""
+        """Return one row per epoch, or per corpus and pass, with the columns of `header`."""
         return [
             (
+                *((epoch.corpus,) if self._is_pool else ()),
                 str(epoch.epoch),
                 str(epoch.steps),
                 str(epoch.seen),
@@ -159,7 +173,7 @@ class AuditReport:
             "forged": self.forged[:SHOWN],
             "epochs": [
                 {
-                    "epoch": e.epoch,
+                    **({"corpus": e.corpus, "pass": e.epoch} if e.corpus else {"epoch": e.epoch}),
                     "complete": e.complete,
                     "steps": e.steps,
                     "seen": e.seen,

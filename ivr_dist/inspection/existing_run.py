@@ -13,12 +13,12 @@ from ivr_dist import storage
 from ivr_dist.checkpoint import store
 from ivr_dist.checkpoint.state import CheckpointState
 from ivr_dist.config import Config
-from ivr_dist.config.corpora import SplitKey
 from ivr_dist.config.loading import from_dict, to_dict
+from ivr_dist.data.cursor import DataCursor
 from ivr_dist.data.exclusions import NOTHING, describe, read_excluded
 from ivr_dist.data.left_out import find_left_out
 from ivr_dist.errors import CheckpointError, CheckpointMismatchError, CorruptDataError
-from ivr_dist.planning.model_inputs import model_inputs
+from ivr_dist.planning.model_inputs import run_inputs
 from ivr_dist.planning.run_identity import Experiment, compare, ids
 from ivr_dist.run.attempts import lineage, read_attempts
 from ivr_dist.run.paths import RunPaths
@@ -75,7 +75,7 @@ _RESULT_FIELDS: Mapping[str, Callable[[Any], bool]] = {
 
 def record(config: Config, manifests: Mapping[str, Manifest]) -> dict[str, Any]:
     """Return the content of `run.json`: the config, the manifest ids of the data, and the modalities that are read."""
-    inputs = model_inputs(config, manifests["train"])
+    inputs = run_inputs(config, manifests)
     return {
         "config": to_dict(config),
         "manifests": ids(manifests),
@@ -159,7 +159,7 @@ def finished_result(config: Config, total_steps: int, manifests: Mapping[str, Ma
     current = Experiment(config, ids(manifests))
     result = read_result(run_url)
     if result is not None and result["total_steps"] == total_steps:
-        differences = compare(_finished(run_url, result), current, manifests["train"]).describe(finished=True)
+        differences = compare(_finished(run_url, result), current, manifests).describe(finished=True)
         if differences:
             raise CheckpointMismatchError(
                 f"{short_display(run_url)} is a finished run of another config: {differences}", remedy=_REMEDY
@@ -168,7 +168,7 @@ def finished_result(config: Config, total_steps: int, manifests: Mapping[str, Ma
         return result
     state = _newest_state(run_url)
     if state is not None:
-        differences = compare(recorded_experiment(state, run_url), current, manifests["train"]).describe()
+        differences = compare(recorded_experiment(state, run_url), current, manifests).describe()
         if differences:
             raise CheckpointMismatchError(
                 f"{short_display(run_url)} is a run of another config: {differences}", remedy=_REMEDY
@@ -184,15 +184,15 @@ def _check_left_out(config: Config, manifests: Mapping[str, Manifest]) -> None:
     Raises:
         CheckpointMismatchError: It does; names the first split.
     """
-    by_key = {SplitKey("", name): manifest for name, manifest in manifests.items()}
-    left_out = find_left_out(config, by_key, check=False)
+    left_out = find_left_out(config, manifests, check=False)
     for name, manifest in manifests.items():
         there = read_excluded(config.run.dir, manifest.id)
-        here = left_out.splits.get(SplitKey("", name), NOTHING)
+        here = left_out.splits.get(name, NOTHING)
         if there != here:
-            what = f"it leaves out {describe(there.digest)} of {name}, this config {describe(here.digest)}"
+            what = f"{describe(there.digest)} of {name} there, {describe(here.digest)} here"
             raise CheckpointMismatchError(
-                f"{short_display(config.run.dir)} is a run of another data.exclude: {what}", remedy=_REMEDY
+                f"{short_display(config.run.dir)} is a run that leaves out other samples: {what}",
+                remedy=_REMEDY,
             )
 
 
@@ -228,7 +228,7 @@ def _finished(run_url: str, result: Mapping[str, Any]) -> Experiment:
 
 def _manifest_ids(state: CheckpointState) -> Mapping[str, str]:
     """Return the manifest ids in a checkpoint; older versions stored only that of the training split."""
-    return state.manifests or {"train": "" if state.cursor is None else state.cursor.manifest_id}
+    return state.manifests or {"train": state.cursor.manifest_id if isinstance(state.cursor, DataCursor) else ""}
 
 
 def _newest_state(run_url: str) -> CheckpointState | None:

@@ -30,7 +30,7 @@ from ivr_dist.inspection.existing_run import finished_result, read_result
 from ivr_dist.inspection.status import status
 from ivr_dist.orchestration.preflight import absolute, preflight
 from ivr_dist.orchestration.stop_signals import StopNow, stop_signals
-from ivr_dist.planning.model_inputs import model_inputs
+from ivr_dist.planning.model_inputs import run_inputs
 from ivr_dist.planning.plan import describe
 from ivr_dist.run.lease import StoppedWaiting, hold
 from ivr_dist.run.results import Result
@@ -86,7 +86,7 @@ def train(
     if record is not None:
         logger.info("%s is complete already", storage.display(run_url))
         return Outcome(run_url, Result.from_record(record, trained=False), 0)
-    on_plan(describe(plan, config, None, model_inputs(config, manifests["train"])))
+    on_plan(describe(plan, config, None, run_inputs(config, manifests)))
     code = _run_workers(config, console, debug, started)
     by_stop_file = console.how == "stop file"
     # A signal, or the console; a supervisor that is stopped while it waits for a cluster reports no ending at all.

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
 from ivr_dist import storage
-from ivr_dist.config import Config
-from ivr_dist.config.corpora import SplitKey
+from ivr_dist.config import Config, CorpusConfig
+from ivr_dist.config.corpora import is_pool, simplified, split_urls, trained, url_of, with_splits
 from ivr_dist.config.loading import Loaded
 from ivr_dist.data.left_out import find_left_out
 from ivr_dist.errors import ConfigError, DataError, FaultsError, UserError, raise_together
 from ivr_dist.evaluation import metrics
 from ivr_dist.model.text_encoder import TextEncoder, check_source, local_folder
 from ivr_dist.orchestration.extension_check import extension_faults
+from ivr_dist.orchestration.pool_preflight import caught, pool_faults
 from ivr_dist.planning.label_check import check_labels
 from ivr_dist.planning.model_inputs import model_inputs
-from ivr_dist.planning.plan import Plan, make_plan
-from ivr_dist.shards.manifest import Manifest
+from ivr_dist.planning.plan import Plan, plan_run
+from ivr_dist.planning.pool_layout import pool_layout
+from ivr_dist.shards.manifest import MANIFEST_NAME, Manifest
 
 
 def preflight(
@@ -39,20 +41,22 @@ def preflight(
         UserError: Something cannot work as given; several errors are raised together.
     """
     manifests, errors = _manifests(config)
-    if not config.data.train:
+    if not trained(config):
         errors.append(ConfigError("data.train is empty", where="data.train", remedy="set it to a packed split"))
-    if "train" in manifests:
+    if is_pool(config):
+        if not errors:
+            errors += pool_faults(config, manifests, [world, *others])
+    elif "train" in manifests:
         errors += _faults(config, manifests, [world, *others], loaded)
     errors += extension_faults(config, manifests.get("train"))
     raise_together(errors, loaded.path if loaded else "")
-    train = manifests["train"]
-    return make_plan(config, train.samples, world, train.total_bytes), manifests
+    return plan_run(config, manifests, world), manifests
 
 
 def further_faults(loaded: Loaded) -> list[UserError]:
     """Check the data of a config that already has errors, so that all errors are reported together."""
-    config = loaded.config
-    if not config.data.train:
+    config = resolved(loaded.config)
+    if not trained(config):
         return []
     if config.train.global_batch % (config.group * (config.train.accumulation or 1)):
         # Reported already.
@@ -63,36 +67,63 @@ def further_faults(loaded: Loaded) -> list[UserError]:
             train=replace(config.train, accumulation=None),
         )
     worlds = config.run.world_sizes
-    errors = _caught(preflight, config, worlds[-1], loaded, worlds[:-1])
+    errors = caught(preflight, config, worlds[-1], loaded, worlds[:-1])
     return [each for error in errors for each in (error.faults if isinstance(error, FaultsError) else (error,))]
+
+
+def resolved(config: Config) -> Config:
+    """Name the splits of `data.corpora` that are below `dir`, and write a pool of one corpus as `data.train`.
+
+    Raises:
+        StorageError: A directory cannot be listed.
+    """
+    corpora: dict[str, CorpusConfig | None] = {}
+    for name, entry in config.data.corpora.items():
+        if entry is None:
+            continue
+        corpora[name] = with_splits(entry, partial(_existing, entry))
+    return simplified(replace(config, data=replace(config.data, corpora=corpora)))
+
+
+def _existing(entry: CorpusConfig, split: str) -> str:
+    """Path or URL of a split; empty if only `dir` names it and it is not there."""
+    url = url_of(entry, split)
+    given = getattr(entry, split) is not None
+    return url if given or (url and storage.exists(storage.join(url, MANIFEST_NAME))) else ""
 
 
 def absolute(config: Config) -> Config:
     """Make every path of a config absolute: workers have another working directory."""
-
-    def to_absolute(url: str) -> str:
-        return storage.absolute(url) if url else ""
-
+    config = resolved(config)
     data, run, text = config.data, config.run, config.model.text
     if folder := local_folder(text.pretrained):
         text = replace(text, pretrained=str(folder.resolve()))
-    resume = run.resume if run.resume in ("auto", "never") else to_absolute(run.resume)
+    resume = run.resume if run.resume in ("auto", "never") else _absolute(run.resume)
     return replace(
         config,
         data=replace(
             data,
-            train=to_absolute(data.train),
-            valid=to_absolute(data.valid),
-            test=to_absolute(data.test),
-            exclude=to_absolute(data.exclude),
+            train=_absolute(data.train),
+            valid=_absolute(data.valid),
+            test=_absolute(data.test),
+            exclude=_absolute(data.exclude),
+            corpora={name: _absolute_splits(entry) for name, entry in data.corpora.items() if entry is not None},
         ),
-        run=replace(run, dir=to_absolute(run.dir), resume=resume),
+        run=replace(run, dir=_absolute(run.dir), resume=resume),
         model=replace(config.model, text=text),
     )
 
 
-def count_parameters(config: Config, train: Manifest) -> int:
-    """Count the trainable parameters of the model for a training split, without allocating them.
+def _absolute(url: str) -> str:
+    return storage.absolute(url) if url else ""
+
+
+def _absolute_splits(entry: CorpusConfig) -> CorpusConfig:
+    return with_splits(entry, lambda split: _absolute(url_of(entry, split)))
+
+
+def count_parameters(config: Config, manifests: Mapping[str, Manifest]) -> int:
+    """Count the trainable parameters of the model for the data of a run, without allocating them.
 
     Raises:
         DataError: The split does not have what the config requires.
@@ -100,14 +131,13 @@ def count_parameters(config: Config, train: Manifest) -> int:
     """
     import torch
 
-    from ivr_dist.data.batches.collate import BatchSpec
     from ivr_dist.model.build import build_model
     from ivr_dist.model.spec import ModelSpec
 
     source = config.model.text.pretrained
     text = TextEncoder(source, weights=False) if source else None
-    spec = BatchSpec.from_manifest(train, config.data.modalities, [], text=text)
-    model_spec = ModelSpec(spec.modalities, spec.tasks, text)
+    layout = pool_layout(config, manifests, text.width if text is not None else None)
+    model_spec = ModelSpec.of(layout, text)
     try:
         with torch.device("meta"):
             model = build_model(config.model, model_spec)
@@ -123,9 +153,7 @@ def _manifests(config: Config) -> tuple[dict[str, Manifest], list[UserError]]:
     """Load the manifests by split, as far as they can be read; and the errors of the others."""
     manifests: dict[str, Manifest] = {}
     errors: list[UserError] = []
-    for split, url in (("train", config.data.train), ("valid", config.data.valid), ("test", config.data.test)):
-        if not url:
-            continue
+    for split, url in split_urls(config).items():
 
         def check(split: str = split, url: str = url) -> None:
             manifest = Manifest.load(url)
@@ -133,7 +161,7 @@ def _manifests(config: Config) -> tuple[dict[str, Manifest], list[UserError]]:
             manifest.check_shards(url, tars=not config.data.pipe)
             manifests[split] = manifest
 
-        errors += _caught(check)
+        errors += caught(check)
     return manifests, errors
 
 
@@ -144,41 +172,23 @@ def _faults(
     train = manifests["train"]
     errors: list[UserError] = []
     for world in worlds:
-        errors += _caught(make_plan, config, train.samples, world, train.total_bytes)
+        errors += caught(plan_run, config, manifests, world)
         if errors:
             # Other world sizes would mostly repeat them.
             break
     for split, manifest in manifests.items():
-        errors += _caught(_check_like_train, config, split, manifest, train)
+        errors += caught(_check_like_train, config, split, manifest, train)
     if not errors:
         # Labels can be compared only between splits with the same tasks.
-        errors += _caught(check_labels, manifests, config.loss.tasks, config.train.select == "best")
-    errors += _caught(_check_monitor, config, manifests.get("valid"))
+        errors += caught(check_labels, manifests, config.loss.tasks, config.train.select == "best")
+    errors += caught(_check_monitor, config, manifests.get("valid"))
     errors += _modality_faults(config, train, loaded)
-    errors += _leakage(config, manifests)
+    errors += caught(find_left_out, config, manifests)
     if config.model.text.pretrained:
-        errors += _caught(check_source, config.model.text.pretrained)
+        errors += caught(check_source, config.model.text.pretrained)
         for manifest in manifests.values():
-            errors += _caught(manifest.check_transcripts)
+            errors += caught(manifest.check_transcripts)
     return [_located(error, loaded) for error in errors]
-
-
-def _leakage(config: Config, manifests: Mapping[str, Manifest]) -> list[UserError]:
-    """Check the list of `data.exclude`, and that no corpus of a pool is scored by what another one trains on."""
-    by_key = {SplitKey("", split): manifest for split, manifest in manifests.items()}
-    try:
-        return list(find_left_out(config, by_key).leaks)
-    except UserError as error:
-        return [error]
-
-
-def _caught(check: Callable[..., object], *arguments: Any) -> list[UserError]:
-    """Run a check, and return the `UserError` that it raises as a list, so that further checks can run."""
-    try:
-        check(*arguments)
-    except UserError as error:
-        return [error]
-    return []
 
 
 def _located(error: UserError, loaded: Loaded | None) -> UserError:

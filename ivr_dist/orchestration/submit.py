@@ -22,6 +22,7 @@ from ivr_dist import storage
 from ivr_dist.common import dotted_path
 from ivr_dist.common.library_errors import describe, first_sentence, last_words
 from ivr_dist.config import Config, extensions
+from ivr_dist.config.corpora import SPLITS, entries
 from ivr_dist.config.loading import load_config, override
 from ivr_dist.display.plain_output import say
 from ivr_dist.errors import ConfigError, IvrError, UserError
@@ -146,6 +147,12 @@ def absolute_paths(config: Config, address: str) -> list[str]:
         "data.valid": config.data.valid,
         "data.test": config.data.test,
         "data.exclude": config.data.exclude,
+        **{
+            f"data.corpora.{name}.{key}": getattr(entry, key) or ""
+            for name, entry in entries(config).items()
+            if name
+            for key in ("dir", *SPLITS)
+        },
     }
     # The name of a model on the hub is not a path.
     if local_folder(config.model.text.pretrained):

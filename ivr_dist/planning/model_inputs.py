@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.config import Config
+from ivr_dist.config.corpora import is_pool
+from ivr_dist.planning.pool_layout import WORDS, pool_layout
 from ivr_dist.shards.manifest import Manifest
 
 
@@ -48,6 +50,39 @@ def model_inputs(config: Config, train: Manifest) -> ModelInputs:
         if why:
             unused[name] = why
     return ModelInputs(used, unused)
+
+
+def run_inputs(config: Config, manifests: Mapping[str, Manifest]) -> ModelInputs:
+    """Determine the model inputs of a run, by feature set where it has several corpora.
+
+    Args:
+        config: The run's config.
+        manifests: Manifests of its splits, by the text of their `SplitKey`.
+
+    Raises:
+        UserError: The corpora do not fit together.
+    """
+    if not is_pool(config):
+        return model_inputs(config, manifests["train"])
+    encoder = config.model.text.pretrained
+    layout = pool_layout(config, manifests, 1 if encoder else None)
+    used = {}
+    for modality, sets in layout.sets.items():
+        scaled = ", standardized" if modality in config.data.standardize else ""
+        forms = {name: _form(kind, width, encoder, scaled) for name, (kind, width) in sets.items()}
+        used[modality] = "; ".join(f"{name}: {form}" for name, form in forms.items())
+    unused = {}
+    for corpus in layout.corpora:
+        left_out = [modality for modality in used if modality not in corpus.sets]
+        if left_out:
+            unused[corpus.name] = f"without {' and '.join(left_out)}"
+    return ModelInputs(used, unused)
+
+
+def _form(kind: str, width: int, encoder: str, scaled: str) -> str:
+    if kind == WORDS:
+        return f"transcripts, by {encoder}"
+    return f"ids of {width:,} tokens" if kind == "tokens" else f"{width}{scaled}"
 
 
 def standardized(config: Config, train: Manifest) -> list[str]:

@@ -8,14 +8,18 @@ Pure functions.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ivr_dist.config import Config, extensions
+from ivr_dist.config.corpora import SplitKey, has_split, trained
 from ivr_dist.config.lanes import default_delay, default_lanes
 from ivr_dist.errors import ConfigError, DataError, raise_together
 from ivr_dist.planning.deepspeed_config import deepspeed_config
 from ivr_dist.planning.model_inputs import ModelInputs
+from ivr_dist.planning.pool_plan import PoolPlan, is_mixed, make_pool_plan
+from ivr_dist.shards.manifest import Manifest
 from ivr_dist.units import as_written, format_bytes, format_count, parse_interval
 
 
@@ -57,9 +61,32 @@ class Plan:
     """Last steps, over which it falls to 0."""
     deepspeed: dict[str, Any]
     """DeepSpeed's config."""
+    pool: PoolPlan | None = None
+    """The mix of several corpora; None where there is one, whose epoch is a pass."""
 
 
-def make_plan(config: Config, samples: int, world: int, split_bytes: int = 0) -> Plan:
+def plan_run(
+    config: Config, manifests: Mapping[str, Manifest], world: int, excluded: Mapping[str, str] | None = None
+) -> Plan:
+    """Plan a run on the corpora of a config; see `make_plan`.
+
+    Args:
+        config: The run's config.
+        manifests: Manifests of its splits, by the text of their `SplitKey`.
+        world: Number of workers.
+        excluded: By split: digest of the samples that are left out.
+    """
+    keys = {name: str(SplitKey(name, "train")) for name in trained(config)}
+    trains = {name: manifests[key] for name, key in keys.items()}
+    if not is_mixed(config):
+        (train,) = trains.values()
+        return make_plan(config, train.samples, world, train.total_bytes)
+    digests = {name: (excluded or {}).get(key, "") for name, key in keys.items()}
+    pool = make_pool_plan(config, trains, digests)
+    return make_plan(config, pool.slots, world, pool=pool)
+
+
+def make_plan(config: Config, samples: int, world: int, split_bytes: int = 0, pool: PoolPlan | None = None) -> Plan:
     """Plan a run, without starting anything.
 
     Args:
@@ -67,6 +94,7 @@ def make_plan(config: Config, samples: int, world: int, split_bytes: int = 0) ->
         samples: Samples of the training split.
         world: Number of workers, at least 1; a run without workers (`run.num_workers` 0) counts as 1.
         split_bytes: Size of the training split; the shuffle depends on it where `data.shuffle_delay` is unset.
+        pool: The mix of several corpora; `samples` are then the slots of an epoch.
 
     Raises:
         DataError: The training split is empty.
@@ -93,7 +121,10 @@ def make_plan(config: Config, samples: int, world: int, split_bytes: int = 0) ->
     # ceil(ceil(N / lanes) / (G / lanes)) steps are ceil(N / G) for any lanes: EpochOrder.steps in data.sample_order.
     steps_per_epoch = math.ceil(samples / train.global_batch)
     total = total_steps(config, samples)
-    lanes, delay = data_order(config, samples, split_bytes)
+    if pool is None:
+        lanes, delay = data_order(config, samples, split_bytes)
+    else:
+        lanes, delay = sum(corpus.lanes for corpus in pool.corpora), max(corpus.delay for corpus in pool.corpora)
     keep_every = config.checkpoint.keep_every
     return Plan(
         samples=samples,
@@ -113,6 +144,7 @@ def make_plan(config: Config, samples: int, world: int, split_bytes: int = 0) ->
         svr_warmup_steps=math.ceil(as_written(config.loss.svr.warmup) * total),
         svr_decay_steps=math.floor(as_written(config.loss.svr.decay) * total),
         deepspeed=deepspeed,
+        pool=pool,
     )
 
 
@@ -222,7 +254,10 @@ def describe(
         ("lanes of the data order", f"{plan.lanes}, shuffle delay {plan.delay}"),
         ("steps", f"{plan.total_steps:,} ({plan.steps_per_epoch:,} an epoch, {epochs:.4g} epochs)"),
         ("learning rate", f"{config.train.lr:g}, {config.train.schedule}, warm-up {plan.warmup_steps} steps"),
-        ("evaluation", f"every {plan.eval_every} steps" if config.data.valid else "none (data.valid is empty)"),
+        (
+            "evaluation",
+            f"every {plan.eval_every} steps" if has_split(config, "valid") else "none (no validation split)",
+        ),
         ("checkpoint", f"every {plan.checkpoint_every} steps, {config.checkpoint.keep_last} newest and the best kept"),
         ("forward pass", config.train.dtype),
         ("ZeRO stage", f"{config.zero.stage}"),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.config import Config, CorpusConfig
-from ivr_dist.config.corpora import SPLITS, SplitKey, entries
+from ivr_dist.config.corpora import SPLITS, SplitKey, entries, is_pool
 from ivr_dist.errors import ConfigError, DataError, UserError, raise_together
 from ivr_dist.planning.pool_heads import LossScale, Member, assign_heads, head_faults, head_specs, members_by_head
 from ivr_dist.shards.manifest import Manifest
@@ -58,10 +58,8 @@ class PoolLayout:
     scale: LossScale = "native"
     """Range in which regression heads predict: that of the task, or [-1, 1], to which labels are mapped linearly."""
 
-    @property
-    def is_pool(self) -> bool:
-        """Whether there is more than one corpus; one corpus keeps the names and formats of `data.train`."""
-        return len(self.corpora) > 1
+    is_pool: bool = False
+    """Whether names, losses and records are by corpus; a run of `data.train` is none."""
 
     def number(self, name: str) -> int:
         """Return the number of a corpus, as in `Batch.corpus`."""
@@ -98,12 +96,12 @@ def corpus_layout(train: Manifest, modalities: Collection[str], words_width: int
     return PoolLayout(corpora=(corpus,), sets=sets, heads=dict(train.tasks))
 
 
-def pool_layout(config: Config, manifests: Mapping[SplitKey, Manifest], words_width: int | None) -> PoolLayout:
+def pool_layout(config: Config, manifests: Mapping[str, Manifest], words_width: int | None) -> PoolLayout:
     """Lay out the corpora of a run.
 
     Args:
         config: The run's config.
-        manifests: Manifests of its splits.
+        manifests: Manifests of its splits, by the text of their `SplitKey`.
         words_width: Width of the pretrained encoder that reads transcripts; None without one.
 
     Raises:
@@ -111,10 +109,10 @@ def pool_layout(config: Config, manifests: Mapping[SplitKey, Manifest], words_wi
         DataError: A corpus has nothing that the run reads, or its manifest lacks something.
     """
     corpora = entries(config)
-    if list(corpora) == [""]:
-        return corpus_layout(manifests[SplitKey("", "train")], config.data.modalities, words_width)
+    if not is_pool(config):
+        return corpus_layout(manifests["train"], config.data.modalities, words_width)
     first = {name: own for name in corpora if (own := _first_split(name, manifests)) is not None}
-    trained = [name for name in first if SplitKey(name, "train") in manifests]
+    trained = [name for name in first if str(SplitKey(name, "train")) in manifests]
     inputs = {
         name: _inputs(manifest, config.data.modalities, words_width, corpora[name].sets)
         for name, manifest in first.items()
@@ -148,6 +146,7 @@ def pool_layout(config: Config, manifests: Mapping[SplitKey, Manifest], words_wi
         sets=sets,
         heads=specs,
         scale=scale,
+        is_pool=True,
     )
 
 
@@ -155,8 +154,8 @@ _Named = tuple[str, Input]
 """Name of a feature set, and its kind and width."""
 
 
-def _first_split(name: str, manifests: Mapping[SplitKey, Manifest]) -> Manifest | None:
-    keys = (SplitKey(name, split) for split in SPLITS)
+def _first_split(name: str, manifests: Mapping[str, Manifest]) -> Manifest | None:
+    keys = (str(SplitKey(name, split)) for split in SPLITS)
     return next((manifests[key] for key in keys if key in manifests), None)
 
 

@@ -7,17 +7,17 @@ keys in which the given config differs from the run's. docs/running.md shows `ta
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 from ivr_dist.config import Config, Modality, extensions
+from ivr_dist.config.corpora import SplitKey, config_key, entries, is_pool, split_urls
 from ivr_dist.config.types import keys, value_of
+from ivr_dist.errors import UserError
 from ivr_dist.planning.model_inputs import model_inputs, standardized
-from ivr_dist.planning.plan import data_order, total_steps
+from ivr_dist.planning.plan import data_order, plan_run, total_steps
 from ivr_dist.shards.manifest import Manifest
 from ivr_dist.units import parse_interval
-
-SPLITS = ("train", "valid", "test")
 
 Role = Literal["data", "identity", "recipe", "length", "free"]
 """data: compared by the manifests' ids; identity: one value for the whole run; recipe: may change until a run has
@@ -44,9 +44,9 @@ RULES = (
     Rule("data", _in("data", "train valid test"), "by the manifests' ids, wherever the data is"),
     Rule("identity", ("data.corpora",), "data by the manifests' ids; shares as `data.mix`"),
     Rule("identity", _in("data.mix", "alpha epoch_samples schedule"), "with `data.mix.changes=allow` listed"),
-    Rule("identity", _in("data.mix", "scale overlap uses_from")),
+    Rule("identity", _in("data.mix", "scale uses_from")),
     Rule("free", ("data.mix.changes",)),
-    Rule("data", ("data.exclude",), "by the samples that it leaves out, wherever the file is"),
+    Rule("data", ("data.exclude", "data.mix.overlap"), "by the samples that are left out"),
     Rule("identity", ("run.seed",), "given by `--seeds` where that is used"),
     Rule("identity", _in("data", "modalities standardize"), "of those the data set has"),
     Rule("identity", _in("data", "lanes shuffle_delay by_length"), "effective values"),
@@ -82,6 +82,8 @@ RULES = (
 ROLES: Mapping[str, Role] = {key: rule.role for rule in RULES for key in rule.keys}
 """The role of each key of the config."""
 
+_MIX = ("data.corpora", "data.mix.alpha", "data.mix.epoch_samples", "data.mix.schedule")
+"""Keys that may differ where `data.mix.changes` allows another mix; heads and sets of corpora are in the checkpoint."""
 _BORROWED = ("loss.", "svr.", "data.valid", "data.test")
 """Prefixes of keys that may differ in a run which starts from the checkpoint of another run."""
 
@@ -131,7 +133,9 @@ def ids(manifests: Mapping[str, Manifest]) -> dict[str, str]:
     return {split: manifest.id for split, manifest in manifests.items()}
 
 
-def compare(there: Experiment, here: Experiment, train: Manifest, *, borrowed: bool = False) -> Difference:
+def compare(
+    there: Experiment, here: Experiment, manifests: Mapping[str, Manifest], *, borrowed: bool = False
+) -> Difference:
     """Compare a config with that of a run.
 
     Effective values are compared: an unset key equals its default for the data.
@@ -139,12 +143,13 @@ def compare(there: Experiment, here: Experiment, train: Manifest, *, borrowed: b
     Args:
         there: The run's config and data.
         here: The given config and data.
-        train: The training split of `here`.
+        manifests: Manifests of the splits of `here`.
         borrowed: Whether another run takes only a checkpoint of this one, with its own losses and evaluation.
     """
     refused = _data_changes(there, here)
     listed: list[Change] = []
-    effective_here, effective_there = _effective(here.config, train), _effective(there.config, train)
+    effective_here, effective_there = _effective(here.config, manifests), _effective(there.config, manifests)
+    may_mix = here.config.data.mix.changes == "allow"
     for key, role in ROLES.items():
         old, new = value_of(there.config, key), value_of(here.config, key)
         # If only the effective values differ, another key is the cause and is reported.
@@ -154,7 +159,8 @@ def compare(there: Experiment, here: Experiment, train: Manifest, *, borrowed: b
         if role == "length":
             note = f" (the schedule is that of {_text(new)})" if new is not None else ""
         change = Change(key, _value_text(old, effective_there[key]), _value_text(new, effective_here[key]), note)
-        (refused if role == "identity" else listed).append(change)
+        is_allowed = may_mix and key in _MIX
+        (refused if role == "identity" and not is_allowed else listed).append(change)
     if borrowed:
         listed += [change for change in refused if change.key.startswith(_BORROWED)]
         refused = [change for change in refused if not change.key.startswith(_BORROWED)]
@@ -163,40 +169,72 @@ def compare(there: Experiment, here: Experiment, train: Manifest, *, borrowed: b
 
 def _data_changes(there: Experiment, here: Experiment) -> list[Change]:
     changes = []
-    for split in SPLITS:
-        old, new = value_of(there.config, f"data.{split}"), value_of(here.config, f"data.{split}")
+    old_urls, new_urls = split_urls(there.config), split_urls(here.config)
+    for split in dict.fromkeys([*old_urls, *new_urls]):
+        old, new = old_urls.get(split, ""), new_urls.get(split, "")
         old_id, new_id = there.manifests.get(split), here.manifests.get(split)
         if old_id and new_id:
             if old_id != new_id:
                 # Twelve digits suffice to distinguish them.
                 descriptions = [f"{url} (manifest {identity[:12]})" for url, identity in ((old, old_id), (new, new_id))]
-                changes.append(Change(f"data.{split}", *descriptions))
+                changes.append(Change(config_key(*SplitKey.parse(split)), *descriptions))
         elif old != new:
-            changes.append(Change(f"data.{split}", old or "unset", new or "unset"))
+            changes.append(Change(config_key(*SplitKey.parse(split)), old or "unset", new or "unset"))
     return changes
 
 
-def _effective(config: Config, train: Manifest) -> dict[str, Any]:
-    """Effective values by key, on a training split."""
+def _effective(config: Config, manifests: Mapping[str, Manifest]) -> dict[str, Any]:
+    """Effective values by key, on the data of a run."""
     values: dict[str, Any] = {key: value_of(config, key) for key in ROLES}
-    used = list(model_inputs(config, train).used)
-    steps = total_steps(config, train.samples)
-    lanes, delay = data_order(config, train.samples, train.total_bytes)
-    epoch = -(-train.samples // config.train.global_batch)
-    return values | {
-        "data.modalities": used,
-        "data.standardize": standardized(config, train),
-        "data.lanes": lanes,
-        "data.shuffle_delay": delay,
-        "svr.modalities": [name for name in get_args(Modality) if name in config.svr.modalities and name in used],
+    values |= {
+        "data.corpora": _corpora_without_data(config),
         "svr.codes": sorted(config.svr.codes),
         "loss.consistency.group": config.group,
         "loss.extra": {name: extensions.normal_form(value) for name, value in config.loss.extra.items()},
         "model.class": extensions.normal_form(config.model.class_),
         "loss.tasks": {task: weight for task, weight in config.loss.tasks.items() if weight != 1},
+    }
+    if is_pool(config) or "train" not in manifests:
+        return values | _effective_lengths(config, _slots(config, manifests))
+    train = manifests["train"]
+    used = list(model_inputs(config, train).used)
+    lanes, delay = data_order(config, train.samples, train.total_bytes)
+    return (
+        values
+        | _effective_lengths(config, train.samples)
+        | {
+            "data.modalities": used,
+            "data.standardize": standardized(config, train),
+            "data.lanes": lanes,
+            "data.shuffle_delay": delay,
+            "svr.modalities": [name for name in get_args(Modality) if name in config.svr.modalities and name in used],
+        }
+    )
+
+
+def _effective_lengths(config: Config, slots: int) -> dict[str, Any]:
+    steps, epoch = total_steps(config, slots), -(-slots // config.train.global_batch)
+    return {
         "train.epochs": steps,
         "train.max_steps": steps,
         "train.eval_every": parse_interval(config.train.eval_every).steps(epoch),
+    }
+
+
+def _slots(config: Config, manifests: Mapping[str, Manifest]) -> int:
+    """Slots of an epoch; 1 where the mix does not fit the data, which is another difference."""
+    try:
+        return plan_run(config, manifests, 1).samples
+    except (UserError, KeyError):
+        return 1
+
+
+def _corpora_without_data(config: Config) -> dict[str, Any]:
+    """Entries of `data.corpora` without their splits, which are compared by the manifests' ids."""
+    return {
+        name: asdict(replace(entry, dir="", train=None, valid=None, test=None))
+        for name, entry in entries(config).items()
+        if name
     }
 
 

@@ -13,19 +13,19 @@ import torch
 from ivr_dist import storage
 from ivr_dist.checkpoint import weights
 from ivr_dist.config import Config
-from ivr_dist.config.corpora import SplitKey
-from ivr_dist.data.batches.collate import BatchSpec
+from ivr_dist.config.corpora import split_urls
+from ivr_dist.data.build_order import build_order
 from ivr_dist.data.exclusions import save_excluded
 from ivr_dist.data.left_out import find_left_out
 from ivr_dist.data.loader import Loader
+from ivr_dist.data.pooled_loader import PooledLoader
 from ivr_dist.engine.deepspeed_engine import Engine
 from ivr_dist.errors import IvrError, UserError
 from ivr_dist.inspection.existing_run import check_length, record
 from ivr_dist.model.build import build_model, recompute_layers
-from ivr_dist.model.spec import ModelSpec
 from ivr_dist.model.text_encoder import TextEncoder
 from ivr_dist.planning.label_check import label_notes
-from ivr_dist.planning.plan import Plan, make_plan
+from ivr_dist.planning.plan import Plan, plan_run
 from ivr_dist.planning.run_identity import Change, Experiment, ids
 from ivr_dist.run import attempts
 from ivr_dist.run.events import AttemptStarted, Console, Note, Phase, TimeSpent
@@ -45,7 +45,8 @@ from ivr_dist.training.callbacks.tensorboard import TensorBoardCurves
 from ivr_dist.training.checkpointer import Checkpointer
 from ivr_dist.training.final_evaluation import write_result
 from ivr_dist.training.rank_agreement import ClusterEvents, RankAgreement
-from ivr_dist.training.splits import open_splits, split_urls
+from ivr_dist.training.run_spec import run_spec
+from ivr_dist.training.splits import open_splits
 from ivr_dist.training.trainer import Ending, Trainer, TrainerServices
 from ivr_dist.training.watchdog import Watchdog
 
@@ -82,20 +83,11 @@ class AttemptRun:
         self.run_url = storage.absolute(config.run.dir)
         self.rank, self.world = collectives.rank(), collectives.world_size()
         self.manifests = {name: Manifest.load(url) for name, url in split_urls(config).items()}
-        train = self.manifests["train"]
-        by_key = {SplitKey("", name): manifest for name, manifest in self.manifests.items()}
         # One rank reads lists and hashes for all.
-        self.left_out = collectives.on_rank_zero(lambda: find_left_out(config, by_key, check=False))
-        self.plan = make_plan(config, train.samples, self.world, train.total_bytes)
+        self.left_out = collectives.on_rank_zero(lambda: find_left_out(config, self.manifests, check=False))
+        self.plan = plan_run(config, self.manifests, self.world, self.left_out.digests)
         self.text = TextEncoder(config.model.text.pretrained) if config.model.text.pretrained else None
-        self.spec = BatchSpec.from_manifest(
-            train,
-            config.data.modalities,
-            config.data.standardize,
-            common_length=config.model.preset == "release",
-            text=self.text,
-            note=self.note,
-        )
+        self.layout, self.spec = run_spec(config, self.manifests, self.text, self.note)
         self.skipped_steps: SkippedSteps | None = None
         """After `run` returned `rollback`: the steps that the next attempt must skip."""
 
@@ -138,7 +130,7 @@ class AttemptRun:
         )
         before = None if skipped_steps is None else skipped_steps.before
         source = resume.find(config, self.run_url, state, attempts_before, before)
-        changed = resume.changes(source, here, self.manifests["train"])
+        changed = resume.changes(source, here, self.manifests)
         if source.state is None:
             self._say("starting from scratch")
         else:
@@ -149,10 +141,11 @@ class AttemptRun:
         watchdog.restart()
         engine = self._engine(source)
         watchdog.restart()
-        excluded = {key.split: listed for key, listed in self.left_out.splits.items()}
-        with open_splits(config, plan, self.manifests, self.spec, self.note, excluded) as splits:
-            loader = splits["train"].loader
-            progress, cursor = resume.position(loader.start, source)
+        numbers = {corpus.name: number for number, corpus in enumerate(self.layout.corpora)}
+        order = build_order(config, plan, self.manifests, numbers, self.left_out.digests)
+        progress, order, cursor = resume.position(order, source, config.data.mix.changes == "allow")
+        with open_splits(config, plan, self.manifests, self.spec, order, self.note, self.left_out.splits) as splits:
+            loader = splits.train
             if skipped_steps is not None:
                 progress = replace(progress, faults=skipped_steps.faults)
             check_length(progress.step, plan.total_steps, self.run_url)
@@ -160,17 +153,17 @@ class AttemptRun:
                 self.run_url, record(config, self.manifests), source.parent, progress.step, plan, engine, changed
             )
             if self.rank == 0:
-                save_excluded(self.run_url, self.manifests, excluded)
+                save_excluded(self.run_url, self.manifests, self.left_out.splits)
             with self._services(attempt, stopwatch, watchdog, engine, loader, source) as (services, end):
                 trainer = Trainer(
-                    config, plan, engine, loader, splits.get("valid"), state, progress, cursor, source.own, services
+                    config, plan, engine, splits, self.layout, state, progress, cursor, source.own, services
                 )
                 self._announce(attempt, engine, source.notes)
                 if skipped_steps is not None:
                     self._skip_steps(skipped_steps, trainer)
                 ending = trainer.run()
                 if ending in ("finished", "early"):
-                    write_result(config, self.run_url, trainer, splits, attempt.number, ending)
+                    write_result(config, self.run_url, trainer, splits, self.layout, attempt.number, ending)
                     stopwatch.lap("evaluation")
                 end(ending)
         if ending == "rollback":
@@ -182,8 +175,7 @@ class AttemptRun:
         """Build the model under DeepSpeed, with the checkpoint's weights or initialized from the seed."""
         config = self.config
         torch.manual_seed(config.run.seed)
-        spec = ModelSpec(self.spec.modalities, self.spec.tasks, self.text)
-        model = build_model(config.model, spec, config.loss)
+        model = build_model(config.model, weights.model_spec(self.spec, self.text), config.loss)
         if config.train.recompute:
             recompute_layers(model)
         if source.url:
@@ -205,7 +197,7 @@ class AttemptRun:
         stopwatch: Stopwatch,
         watchdog: Watchdog,
         engine: Engine,
-        loader: Loader,
+        loader: Loader | PooledLoader,
         source: resume.Resume,
     ) -> Iterator[tuple[TrainerServices, Callable[[Ending], None]]]:
         """Open the services around training, and a function that takes the ending; all are closed at the end."""
@@ -242,12 +234,16 @@ class AttemptRun:
                 self.console.emit(TimeSpent(monitor.time_spent(), how[0] if how else ""))
 
     def _add_callbacks(
-        self, callbacks: list[Callback], attempt: attempts.Attempt, loader: Loader, monitor: RunMonitor | None
+        self,
+        callbacks: list[Callback],
+        attempt: attempts.Attempt,
+        loader: Loader | PooledLoader,
+        monitor: RunMonitor | None,
     ) -> None:
         """Append the callbacks of the package, then those of the config, each started."""
         config, number = self.config, attempt.number
         if config.run.audit:
-            callbacks.append(AuditLedger(LedgerWriter(self.run_url, AUDIT, number, self.rank)))
+            callbacks.append(AuditLedger(LedgerWriter(self.run_url, AUDIT, number, self.rank), self.layout.is_pool))
         if monitor is not None:
             callbacks.append(History(LedgerWriter(self.run_url, HISTORY, number, self.rank)))
             callbacks.append(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from ivr_dist.checkpoint.state import Progress
 from ivr_dist.config import Config
 from ivr_dist.evaluation import metrics
+from ivr_dist.evaluation.pool_scores import SKILL
 from ivr_dist.shards.manifest import Manifest
 
 
@@ -38,12 +39,18 @@ class EarlyStopping:
         return self.patience is not None and progress.stale >= self.patience
 
 
-def monitored_metric(config: Config, valid: Manifest) -> str:
+def monitored_metric(config: Config, valid: Manifest | None) -> str:
     """Return the validation metric that picks the best checkpoint, without its `valid/`.
 
-    `train.monitor`, or by default MAE or accuracy of the first task.
+    `train.monitor`, or by default MAE or accuracy of the first task; in a pool the mean skill of its corpora.
+
+    Args:
+        config: The run's config.
+        valid: The validation split; None in a pool.
     """
     if config.train.monitor:
         return config.train.monitor.removeprefix("valid/")
+    if valid is None:
+        return SKILL
     task, spec = next(iter(valid.tasks.items()))
     return f"{metrics.prefix(valid.corpus, task, valid.tasks)}/{'mae' if spec.type == 'regression' else 'accuracy'}"

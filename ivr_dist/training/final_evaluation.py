@@ -6,34 +6,43 @@ from ivr_dist import storage
 from ivr_dist.checkpoint import weights
 from ivr_dist.config import Config
 from ivr_dist.errors import CheckpointError
-from ivr_dist.evaluation import evaluate
-from ivr_dist.planning.model_inputs import model_inputs
+from ivr_dist.planning.pool_layout import PoolLayout
 from ivr_dist.run.events import Note
 from ivr_dist.run.paths import RunPaths
 from ivr_dist.runtime import collectives
 from ivr_dist.training import resume
-from ivr_dist.training.splits import Split
+from ivr_dist.training.scoring import score_splits
+from ivr_dist.training.splits import RunSplits
 from ivr_dist.training.trainer import Ending, Trainer
 
 
 def write_result(
-    config: Config, run_url: str, trainer: Trainer, splits: dict[str, Split], attempt: int, ending: Ending
+    config: Config,
+    run_url: str,
+    trainer: Trainer,
+    splits: RunSplits,
+    layout: PoolLayout,
+    attempt: int,
+    ending: Ending,
 ) -> None:
     """Score the selected checkpoint on validation and, once, on test, and write `result.json`; a collective call."""
     url = _selected(config, run_url, trainer)
     trainer.watchdog.restart()
     # The user's own config names the class of this run's checkpoints.
     model = weights.load_model(url, verified=True, trust_code=True).to(trainer.engine.device).eval()
-    metrics, excluded = {}, {}
-    for split in (splits[name] for name in ("valid", "test") if name in splits):
-        batches = trainer.watchdog.watched(split.loader.eval_batches())
-        left_out = split.loader.excluded
-        predictions = evaluate.predict(model, batches, split.manifest.samples, trainer.engine.device, left_out)
-        if left_out:
-            excluded[split.name] = len(left_out)
-        metrics[split.name] = evaluate.score(
-            predictions, split.manifest.corpus, split.manifest.tasks, trainer.extra_metrics
+    metrics = {
+        split: score_splits(
+            model,
+            splits.of(split),
+            layout,
+            trainer.extra_metrics,
+            trainer.engine.device,
+            trainer.watchdog.watched,
         )
+        for split in ("valid", "test")
+        if splits.of(split)
+    }
+    excluded = {each.key: len(each.loader.excluded) for each in splits.scored if each.loader.excluded}
     if collectives.rank() == 0:
         result = {
             "run": storage.display(run_url),
@@ -42,7 +51,7 @@ def write_result(
             "steps": trainer.progress.step,
             "total_steps": trainer.plan.total_steps,
             "attempts": attempt,
-            "modalities": list(model_inputs(config, splits["train"].manifest).used),
+            "modalities": list(layout.sets),
             "metrics": metrics,
         }
         if excluded:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from ivr_dist import storage
 from ivr_dist.checkpoint import store, weights
@@ -12,7 +13,8 @@ from ivr_dist.checkpoint.part_manifest import part_name
 from ivr_dist.checkpoint.state import CheckpointState, Progress
 from ivr_dist.checkpoint.tensors import open_tensors
 from ivr_dist.config import Config
-from ivr_dist.data.cursor import DataCursor
+from ivr_dist.data.pool_cursor import PoolCursor
+from ivr_dist.data.run_order import RunOrder
 from ivr_dist.engine.deepspeed_engine import Engine
 from ivr_dist.errors import CheckpointError, CheckpointMismatchError, CorruptDataError, IvrError, UserError
 from ivr_dist.inspection.existing_run import recorded_experiment
@@ -133,20 +135,20 @@ def _checked(source: Resume, here: CheckpointState) -> Resume:
     return source
 
 
-def changes(source: Resume, here: Experiment, train: Manifest) -> tuple[Change, ...]:
+def changes(source: Resume, here: Experiment, manifests: Mapping[str, Manifest]) -> tuple[Change, ...]:
     """List config changes since a checkpoint was written that leave it the same run.
 
     Args:
         source: The result of `find`.
         here: This run's config and data.
-        train: Its training split.
+        manifests: Manifests of its splits.
 
     Raises:
         CheckpointMismatchError: Other keys have changed; the text names each.
     """
     if source.state is None:
         return ()
-    difference = compare(recorded_experiment(source.state, source.url), here, train, borrowed=source.parent is None)
+    difference = compare(recorded_experiment(source.state, source.url), here, manifests, borrowed=source.parent is None)
     if refused := difference.describe():
         raise CheckpointMismatchError(
             f"the checkpoint is of another config: {refused}",
@@ -156,25 +158,34 @@ def changes(source: Resume, here: Experiment, train: Manifest) -> tuple[Change, 
     return difference.listed
 
 
-def position(start: DataCursor, source: Resume) -> tuple[Progress, DataCursor]:
-    """Return the progress and the data position to start from.
+def position(order: RunOrder[Any], source: Resume, changes: bool) -> tuple[Progress, RunOrder[Any], Any]:
+    """Return the progress, the order to go on with, and the position in it to start from.
 
     Args:
-        start: The cursor of a fresh start, which the checkpoint's must match in all but its position.
+        order: The order of a fresh start, which the checkpoint's must match in all but its position.
         source: The result of `find`.
+        changes: Whether a pool may go on with another mix.
 
     Raises:
         CheckpointMismatchError: The checkpoint has another data order.
     """
     if source.state is None:
-        return Progress(), start
+        return Progress(), order, order.start
     cursor, progress = source.state.cursor, source.state.progress
     assert cursor is not None and progress is not None, "checked by find"
-    cursor.check_matches(start)
+    if type(cursor) is not type(order.start):
+        raise CheckpointMismatchError(
+            "the checkpoint was trained on several corpora, this run has one"
+            if isinstance(cursor, PoolCursor)
+            else "the checkpoint was trained on one corpus, this run has several",
+            where=source.url,
+            remedy="start a new run with train.init_from",
+        )
+    order, cursor = order.resumed(cursor, changes)
     if source.parent is None:
         # The best checkpoint belongs to another run: this run compares its own.
         progress = replace(progress, best=None, best_checkpoint=None, stale=0)
-    return progress, cursor
+    return progress, order, cursor
 
 
 def restore_optimizer(engine: Engine, source: Resume) -> None:

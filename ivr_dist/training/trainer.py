@@ -15,21 +15,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
 
 from ivr_dist.checkpoint.state import CheckpointState, Progress
 from ivr_dist.config import Config
+from ivr_dist.config.corpora import SplitKey, split_urls
 from ivr_dist.data.batches.batch import Batch
-from ivr_dist.data.cursor import DataCursor
-from ivr_dist.data.loader import Loader, StepBatches
+from ivr_dist.data.run_order import Cursor
+from ivr_dist.data.step_batches import StepBatches
 from ivr_dist.engine.deepspeed_engine import Engine
 from ivr_dist.errors import CheckpointError, CorruptDataError, DivergedError, IvrError, SupersededError
-from ivr_dist.evaluation import evaluate
+from ivr_dist.evaluation.evaluate import Metrics
 from ivr_dist.evaluation.registry import configured_metrics, lower_is_better
 from ivr_dist.losses.step_counts import StepCounts, local_counts
 from ivr_dist.planning.plan import Plan
+from ivr_dist.planning.pool_layout import PoolLayout
 from ivr_dist.run.events import Console, Note
 from ivr_dist.run.goodput import Stopwatch
 from ivr_dist.runtime import collectives
@@ -38,7 +40,9 @@ from ivr_dist.training.callbacks.base import Callback, StepReport
 from ivr_dist.training.checkpointer import Checkpointer
 from ivr_dist.training.early_stopping import EarlyStopping, monitored_metric
 from ivr_dist.training.rank_agreement import Decision, RankAgreement
-from ivr_dist.training.splits import Split
+from ivr_dist.training.sample_keys import sample_key, trained_keys
+from ivr_dist.training.scoring import score_splits
+from ivr_dist.training.splits import RunSplits
 from ivr_dist.training.train_step import StepResult, TrainStep
 from ivr_dist.training.watchdog import Watchdog
 
@@ -67,8 +71,8 @@ class Trainer:
         config: The run's config.
         plan: Derived numbers: steps, batch sizes, intervals.
         engine: The model under DeepSpeed.
-        loader: Reads the training split.
-        valid: The validation split, if any.
+        splits: The open splits.
+        layout: The corpora, and what the model reads and predicts.
         state: The parts of the state common to all checkpoints of the attempt.
         progress: Progress at the start.
         cursor: Position of the next step in the data.
@@ -81,33 +85,35 @@ class Trainer:
         config: Config,
         plan: Plan,
         engine: Engine,
-        loader: Loader,
-        valid: Split | None,
+        splits: RunSplits,
+        layout: PoolLayout,
         state: CheckpointState,
         progress: Progress,
-        cursor: DataCursor,
+        cursor: Cursor,
         saved: str | None,
         services: TrainerServices,
     ) -> None:
         self.config = config
         self.plan = plan
         self.engine = engine
-        self.loader = loader
-        self.valid = valid
+        self.loader: Any = splits.train
+        self.layout = layout
+        self._valid = splits.of("valid")
         self.state = state
         self.progress = progress
-        self.cursor = cursor
+        self.cursor: Any = cursor
         self.saver = services.saver
         self.callbacks = services.callbacks
         self.console = services.console
         self.control = services.control
         self.watchdog = services.watchdog
         self.stopwatch = services.stopwatch
-        self.train_step = TrainStep(config, plan, engine, state.tasks)
-        monitor = monitored_metric(config, valid.manifest) if valid else ""
+        corpora = layout.corpora if layout.is_pool else ()
+        self.train_step = TrainStep(config, plan, engine, state.tasks, corpora)
+        monitor = monitored_metric(config, None if layout.is_pool else self._valid[0].manifest) if self._valid else ""
         self.extra_metrics = configured_metrics(config)
         self.early_stopping = EarlyStopping(monitor, config.train.patience, lower_is_better(self.extra_metrics))
-        self.metrics: dict[str, evaluate.Metrics] = {}
+        self.metrics: dict[str, Metrics] = {}
         self.saved = saved
         """Name of this run's newest checkpoint."""
         self._saved_step = progress.step if saved is not None else -1
@@ -127,10 +133,10 @@ class Trainer:
             DataError, CorruptDataError, StorageError: An index of the training split cannot be read.
         """
         while self.progress.step < step:
-            number, names = self.progress.step + 1, self.loader.names(self.cursor)
+            number, samples = self.progress.step + 1, self.loader.left_out(self.cursor)
             for callback in self.callbacks:
-                callback.on_left_out(number, self.cursor.epoch, names)
-            epoch, self.cursor = self.cursor.epoch, self.cursor.advance(self.plan.steps_per_epoch)
+                callback.on_left_out(number, self.cursor.epoch, [sample_key(sample) for sample in samples])
+            epoch, self.cursor = self.cursor.epoch, self.loader.advance(self.cursor)
             same = self.cursor.epoch == epoch
             self.progress = replace(self.progress, step=number, skipped=self.progress.skipped if same else 0)
 
@@ -222,16 +228,16 @@ class Trainer:
     def _count_skipped(self, fetched: StepBatches, skipped: int) -> None:
         self.progress = replace(self.progress, skipped=self.progress.skipped + skipped)
         # One line for each reason, which often concerns all samples of a segment.
-        for why in dict.fromkeys(reason for _, reason in fetched.skipped):
-            keys = ", ".join(key for key, reason in fetched.skipped if reason == why)
+        for why in dict.fromkeys(sample.reason for sample in fetched.skipped):
+            keys = ", ".join(sample.name for sample in fetched.skipped if sample.reason == why)
             self.console.emit(Note(f"step {self.progress.step + 1} skips {keys}: {why}"))
         most = self.config.data.max_skipped
         if self.progress.skipped <= most:
             return
-        lost = [key for skipped in collectives.gather(fetched.skipped) for key, _ in skipped]
+        lost = [sample.name for skipped in collectives.gather(fetched.skipped) for sample in skipped]
         raise CorruptDataError(
             f"{self.progress.skipped} samples of epoch {fetched.epoch} could not be read, the last one {lost[-1]}",
-            where=self.config.data.train,
+            where=self._data,
             remedy=f"find them with `ivr-dist verify` and pack the split again, or raise data.max_skipped = {most}",
         )
 
@@ -255,7 +261,7 @@ class Trainer:
         if self.progress.faults >= train.max_faults:
             raise DivergedError(
                 f"step {number}: {result.fault}, after {self.progress.faults} failed steps of this run",
-                where=self.config.data.train,
+                where=self._data,
                 remedy=f"lower train.lr, or raise train.max_faults = {train.max_faults}",
             )
         text = f"step {number} is skipped: {result.fault}; worker {collectives.rank()} had {', '.join(keys)}"
@@ -264,7 +270,7 @@ class Trainer:
 
     def _report(self, fetched: StepBatches, counts: StepCounts, decision: Decision, result: StepResult) -> None:
         """Count the step and report it to the callbacks."""
-        keys = [key for batch in fetched.micro_batches for key in batch.keys]
+        keys = trained_keys(fetched, self.layout)
         samples = 0 if result.fault else round(counts.samples)
         self.progress = replace(
             self.progress,
@@ -272,7 +278,7 @@ class Trainer:
             samples=self.progress.samples + samples,
             faults=self.progress.faults + bool(result.fault),
         )
-        self.cursor = fetched.cursor.advance(self.plan.steps_per_epoch)
+        self.cursor = fetched.next_cursor
         self.stopwatch.lap("training")
         report = StepReport(
             step=self.progress.step,
@@ -287,9 +293,9 @@ class Trainer:
             wait_s=fetched.wait_s,
             svr=result.svr,
             keys=() if result.fault else keys,
-            skipped=[*(key for key, _ in fetched.skipped), *(keys if result.fault else ())],
+            skipped=[*map(sample_key, fetched.skipped), *(keys if result.fault else ())],
             skipped_in_epoch=self.progress.skipped,
-            excluded=fetched.excluded,
+            excluded=[*map(sample_key, fetched.excluded)],
             fault=result.fault,
             slowest=decision.slowest(),
         )
@@ -298,38 +304,42 @@ class Trainer:
         for callback in self.callbacks:
             callback.on_step(report)
 
+    @property
+    def _data(self) -> str:
+        """The training data, for errors."""
+        train = [url for key, url in split_urls(self.config).items() if SplitKey.parse(key).split == "train"]
+        return ", ".join(train)
+
     def _refuse_input(self, batches: Sequence[Batch]) -> NoReturn:
         """Raise the same error on all ranks, naming the first features that are not finite."""
         names = [name for name in collectives.gather(_nonfinite_input(batches)) if name is not None]
-        manifest = self.loader.reader.manifest
         raise CorruptDataError(
             f"{names[0]} holds values that are not finite",
-            where=f"corpus {manifest.corpus}, split {manifest.split}, step {self.progress.step + 1}",
+            where=f"{self._data}, step {self.progress.step + 1}",
             remedy="pack the split with `ivr-dist pack`, which makes them 0 and reports them, or correct the sample",
         )
 
     def _evaluate(self) -> bool:
         """Score the validation split; return whether it is the best so far."""
-        if self.valid is None:
+        if not self._valid:
             return False
         self.stopwatch.lap("training")
-        batches = self.watchdog.watched(self.valid.loader.eval_batches())
         with self.engine.evaluating():
-            predictions = evaluate.predict(
+            scores = score_splits(
                 self.engine.forward,
-                batches,
-                self.valid.manifest.samples,
+                self._valid,
+                self.layout,
+                self.extra_metrics,
                 self.engine.device,
-                self.valid.loader.excluded,
+                self.watchdog.watched,
             )
-        scores = evaluate.score(predictions, self.valid.manifest.corpus, self.valid.manifest.tasks, self.extra_metrics)
-        self.metrics[self.valid.name] = scores
+        self.metrics["valid"] = scores
         step = self.progress.step
-        value = scores[self.early_stopping.monitor]
+        value = scores.get(self.early_stopping.monitor)
         self.progress = self.early_stopping.update(self.progress, value, str(self.saver.name(step)))
         improved = self.progress.stale == 0
         for callback in self.callbacks:
-            callback.on_evaluation(self.valid.name, step, scores, improved)
+            callback.on_evaluation("valid", step, scores, improved)
         self.stopwatch.lap("evaluation")
         return improved
 

@@ -5,7 +5,7 @@ All corpora that have a feature set are joined at once, so that the time for a b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,7 +30,7 @@ Int64Array = npt.NDArray[np.int64]
 class PooledRows:
     """The samples of a micro-batch, B of them in slot order, as rows of samples that were read by corpus."""
 
-    parts: Sequence[Samples]
+    parts: Mapping[int, Samples]
     """By number of the corpus: samples that were read of it."""
     corpus: Int64Array
     """[B] number of the corpus of each sample."""

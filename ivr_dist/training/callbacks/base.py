@@ -10,6 +10,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 
+class PooledKey(str):
+    """The id of a sample of a pool, with its corpus and the pass over it that the sample is used in."""
+
+    corpus: str
+    """Name of the corpus."""
+    number: int
+    """The pass over the corpus, 0 for the first."""
+
+    @classmethod
+    def of(cls, name: str, corpus: str, number: int) -> PooledKey:
+        """Create the key of a sample."""
+        key = cls(name)
+        key.corpus = corpus
+        key.number = number
+        return key
+
+
 @dataclass(frozen=True)
 class RunInfo:
     """Information about the attempt, passed to `on_start`."""
@@ -55,7 +72,7 @@ class StepReport:
     svr: Mapping[str, float]
     """Measurements of the regularizer's gradient; empty on steps that do not measure it."""
     keys: Sequence[str]
-    """Ids of the samples that this rank trained on."""
+    """Ids of the samples that this rank trained on; in a pool each is a `PooledKey`, here and below."""
     skipped: Sequence[str] = ()
     """This rank's samples that were not trained on: names of unreadable ones, ids of those of a skipped step."""
     skipped_in_epoch: int = 0

@@ -59,12 +59,12 @@ def test_the_life_of_a_run_with_a_list(tmp_path: Path, capsys: pytest.CaptureFix
     moved.write_text(f"{moved.read_text()}{ids['train'][5]}\n")
     code, said = run(*train[:2], f"data.exclude={moved}")
     assert code == 2
-    assert "is a run of another data.exclude: it leaves out 2 samples (list " in said
-    assert "of train, this config 3 samples (list " in said
+    assert "is a run that leaves out other samples: 2 samples (list " in said
+    assert "of train there, 3 samples (list " in said
     code, said = run(*train[:2])
-    assert code == 2 and "of train, this config none" in said
+    assert code == 2 and "of train there, none here" in said
     code, said = run(*train[:2], f"data.exclude={moved}", "train.max_steps=6")
-    assert code == 2 and "this config 3 samples" in said
+    assert code == 2 and "of train there, 3 samples" in said
     moved.write_text("synth_00000000000\n")
     code, said = run(*train[:2], f"data.exclude={moved}")
     assert code == 2 and "data.exclude: no split has synth_00000000000" in said and "did you mean" in said

@@ -42,6 +42,8 @@ OTHERS: dict[str, Any] = {
     "run.callbacks": [{"class": "tests.extension_parts:Recorder", "folder": "x"}],
     "data.modalities": ["text", "audio"],
     "data.standardize": ["audio"],
+    "loss.scale": "native",
+    "train.freeze": ["encoders"],
     "data.lanes": 4,
     "data.shuffle_delay": 7,
     "model.hidden": 32,
@@ -67,8 +69,18 @@ OTHERS: dict[str, Any] = {
 }
 # What cannot be changed alone, or whose other values need something that is not here.
 ELSEWHERE = {
-    "data.train", "data.valid", "data.test", "data.exclude", "run.dir", "run.resume", "model.text.pretrained",
-}  # fmt: skip
+    "data.train",
+    "data.valid",
+    "data.test",
+    "data.exclude",
+    "run.dir",
+    "run.resume",
+    "model.text.pretrained",
+    "data.corpora",
+    "data.mix.alpha",
+    "data.mix.epoch_samples",
+    "data.mix.schedule",
+}
 KEYS = [key for key in ROLES if key not in ELSEWHERE]
 
 
@@ -203,7 +215,7 @@ def test_an_unfinished_run_continues_with_its_own_config(key: str, shared: tuple
     begun = replace(config, run=replace(config.run, dir=str(Path(config.run.dir).parent / "begun")))
     other = changed(begun, key)
     said = refusal(lambda: ask(other, manifests))
-    found = compare(Experiment(begun, ids(manifests)), Experiment(other, ids(manifests)), manifests["train"])
+    found = compare(Experiment(begun, ids(manifests)), Experiment(other, ids(manifests)), manifests)
     listed = [change.key for change in found.listed]
     if ROLES[key] == "identity":
         assert "is a run of another config" in said and f"{key} is " in said
@@ -293,7 +305,7 @@ def test_an_unset_key_and_the_value_it_has_are_the_same(
                 values[section][name] = {**to_dict(config)[section][name], **value}
     other = from_dict(values)
     assert other != config
-    found = compare(Experiment(config, ids(manifests)), Experiment(other, ids(manifests)), manifests["train"])
+    found = compare(Experiment(config, ids(manifests)), Experiment(other, ids(manifests)), manifests)
     assert (found.refused, found.listed) == ((), ())
     assert ask(other, manifests) is not None
 
@@ -309,7 +321,7 @@ def test_all_that_differs_is_named(shared: tuple[Config, dict[str, Manifest]]) -
 def test_changes_are_listed_as_a_user_would_type_them(shared: tuple[Config, dict[str, Manifest]]) -> None:
     config, manifests = shared
     longer = changed(changed(config, "train.max_steps"), "train.lr")
-    found = compare(Experiment(config, ids(manifests)), Experiment(longer, ids(manifests)), manifests["train"])
+    found = compare(Experiment(config, ids(manifests)), Experiment(longer, ids(manifests)), manifests)
     text = ", ".join(map(str, found.listed))
     assert text == "train.max_steps 6 -> 9 (the schedule is that of 9), train.lr 0.001 -> 1.001"
 
@@ -317,10 +329,10 @@ def test_changes_are_listed_as_a_user_would_type_them(shared: tuple[Config, dict
 def test_a_run_from_the_checkpoint_of_another_has_losses_of_its_own(shared: tuple[Config, dict[str, Manifest]]) -> None:
     config, manifests = shared
     there, here = Experiment(config, ids(manifests)), Experiment(changed(config, "loss.svr.weight"), ids(manifests))
-    found = compare(there, here, manifests["train"], borrowed=True)
+    found = compare(there, here, manifests, borrowed=True)
     assert (found.describe(), [change.key for change in found.listed]) == ("", ["loss.svr.weight"])
     standardized = Experiment(changed(config, "data.standardize"), ids(manifests))
-    assert "data.standardize" in compare(there, standardized, manifests["train"], borrowed=True).describe()
+    assert "data.standardize" in compare(there, standardized, manifests, borrowed=True).describe()
 
 
 def test_a_run_cannot_be_shortened_below_its_steps(shared: tuple[Config, dict[str, Manifest]]) -> None:

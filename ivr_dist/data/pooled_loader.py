@@ -1,0 +1,377 @@
+"""Data loader of a pool: the batches of one rank from several corpora, prefetched by one background thread.
+
+Each corpus is asked for the samples of several steps at a time, and a micro-batch is collated for all corpora at once:
+a request and a collation for each corpus and step would cost three times as much with eight corpora.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import tee
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ivr_dist.data.background_stream import BackgroundStream
+from ivr_dist.data.batches.batch import Batch
+from ivr_dist.data.batches.pool_collate import PooledRows, collate_pool
+from ivr_dist.data.batches.pool_spec import PoolSpec
+from ivr_dist.data.exclusions import NOTHING, Exclusions
+from ivr_dist.data.reading.shard_reader import ReadResult, ShardReader
+from ivr_dist.data.run_order import RunOrder
+from ivr_dist.data.sample_order import EMPTY, Int64Array, by_length, micro_slots, rank_slots
+from ivr_dist.data.step_batches import LeftOut, StepBatches, timed
+from ivr_dist.errors import ConfigError, CorruptDataError, StorageError
+from ivr_dist.shards.sample_columns import Samples
+
+_MOST_STEPS = 8
+"""Most steps of one request; the first requests are smaller, so that training need not wait for eight steps."""
+
+
+class PooledLoader:
+    """Reads one rank's slots of every global batch of a pool.
+
+    Only one stream of batches is open at a time: a new one closes the previous one. Use it as a context manager, or
+    call `close`.
+
+    Args:
+        readers: By number of the corpus: reads its training split; closed with the loader.
+        spec: Contents of the batches.
+        order: Order of the run.
+        accumulation: Micro-steps of a global batch.
+        rank: This rank, 0..world-1.
+        world: Number of ranks; need not divide the global batch.
+        prefetch: Number of steps to prefetch, at least 1.
+        by_length: Whether the slots of each global batch are sorted by length.
+        skip: Whether a sample that cannot be read leaves its slot empty; otherwise it is an error.
+        pin: Whether the background thread copies batches to page-locked memory.
+        excluded: By number of the corpus: samples that are left out; their slots stay empty, and they are not read.
+
+    Raises:
+        ConfigError: `prefetch` is less than 1.
+        DataError: A split lacks contents of the batches.
+    """
+
+    def __init__(
+        self,
+        readers: Mapping[int, ShardReader],
+        spec: PoolSpec,
+        order: RunOrder[Any],
+        *,
+        accumulation: int = 1,
+        rank: int = 0,
+        world: int = 1,
+        prefetch: int = 4,
+        by_length: bool = False,
+        skip: bool = False,
+        pin: bool = False,
+        excluded: Mapping[int, Exclusions] | None = None,
+    ) -> None:
+        if prefetch < 1:
+            raise ConfigError(f"data.prefetch is {prefetch}", remedy="set it to 1 or more")
+        for number, reader in readers.items():
+            spec.check_split(number, reader.manifest)
+        self.readers = readers
+        self.spec = spec
+        self.order = order
+        self._accumulation = accumulation
+        self._rank = rank
+        self._world = world
+        self._prefetch = prefetch
+        self._by_length = by_length
+        self._skip = skip
+        self._pin = pin
+        self._excluded = excluded or {}
+        self._modalities = {number: list(spec.layout.corpora[number].sets) for number in readers}
+        self._stream: BackgroundStream[StepBatches] | None = None
+
+    def __enter__(self) -> PooledLoader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def start(self) -> Any:
+        """Cursor of the first step."""
+        return self.order.start
+
+    def steps(self, cursor: Any) -> Iterator[StepBatches]:
+        """Iterate over the steps from `cursor` on, epoch after epoch without end; reading starts with the call.
+
+        Args:
+            cursor: A position of the loader's order.
+
+        Raises:
+            CheckpointMismatchError: The cursor belongs to another order.
+            CorruptDataError: Data does not match its checksum or layout; raised by the iterator at that step.
+            StorageError: Storage failed; likewise.
+        """
+        cursor.check_matches(self.start)
+        self._end_stream()
+        self._stream = stream = BackgroundStream(self._produce_steps(cursor), self._prefetch)
+        return timed(stream)
+
+    def advance(self, cursor: Any) -> Any:
+        """Return the position after one more step."""
+        return self.order.advance(cursor)
+
+    def left_out(self, cursor: Any) -> list[LeftOut]:
+        """Look up this rank's samples in a step that is not trained; only indexes are read.
+
+        Samples that the run leaves out are not among them.
+
+        Raises:
+            DataError, CorruptDataError, StorageError: An index cannot be read.
+        """
+        step = self._plan(cursor)
+        return self._named(step.corpus, step.numbers, step.passes)
+
+    def meters(self) -> dict[str, float]:
+        """Return statistics of this rank's readers so far: counts, milliseconds and bytes, by name."""
+        reader = next(iter(self.readers.values()))
+        counts = asdict(reader.fetcher.meters.counts())
+        times = {f"request_{name.removesuffix('_s')}_ms": 1000 * counts.pop(name) for name in ("p50_s", "p99_s")}
+        return {**counts, **times, "resident_bytes": reader.resident}
+
+    def close(self) -> None:
+        """End the background thread and close the readers; may be called again."""
+        self._end_stream()
+        for reader in self.readers.values():
+            reader.close()
+
+    def _end_stream(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def _produce_steps(self, cursor: Any) -> Iterator[StepBatches]:
+        numbers = sorted(self.readers)
+        planned, *copies = tee(self._blocks(cursor), 1 + len(numbers))
+        results = {
+            number: self.readers[number].read_ahead(block.numbers_of(number) for block in copy)
+            for number, copy in zip(numbers, copies, strict=True)
+        }
+        for block in planned:
+            parts = {number: _Part.of(next(stream)) for number, stream in results.items()}
+            taken = dict.fromkeys(numbers, 0)
+            for step in block.steps:
+                yield self._step_batches(step, parts, taken)
+
+    def _blocks(self, cursor: Any) -> Iterator[_Block]:
+        count = 1
+        while True:
+            steps = []
+            for _ in range(count):
+                steps.append(self._plan(cursor))
+                cursor = steps[-1].next_cursor
+            yield _Block(steps)
+            count = min(2 * count, _MOST_STEPS)
+
+    def _plan(self, cursor: Any) -> _PlannedStep:
+        """Select this rank's part of a global batch."""
+        batch = self.order.batch(cursor)
+        corpus, numbers, passes = batch.corpus, batch.numbers, batch.passes
+        if self._by_length:
+            lengths = np.where(numbers == EMPTY, np.iinfo(np.int64).max, self._lengths(corpus, numbers))
+            places = by_length(np.arange(len(numbers)), lengths)
+            corpus, numbers, passes = corpus[places], numbers[places], passes[places]
+        left_out = np.zeros(len(numbers), bool)
+        for number, excluded in self._excluded.items():
+            left_out |= (corpus == number) & excluded.mask(numbers)
+        filled = (numbers != EMPTY) & ~left_out
+        slots, others = [], []
+        for micro in range(self._accumulation):
+            part = rank_slots(micro_slots(len(numbers), self._accumulation, micro), self._rank, self._world)
+            own = np.arange(part.start, part.stop)
+            slots.append(own[filled[own]])
+            others.append(own[left_out[own]])
+        own, excluded_slots = np.concatenate(slots), np.concatenate(others)
+        return _PlannedStep(
+            cursor,
+            self.order.advance(cursor),
+            slots,
+            corpus[own],
+            numbers[own],
+            passes[own],
+            (corpus[excluded_slots], numbers[excluded_slots], passes[excluded_slots]),
+        )
+
+    def _lengths(self, corpus: Int64Array, numbers: Int64Array) -> Int64Array:
+        """[G] time steps of the longest modality of each slot's sample."""
+        lengths = np.zeros_like(numbers)
+        for number, reader in self.readers.items():
+            own = np.flatnonzero((corpus == number) & (numbers != EMPTY))
+            if len(own):
+                lengths[own] = reader.lengths(numbers[own], self._modalities[number])
+        return lengths
+
+    def _step_batches(self, step: _PlannedStep, parts: Mapping[int, _Part], taken: dict[int, int]) -> StepBatches:
+        """Build the batches of one step; `taken` counts the samples of a block used so far, by corpus."""
+        rows = np.zeros(len(step.numbers), np.int64)
+        kept = np.ones(len(step.numbers), bool)
+        skipped: list[LeftOut] = []
+        for number, part in parts.items():
+            own = np.flatnonzero(step.corpus == number)
+            requested = np.arange(taken[number], taken[number] + len(own))
+            taken[number] += len(own)
+            rows[own] = part.rows[requested]
+            for place in own[part.rows[requested] < 0].tolist():
+                failure = part.result.failures[int(requested[np.flatnonzero(own == place)[0]])]
+                # Only damage and outages: skipping would hide a missing file.
+                if not (self._skip and isinstance(failure.error, CorruptDataError | StorageError)):
+                    raise failure.error
+                kept[place] = False
+                name = self.spec.layout.corpora[number].name
+                skipped.append(LeftOut(failure.name, str(failure.error), name, int(step.passes[place])))
+        samples = {number: part.result.samples for number, part in parts.items()}
+        batches, passes, first = [], [], 0
+        for slots in step.slots:
+            own = np.arange(first, first + len(slots))
+            remains = kept[own]
+            slots, own, first = slots[remains], own[remains], first + len(slots)
+            pooled = PooledRows(samples, step.corpus[own], rows[own])
+            batch = collate_pool(pooled, slots, step.numbers[own], self.spec)
+            batches.append(batch.pinned() if self._pin else batch)
+            passes.append(step.passes[own])
+        return StepBatches(step.cursor, step.next_cursor, batches, skipped, self._named(*step.excluded), passes=passes)
+
+    def _named(self, corpus: Int64Array, numbers: Int64Array, passes: Int64Array) -> list[LeftOut]:
+        """Look up samples by corpus, number and pass."""
+        found: list[LeftOut] = []
+        for number in np.unique(corpus).tolist():
+            own = np.flatnonzero(corpus == number)
+            names = self.readers[number].names(numbers[own])
+            corpus_name = self.spec.layout.corpora[number].name
+            found += [
+                LeftOut(name, corpus=corpus_name, number=used)
+                for name, used in zip(names, passes[own].tolist(), strict=True)
+            ]
+        return found
+
+
+@dataclass(frozen=True)
+class _PlannedStep:
+    """Samples that one rank reads for one step."""
+
+    cursor: Any
+    next_cursor: Any
+    slots: list[Int64Array]
+    """By micro-step: the slots that hold a sample, ascending."""
+    corpus: Int64Array
+    """Number of the corpus of each of these slots, micro-step after micro-step."""
+    numbers: Int64Array
+    passes: Int64Array
+    excluded: tuple[Int64Array, Int64Array, Int64Array]
+    """Corpus, number and pass of this rank's samples that are left out."""
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Steps whose samples are requested together."""
+
+    steps: Sequence[_PlannedStep]
+
+    def numbers_of(self, corpus: int) -> Int64Array:
+        """Numbers of the samples of a corpus, step after step, in the order of slots."""
+        return np.concatenate([step.numbers[step.corpus == corpus] for step in self.steps])
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The samples of one corpus of a block."""
+
+    result: ReadResult
+    rows: npt.NDArray[np.int64]
+    """By position in the request: row in `result.samples`; -1 where the sample could not be read."""
+
+    @classmethod
+    def of(cls, result: ReadResult) -> _Part:
+        """Number the rows of a result."""
+        rows = np.arange(len(result.samples) + len(result.failures))
+        if result.failures:
+            lost = np.zeros(len(rows), bool)
+            lost[list(result.failures)] = True
+            rows = np.where(lost, -1, np.cumsum(~lost) - 1)
+        return cls(result, rows)
+
+
+class PooledSplitLoader:
+    """Reads every sample of one split of one corpus of a pool once over all ranks, in manifest order.
+
+    Args:
+        reader: Reads the split; closed with the loader.
+        spec: Contents of the batches.
+        number: Number of the corpus.
+        global_batch: Samples of a batch over all ranks.
+        rank: This rank, 0..world-1.
+        world: Number of ranks.
+        prefetch: Number of batches to prefetch.
+        excluded: Samples that are left out.
+    """
+
+    def __init__(
+        self,
+        reader: ShardReader,
+        spec: PoolSpec,
+        number: int,
+        *,
+        global_batch: int,
+        rank: int = 0,
+        world: int = 1,
+        prefetch: int = 4,
+        excluded: Exclusions = NOTHING,
+    ) -> None:
+        spec.check_split(number, reader.manifest)
+        self.reader = reader
+        self.excluded = excluded
+        """Samples that are left out."""
+        self._spec = spec
+        self._number = number
+        self._global_batch = global_batch
+        self._rank = rank
+        self._world = world
+        self._prefetch = prefetch
+        self._stream: BackgroundStream[Batch] | None = None
+
+    def __enter__(self) -> PooledSplitLoader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def eval_batches(self) -> Iterator[Batch]:
+        """Iterate over this rank's batches; every rank has the same number of them."""
+        self._end_stream()
+        self._stream = stream = BackgroundStream(self._produce(), self._prefetch)
+        try:
+            yield from stream
+        finally:
+            stream.close()
+
+    def close(self) -> None:
+        """End the background thread and close the reader; may be called again."""
+        self._end_stream()
+        self.reader.close()
+
+    def _end_stream(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def _produce(self) -> Iterator[Batch]:
+        planned, requested = tee(self._plans())
+        results = self.reader.read_ahead(numbers for _, numbers in requested)
+        for (slots, numbers), result in zip(planned, results, strict=True):
+            samples: Samples = result.all_or_raise()
+            rows = PooledRows({self._number: samples}, np.full(len(slots), self._number), np.arange(len(slots)))
+            yield collate_pool(rows, slots, numbers, self._spec)
+
+    def _plans(self) -> Iterator[tuple[Int64Array, Int64Array]]:
+        for first in range(0, self.reader.manifest.samples, self._global_batch):
+            part = rank_slots(range(self._global_batch), self._rank, self._world)
+            numbers = np.arange(first + part.start, first + part.stop)
+            kept = (numbers < self.reader.manifest.samples) & ~self.excluded.mask(numbers)
+            yield np.arange(part.start, part.stop)[kept], numbers[kept]
