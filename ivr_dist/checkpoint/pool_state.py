@@ -6,12 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from ivr_dist.data.batches.pool_spec import PoolSpec
-from ivr_dist.data.batches.tokenization import Tokenizer
 from ivr_dist.planning.pool_heads import LossScale
-from ivr_dist.planning.pool_layout import CorpusLayout, PoolLayout
 from ivr_dist.shards.specs import TaskSpec
 
 
@@ -58,70 +53,6 @@ class PoolState:
                     raise ValueError(f"pool.corpora: {corpus.name} has the unknown set {own} of {modality}")
             if set(corpus.tasks) != set(corpus.heads):
                 raise ValueError(f"pool.corpora: {corpus.name} does not have a head for each task")
-
-    @classmethod
-    def of(cls, spec: PoolSpec) -> PoolState:
-        """Take what is stored from the contents of batches."""
-        layout = spec.layout
-        return cls(
-            corpora=[
-                CorpusState(
-                    name=corpus.name,
-                    sets=corpus.sets,
-                    tasks=corpus.tasks,
-                    heads=corpus.heads,
-                    held_out=corpus.held_out,
-                    loss_weight=corpus.loss_weight,
-                    statistics={
-                        modality: [part.tolist() for part in parts]
-                        for modality, parts in spec.statistics.get(corpus.name, {}).items()
-                    },
-                )
-                for corpus in layout.corpora
-            ],
-            sets={m: {name: list(form) for name, form in sets.items()} for m, sets in layout.sets.items()},
-            scale=layout.scale,
-        )
-
-    def spec(self, heads: Mapping[str, TaskSpec], tokenizer: Tokenizer | None) -> PoolSpec:
-        """Return the contents of the batches that the model reads.
-
-        Args:
-            heads: What each head predicts, `CheckpointState.tasks`.
-            tokenizer: Splits words into pieces, where a set is of words.
-        """
-        {
-            modality: {name: (str(kind), int(width)) for name, (kind, width) in own.items()}
-            for modality, own in self.sets.items()
-        }
-        layout = PoolLayout(
-            corpora=tuple(
-                CorpusLayout(
-                    name=corpus.name,
-                    sets=corpus.sets,
-                    tasks=corpus.tasks,
-                    heads=corpus.heads,
-                    held_out=corpus.held_out,
-                    loss_weight=corpus.loss_weight,
-                )
-                for corpus in self.corpora
-            ),
-            sets={
-                m: {name: (str(kind), int(width)) for name, (kind, width) in own.items()}
-                for m, own in self.sets.items()
-            },
-            heads=heads,
-            scale=self.scale,
-            is_pool=True,
-        )
-        statistics = {
-            corpus.name: {
-                modality: (np.array(mean, np.float32), np.array(deviation, np.float32))
-                for modality, (mean, deviation) in corpus.statistics.items()
-            }
-            for corpus in self.corpora
-        }
-        return PoolSpec(layout, statistics, tokenizer=tokenizer)
 
     def to_json(self) -> dict[str, Any]:
         """Convert to JSON values."""

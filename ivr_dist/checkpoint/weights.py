@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ivr_dist.checkpoint import store
 from ivr_dist.checkpoint.fragments import saved_buffers
-from ivr_dist.checkpoint.pool_state import PoolState
+from ivr_dist.checkpoint.pool_batches import pool_state, stored_pool_spec
 from ivr_dist.checkpoint.state import CheckpointState
 from ivr_dist.checkpoint.tensors import open_tensors
 from ivr_dist.common import dotted_path
@@ -107,7 +107,7 @@ def initial_state(
         statistics={}
         if isinstance(spec, PoolSpec)
         else {name: [part.tolist() for part in parts] for name, parts in spec.statistics.items()},
-        pool=PoolState.of(spec) if isinstance(spec, PoolSpec) else None,
+        pool=pool_state(spec) if isinstance(spec, PoolSpec) else None,
         manifests=dict(manifests or {}),
         world=world,
         stage=stage,
@@ -187,7 +187,7 @@ def batch_spec(state: CheckpointState, text: TextEncoder | None = None) -> Batch
         text: Its text encoder, needed to collate batches of words.
     """
     if state.pool is not None:
-        return state.pool.spec(state.tasks, None if text is None else text.tokenizer())
+        return stored_pool_spec(state.pool, state.tasks, None if text is None else text.tokenizer())
     return BatchSpec(
         modalities={name: (str(kind), int(width)) for name, (kind, width) in state.features.items()},
         tasks=state.tasks,

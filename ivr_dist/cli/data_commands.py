@@ -1,8 +1,9 @@
-"""Commands that make and examine packed data: pack, index, synth, verify, inspect."""
+"""Commands that make and examine packed data: card, pack, index, synth, verify, inspect."""
 
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, cast, get_args
 
@@ -16,6 +17,72 @@ if TYPE_CHECKING:
     from ivr_dist.packing.pack import PackSummary
 
 SECTION = Section("Data")
+
+
+@SECTION.command(
+    "ivr-dist card labels.csv --audio 'audio/{clip_id}.npy' --label sentiment --group video --out films.yaml",
+    "ivr-dist card labels.csv --label sentiment --group video --split-shares 70,10,20",
+)
+def card(
+    table: Annotated[str, typer.Argument(metavar="FILE", help="Table with one sample a row: .csv, .tsv or .jsonl.")],
+    audio: Annotated[
+        str | None, typer.Option(metavar="TEMPLATE", help="Path of a row's .npy file, such as 'audio/{clip_id}.npy'.")
+    ] = None,
+    vision: Annotated[str | None, typer.Option(metavar="TEMPLATE", help="The same for vision.")] = None,
+    text: Annotated[
+        str | None, typer.Option(metavar="TEMPLATE", help="The same for text; default: made from the transcript.")
+    ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN", help="Column of a label; may be given several times.")
+    ] = None,
+    id: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column of the id, or a template such as '{video}_{clip}'.")
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column of what stays in one split (video); '' for none.")
+    ] = None,
+    transcript: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column of the transcript; '' for none.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column with train, valid (or dev) and test.")
+    ] = None,
+    split_shares: Annotated[
+        str | None, typer.Option(metavar="A,B,C", help="Shares of train, valid, test instead; groups stay whole.")
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the splits by shares.")] = 0,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the corpus; default: that of --out or of FILE.")
+    ] = None,
+    out: Annotated[str | None, typer.Option(metavar="CARD", help="File to write; default: NAME.yaml.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
+    debug: Debug = False,
+) -> int:
+    """Write a card for a table of your own by looking at it.
+
+    What is not given is guessed from the names and values of the columns, and said. Paths of files are relative to the
+    folder of FILE.
+    """
+    from ivr_dist.corpora.card_writer import parse_shares, write_card
+    from ivr_dist.corpora.table_survey import Wishes
+
+    paths = {"text": text, "audio": audio, "vision": vision}
+    wishes = Wishes(
+        id=id,
+        group=group,
+        transcript=transcript,
+        split=split,
+        labels=label or (),
+        paths={modality: template for modality, template in paths.items() if template},
+        shares=None if split_shares is None else parse_shares(split_shares),
+        seed=seed,
+    )
+    for line in write_card(table, wishes, name=name, out=out, overwrite=overwrite):
+        # The last lines hold a path and a command to copy.
+        whole = line.startswith(("wrote ", "next: "))
+        for part in [line] if whole else textwrap.wrap(line, 79, subsequent_indent="  ", break_on_hyphens=False):
+            say(part)
+    return 0
 
 
 @SECTION.command("ivr-dist pack corpora/mosi --card mosi_words --out s3://bucket/mosi")
@@ -40,11 +107,16 @@ def pack(
     """
     from ivr_dist.corpora.card import find_card
     from ivr_dist.orchestration.packing_jobs import Where, pack_card
+    from ivr_dist.packing.next_command import next_command
     from ivr_dist.packing.pack import PackOptions
 
     options = PackOptions(shard_samples=shard_samples, seed=seed, overwrite=overwrite)
     where = Where(jobs, ray, debug)
-    return _print_packed(pack_card(source, find_card(card), out, options, where, trust_code=trust_code), as_json)
+    summary = pack_card(source, find_card(card), out, options, where, trust_code=trust_code)
+    _print_packed(summary, as_json)
+    if not as_json:
+        say(f"next: {next_command(summary, out)}")
+    return 0
 
 
 @SECTION.command("ivr-dist index s3://bucket/corpus/train s3://bucket/corpus/valid --corpus mycorpus --scale mosi")
@@ -88,6 +160,13 @@ def synth(
     text: Annotated[
         str, typer.Option(metavar="features|tokens", help="Text as feature vectors or as token ids.")
     ] = "features",
+    dims: Annotated[
+        str, typer.Option(metavar="LIST", help="Features of a time step by modality; others are left out.")
+    ] = "text=32,audio=12,vision=8",
+    name: Annotated[str, typer.Option(metavar="NAME", help="Name of the corpus.")] = "synth",
+    task: Annotated[
+        str, typer.Option(metavar="sentiment|mood", help="A regression in [-3, 3], or its three classes.")
+    ] = "sentiment",
     overwrite: Overwrite = False,
     jobs: Jobs = None,
     ray: OnRay = False,
@@ -95,13 +174,21 @@ def synth(
     debug: Debug = False,
 ) -> int:
     """Generate a synthetic corpus as shards."""
-    from ivr_dist.corpora.synthetic import TextKind
-    from ivr_dist.orchestration.packing_jobs import Where, pack_synth
+    from ivr_dist.orchestration.packing_jobs import SynthCorpus, Where, pack_synth
     from ivr_dist.packing.pack import PackOptions
 
     options = PackOptions(seed=seed, overwrite=overwrite)
-    summary = pack_synth(samples, seed, cast(TextKind, text), out, options, Where(jobs, ray, debug))
+    corpus = SynthCorpus(samples, seed, text=text, dims=_parse_dims(dims), name=name, task=task)
+    summary = pack_synth(corpus, out, options, Where(jobs, ray, debug))
     return _print_packed(summary, as_json, with_warnings=False)
+
+
+def _parse_dims(text: str) -> dict[str, int]:
+    try:
+        pairs = [part.split("=") for part in text.split(",")]
+        return {modality.strip(): int(width) for modality, width in pairs}
+    except ValueError:
+        raise UserError(f"--dims {text} is not a list of widths", remedy="write it as text=32,audio=12") from None
 
 
 @SECTION.command(

@@ -30,7 +30,7 @@ from ivr_dist.sanitize import hide_secrets
 logger = logging.getLogger(__name__)
 
 EXIT_INTERRUPTED = 130
-_HAVE_EFFECTS = ("train", "pack", "index", "synth", "stop", "reshape", "import-release", "submit")
+_HAVE_EFFECTS = ("train", "card", "pack", "index", "synth", "stop", "reshape", "import-release", "submit")
 """Commands that write to storage or to a cluster: they succeed even if nothing they print can be written."""
 _WITH_VALUE = ("--log-level", "--log-json")
 

@@ -15,6 +15,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
+from keyword import iskeyword
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from ivr_dist.sanitize import shorten
@@ -196,7 +197,7 @@ class Decoder:
             if name not in arguments:
                 raise DecodeError("missing key", (name,), "missing")
         try:
-            return kind(**arguments)
+            return kind(**{f"{name}_" if iskeyword(name) else name: item for name, item in arguments.items()})
         except ValueError as error:
             # A dataclass may check its own values.
             raise DecodeError(str(error)) from error
@@ -282,11 +283,19 @@ def _parts(hint: Any) -> tuple[Any, tuple[Any, ...]]:
 
 @cache
 def _declared(kind: type) -> tuple[dict[str, Any], list[str]]:
-    """Return the field types of a dataclass by name, and the names of the fields without a default."""
+    """Return the field types of a dataclass by key, and the keys of the fields without a default.
+
+    The key of a field that is named after a Python keyword with an underscore, such as `from_`, is the keyword.
+    """
     hints = typing.get_type_hints(kind, include_extras=True)
-    items = [item for item in fields(kind) if item.init]
-    required = [item.name for item in items if item.default is MISSING and item.default_factory is MISSING]
-    return {item.name: hints[item.name] for item in items}, required
+    by_key = {_key(item.name): item for item in fields(kind) if item.init}
+    required = [k for k, item in by_key.items() if item.default is MISSING and item.default_factory is MISSING]
+    return {key: hints[item.name] for key, item in by_key.items()}, required
+
+
+def _key(field_name: str) -> str:
+    stem = field_name.removesuffix("_")
+    return stem if iskeyword(stem) else field_name
 
 
 def _is_like(hint: Any, value: Any) -> bool:

@@ -7,7 +7,7 @@ the folder `shards/` of a checkout and in the wheel as `ivr_dist/cards/`; they a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -16,17 +16,37 @@ from ivr_dist import storage
 from ivr_dist.common.dotted_path import ClassReference, reference
 from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.config.declaration import ClassPath
-from ivr_dist.config.yaml_source import read_yaml
-from ivr_dist.corpora.card_mappings import CsdMapping, MmsaMapping, MultMapping, UrFunnyMapping
+from ivr_dist.config.yaml_source import Located, read_yaml
+from ivr_dist.corpora.card_checks import (
+    check_arrays,
+    check_file,
+    check_labels,
+    check_mapped,
+    check_shares,
+    check_table,
+    check_transcript_text,
+    check_utterances,
+)
+from ivr_dist.corpora.card_mappings import (
+    ArraysMapping,
+    CsdMapping,
+    MerbenchMapping,
+    MmsaMapping,
+    MultMapping,
+    TableMapping,
+    TranscriptText,
+    UrFunnyMapping,
+    UtterancesMapping,
+)
 from ivr_dist.corpora.card_parser import build, suggest
 from ivr_dist.errors import ConfigError, DataError
 from ivr_dist.shards.manifest import MAX_WIDTH
-from ivr_dist.shards.specs import FeatureKind, FeatureSpec, TaskSpec
+from ivr_dist.shards.specs import FeatureKind, FeatureSpec, SplitBy, TaskSpec
 
 FORMAT = "format"
 """Key of a card: how its files become samples."""
-_FORMATS = ("arrays", "table", "mmsa", "mult", "csd", "ur_funny")
-_SPLIT_BY_FILE = ("mmsa", "mult", "ur_funny")
+_FORMATS = ("arrays", "table", "mmsa", "mult", "csd", "ur_funny", "utterances", "merbench")
+_SPLIT_BY_FILE = ("mmsa", "mult", "ur_funny", "merbench")
 _WIDTH = f"map an array of 1 to {MAX_WIDTH} features a step"
 _NAME = re.compile(r"[A-Za-z0-9_]+")
 _FOLDERS = (Path(__file__).parents[1] / "cards", Path(__file__).parents[2] / "shards")
@@ -40,6 +60,8 @@ class SourceFile:
     """Path relative to the folder that is packed."""
     sha256: str | None = None
     """Checksum; if set, a file with other content is refused."""
+    optional: bool = False
+    """Whether a modality is left out where the file is absent (features of format utterances, ur_funny)."""
     origin: str = ""
     """Source of the file, for people; without a checksum, also why there is none."""
 
@@ -66,82 +88,12 @@ class Split:
     samples: int | None = None
     """Number of samples it must have; unset: any number."""
     called: str | None = None
-    """Its name in the files, if that is another one (formats mmsa, mult, ur_funny)."""
+    """Its name in the files, if that is another one (formats table, mmsa, mult, ur_funny,
+    utterances, merbench)."""
     groups: list[str] | None = None
     """Its groups (videos), where the files do not assign samples to splits (formats arrays, table, csd)."""
     groups_file: str | None = None
     """Or the key of a text file that lists them, one on each line."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lookup:
-    """A lookup table for integer ids."""
-
-    array: str
-    """Name of the [rows, D] array."""
-    file: str | None = None
-    """Key of its file; unset: the file of the ids."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Column:
-    """One value or sequence for each sample, from an array."""
-
-    array: str
-    """Name of the array."""
-    file: str | None = None
-    """Key of its file; unset: the main file, whose rows are the samples."""
-    join: str | None = None
-    """In another file: the array of sample ids that assigns its rows to samples."""
-    offset: str | None = None
-    """[n + 1] array in the same file: row r is entries offset[r] to offset[r + 1] - 1. Unset: it is entry r."""
-    lookup: Lookup | None = None
-    """The entries are ids; the time steps are the rows of this table."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Context:
-    """Earlier utterances that continue the sequence of a sample, newest first."""
-
-    order: str
-    """Array of the main file that numbers the utterances of a group in time."""
-    before: int
-    """Maximum number of utterances before the sample's own."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArraysMapping:
-    """Mapping from the arrays of .npz files to samples (format `arrays`)."""
-
-    file: str
-    """Key of the main file, with one sample in each row."""
-    id: str
-    """Array of sample ids in the main file."""
-    group: str | None = None
-    """Array of group names (videos) in the main file."""
-    split: str | None = None
-    """Array of split names in the main file; unset: the splits list their groups."""
-    labels: dict[str, Column]
-    """By task."""
-    transcript: Column | None = None
-    """An array of words, or of one text for each sample."""
-    text: Column | None = None
-    audio: Column | None = None
-    vision: Column | None = None
-    context: Context | None = None
-
-    def modalities(self) -> dict[str, Column]:
-        """Collect the mapped modalities."""
-        columns = {"text": self.text, "audio": self.audio, "vision": self.vision}
-        return {name: column for name, column in columns.items() if column is not None}
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableMapping:
-    """The file that lists the samples (format `table`)."""
-
-    file: str
-    """Key of the JSONL file, with one sample on each line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,8 +110,8 @@ class Card:
     cautions: list[str] = field(default_factory=list)
     """Known problems of the data that affect results."""
     format: ClassPath
-    """How the files become samples: arrays, table, mmsa, mult, csd or ur_funny; or a source outside the package, as
-    `package.module:Class` or a mapping of `class` and arguments."""
+    """How the files become samples: arrays, table, mmsa, mult, csd, ur_funny, utterances or
+    merbench; or a source outside the package, as `package.module:Class` or a mapping of `class` and arguments."""
     files: dict[str, SourceFile]
     """Files by the key that the mapping refers to."""
     features: dict[str, FeatureSet]
@@ -167,12 +119,24 @@ class Card:
     tasks: dict[str, TaskSpec]
     """Tasks by name, which define the labels."""
     splits: dict[str, Split]
+    """Splits by name. The keys `by`, `shares` and `seed` among them are `split_by`, `split_shares` and
+    `split_seed`."""
+    split_by: SplitBy = "group"
+    """`clip`: the published split divides groups (videos), which is then a caution instead of an error."""
+    split_shares: dict[str, float] | None = None
+    """By split, its share of the samples, in any unit: whole groups are assigned to splits by a hash (format table)."""
+    split_seed: int = 0
+    """Seed of the hash that assigns groups to splits."""
+    text: TranscriptText | None = None
+    """Text made from the transcripts, instead of `features.text`."""
     arrays: ArraysMapping | None = None
     table: TableMapping | None = None
     mmsa: MmsaMapping | None = None
     mult: MultMapping | None = None
     csd: CsdMapping | None = None
     ur_funny: UrFunnyMapping | None = None
+    utterances: UtterancesMapping | None = None
+    merbench: MerbenchMapping | None = None
 
     def feature_specs(self, dims: Mapping[str, int] | None = None) -> dict[str, FeatureSpec]:
         """Make the specifications of the manifest, in the order text, audio, vision.
@@ -236,7 +200,7 @@ def load_card(path: str) -> Card:
     Raises:
         ConfigError: It is not a valid card; names the file, the line, the key and a remedy.
     """
-    card = build(Card, read_yaml(path), path)
+    card = build(Card, _with_split_keys(read_yaml(path)), path)
     _check_format(card, path)
     _check_names(card, path)
     _check_paths(card, path)
@@ -250,14 +214,33 @@ def load_card(path: str) -> Card:
         remedy = f"give the section {card.format} and no other"
         raise ConfigError(f"the sections do not match format {card.format}", where=path, remedy=remedy)
     if card.arrays is not None:
-        _check_arrays(card, card.arrays, path)
+        check_arrays(card, card.arrays, path)
     if card.table is not None:
-        _check_file(card, card.table.file, "table.file", path)
-    for mapping in (card.mmsa, card.mult, card.csd, card.ur_funny):
+        check_file(card, card.table.file, "table.file", path)
+        check_table(card, card.table, path)
+    if card.text is not None:
+        check_transcript_text(card, card.text, path)
+    for mapping in (card.mmsa, card.mult, card.csd, card.ur_funny, card.utterances, card.merbench):
         for key, file in () if mapping is None else mapping.files().items():
-            _check_file(card, file, key, path)
+            check_file(card, file, key, path)
     _check_toolkit(card, path)
     return card
+
+
+def _with_split_keys(document: Located) -> Located:
+    """Move the keys of `splits` that are no splits to keys of their own, and add the splits that have a share."""
+    splits = document.get("splits")
+    if not isinstance(splits, Located):
+        return document
+    for key in ("by", "shares", "seed"):
+        # A split may have this name, too: its value is a mapping of the keys of a split.
+        if key in splits and (key == "shares") == isinstance(splits[key], Located):
+            document[f"split_{key}"] = splits.pop(key)
+            document.origins[f"split_{key}"] = splits.origins.pop(key)
+    for name in document.get("split_shares", ()):
+        if name not in splits:
+            splits[name], splits.origins[name] = Located(), document.origins["split_shares"]
+    return document
 
 
 def known_cards() -> dict[str, str]:
@@ -313,6 +296,9 @@ def _check_names(card: Card, path: str) -> None:
             raise ConfigError(
                 f"a classification needs 2 or more, up to {MAX_WIDTH}", where=f"{path}, key tasks.{name}.classes"
             )
+        if task.names is not None and not len(set(task.names)) == len(task.names) == task.classes:
+            what = f"{len(set(task.names))} different names do not fit {task.classes or 'no'} classes"
+            raise ConfigError(what, where=f"{path}, key tasks.{name}.names", remedy="name each class once, from 0 on")
         if task.type == "regression" and (task.low is None or task.high is None or task.low >= task.high):
             raise ConfigError("a regression needs low and high, low < high", where=f"{path}, key tasks.{name}")
 
@@ -331,55 +317,43 @@ def _check_splits(card: Card, path: str) -> None:
         for group in split.groups or ():
             if split_of.setdefault(group, name) != name:
                 raise ConfigError(f"group {group} is in the splits {split_of[group]} and {name}", where=path)
+    check_shares(card, path)
     listed = [split.groups is not None or split.groups_file is not None for split in card.splits.values()]
     if any(listed) and not all(listed):
         raise ConfigError("some splits list groups, others do not", where=path, remedy="list them for all or none")
     for name, split in card.splits.items():
         if split.groups_file is not None:
-            _check_file(card, split.groups_file, f"splits.{name}.groups_file", path)
+            check_file(card, split.groups_file, f"splits.{name}.groups_file", path)
     if card.format in _SPLIT_BY_FILE and any(listed):
         raise ConfigError(
             f"the files of format {card.format} define the splits themselves", where=path, remedy="remove groups"
         )
-    by_group = card.format not in _SPLIT_BY_FILE and card.source_class() is None
+    by_group = card.format not in (*_SPLIT_BY_FILE, "table", "utterances") and card.source_class() is None
     if by_group and any(split.called is not None for split in card.splits.values()):
         raise ConfigError(f"called is not for format {card.format}", where=path, remedy="remove it")
-
-
-def _check_arrays(card: Card, mapping: ArraysMapping, path: str) -> None:
-    _check_file(card, mapping.file, "arrays.file", path)
-    _check_mapped(card, set(mapping.modalities()), path)
-    if (mapping.split is not None) == card.splits_by_group():
-        remedy = "set arrays.split, or list the groups of every split"
-        raise ConfigError("the split of a sample must be defined in exactly one way", where=path, remedy=remedy)
-    if mapping.group is None and (mapping.context is not None or card.splits_by_group()):
-        raise ConfigError("context and splits by group need arrays.group", where=path, remedy="set it")
-    if mapping.context is not None and mapping.context.before < 1:
-        raise ConfigError("must be 1 or more", where=f"{path}, key arrays.context.before")
-    _check_labels(card, mapping.labels, "arrays.labels", path)
-    columns = {f"labels.{task}": column for task, column in mapping.labels.items()} | mapping.modalities()
-    if mapping.transcript is not None:
-        columns["transcript"] = mapping.transcript
-    for name, column in columns.items():
-        _check_column(card, mapping, column, f"arrays.{name}", path)
 
 
 def _check_toolkit(card: Card, path: str) -> None:
     """Check the sections of the formats of other toolkits."""
     if card.mmsa is not None:
-        _check_labels(card, card.mmsa.labels, "mmsa.labels", path)
+        check_labels(card, card.mmsa.labels, "mmsa.labels", path)
         _check_text(card, card.mmsa.text == "text_bert", path)
+    if card.utterances is not None:
+        check_utterances(card, card.utterances, path)
+    if card.merbench is not None:
+        check_labels(card, card.merbench.tasks, "merbench.tasks", path)
+        check_mapped(card, set(), path)
     if card.mult is not None:
-        _check_labels(card, card.mult.labels, "mult.labels", path)
+        check_labels(card, card.mult.labels, "mult.labels", path)
         _check_text(card, False, path)
     if card.csd is not None:
-        _check_labels(card, card.csd.labels.tasks, "csd.labels.tasks", path)
+        check_labels(card, card.csd.labels.tasks, "csd.labels.tasks", path)
         _check_text(card, False, path)
         if card.csd.vocabulary is not None and card.csd.text is not None:
             raise ConfigError("text comes from a vocabulary and a file", where=path, remedy="remove one of the two")
         if not card.splits_by_group():
             raise ConfigError("no split lists its videos", where=path, remedy="give splits groups or a groups_file")
-        _check_mapped(card, card.csd.modalities(), path)
+        check_mapped(card, card.csd.modalities(), path)
     if card.ur_funny is not None:
         if len(card.tasks) != 1:
             raise ConfigError("format ur_funny has one task", where=f"{path}, key tasks", remedy="describe that one")
@@ -390,13 +364,7 @@ def _check_toolkit(card: Card, path: str) -> None:
             "audio": mapping.audio,
             "vision": mapping.vision,
         }
-        _check_mapped(card, {name for name, file in mapped_files.items() if file}, path)
-
-
-def _check_labels(card: Card, labels: Iterable[str], key: str, path: str) -> None:
-    for task in labels:
-        if task not in card.tasks:
-            raise ConfigError(f"unknown key {key}.{task}", where=path, remedy=suggest(task, card.tasks))
+        check_mapped(card, {name for name, file in mapped_files.items() if file}, path)
 
 
 def _check_text(card: Card, tokens: bool, path: str) -> None:
@@ -405,27 +373,3 @@ def _check_text(card: Card, tokens: bool, path: str) -> None:
     if text is not None and text.kind != kind:
         where, remedy = f"{path}, key features.text", f"set kind: {kind}"
         raise ConfigError(f"the text is {kind}", where=where, remedy=remedy)
-
-
-def _check_mapped(card: Card, mapped: set[str], path: str) -> None:
-    if mapped != set(card.features):
-        what = f"features are described for {', '.join(card.features)} and mapped for {', '.join(sorted(mapped))}"
-        raise ConfigError(what, where=path, remedy="describe and map the same")
-
-
-def _check_column(card: Card, mapping: ArraysMapping, column: Column, key: str, path: str) -> None:
-    other_file = column.file is not None and column.file != mapping.file
-    if column.file is not None:
-        _check_file(card, column.file, f"{key}.file", path)
-    if column.lookup is not None and column.lookup.file is not None:
-        _check_file(card, column.lookup.file, f"{key}.lookup.file", path)
-    if other_file != (column.join is not None):
-        remedy = (
-            "set join to the array of sample ids of that file" if other_file else "remove join, or name another file"
-        )
-        raise ConfigError("join is for another file than the main one", where=f"{path}, key {key}", remedy=remedy)
-
-
-def _check_file(card: Card, name: str, key: str, path: str) -> None:
-    if name not in card.files:
-        raise ConfigError(f"{name} is not a key of files", where=f"{path}, key {key}", remedy=suggest(name, card.files))

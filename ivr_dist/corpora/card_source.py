@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ivr_dist.corpora.card import Card
 from ivr_dist.corpora.source import SampleRef
-from ivr_dist.shards.specs import FeatureSpec, TaskSpec
+from ivr_dist.shards.specs import FeatureSpec, SplitBy, TaskSpec
 
 
 class CardSource:
@@ -20,6 +20,11 @@ class CardSource:
     def notes(self) -> Sequence[str]:
         """List what was skipped in the files, a sentence each."""
         return self._notes
+
+    @property
+    def split_by(self) -> SplitBy:
+        """What the splits of the card keep together."""
+        return self._card.split_by
 
     @property
     def corpus(self) -> str:

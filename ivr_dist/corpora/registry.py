@@ -11,11 +11,14 @@ from ivr_dist.common import dotted_path
 from ivr_dist.common.dotted_path import ClassReference
 from ivr_dist.corpora.card import Card
 from ivr_dist.corpora.formats.arrays import ArraysSource
+from ivr_dist.corpora.formats.merbench import MerbenchSource
 from ivr_dist.corpora.formats.mmsa import MmsaSource
 from ivr_dist.corpora.formats.mult import MultSource
 from ivr_dist.corpora.formats.table import TableSource
 from ivr_dist.corpora.formats.ur_funny import UrFunnySource
+from ivr_dist.corpora.formats.utterances import UtterancesSource
 from ivr_dist.corpora.source import NamesFiles, Opener, Source
+from ivr_dist.corpora.transcript_text import TextSource, WordTable, make_table
 
 _METHODS, _PROPERTIES = {"splits": 0, "load": 2}, ("corpus", "features", "tasks")
 _ROLE = "a source"
@@ -35,22 +38,34 @@ FORMATS: dict[str, Callable[[str, Card], Source]] = {
     "mult": MultSource,
     "csd": _csd,
     "ur_funny": UrFunnySource,
+    "utterances": UtterancesSource,
+    "merbench": MerbenchSource,
 }
 """Factories by format: each opens the source of a corpus from the folder of its files and its card."""
 
 
-def open_source(root: str, card: Card, *, trust_code: bool = False) -> Source:
+def open_source(root: str, card: Card, *, trust_code: bool = False, table: WordTable | None = None) -> Source:
     """Open the files of a corpus; the same arguments give the same samples in every process.
+
+    Where the card makes text from transcripts, all transcripts of train are read for the vocabulary first.
 
     Args:
         root: Folder or URL that the card's paths are relative to.
         card: The card of the corpus.
         trust_code: Whether a class outside the package that the card names as its format may be imported.
+        table: What each word becomes, if another process has made it.
 
     Raises:
         DataError: The files are missing or contradict the card.
         UserError: The format is a class that is not trusted, cannot be imported, or is not a source.
     """
+    source = _open_files(root, card, trust_code)
+    if card.text is None:
+        return source
+    return TextSource(source, make_table(source, card, card.text, root) if table is None else table)
+
+
+def _open_files(root: str, card: Card, trust_code: bool) -> Source:
     class_ref = card.source_class()
     if class_ref is None:
         assert isinstance(card.format, str)
@@ -94,7 +109,10 @@ def opener(root: str, card: Card, source: Source) -> Opener:
     digest = hashlib.sha256(repr(card).encode())
     if card.source_class() is not None:
         digest.update(dotted_path.version_of(type(source)).encode())
+    table = source.table if isinstance(source, TextSource) else None
+    if table is not None:
+        digest.update(table.fingerprint.encode())
     for path, stamp in zip(paths, storage.stamps([storage.join(root, path) for path in paths]), strict=True):
         digest.update(f"{path}\n{stamp}\n".encode())
     # The source is open here, so its code is trusted.
-    return Opener(partial(open_source, root, card.verified(), trust_code=True), digest.hexdigest())
+    return Opener(partial(open_source, root, card.verified(), trust_code=True, table=table), digest.hexdigest())

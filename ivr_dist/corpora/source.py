@@ -13,7 +13,7 @@ from ivr_dist.corpora.readers.texts import PLACEHOLDERS
 from ivr_dist.errors import DataError
 from ivr_dist.shards import npy
 from ivr_dist.shards.decode import ContextUtterance
-from ivr_dist.shards.specs import FeatureSpec, TaskSpec
+from ivr_dist.shards.specs import FeatureSpec, SplitBy, TaskSpec
 
 Array = npt.NDArray[Any]
 
@@ -109,12 +109,57 @@ def dropped_by(source: Source) -> Sequence[Dropped]:
     return source.dropped() if isinstance(source, DropsSamples) else ()
 
 
+def divided_groups(splits: Mapping[str, Sequence[SampleRef]]) -> tuple[int, int]:
+    """Count the groups that are in several splits, and all groups."""
+    splits_of: dict[str, set[str]] = {}
+    for name, refs in splits.items():
+        for ref in refs:
+            if ref.group is not None:
+                splits_of.setdefault(ref.group, set()).add(name)
+    return sum(len(names) > 1 for names in splits_of.values()), len(splits_of)
+
+
+@runtime_checkable
+class StatesSplit(Protocol):
+    """A source that states what its splits keep together."""
+
+    @property
+    def split_by(self) -> SplitBy:
+        """`clip` if groups may be in several splits."""
+
+
+def split_by_of(source: Source) -> SplitBy:
+    """Return what the splits of a source keep together; groups if it is not a `StatesSplit`."""
+    return source.split_by if isinstance(source, StatesSplit) else "group"
+
+
 @runtime_checkable
 class NamesFiles(Protocol):
     """A source that reads files which the card does not list, such as those that a table names."""
 
     def paths(self) -> Sequence[str]:
         """Their paths, relative to the folder that is packed."""
+
+
+@runtime_checkable
+class GivesTranscripts(Protocol):
+    """A source that knows transcripts without reading the arrays of samples."""
+
+    def transcript(self, split: str, ref: SampleRef) -> str:
+        """Return the transcript of one sample."""
+
+
+@runtime_checkable
+class HasWords(Protocol):
+    """A source of token ids that stand for words."""
+
+    def words(self) -> Mapping[str, Sequence[str]]:
+        """List by modality the words in the order of their ids."""
+
+
+def words_of_source(source: Source) -> Mapping[str, Sequence[str]]:
+    """List the words of a source's token ids; empty if it is not a `HasWords`."""
+    return source.words() if isinstance(source, HasWords) else {}
 
 
 @dataclass(frozen=True)
@@ -234,7 +279,10 @@ _NO_GROUP = "leave the group out where it is unknown: this is a missing value th
 
 
 def check_hygiene(
-    splits: Mapping[str, Sequence[SampleRef]], expected: Mapping[str, int | None], where: str
+    splits: Mapping[str, Sequence[SampleRef]],
+    expected: Mapping[str, int | None],
+    where: str,
+    split_by: SplitBy = "group",
 ) -> Mapping[str, Sequence[SampleRef]]:
     """Refuse splits with leakage, such as a group in two splits; returns valid splits unchanged.
 
@@ -242,6 +290,7 @@ def check_hygiene(
         splits: Samples by split.
         expected: The number of samples that each split must have; None: any.
         where: The corpus or its card, for errors.
+        split_by: Whether groups may be in two splits (`clip`).
 
     Raises:
         DataError: An id is empty or given twice, a group is in two splits, or a number of samples differs.
@@ -256,7 +305,7 @@ def check_hygiene(
                 both = " and ".join(sorted({split_of_id[ref.id], split}))
                 raise DataError(f"sample id {ref.id} is given twice (split {both})", where=where)
             split_of_id[ref.id] = split
-            if ref.group is not None and split_of_group.setdefault(ref.group, split) != split:
+            if split_by == "group" and ref.group is not None and split_of_group.setdefault(ref.group, split) != split:
                 raise DataError(
                     f"group {ref.group} is in the splits {split_of_group[ref.group]} and {split}",
                     where=where,

@@ -38,7 +38,11 @@ _NEUTRAL = ("the", "film", "was", "so", "it", "and", "they", "there", "then", "w
 _VERDICTS = ("bad", "good")
 _TOKENS = {word: number for number, word in enumerate(_NEUTRAL + _VERDICTS)}
 
+_MOODS = ("negative", "neutral", "positive")
+_MOOD_EDGES = (-0.5, 0.5)
+
 TextKind = Literal["features", "tokens"]
+SynthTask = Literal["sentiment", "mood"]
 
 
 class SynthSource:
@@ -54,6 +58,8 @@ class SynthSource:
         aligned: Whether every modality has one step for each word; otherwise audio has about three and vision two.
         missing: Probability that a modality of a sample is missing.
         text: Text as vectors, or as ids of the transcript's words, which determine only the sign of its latent.
+        name: Name of the corpus, with which its ids and groups begin.
+        task: `sentiment`, a regression in [-3, 3]; or `mood`, its classes negative, neutral and positive.
 
     Raises:
         ConfigError: There are too few samples for three splits, or a number is out of range.
@@ -68,6 +74,8 @@ class SynthSource:
         aligned: bool = True,
         missing: float = 0.03,
         text: TextKind = "features",
+        name: str = "synth",
+        task: SynthTask = "sentiment",
     ) -> None:
         train, valid = round(0.7 * samples), round(0.15 * samples)
         if min(train, valid, samples - train - valid) < 1:
@@ -76,20 +84,26 @@ class SynthSource:
             raise ConfigError("a synthetic corpus needs a seed of 0 or more and a missing share of 0..1")
         if text not in get_args(TextKind):
             raise ConfigError(f"the text of a synthetic corpus cannot be {text}", remedy="choose features or tokens")
+        if task not in get_args(SynthTask):
+            raise ConfigError(f"the task of a synthetic corpus cannot be {task}", remedy="choose sentiment or mood")
+        if unknown := [modality for modality in dims if modality not in WEIGHTS]:
+            raise ConfigError(f"a synthetic corpus has no {unknown[0]}", remedy=f"choose from {', '.join(WEIGHTS)}")
+        self._name = name
+        self._task = task
         self._seed = seed
         self._text = text
         self._dims = dict(dims)
         self._aligned = aligned
         self._missing = missing
         borders = {"train": (0, train), "valid": (train, train + valid), "test": (train + valid, samples)}
-        self._splits = {split: _refs(split, first, last) for split, (first, last) in borders.items()}
+        self._splits = {split: _refs(name, split, first, last) for split, (first, last) in borders.items()}
         random = self._random(0)
         self._directions = {name: _unit(random.standard_normal(dim)) for name, dim in self._dims.items()}
 
     @property
     def corpus(self) -> str:
-        """Always `synth`."""
-        return "synth"
+        """Its name, `synth` by default."""
+        return self._name
 
     @property
     def features(self) -> Mapping[str, FeatureSpec]:
@@ -98,13 +112,15 @@ class SynthSource:
             name: FeatureSpec(set=f"synth{dim}", dim=dim, dtype="float32", kind="features")
             for name, dim in self._dims.items()
         }
-        if self._text == "tokens":
+        if self._text == "tokens" and "text" in specs:
             specs["text"] = FeatureSpec(set="synth_words", dim=1, dtype="int32", kind="tokens")
         return specs
 
     @property
     def tasks(self) -> Mapping[str, TaskSpec]:
-        """One regression, `sentiment` in [-3, 3]."""
+        """One task: the regression `sentiment` in [-3, 3], or the classification `mood`."""
+        if self._task == "mood":
+            return {"mood": TaskSpec(type="classification", classes=len(_MOODS), names=_MOODS)}
         return {"sentiment": TaskSpec(type="regression", low=-3.0, high=3.0, scale="mosi")}
 
     def splits(self) -> Mapping[str, Sequence[SampleRef]]:
@@ -140,7 +156,7 @@ class SynthSource:
             id=ref.id,
             split=split,
             group=ref.group,
-            labels={"sentiment": label},
+            labels={"mood": float(np.digitize(label, _MOOD_EDGES))} if self._task == "mood" else {"sentiment": label},
             transcript=transcript,
             provenance={"group": ref.group, "latents": latents, "truth": float(truth)},
             arrays=arrays,
@@ -156,9 +172,10 @@ def _latents(random: np.random.Generator) -> dict[str, float]:
     return {name: float((shared + random.standard_normal()) / np.sqrt(2)) for name in WEIGHTS}
 
 
-def _refs(split: str, first: int, last: int) -> list[SampleRef]:
+def _refs(name: str, split: str, first: int, last: int) -> list[SampleRef]:
+    prefix = "" if name == "synth" else f"{name}_"
     return [
-        SampleRef(number, f"synth_{number:07d}", f"{split}_{(number - first) // _GROUP:06d}")
+        SampleRef(number, f"{name}_{number:07d}", f"{prefix}{split}_{(number - first) // _GROUP:06d}")
         for number in range(first, last)
     ]
 

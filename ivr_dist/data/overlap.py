@@ -154,7 +154,7 @@ def find_overlaps(
         for train in trained
         for split, own in zip(scored, rows, strict=True)
         if split.corpus == train.corpus and train.table.find("group", np.unique(own["group"][:, 0]))[0].size
-    }
+    } | {split.corpus for split in (*trained, *scored) if split.manifest.split_by == "clip"}
     pairs: list[Overlap] = []
     dropped: dict[str, Dropped] = {}
     for train in trained:

@@ -151,7 +151,7 @@ class PooledLoader:
         numbers = sorted(self.readers)
         planned, *copies = tee(self._blocks(cursor), 1 + len(numbers))
         results = {
-            number: self.readers[number].read_ahead(block.numbers_of(number) for block in copy)
+            number: self.readers[number].read_ahead(_requests(number, copy))
             for number, copy in zip(numbers, copies, strict=True)
         }
         for block in planned:
@@ -277,6 +277,10 @@ class _Block:
     def numbers_of(self, corpus: int) -> Int64Array:
         """Numbers of the samples of a corpus, step after step, in the order of slots."""
         return np.concatenate([step.numbers[step.corpus == corpus] for step in self.steps])
+
+
+def _requests(corpus: int, blocks: Iterator[_Block]) -> Iterator[Int64Array]:
+    return (block.numbers_of(corpus) for block in blocks)
 
 
 @dataclass(frozen=True)

@@ -41,9 +41,10 @@ class Forecast:
     """Bytes fetched for each byte needed, over all ranks; below 1 where samples are read again from memory."""
     resident_bytes: int
     """Maximum bytes of segments that a rank has in memory at a time."""
-    padding: float
-    """Share of padding in the time steps of micro-batches, of the longest modality."""
-    padding_by_length: float
+    padding: float | None
+    """Share of padding in the time steps of micro-batches, of the longest modality; None where only transcripts are
+    read, whose lengths are not in the indexes."""
+    padding_by_length: float | None
     """The same with `data.by_length`."""
 
     def rows(self) -> list[tuple[str, str]]:
@@ -54,8 +55,13 @@ class Forecast:
             (f"read a worker and step (of {self.steps} steps)", least if least == most else f"{least} to {most}"),
             ("bytes fetched for each byte read", f"{self.amplification:.2f}"),
             ("segments in memory, a worker", format_bytes(self.resident_bytes)),
-            ("padding; with data.by_length", f"{self.padding:.1%}; {self.padding_by_length:.1%}"),
+            ("padding; with data.by_length", self._padding()),
         ]
+
+    def _padding(self) -> str:
+        if self.padding is None or self.padding_by_length is None:
+            return "not known: transcripts, whose lengths are not in the indexes"
+        return f"{self.padding:.1%}; {self.padding_by_length:.1%}"
 
 
 def forecasts(config: Config, manifests: Mapping[str, Manifest], plans: Sequence[Plan]) -> list[Forecast]:
@@ -164,8 +170,8 @@ def forecast(
         rank_bytes=(int(needed.min()) // most_steps, int(needed.max()) // most_steps),
         amplification=fetched / max(1, int(needed.sum())),
         resident_bytes=max(cache.most for cache in caches),
-        padding=1 - real / max(1, padded),
-        padding_by_length=1 - real / max(1, padded_sorted),
+        padding=1 - real / padded if real else None,
+        padding_by_length=1 - real / padded_sorted if real else None,
     )
 
 

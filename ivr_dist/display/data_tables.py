@@ -231,6 +231,7 @@ def print_sample(located: FoundSample, stream: TextIO) -> None:
         *((f"label {task}", "none" if value is None else f"{value:g}") for task, value in sample.labels.items()),
         *((f"context -{len(sample.context) - number}", _spoken(one)) for number, one in enumerate(sample.context)),
         ("transcript", " ".join(sample.words) or "none"),
+        *((f"{name} ids as words", " ".join(words)) for name, words in located.words.items()),
         *((f"provenance: {key}", plain(str(value), 120)) for key, value in _provenance(about).items()),
     ]
     print_rows(rows, stream)

@@ -1,30 +1,18 @@
-"""Scores of several corpora: each in its own range and by itself, and means over corpora that can be averaged.
-
-skill = 1 - MAE / MAE of the split's median, or (accuracy - majority) / (1 - majority): 0 is no better than a constant,
-1 is perfect. `macro/skill` is the mean over corpora of the means over their tasks, and so are `macro/corr` and
-`macro/accuracy` where these are defined. Corpora that are held out have names `heldout/CORPUS/...` and do not count.
-"""
+"""Scores of one corpus of several: predictions of heads by task and in the corpus' own ranges, and its metrics."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
-from ivr_dist.data.batches.pool_collate import from_head
 from ivr_dist.evaluation import metrics
 from ivr_dist.evaluation.evaluate import Metrics, Predictions, score
 from ivr_dist.evaluation.metric import Metric
-from ivr_dist.evaluation.metrics import Floats
+from ivr_dist.evaluation.pool_metrics import HELD_OUT, skill
+from ivr_dist.planning.label_scale import from_head
 from ivr_dist.planning.pool_layout import CorpusLayout
-from ivr_dist.shards.specs import TaskSpec
-
-MACRO = "macro"
-HELD_OUT = "heldout"
-SKILL = f"{MACRO}/skill"
-"""The metric that picks the best checkpoint of a pool by default."""
-_AVERAGED = ("corr", "accuracy")
 
 
 def by_task(predictions: Predictions, corpus: CorpusLayout, unit: bool) -> Predictions:
@@ -46,25 +34,6 @@ def by_task(predictions: Predictions, corpus: CorpusLayout, unit: bool) -> Predi
     )
 
 
-def skill(task: TaskSpec, truth: Floats, prediction: Floats) -> float:
-    """Compute the skill of predictions over the best constant; nan where the constant is perfect or nothing is labeled.
-
-    Args:
-        task: The task.
-        truth: [N] labels; classes as whole numbers.
-        prediction: [N] values of a regression, or [N, C] logits of a classification.
-    """
-    if not len(truth):
-        return float("nan")
-    if task.type == "regression":
-        constant = metrics.mae(truth, np.full_like(truth, np.median(truth)))
-        return 1.0 - metrics.mae(truth, prediction) / constant if constant > 0 else float("nan")
-    classes = truth.astype(np.int64)
-    majority = float(np.bincount(classes).max() / len(classes))
-    accuracy = metrics.accuracy(classes, prediction.argmax(axis=1))
-    return (accuracy - majority) / (1.0 - majority) if majority < 1 else float("nan")
-
-
 def score_corpus(predictions: Predictions, corpus: CorpusLayout, extra: Mapping[str, Metric] | None = None) -> Metrics:
     """Compute all metrics of one corpus, with the skill of each task.
 
@@ -84,38 +53,3 @@ def score_corpus(predictions: Predictions, corpus: CorpusLayout, extra: Mapping[
         prefix = metrics.prefix(corpus.name, task, corpus.tasks)
         scores[f"{prefix}/skill"] = float(value) if np.isfinite(value) else None
     return {f"{HELD_OUT}/{name}": value for name, value in scores.items()} if corpus.held_out else scores
-
-
-def macro(scores: Metrics, corpora: Sequence[CorpusLayout]) -> Metrics:
-    """Average over the corpora that are trained on and were scored.
-
-    Args:
-        scores: All metrics of a split, by name.
-        corpora: The corpora of the run.
-
-    Returns:
-        `macro/skill`, `macro/corr` and `macro/accuracy`, as far as a corpus has them.
-    """
-    averages: Metrics = {}
-    for metric in ("skill", *_AVERAGED):
-        means = []
-        for corpus in corpora:
-            names = [f"{metrics.prefix(corpus.name, task, corpus.tasks)}/{metric}" for task in corpus.tasks]
-            values = [value for name in names if (value := scores.get(name)) is not None]
-            if values and not corpus.held_out:
-                means.append(sum(values) / len(values))
-        if means:
-            averages[f"{MACRO}/{metric}"] = sum(means) / len(means)
-    return averages
-
-
-def metric_names(corpora: Sequence[CorpusLayout], extra: Sequence[str] = ()) -> list[str]:
-    """List the full names of all metrics that a split of a pool may have, without the split."""
-    names: list[str] = [f"{MACRO}/{metric}" for metric in ("skill", *_AVERAGED)]
-    for corpus in corpora:
-        prefix = f"{HELD_OUT}/" if corpus.held_out else ""
-        own = metrics.names(corpus.name, corpus.tasks)
-        for task in corpus.tasks:
-            own += [f"{metrics.prefix(corpus.name, task, corpus.tasks)}/{name}" for name in ("skill", *extra)]
-        names += [f"{prefix}{name}" for name in own]
-    return names

@@ -15,6 +15,7 @@ from ivr_dist.common.library_errors import describe
 from ivr_dist.config import Config
 from ivr_dist.data.batches.batch import Batch
 from ivr_dist.data.batches.collate import BatchSpec
+from ivr_dist.data.batches.pool_spec import PoolSpec
 from ivr_dist.errors import UserError
 from ivr_dist.evaluation.metric import Metric
 from ivr_dist.evaluation.registry import configured_metrics
@@ -39,8 +40,8 @@ class Model:
     """The config that it was trained with."""
     module: nn.Module
     """The PyTorch module."""
-    spec: BatchSpec
-    """Layout of batches, and the statistics by which features are standardized."""
+    spec: BatchSpec | PoolSpec
+    """Contents of batches, and the statistics by which features are standardized."""
     device: torch.device
     """Where the module is."""
     metrics: Mapping[str, Metric] = field(default_factory=dict)
@@ -53,8 +54,13 @@ class Model:
 
     @property
     def tasks(self) -> Mapping[str, TaskSpec]:
-        """By task: what the model predicts."""
+        """By task: what the model predicts; of several corpora, by head."""
         return self.spec.tasks
+
+    @property
+    def corpora(self) -> tuple[str, ...]:
+        """Names of the corpora that it was trained on, of a model of several."""
+        return tuple(corpus.name for corpus in self.spec.layout.corpora) if isinstance(self.spec, PoolSpec) else ()
 
     def __call__(self, batch: Batch) -> IVROutput:
         """Run the model on one batch, without gradients."""

@@ -13,11 +13,16 @@ import torch
 
 from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.data.batches.batch import Batch
-from ivr_dist.data.batches.collate import collate
-from ivr_dist.data.loader import Loader
+from ivr_dist.data.batches.collate import BatchSpec, collate
+from ivr_dist.data.batches.pool_collate import PooledRows, collate_pool
+from ivr_dist.data.batches.pool_spec import PoolSpec
 from ivr_dist.data.reading.shard_reader import ShardReader
 from ivr_dist.errors import DataError
 from ivr_dist.evaluation import evaluate
+from ivr_dist.evaluation.pool_scores import by_task
+from ivr_dist.evaluation.scored_corpus import native
+from ivr_dist.evaluation.split_predictions import SplitPredictions, Target
+from ivr_dist.evaluation.split_predictions import predict_split as run_on_split
 from ivr_dist.inference.load import Model
 from ivr_dist.inspection.packed_split import PackedSplit, Sample
 from ivr_dist.planning.pool_layout import WORDS
@@ -79,26 +84,33 @@ class PredictionTable:
         return pandas.DataFrame(self.to_dict())
 
 
-def predict(model: Model, data: PackedSplit | str | Iterable[Sample | Arrays]) -> PredictionTable:
+def predict(
+    model: Model, data: PackedSplit | str | Iterable[Sample | Arrays], target: Target | None = None
+) -> PredictionTable:
     """Predict every sample once.
 
     Args:
         model: The model.
         data: A packed split or its path, or samples with the features that the model was trained on.
+        target: The corpus that the data are of, for a model of several; a split is usually recognized.
 
     Raises:
         DataError: The data does not have the features of the model.
         CorruptDataError, StorageError: The split cannot be read.
     """
+    target = target or Target()
     if isinstance(data, str | PackedSplit):
-        return _table(predict_split(model, data), model.tasks)
+        predicted = predict_split(model, data, target)
+        tasks = model.tasks if predicted.corpus is None else predicted.corpus.tasks
+        return _table(predicted.predictions, tasks)
     if isinstance(data, Sample | Mapping) or not isinstance(data, Iterable):
         kind = "one sample" if isinstance(data, Sample | Mapping) else f"of type {type(data).__name__}"
         raise DataError(f"the data to predict is {kind}", remedy="give a list of samples, or a packed split")
-    return _table(_predict_samples(model, list(data)), model.tasks)
+    reader = _Reader.of(model, target)
+    return _table(_predict_samples(model, reader, list(data)), reader.tasks)
 
 
-def predict_split(model: Model, split: PackedSplit | str) -> evaluate.Predictions:
+def predict_split(model: Model, split: PackedSplit | str, target: Target | None = None) -> SplitPredictions:
     """Run a model over a packed split, each sample once.
 
     Raises:
@@ -106,53 +118,98 @@ def predict_split(model: Model, split: PackedSplit | str) -> evaluate.Prediction
         CorruptDataError, StorageError: It cannot be read.
     """
     split = _opened(split)
-    manifest = split.manifest
-    model.spec.check_split(manifest)
+    if isinstance(model.spec, BatchSpec):
+        model.spec.check_split(split.manifest)
     # Not by the checkpoint's `data`, whose disk cache and commands belong to the machine that trained it.
-    reader = ShardReader(split.url, manifest, parse_bytes(model.config.data.cache_bytes))
-    batch = model.config.train.global_batch
-    with Loader(reader, model.spec, global_batch=batch, lanes=1, delay=0, seed=0) as loader, _deterministic(model):
-        return evaluate.predict(model, loader.eval_batches(), manifest.samples, model.device)
+    reader = ShardReader(split.url, split.manifest, parse_bytes(model.config.data.cache_bytes))
+    with _deterministic(model):
+        return run_on_split(
+            model,
+            model.spec,
+            reader,
+            global_batch=model.config.train.global_batch,
+            device=model.device,
+            target=target or Target(),
+            standardized=tuple(model.config.data.standardize),
+        )
 
 
-def score_split(model: Model, split: PackedSplit | str) -> evaluate.Metrics:
+def score_split(model: Model, split: PackedSplit | str, target: Target | None = None) -> evaluate.Metrics:
     """All metrics of a model on a packed split, equal to those of `ivr-dist evaluate`; errors as `predict_split`."""
-    split = _opened(split)
-    return evaluate.score(predict_split(model, split), split.manifest.corpus, split.tasks, model.metrics)
+    return predict_split(model, split, target).scores(dict(model.metrics))
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """What a model reads of samples in memory: of its only corpus, or of one of several."""
+
+    inputs: Mapping[str, tuple[str, int]]
+    """By modality: kind and width."""
+    tasks: Mapping[str, TaskSpec]
+    spec: BatchSpec | PoolSpec
+    number: int = 0
+    """Number of the corpus."""
+
+    @classmethod
+    def of(cls, model: Model, target: Target) -> _Reader:
+        """Choose the corpus.
+
+        Raises:
+            DataError: The model was trained on several, and none or an unknown one is named.
+        """
+        spec = model.spec
+        if isinstance(spec, BatchSpec):
+            return cls(spec.modalities, spec.tasks, spec)
+        if target.corpus not in model.corpora:
+            what = f"knows no corpus {target.corpus}" if target.corpus else "was trained on several corpora"
+            raise DataError(f"the model {what}", remedy=f"say which one the samples are of: {', '.join(model.corpora)}")
+        spec = native(spec)
+        number = spec.layout.number(target.corpus)
+        corpus = spec.layout.corpora[number]
+        inputs = {modality: spec.layout.sets[modality][own] for modality, own in corpus.sets.items()}
+        return cls(inputs, corpus.tasks, spec, number)
 
 
 def _opened(split: PackedSplit | str) -> PackedSplit:
     return split if isinstance(split, PackedSplit) else PackedSplit(split)
 
 
-def _predict_samples(model: Model, samples: Sequence[Sample | Arrays]) -> evaluate.Predictions:
+def _predict_samples(model: Model, reader: _Reader, samples: Sequence[Sample | Arrays]) -> evaluate.Predictions:
     if not samples:
         raise DataError("no samples to predict", remedy="give at least one")
-    raw = [_raw_sample(model, number, sample) for number, sample in enumerate(samples)]
+    raw = [_raw_sample(reader, number, sample) for number, sample in enumerate(samples)]
     with _deterministic(model):
-        return evaluate.predict(model, _batches(model, raw), len(raw), model.device)
+        predictions = evaluate.predict(model, _batches(reader, raw), len(raw), model.device)
+    if isinstance(model.spec, BatchSpec):
+        return predictions
+    layout = model.spec.layout
+    return by_task(predictions, layout.corpora[reader.number], layout.scale == "unit")
 
 
-def _batches(model: Model, samples: Sequence[RawSample]) -> Iterator[Batch]:
+def _batches(reader: _Reader, samples: Sequence[RawSample]) -> Iterator[Batch]:
     layout = Layout.of(
         {
             name: FeatureSpec(set="", dim=dim, dtype="float32", kind="features")
             if kind == "features"
             else FeatureSpec(set="", dim=1, dtype="int64", kind="tokens")
-            for name, (kind, dim) in model.spec.modalities.items()
+            for name, (kind, dim) in reader.inputs.items()
             if kind != WORDS
         }
     )
     for first in range(0, len(samples), _BATCH):
         part = samples[first : first + _BATCH]
         slots = np.arange(len(part))
+        if isinstance(reader.spec, PoolSpec):
+            rows = PooledRows({reader.number: Samples.of(part, layout)}, np.full(len(part), reader.number), slots)
+            yield collate_pool(rows, slots, first + slots, reader.spec)
+            continue
         steps = None
-        if model.spec.common_length:
+        if reader.spec.common_length:
             steps = max((len(array) for sample in part for array in sample.arrays.values()), default=1)
-        yield collate(Samples.of(part, layout), slots, first + slots, model.spec, steps)
+        yield collate(Samples.of(part, layout), slots, first + slots, reader.spec, steps)
 
 
-def _raw_sample(model: Model, number: int, sample: Sample | Arrays) -> RawSample:
+def _raw_sample(reader: _Reader, number: int, sample: Sample | Arrays) -> RawSample:
     """Check one sample against what the model reads."""
     labels: Mapping[str, float | None] = {}
     if isinstance(sample, Sample):
@@ -173,20 +230,20 @@ def _raw_sample(model: Model, number: int, sample: Sample | Arrays) -> RawSample
             remedy=f"give arrays as {', '.join(MODALITIES)}; besides, id and transcript are read",
         )
     arrays = {}
-    for modality, (kind, dim) in model.spec.modalities.items():
+    for modality, (kind, dim) in reader.inputs.items():
         value = fields.get(modality)
         if kind == WORDS or value is None:
             continue
         arrays[modality] = _checked(value, kind, dim, f"{modality} of sample {name}")
     transcript = _checked_transcript(fields.get("transcript", ""), name)
-    reads_words = any(kind == WORDS for kind, _ in model.spec.modalities.values())
+    reads_words = any(kind == WORDS for kind, _ in reader.inputs.values())
     if not arrays and not (reads_words and transcript):
-        needed = ", ".join("transcript" if kind == WORDS else name for name, (kind, _) in model.spec.modalities.items())
+        needed = ", ".join("transcript" if kind == WORDS else name for name, (kind, _) in reader.inputs.items())
         raise DataError(
             f"sample {name} has nothing that the model reads", remedy=f"give at least one of: {needed}, by that key"
         )
-    by_task = {task: labels.get(task) for task in model.tasks}
-    return RawSample(name, name, by_task, arrays, transcript=transcript)
+    own_labels = {task: labels.get(task) for task in reader.tasks}
+    return RawSample(name, name, own_labels, arrays, transcript=transcript)
 
 
 def _checked_transcript(value: Any, name: str) -> Transcript:

@@ -38,6 +38,15 @@ class FoundSample:
     about: dict[str, Any]
     """The JSON of the sample."""
 
+    @property
+    def words(self) -> dict[str, list[str]]:
+        """By modality of token ids, where the manifest knows their words: the word of each id."""
+        return {
+            name: [words[number] if 0 <= number < len(words) else str(number) for number in array.tolist()]
+            for name, words in self.manifest.words.items()
+            if (array := self.sample.arrays.get(name)) is not None
+        }
+
     def to_json(self) -> dict[str, Any]:
         """Return the sample as JSON values: arrays as shape, dtype and values, null for a value that is not finite."""
         arrays = {
@@ -45,7 +54,8 @@ class FoundSample:
             for name, array in self.sample.arrays.items()
         }
         position = {"url": storage.display(self.url), "shard": self.sample.shard, "number": self.number}
-        return {**position, "key": self.sample.key, "about": self.about, "arrays": arrays}
+        words = {"words": self.words} if self.words else {}
+        return {**position, "key": self.sample.key, "about": self.about, "arrays": arrays, **words}
 
 
 def find_sample(split_urls: Sequence[str], key: str) -> FoundSample:

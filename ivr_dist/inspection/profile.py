@@ -105,7 +105,8 @@ class SplitProfile:
     bytes: int
     """Size of the shards."""
     coverage: dict[str, int]
-    """Number of samples by their modalities, such as `text+audio`; `none` if they have none."""
+    """Number of samples by their modalities, such as `text+audio`; `none` if they have none, `transcript` where the
+    text is a transcript alone."""
     modalities: dict[str, ModalityProfile]
     """Lengths and values, by modality."""
     transcripts: int
@@ -261,6 +262,19 @@ def _collector(spec: FeatureSpec) -> FeatureCollector | TokenCollector:
     return TokenCollector() if spec.kind == "tokens" else FeatureCollector(spec.dim)
 
 
+def _pattern(manifest: Manifest, there: Sequence[bool]) -> str:
+    """Name the modalities of some samples; transcripts, which an encoder reads, are one where there is no other text.
+
+    Indexes do not tell which samples have a transcript, so it is named where all have one.
+    """
+    names = [name for name, present in zip(MODALITIES, there, strict=True) if present]
+    if "text" in manifest.features or not manifest.transcripts:
+        return "+".join(names) or "none"
+    if manifest.transcripts == manifest.samples:
+        return "+".join(["transcript", *names])
+    return "+".join(names) or "transcript or none"
+
+
 def _profile_of(
     scan: _Scan,
     length_bins: Mapping[str, Sequence[float]],
@@ -278,10 +292,7 @@ def _profile_of(
             lengths=scan.lengths[name].spread(length_bins[name]),
             values=scan.values[name].summary(),
         )
-    coverage = {
-        "+".join(name for name, there in zip(MODALITIES, pattern, strict=True) if there) or "none": count
-        for pattern, count in scan.coverage.most_common()
-    }
+    coverage = {_pattern(manifest, pattern): count for pattern, count in scan.coverage.most_common()}
     return SplitProfile(
         url=storage.display(scan.url),
         corpus=manifest.corpus,

@@ -118,9 +118,19 @@ def verify(
     for url in urls:
         if card is not None and _normalized(url) not in by_url:
             findings += _missing_splits(url, splits, list(by_url), card)
+    notices: list[Notice] = []
     for members in corpora.values():
-        findings += [*repeated_ids(members), *groups_across_splits(members)]
-    notices = [notice for split in splits for notice in _other_corpora(split)]
+        findings += repeated_ids(members)
+        divided = list(groups_across_splits(members))
+        if divided and any(split.manifest.split_by == "clip" for split in members):
+            names = [finding.what for finding in divided]
+            what = (
+                f"{members[0].manifest.corpus} is split by clip: {len(divided)} groups (videos) are in several splits"
+            )
+            notices.append(Notice(f"{what}, so results say little about new videos", names))
+        else:
+            findings += divided
+    notices += [notice for split in splits for notice in _other_corpora(split)]
     results = [_result(split) for split in splits]
     return Verification(results, findings, [*notices, *shared(corpora)], overlaps_between(corpora))
 

@@ -12,8 +12,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from ivr_dist.config import EncoderConfig
 from ivr_dist.model.adapters import Adapters, input_layer
 from ivr_dist.model.dropout import Dropout
-from ivr_dist.model.padded_steps import SequenceLayout
-from ivr_dist.model.positions import with_positions
+from ivr_dist.model.padded_steps import SequenceLayout, with_positions
 from ivr_dist.model.transformer import TransformerLayer
 from ivr_dist.planning.pool_layout import Input
 

@@ -17,8 +17,7 @@ from ivr_dist.config import FusionConfig
 from ivr_dist.model.attention import Attention
 from ivr_dist.model.dropout import Dropout
 from ivr_dist.model.numerics import at_least_float32, unit_norm
-from ivr_dist.model.padded_steps import SequenceLayout
-from ivr_dist.model.positions import with_positions
+from ivr_dist.model.padded_steps import SequenceLayout, with_positions
 from ivr_dist.model.transformer import TransformerLayer
 
 _FACTORS = 2

@@ -1,4 +1,4 @@
-"""Flat storage of padded sequences: layout of the valid steps of a batch.
+"""Flat storage of padded sequences: layout of the valid steps of a batch, and their positions.
 
 Shapes: B samples, T positions of a padded sequence, N valid steps of a batch, H features.
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ from torch import Tensor
 from ivr_dist.data.batches.batch import ModalityBatch
 from ivr_dist.data.batches.length_buckets import Blocks
 from ivr_dist.model.numerics import at_least_float32
+
+_TABLE = 64
+"""Lengths of cached tables are multiples of this, so that few tables serve many lengths."""
 
 
 @dataclass(frozen=True)
@@ -166,3 +170,21 @@ def query_steps(layouts: Mapping[str, SequenceLayout]) -> SequenceLayout:
         blocks=text.blocks,
         block_index=torch.cat([text.block_index, text.blocks.start]),
     )
+
+
+def with_positions(steps: Tensor, layout: SequenceLayout) -> Tensor:
+    """Add sinusoidal positions (Vaswani et al. 2017, section 3.5) to [N, H]; H must be even."""
+    length = _TABLE * -(-layout.mask.shape[1] // _TABLE)
+    # The compiler traces through the cache, with a warning.
+    positions = _positions.__wrapped__ if torch.compiler.is_compiling() else _positions
+    table: Tensor = positions(length, steps.shape[1], steps.dtype, steps.device)
+    return steps + table.index_select(0, layout.position)
+
+
+@lru_cache(maxsize=64)
+def _positions(length: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Compute [length, width] alternating sines and cosines."""
+    wider = torch.promote_types(dtype, torch.float32)
+    rate = torch.exp(torch.arange(0, width, 2, device=device, dtype=wider) * (-math.log(10_000.0) / width))
+    angle = torch.arange(length, device=device)[:, None] * rate
+    return torch.stack([torch.sin(angle), torch.cos(angle)], dim=-1).flatten(1).to(dtype)

@@ -20,8 +20,7 @@ from ivr_dist.model.dropout import Dropout, dropout_rates
 from ivr_dist.model.feedforward import FeedForward
 from ivr_dist.model.heads import TaskHeads
 from ivr_dist.model.numerics import at_least_float32
-from ivr_dist.model.padded_steps import SequenceLayout
-from ivr_dist.model.positions import with_positions
+from ivr_dist.model.padded_steps import SequenceLayout, with_positions
 from ivr_dist.model.spec import IVROutput, ModelSpec
 
 _OTHERS = ("audio", "vision")

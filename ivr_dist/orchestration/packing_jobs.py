@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ from ivr_dist.common.library_errors import describe
 from ivr_dist.corpora import registry
 from ivr_dist.corpora.card import Card
 from ivr_dist.corpora.source import Opener
-from ivr_dist.corpora.synthetic import SynthSource, TextKind
+from ivr_dist.corpora.synthetic import DEFAULT_DIMS, SynthSource
 from ivr_dist.display.progress import bars
 from ivr_dist.errors import UserError, WorkerError
 from ivr_dist.packing.index_tars import index_tars
@@ -69,9 +69,33 @@ def pack_card(
         return pack(source, url, options, progress, opener=opener, pool=pool)
 
 
-def pack_synth(samples: int, seed: int, text: TextKind, url: str, options: PackOptions, where: Where) -> PackSummary:
+@dataclass(frozen=True)
+class SynthCorpus:
+    """A synthetic corpus; see `corpora.synthetic.SynthSource` for the fields."""
+
+    samples: int
+    seed: int = 0
+    text: str = "features"
+    dims: Mapping[str, int] = field(default_factory=lambda: dict(DEFAULT_DIMS))
+    name: str = "synth"
+    task: str = "sentiment"
+
+    def source(self) -> SynthSource:
+        """Make it.
+
+        Raises:
+            ConfigError: A field is out of range.
+        """
+        kind: Any = SynthSource
+        source: SynthSource = kind(
+            self.samples, self.seed, text=self.text, dims=self.dims, name=self.name, task=self.task
+        )
+        return source
+
+
+def pack_synth(corpus: SynthCorpus, url: str, options: PackOptions, where: Where) -> PackSummary:
     """Make and pack a synthetic corpus; see `corpora.synthetic` and `packing.pack.pack`."""
-    opener = Opener(partial(SynthSource, samples, seed, text=text), f"synth {samples} {seed} {text}")
+    opener = Opener(corpus.source, f"synth {corpus}")
     with where.worker_pool() as pool, bars() as progress:
         return pack(opener(), url, options, progress, opener=opener, pool=pool)
 

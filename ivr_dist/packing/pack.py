@@ -18,7 +18,7 @@ from __future__ import annotations
 import pickle
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,7 +27,16 @@ from typing import Literal
 import numpy as np
 
 from ivr_dist import storage
-from ivr_dist.corpora.source import Dropped, Opener, Source, dropped_by, notes_of
+from ivr_dist.corpora.source import (
+    Dropped,
+    Opener,
+    Source,
+    divided_groups,
+    dropped_by,
+    notes_of,
+    split_by_of,
+    words_of_source,
+)
 from ivr_dist.errors import ConfigError, DataError
 from ivr_dist.packing.shard_statistics import ShardStatistics
 from ivr_dist.packing.shard_writer import (
@@ -94,7 +103,7 @@ class SplitSummary:
     rounded: Mapping[str, int]
     """By modality, where there are any: whole numbers that the stored type cannot hold to the last digit."""
     empty: int
-    """Samples without any modality, which are packed as well."""
+    """Samples without features and without a transcript, which are packed as well."""
     unlabelled: Mapping[str, int]
     """By task, where there are any: samples without its label, which are packed as well."""
     placeholders: Mapping[str, int]
@@ -115,7 +124,7 @@ class SplitSummary:
             f"{count} samples have the {name} nan, None or the like: a missing value that became text?"
             for name, count in self.placeholders.items()
         ]
-        return sentences + ([f"{self.empty} samples have no modality at all"] if self.empty else [])
+        return sentences + ([f"{self.empty} samples have neither features nor a transcript"] if self.empty else [])
 
 
 @dataclass(frozen=True)
@@ -171,7 +180,16 @@ def pack(
     if not splits:
         raise DataError("the corpus has no samples", where=f"corpus {source.corpus}")
     packer.check_url(splits)
-    return PackSummary(source.corpus, packer.pack(splits), tuple(dropped_by(source)), tuple(notes_of(source)))
+    notes = (*_cautions(source), *notes_of(source))
+    return PackSummary(source.corpus, packer.pack(splits), tuple(dropped_by(source)), notes)
+
+
+def _cautions(source: Source) -> Iterator[str]:
+    """State once that the splits of a corpus share groups, where its card says so."""
+    if split_by_of(source) == "clip":
+        divided, groups = divided_groups(source.splits())
+        known = f"{divided} of {groups} groups (videos) are" if groups else "videos are"
+        yield f"{source.corpus} is split by clip: {known} in several splits, so results say little about new videos"
 
 
 @dataclass
@@ -410,7 +428,9 @@ class _Packer:
             statistics=statistics.manifest_statistics(),
             vocabulary=statistics.vocabulary,
             transcripts=statistics.transcripts,
+            words=words_of_source(self._source),
             labels={task: split.jobs[-1].end - statistics.unlabelled[task] for task in self._source.tasks},
+            split_by="clip" if split_by_of(self._source) == "clip" else None,
         )
 
 

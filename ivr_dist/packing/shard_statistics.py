@@ -36,7 +36,7 @@ class ShardStatistics:
     vocabulary: Counter[str] = field(default_factory=Counter)
     """By modality of token ids: one more than the largest."""
     empty: int = 0
-    """Samples without any modality."""
+    """Samples without features and without a transcript."""
     transcripts: int = 0
     """Samples whose transcript has at least one word."""
     statistics: dict[str, RunningStatistics] = field(default_factory=dict)
@@ -61,8 +61,9 @@ class ShardStatistics:
             self.placeholders.update(name for name, value in texts.items() if value in PLACEHOLDERS)
         if None in sample.labels.values():
             self.unlabelled.update(task for task, label in sample.labels.items() if label is None)
-        self.empty += not prepared.arrays
-        self.transcripts += bool(sample.transcript.split())
+        has_transcript = bool(sample.transcript.split())
+        self.empty += not prepared.arrays and not has_transcript
+        self.transcripts += has_transcript
         for name, array in prepared.arrays.items():
             if self.features[name].kind == "tokens":
                 self.vocabulary[name] = max(self.vocabulary[name], int(array.max()) + 1)

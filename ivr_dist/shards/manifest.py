@@ -25,7 +25,7 @@ from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.errors import CorruptDataError, DataError
 from ivr_dist.sanitize import shorten
 from ivr_dist.shards.shard_table import IndexEntry, ShardColumns, ShardEntry
-from ivr_dist.shards.specs import FeatureSpec, HashesEntry, Statistics, TaskSpec
+from ivr_dist.shards.specs import FeatureSpec, HashesEntry, SplitBy, Statistics, TaskSpec
 
 __all__ = ["IndexEntry", "Manifest", "ShardEntry"]
 
@@ -35,7 +35,8 @@ MANIFEST_NAME = "manifest.json"
 TABLE_NAME = "manifest.shards"
 
 _REMEDY = "pack the split again"
-_COUNTED = ("vocabulary", "transcripts", "labels", "hashes")
+_COUNTED = ("vocabulary", "transcripts", "labels", "split_by", "hashes")
+_OPTIONAL = (*_COUNTED, "words")
 _MAX_SAMPLES = 1 << 62
 _LARGEST = float(np.finfo(np.float32).max)
 MAX_WIDTH = 1 << 24
@@ -66,9 +67,14 @@ class Manifest:
     """By modality of token ids: one more than the largest id in this split."""
     transcripts: int = 0
     """Samples whose transcript has a word; 0 also where the split was packed by a version that did not count them."""
+    words: dict[str, list[str]] = field(default_factory=dict)
+    """By modality of token ids: the words in the order of their ids, where the ids stand for words."""
     labels: dict[str, int] = field(default_factory=dict)
     """By task: samples that have its label; empty also where the split was packed by a version that did not count
     them."""
+    split_by: SplitBy | None = None
+    """`clip` if groups (videos) are in several splits of the corpus; None: groups are kept together, or by a version
+    that did not state it."""
     hashes: HashesEntry | None = None
     """The file of sample hashes; None where the split was packed by a version that did not write it."""
 
@@ -85,7 +91,9 @@ class Manifest:
         statistics: Mapping[str, Statistics] | None = None,
         vocabulary: Mapping[str, int] | None = None,
         transcripts: int = 0,
+        words: Mapping[str, Sequence[str]] | None = None,
         labels: Mapping[str, int] | None = None,
+        split_by: SplitBy | None = None,
         hashes: HashesEntry | None = None,
     ) -> Manifest:
         """Create the manifest of shards that have been written."""
@@ -100,7 +108,9 @@ class Manifest:
             statistics=dict(statistics or {}),
             vocabulary=dict(vocabulary or {}),
             transcripts=transcripts,
+            words={name: list(listed) for name, listed in (words or {}).items()},
             labels=dict(labels or {}),
+            split_by=split_by,
             hashes=hashes,
         )
 
@@ -154,7 +164,7 @@ class Manifest:
         others["tasks"] = {name: task.to_json() for name, task in self.tasks.items()}
         content = {"format": FORMAT, "version": VERSION, **others, "shards": shards}
         # Counts of nothing are left out, as in manifests of versions that did not count.
-        return {name: value for name, value in content.items() if value or name not in _COUNTED}, table
+        return {name: value for name, value in content.items() if value or name not in _OPTIONAL}, table
 
     @classmethod
     def load(cls, split_url: str) -> Manifest:
@@ -173,6 +183,13 @@ class Manifest:
                 remedy="name the directory of one split (such as .../train) that `ivr-dist pack` or `synth` wrote",
             ) from error
         return _parse(data, split_url, storage.display(url))
+
+    @property
+    def cautions(self) -> list[str]:
+        """List what limits the results on this split, a sentence each."""
+        if self.split_by != "clip":
+            return []
+        return [f"{self.corpus} is split by clip: videos are in several splits, so results say little about new videos"]
 
     def check_transcripts(self) -> None:
         """Check that there are transcripts.
@@ -324,6 +341,9 @@ def _check(manifest: Manifest) -> None:
         described = manifest.features.get(name)
         if described is None or described.kind != "tokens" or not 1 <= size <= 1 << 31:
             raise ValueError(f"vocabulary.{name} does not match features.{name}")
+    for name, words in manifest.words.items():
+        if len(words) < manifest.vocabulary.get(name, 1):
+            raise ValueError(f"words.{name} are {len(words)}, fewer than the ids of vocabulary.{name}")
     for name, task in manifest.tasks.items():
         of_classes = task.type == "classification"
         if (task.classes is not None) != of_classes or not 1 <= (task.classes or 1) <= MAX_WIDTH:

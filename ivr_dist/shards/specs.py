@@ -14,6 +14,10 @@ TaskType = Literal["regression", "classification"]
 Scale = Literal["mosi", "sims", "humor", "emotion", "none"]
 
 
+SplitBy = Literal["group", "clip"]
+"""What a split keeps together: groups (videos, dialogues), or clips alone, so that one video is in several splits."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class FeatureSpec:
     """Features of one modality."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from ivr_dist.checkpoint.state import Progress
 from ivr_dist.config import Config
 from ivr_dist.evaluation import metrics
-from ivr_dist.evaluation.pool_scores import SKILL
+from ivr_dist.evaluation.pool_metrics import SKILL
 from ivr_dist.shards.manifest import Manifest
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 
 from ivr_dist.data.batches.batch import Batch
-from ivr_dist.evaluation import evaluate, pool_scores
+from ivr_dist.evaluation import evaluate, pool_metrics, pool_scores
 from ivr_dist.evaluation.evaluate import Metrics
 from ivr_dist.evaluation.metric import Metric
 from ivr_dist.model.spec import IVROutput
@@ -46,5 +46,5 @@ def score_splits(
             named = pool_scores.by_task(predictions, split.corpus, layout.scale == "unit")
             scores |= pool_scores.score_corpus(named, split.corpus, extra)
     if layout.is_pool:
-        scores |= pool_scores.macro(scores, layout.corpora)
+        scores |= pool_metrics.macro(scores, layout.corpora)
     return scores

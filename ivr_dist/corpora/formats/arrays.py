@@ -13,7 +13,8 @@ import numpy.typing as npt
 from ivr_dist import storage
 from ivr_dist.common import strict_json
 from ivr_dist.common.library_errors import describe
-from ivr_dist.corpora.card import ArraysMapping, Card, Column, Context
+from ivr_dist.corpora.card import Card
+from ivr_dist.corpora.card_mappings import ArraysMapping, Column, Context
 from ivr_dist.corpora.card_source import CardSource
 from ivr_dist.corpora.files import read_source_file, read_source_text, split_of_group
 from ivr_dist.corpora.readers.numpy_file import NpzFile
@@ -49,7 +50,7 @@ class ArraysSource(CardSource):
         self._files = ArrayFiles(root, card)
         self._ids = self._strings(self._mapping.id)
         self._groups = self._read_groups(self._mapping.group)
-        self._splits = check_hygiene(self._read_splits(), card.expected_counts(), f"corpus {card.name}")
+        self._splits = check_hygiene(self._read_splits(), card.expected_counts(), f"corpus {card.name}", card.split_by)
         self._labels = {task: self._numbers(column) for task, column in self._mapping.labels.items()}
         self._steps = {name: self._modality(name, column) for name, column in self._mapping.modalities().items()}
         dims = {name: view.width for name, view in self._steps.items() if view.width is not None}

@@ -73,7 +73,7 @@ class CsdSource(CardSource):
         self._segments: list[_Segment] = []
         self._dropped: list[Dropped] = []
         refs = self._read_splits(split_of_group(root, card) or {})
-        self._splits = check_hygiene(refs, card.expected_counts(), f"corpus {card.name}")
+        self._splits = check_hygiene(refs, card.expected_counts(), f"corpus {card.name}", card.split_by)
 
     def dropped(self) -> Sequence[Dropped]:
         """List segments without words, and videos that are in no split or have no labels."""

@@ -57,7 +57,7 @@ class MmsaSource(CardSource):
             if not any(part.has(name) for part in parts.values()):
                 raise DataError(f"no split has an array {name}, the label {task}", where=self._file)
         refs = {split: part.refs() for split, part in self._parts.items()}
-        self._splits = check_hygiene(refs, card.expected_counts(), f"corpus {card.name}")
+        self._splits = check_hygiene(refs, card.expected_counts(), f"corpus {card.name}", card.split_by)
 
     def load(self, split: str, ref: SampleRef) -> SourceSample:
         """Read one sample and remove its padding.

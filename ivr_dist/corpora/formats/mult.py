@@ -53,7 +53,7 @@ class MultSource(CardSource):
         # A split without labels is packed as well, for prediction.
         self._labels = {split: self._read_labels(part) for split, part in self._parts.items() if part.has(_LABELS)}
         refs = {split: self._refs(split, part) for split, part in self._parts.items()}
-        self._splits = check_hygiene(refs, card.expected_counts(), f"corpus {card.name}")
+        self._splits = check_hygiene(refs, card.expected_counts(), f"corpus {card.name}", card.split_by)
 
     def load(self, split: str, ref: SampleRef) -> SourceSample:
         """Read one sample and remove its padding.

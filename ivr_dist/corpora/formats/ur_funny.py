@@ -60,7 +60,7 @@ class UrFunnySource(CardSource):
         self._keys: dict[str, list[Any]] = {}
         splits = self._read_folds()
         self._features = card.feature_specs(self._widths())
-        self._splits = check_hygiene(splits, card.expected_counts(), f"corpus {card.name}")
+        self._splits = check_hygiene(splits, card.expected_counts(), f"corpus {card.name}", card.split_by)
 
     def load(self, split: str, ref: SampleRef) -> SourceSample:
         """Assemble one sample; modalities without an entry in their file are missing.

@@ -85,6 +85,14 @@ class NpzFile:
         Raises:
             DataError: It is not an array of numbers or text, or its compression ratio is impossible.
         """
+        return parse_npy(self.content(name), f"{self._where}, array {name}")
+
+    def content(self, name: str) -> bytes:
+        """Uncompress the `.npy` file of an array.
+
+        Raises:
+            DataError: There is none, it is damaged, or its compression ratio is impossible.
+        """
         where = f"{self._where}, array {name}"
         try:
             info = self._archive.getinfo(f"{name}.npy")
@@ -92,7 +100,6 @@ class NpzFile:
                 raise ValueError("it is encrypted, or compressed by another method than those of numpy")
             if info.file_size > info.compress_size * _MAX_RATIO:
                 raise ValueError(f"{info.compress_size} bytes cannot be {info.file_size} bytes compressed")
-            content = self._archive.read(info)
+            return self._archive.read(info)
         except _BROKEN as error:
             raise DataError(f"cannot be uncompressed: {error}", where=where, remedy="get the file again") from None
-        return parse_npy(content, where)

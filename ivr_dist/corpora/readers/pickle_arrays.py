@@ -10,12 +10,11 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from ivr_dist import storage
 from ivr_dist.corpora.readers.texts import as_text
 from ivr_dist.corpora.source import Array
 from ivr_dist.sanitize import shorten
@@ -31,11 +30,29 @@ _MAX_REPEATED = 1 << 22
 """Maximum number of values in repeated rows of a list: a file can repeat one long row with two bytes."""
 
 
+class RangeSource(Protocol):
+    """A file of which ranges are read."""
+
+    def read(self, start: int, end: int) -> bytes:
+        """Read the bytes [start, end)."""
+
+
+@dataclass(frozen=True, slots=True)
+class InMemory:
+    """A file in memory."""
+
+    data: bytes
+
+    def read(self, start: int, end: int) -> bytes:
+        """Read the bytes [start, end)."""
+        return self.data[start:end]
+
+
 @dataclass(frozen=True, slots=True)
 class FileRange:
     """Bytes that stay in the file."""
 
-    file: storage.RangeReader
+    file: RangeSource
     start: int
     size: int
 

@@ -10,6 +10,7 @@ opening a pickle of many gigabytes takes only as long as reading its names.
 from __future__ import annotations
 
 import ast
+import io
 import struct
 from collections.abc import Callable
 from typing import Any, BinaryIO
@@ -19,7 +20,15 @@ from ivr_dist.common.file_signatures import HEAD
 from ivr_dist.common.library_errors import describe
 from ivr_dist.corpora.card import SourceFile
 from ivr_dist.corpora.files import open_source_file, refuse_other
-from ivr_dist.corpora.readers.pickle_arrays import FileRange, PickledArray, PickledDtype, as_bytes, scalar
+from ivr_dist.corpora.readers.pickle_arrays import (
+    FileRange,
+    InMemory,
+    PickledArray,
+    PickledDtype,
+    RangeSource,
+    as_bytes,
+    scalar,
+)
 from ivr_dist.corpora.readers.texts import OldText
 from ivr_dist.errors import DataError
 
@@ -72,18 +81,35 @@ def load_pickle(root: str, file: SourceFile) -> Any:
     with open_source_file(root, file) as stream:
         refuse_other(stream.read(HEAD), "a pickle", storage.display(url), "a pickle")
         stream.seek(0)
-        machine = _Machine(stream, url)
-        try:
-            return machine.run()
-        except _Refused as refusal:
-            raise DataError(
-                str(refusal),
-                where=storage.display(url),
-                remedy="do not load it with other programs unless you trust it; convert it where it was made",
-            ) from None
-        except _BROKEN as error:
-            where = f"{storage.display(url)}, byte {stream.tell()}"
-            raise DataError(f"not a pickle that can be read: {describe(error)}", where=where) from None
+        return _run(_Machine(stream, storage.RangeReader(url), storage.size(url)), stream, storage.display(url))
+
+
+def parse_pickle(data: bytes, where: str) -> Any:
+    """Read a pickle in memory, such as that of an object array in an .npz file; otherwise like `load_pickle`.
+
+    Args:
+        data: The pickle.
+        where: Its name, for errors.
+
+    Raises:
+        DataError: As for `load_pickle`.
+    """
+    stream = io.BytesIO(data)
+    return _run(_Machine(stream, InMemory(data), len(data)), stream, where)
+
+
+def _run(machine: _Machine, stream: BinaryIO, where: str) -> Any:
+    try:
+        return machine.run()
+    except _Refused as refusal:
+        raise DataError(
+            str(refusal),
+            where=where,
+            remedy="do not load it with other programs unless you trust it; convert it where it was made",
+        ) from None
+    except _BROKEN as error:
+        where = f"{where}, byte {stream.tell()}"
+        raise DataError(f"not a pickle that can be read: {describe(error)}", where=where) from None
 
 
 def _array(kind: Any, shape: Any, code: Any) -> PickledArray:
@@ -178,10 +204,10 @@ def _container(value: Any, kinds: type | tuple[type, ...]) -> Any:
 class _Machine:
     """The stack machine, for one pickle."""
 
-    def __init__(self, stream: BinaryIO, url: str) -> None:
+    def __init__(self, stream: BinaryIO, file: RangeSource, size: int) -> None:
         self._stream = stream
-        self._file = storage.RangeReader(url)
-        self._size = storage.size(url)
+        self._file = file
+        self._size = size
         self._stack: list[Any] = []
         self._marked: list[list[Any]] = []
         self._memo: dict[int, Any] = {}

@@ -18,10 +18,10 @@ from ivr_dist.data.batches.batch import Batch, ModalityBatch, SetSteps, in_block
 from ivr_dist.data.batches.collate import checked_labels
 from ivr_dist.data.batches.pool_spec import PoolSpec
 from ivr_dist.data.batches.tokenization import word_batch
+from ivr_dist.planning.label_scale import to_head
 from ivr_dist.planning.pool_layout import WORDS
 from ivr_dist.shards.decode import words_of
 from ivr_dist.shards.sample_columns import Samples
-from ivr_dist.shards.specs import TaskSpec
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -199,17 +199,3 @@ def _weights(
         weights = np.array([0.0 if value is None else max(value, 0.0) for value in stored], np.float32)
     by_class = spec.class_weights.get(corpus, {}).get(task)
     return weights if by_class is None else weights * by_class[labels.astype(np.int64)]
-
-
-def to_head(labels: npt.NDArray[np.float64], task: TaskSpec, unit: bool) -> npt.NDArray[np.float64]:
-    """Map labels of a task to the range in which its head predicts: [-1, 1] for a regression on unit scale."""
-    if not unit or task.type != "regression" or task.low is None or task.high is None:
-        return labels
-    return (labels - task.low) * (2.0 / (task.high - task.low)) - 1.0
-
-
-def from_head(predictions: npt.NDArray[np.float64], task: TaskSpec, unit: bool) -> npt.NDArray[np.float64]:
-    """Map predictions of a head to the range of a task, the inverse of `to_head`; logits stay."""
-    if not unit or task.type != "regression" or task.low is None or task.high is None:
-        return predictions
-    return (predictions + 1.0) * ((task.high - task.low) / 2.0) + task.low

@@ -20,6 +20,7 @@ from tests.repository import ROOT
 COMMANDS = (
     "train",
     "plan",
+    "card",
     "pack",
     "index",
     "verify",

@@ -98,6 +98,16 @@ def test_groups_by_split(tmp_path: Path) -> None:
         ("type: regression", "type: classification", r"tasks.sentiment.classes"),
         ("  train: {samples: 8}\n  test: {}\n", "  {}\n", r"at least one.*key splits"),
         ("  train: {samples: 8}", "  train: {groups: [a]}", r"some splits list groups"),
+        (
+            "low: -3, high: 3",
+            "low: -3, high: 3, names: [a]",
+            r"1 different names do not fit no classes.*tasks.sentiment",
+        ),
+        (
+            "regression, low: -3, high: 3",
+            "classification, classes: 2, names: [a, a]",
+            r"1 different names .* 2 classes",
+        ),
         ("splits:", "splits: {}\nsplits:", r"splits is given twice"),
         ("name: films", "name: !!python/name:os.system", r"tag"),
         ("table:\n  file: samples", "table: samples", r"not a mapping"),
@@ -268,4 +278,7 @@ def test_published_splits() -> None:
 def test_the_example_of_the_format_page_is_valid(tmp_path: Path) -> None:
     page = (SHARDS / "README.md").read_text()
     (example,) = re.findall(r"```yaml\n(.*?)```", page, re.S)
-    assert load(tmp_path, example).expected_counts() == {"train": 800, "valid": 100, "test": 100}
+    card = load(tmp_path, example)
+    assert card.split_shares == {"train": 70, "valid": 10, "test": 20} and list(card.splits) == list(card.split_shares)
+    assert card.tasks["mood"].names == ("calm", "happy", "sad")
+    assert card.text is not None and card.text.from_ == "transcript"

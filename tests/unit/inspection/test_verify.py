@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from ivr_dist import storage
 from ivr_dist.cli import main as cli
-from ivr_dist.corpora.card import Card, FeatureSet, SourceFile, Split, TableMapping
+from ivr_dist.corpora.card import Card, FeatureSet, SourceFile, Split
+from ivr_dist.corpora.card_mappings import TableMapping
 from ivr_dist.corpora.synthetic import SynthSource
 from ivr_dist.errors import DataError
 from ivr_dist.inspection.checks.leakage import _IdTable

@@ -16,8 +16,7 @@ from ivr_dist.model.codes import Discriminator
 from ivr_dist.model.encoder import GruContext, ModalityEncoder
 from ivr_dist.model.fusion import Gate
 from ivr_dist.model.numerics import unit_norm
-from ivr_dist.model.padded_steps import SequenceLayout, query_steps
-from ivr_dist.model.positions import with_positions
+from ivr_dist.model.padded_steps import SequenceLayout, query_steps, with_positions
 from ivr_dist.model.transformer import TransformerLayer
 from tests.batches import batch_of, make_model, make_samples, mixed_samples, model_config, terms_of
 
