@@ -15,6 +15,7 @@ import numpy as np
 
 from ivr_dist.shards.index import ShardIndex, build_index
 from ivr_dist.shards.manifest import Manifest
+from ivr_dist.shards.sample_hashes import HASHES_NAME
 from ivr_dist.shards.tar import TarWriter
 
 Members = list[tuple[str, bytes]]
@@ -59,7 +60,8 @@ def refit(place: Path, number: int = 0, index: ShardIndex | None = None) -> None
     )
     shards = [entry if place_ == number else shard for place_, shard in enumerate(manifest.shards)]
     samples = sum(shard.samples for shard in shards)
-    replace(manifest, shards=shards, samples=samples, transcripts=0, labels={}).save(str(place))
+    (place / HASHES_NAME).unlink(missing_ok=True)
+    replace(manifest, shards=shards, samples=samples, transcripts=0, labels={}, hashes=None).save(str(place))
 
 
 def with_manifest(place: Path, **changes: Any) -> None:

@@ -139,6 +139,8 @@ class Run:
         """Leave samples out, in all lines that are made from here on."""
         self.excluded = excluded
         save_excluded(self.place, {"train": self.manifest}, {"train": excluded})
+        config = replace(self.config, data=replace(self.config.data, exclude="withdrawn.txt"))
+        storage.write_json(f"{self.place}/run.json", {"config": to_dict(config)})
 
     def begin(self, step: int = 0, parent: int | None = None, world: int = WORLD) -> int:
         workers = ["host:1"] * world

@@ -206,8 +206,9 @@ def verify(
     """Check packed data and list every problem.
 
     Reads all of it: sizes, checksums, indexes, layout and values of each sample, labels, counts, duplicate ids,
-    leakage (videos in two splits) and files that do not belong there. Warns of videos that several corpora share. The
-    exit code is 1 if there is a problem.
+    leakage (videos in two splits), sample hashes, and files that do not belong there. Counts ids, groups and texts
+    that training splits and other splits share, also of several corpora, and warns where a pool of them would leak.
+    The exit code is 1 if there is a problem.
     """
     from ivr_dist.corpora.card import find_card
     from ivr_dist.display.data_tables import print_verification

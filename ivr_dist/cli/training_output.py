@@ -94,9 +94,11 @@ def evaluate(
     Returns:
         The exit code.
     """
+    from ivr_dist.data.exclusions import excluded_by_run_of
     from ivr_dist.display.tables import print_metrics
     from ivr_dist.evaluation.score_checkpoint import metrics_of_own_code, score_checkpoint, score_own_splits
     from ivr_dist.evaluation.split_predictions import Target
+    from ivr_dist.shards.manifest import Manifest
 
     url, workers = storage.absolute(checkpoint), num_workers or 1
     if shards is None:
@@ -112,9 +114,11 @@ def evaluate(
     if left_out:
         text = f"metrics outside the package are left out: {', '.join(left_out)}; --trust-code computes them"
         say(f"note: {text}", sys.stderr)
+    if excluded := sum(len(excluded_by_run_of(url, Manifest.load(each).id)) for each in scored):
+        say(f"note: {excluded} samples are not scored, because the run leaves them out", sys.stderr)
     if as_json:
         shown = {"checkpoint": storage.display(url), "shards": split_url, "metrics": metrics}
-        print_json(shown)
+        print_json(shown | ({"excluded": excluded} if excluded else {}))
     else:
         print_metrics({split: metrics}, sys.stdout)
     return 0

@@ -13,7 +13,6 @@ import numpy as np
 from ivr_dist import storage
 from ivr_dist.common import strict_json
 from ivr_dist.common.file_signatures import decode_text
-from ivr_dist.config import Config
 from ivr_dist.data.exclusions import Exclusions
 from ivr_dist.errors import CorruptDataError, DataError
 from ivr_dist.sanitize import shorten
@@ -130,24 +129,6 @@ def resolve_exclude_list(url: str, splits: Mapping[str, SourceSplit], *, strict:
     if unfound and strict:
         raise _unknown(url, [entry for entry in entries if entry in unfound], splits)
     return ResolvedList(excluded, len(entries) - len(known))
-
-
-def excluded_samples(config: Config, manifests: Mapping[str, Manifest]) -> ResolvedList:
-    """Find the samples that `data.exclude` leaves out of a run.
-
-    Args:
-        config: The run's config.
-        manifests: The manifests of its splits: train, valid and test, as far as they are there.
-
-    Raises:
-        DataError: See `resolve_exclude_list`.
-    """
-    if not config.data.exclude:
-        return ResolvedList()
-    splits = {
-        name: SourceSplit(manifest.corpus, getattr(config.data, name), manifest) for name, manifest in manifests.items()
-    }
-    return resolve_exclude_list(config.data.exclude, splits)
 
 
 def _text_entry(line: str, where: str) -> ListedId:

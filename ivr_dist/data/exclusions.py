@@ -70,6 +70,10 @@ class Exclusions:
         """Return the numbers of the samples that are not left out, of a split of so many."""
         return np.setdiff1d(np.arange(samples, dtype=np.int64), self.numbers, assume_unique=True)
 
+    def union(self, other: Exclusions | None, manifest_id: str) -> Exclusions:
+        """Return the list of the samples of both lists, of the split with this identity."""
+        return self if not other else Exclusions.of(np.concatenate([self.numbers, other.numbers]), manifest_id)
+
     def to_bytes(self) -> bytes:
         """Encode the numbers as a `.npy` file."""
         out = io.BytesIO()
@@ -124,6 +128,19 @@ def read_excluded(run_url: str, manifest_id: str) -> Exclusions:
     except storage.NotFoundError:
         return NOTHING
     return Exclusions.from_bytes(data, manifest_id, storage.display(url))
+
+
+def excluded_by_run_of(checkpoint: str, manifest_id: str) -> Exclusions:
+    """Read what the run of a checkpoint leaves out of the split with this manifest.
+
+    Nothing where the checkpoint is no longer in the directory of its run.
+
+    Raises:
+        CorruptDataError: The list is damaged.
+        StorageError: It cannot be read.
+    """
+    run = RunPaths.of_checkpoint(checkpoint)
+    return NOTHING if run is None else read_excluded(run.url, manifest_id)
 
 
 def describe(digest: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ivr_dist import storage
+from ivr_dist.data.overlap import Overlap
 from ivr_dist.display.formatting import (
     class_bins,
     columns_line,
@@ -55,6 +56,7 @@ def print_verification(result: Verification, stream: TextIO) -> None:
         for split in result.splits
     ]
     print_table(("split", "samples", "shards", "size", "groups", "problems", "URL"), rows, stream, text=("URL",))
+    _print_overlaps(result.overlaps, stream)
     for split in result.splits:
         if split.ungrouped and split.groups:
             say(f"note: {split.ungrouped} samples of {split.corpus} {split.split} have no group", stream)
@@ -69,6 +71,27 @@ def print_verification(result: Verification, stream: TextIO) -> None:
     samples = sum(split.samples for split in result.splits)
     verdict = f"ok: {samples} samples" if result.ok else f"NOT ok: {len(result.findings)} problems"
     say(f"{verdict} in {len(result.splits)} splits", stream)
+
+
+def _print_overlaps(overlaps: Sequence[Overlap], stream: TextIO) -> None:
+    """Print one row for each training split and scored split that have samples in common, and a line for each leak."""
+    if not overlaps:
+        return
+    rows = [
+        (
+            pair.train,
+            pair.scored,
+            str(pair.ids),
+            f"{pair.groups}{' (divided)' if pair.groups and pair.divided else ''}",
+            f"{pair.texts:,} of {pair.comparable:,}",
+            "" if pair.own else "leak" if pair.is_leak else "no leak",
+        )
+        for pair in overlaps
+    ]
+    print_table(("in train", "and in", "ids", "groups", "texts", "pooled"), rows, stream, text=("and in", "pooled"))
+    for pair in overlaps:
+        if pair.is_leak:
+            say(f"warning: {pair.describe()}", stream)
 
 
 def print_profile(splits: Sequence[SplitProfile], stream: TextIO) -> None:

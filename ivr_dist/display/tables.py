@@ -60,6 +60,7 @@ def print_result(result: dict[str, Any], stream: TextIO) -> None:
     rows = [
         ("steps", f"{result['steps']}{ended}"),
         *([("modalities", ", ".join(result["modalities"]))] if result.get("modalities") else []),
+        *([("left out", _left_out(result["excluded"]))] if result.get("excluded") else []),
         ("attempts", str(result["attempts"])),
         ("checkpoint", checkpoint),
         ("curves", f"{_command('tensorboard')} --logdir {shlex.quote(RunPaths(run).tensorboard)}"),
@@ -68,6 +69,10 @@ def print_result(result: dict[str, Any], stream: TextIO) -> None:
     if "test" in result["metrics"]:
         rows.append(("evaluate", f"{_command('ivr-dist')} evaluate {shlex.quote(checkpoint)}"))
     print_rows(rows, stream)
+
+
+def _left_out(excluded: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} samples of {split}" for split, count in excluded.items())
 
 
 def _command(name: str) -> str:

@@ -12,13 +12,12 @@ from ivr_dist import storage
 from ivr_dist.checkpoint import store, weights
 from ivr_dist.data.batches.collate import BatchSpec
 from ivr_dist.data.batches.pool_spec import PoolSpec
-from ivr_dist.data.exclusions import NOTHING, read_excluded
+from ivr_dist.data.exclusions import excluded_by_run_of
 from ivr_dist.data.reading.shard_reader import ShardReader
 from ivr_dist.evaluation import evaluate, pool_metrics
 from ivr_dist.evaluation.own_split import own_splits
 from ivr_dist.evaluation.registry import configured_metrics
 from ivr_dist.evaluation.split_predictions import Target, predict_split
-from ivr_dist.run.paths import RunPaths
 from ivr_dist.runtime import collectives, device
 from ivr_dist.shards.manifest import Manifest
 from ivr_dist.units import parse_bytes
@@ -31,7 +30,7 @@ def score_checkpoint(
 
     Args:
         checkpoint: The checkpoint's directory or URL.
-        split_url: The packed split.
+        split_url: The packed split; what the checkpoint's run leaves out of it is not scored.
         workers: Processes that share the work; the result does not depend on it.
         trust_code: Whether classes outside the package that the checkpoint names may be imported: the model, without
             which it cannot be scored, and metrics, which are left out.
@@ -105,9 +104,7 @@ def _score(checkpoint: str, split_url: str, trust_code: bool, target: Target) ->
     model = weights.load_model(checkpoint, verified=True, trust_code=trust_code).to(where).eval()
     # Not by the checkpoint's section `data`, whose disk cache and pipe belong to the training machine.
     reader = ShardReader(split_url, manifest, parse_bytes(config.data.cache_bytes))
-    # What the run left out stays out, wherever the checkpoint is still in its directory.
-    run = RunPaths.of_checkpoint(checkpoint)
-    excluded = NOTHING if run is None else read_excluded(run.url, manifest.id)
+    excluded = excluded_by_run_of(checkpoint, manifest.id)
     predicted = predict_split(
         model,
         spec,

@@ -14,6 +14,7 @@ from ivr_dist.config.corpora import SplitKey, is_pool, split_urls
 from ivr_dist.data.build_order import build_order
 from ivr_dist.data.cursor import DataCursor
 from ivr_dist.data.exclusions import read_excluded
+from ivr_dist.data.left_out import left_out_by
 from ivr_dist.data.pool_cursor import PoolCursor
 from ivr_dist.errors import IvrError, UserError
 from ivr_dist.inspection.audit_ledger import LedgerAudit
@@ -64,7 +65,7 @@ def audit(run_url: str) -> AuditReport:
     pooled = is_pool(config)
     total = sum(manifest.samples for manifest in manifests.values())
     left_out = sum(len(listed) for listed in excluded.values())
-    report = AuditReport(run_url, total, len(attempts), max(step, ended or 0), left_out)
+    report = AuditReport(run_url, total, len(attempts), max(step, ended or 0), left_out, left_out_by(config))
     worlds = {attempt.number: attempt.world for attempt in attempts}
     report.forged += [f"attempt {number} was never started" for number in recorded if number not in worlds]
     spans = lineage(attempts)

@@ -83,6 +83,8 @@ class AuditReport:
     """The last step that counts: that of the newest complete checkpoint, or of the result."""
     excluded: int = 0
     """Samples of the training split that the run leaves out."""
+    excluded_by: str = ""
+    """The keys of the config that leave them out."""
     epochs: list[EpochAudit] = field(default_factory=list)
     """Result of each epoch."""
     lost_steps: list[int] = field(default_factory=list)
@@ -136,7 +138,7 @@ class AuditReport:
         verdict = f"each sample counted exactly once{skipped}" if self.ok else "NOT exactly once"
         if self.ok and not self.epochs:
             verdict = "no step counts yet"
-        left_out = f", {self.excluded} left out by data.exclude" if self.excluded else ""
+        left_out = f", {self.excluded} left out by {self.excluded_by or 'an earlier config'}" if self.excluded else ""
         return f"{verdict}: {self.samples} samples{left_out}, {self.reach} counted steps, {self.attempts} attempts"
 
     def rows(self) -> list[tuple[str, ...]]:

@@ -15,6 +15,8 @@ from ivr_dist.checkpoint.state import CheckpointState
 from ivr_dist.config import Config
 from ivr_dist.config.loading import from_dict, to_dict
 from ivr_dist.data.cursor import DataCursor
+from ivr_dist.data.exclusions import NOTHING, describe, read_excluded
+from ivr_dist.data.left_out import find_left_out
 from ivr_dist.errors import CheckpointError, CheckpointMismatchError, CorruptDataError
 from ivr_dist.planning.model_inputs import run_inputs
 from ivr_dist.planning.run_identity import Experiment, compare, ids
@@ -50,7 +52,7 @@ def _are_metrics(value: Any) -> bool:
     )
 
 
-_OPTIONAL = ("manifests", "modalities", "not_used", "init")
+_OPTIONAL = ("manifests", "modalities", "not_used", "init", "excluded")
 _RECORD_FIELDS: Mapping[str, Callable[[Any], bool]] = {
     "config": lambda value: isinstance(value, dict),
     "manifests": _is_texts_by_name,
@@ -67,6 +69,7 @@ _RESULT_FIELDS: Mapping[str, Callable[[Any], bool]] = {
     "attempts": _is_count,
     "modalities": _is_texts,
     "metrics": _are_metrics,
+    "excluded": lambda value: isinstance(value, dict) and all(map(_is_count, value.values())),
 }
 """Fields of `result.json` with the check of each."""
 
@@ -162,6 +165,7 @@ def finished_result(config: Config, total_steps: int, manifests: Mapping[str, Ma
             raise CheckpointMismatchError(
                 f"{short_display(run_url)} is a finished run of another config: {differences}", remedy=_REMEDY
             )
+        _check_left_out(config, manifests)
         return result
     state = _newest_state(run_url)
     if state is not None:
@@ -170,8 +174,27 @@ def finished_result(config: Config, total_steps: int, manifests: Mapping[str, Ma
             raise CheckpointMismatchError(
                 f"{short_display(run_url)} is a run of another config: {differences}", remedy=_REMEDY
             )
+        _check_left_out(config, manifests)
         check_length(state.step, total_steps, run_url)
     return None
+
+
+def _check_left_out(config: Config, manifests: Mapping[str, Manifest]) -> None:
+    """Refuse to go on with a run, or to show its result, that leaves out other samples.
+
+    Raises:
+        CheckpointMismatchError: It does; names the first split.
+    """
+    left_out = find_left_out(config, manifests, check=False)
+    for name, manifest in manifests.items():
+        there = read_excluded(config.run.dir, manifest.id)
+        here = left_out.splits.get(name, NOTHING)
+        if there != here:
+            what = f"{describe(there.digest)} of {name} there, {describe(here.digest)} here"
+            raise CheckpointMismatchError(
+                f"{short_display(config.run.dir)} is a run that leaves out other samples: {what}",
+                remedy=_REMEDY,
+            )
 
 
 def check_length(step: int, total_steps: int, run_url: str) -> None:

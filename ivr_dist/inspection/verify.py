@@ -1,6 +1,7 @@
 """Verification of packed data against manifests, indexes and card, and for leakage between splits; lists every problem.
 
-Shards are read whole, a few at a time, each on its own thread; only a hash of the id of every sample stays in memory.
+Shards are read whole, a few at a time, each on its own thread; only hashes of id, group and text of every sample stay
+in memory.
 """
 
 from __future__ import annotations
@@ -14,10 +15,18 @@ from typing import Any
 
 from ivr_dist import storage
 from ivr_dist.corpora.card import Card
+from ivr_dist.data.overlap import Overlap
 from ivr_dist.inspection.checks.findings import Finding
-from ivr_dist.inspection.checks.leakage import Notice, groups_across_splits, repeated_ids, shared
+from ivr_dist.inspection.checks.leakage import Notice, groups_across_splits, overlaps_between, repeated_ids, shared
 from ivr_dist.inspection.checks.shard import ShardReport, check_shard
-from ivr_dist.inspection.checks.split import CheckedSplit, compare_card, compare_counts, compare_layout, open_split
+from ivr_dist.inspection.checks.split import (
+    CheckedSplit,
+    compare_card,
+    compare_counts,
+    compare_hashes,
+    compare_layout,
+    open_split,
+)
 from ivr_dist.shards.splits import find_splits
 
 logger = logging.getLogger(__name__)
@@ -55,6 +64,8 @@ class Verification:
     splits: list[SplitResult]
     findings: list[Finding]
     notices: list[Notice]
+    overlaps: list[Overlap]
+    """What training splits and the other splits have in common, of the same and of other corpora."""
 
     @property
     def ok(self) -> bool:
@@ -68,6 +79,7 @@ class Verification:
             "splits": [asdict(split) for split in self.splits],
             "faults": [asdict(finding) for finding in self.findings],
             "notices": [asdict(notice) for notice in self.notices],
+            "overlaps": [asdict(overlap) for overlap in self.overlaps],
         }
 
 
@@ -80,7 +92,7 @@ def verify(
 
     Args:
         urls: Splits or folders of splits. The splits of one folder are a corpus: no id and no group may be in two of
-            them.
+            them. What several corpora have in common is no problem of either, and listed as overlaps.
         card: Card that the corpus must match; None: the data is only checked against its own manifests.
         progress: Called after every shard.
 
@@ -119,7 +131,8 @@ def verify(
         else:
             findings += divided
     notices += [notice for split in splits for notice in _other_corpora(split)]
-    return Verification([_result(split) for split in splits], findings, [*notices, *shared(corpora)])
+    results = [_result(split) for split in splits]
+    return Verification(results, findings, [*notices, *shared(corpora)], overlaps_between(corpora))
 
 
 def _normalized(url: str) -> str:
@@ -150,6 +163,7 @@ def _finish(split: CheckedSplit, first: CheckedSplit, card: Card | None) -> None
         split.findings += report.findings
     split.findings += compare_counts(split)
     split.findings += compare_layout(split, first)
+    split.findings += compare_hashes(split)
     if card is not None:
         split.findings += compare_card(split, card)
 
@@ -186,6 +200,6 @@ def _result(split: CheckedSplit) -> SplitResult:
         shards=len(manifest.shards),
         bytes=sum(shard.bytes + shard.index.bytes for shard in manifest.shards),
         groups=len(split.groups),
-        ungrouped=sum(len(report.ids) for report in split.reports) - split.groups.total(),
+        ungrouped=sum(len(report.hashes) for report in split.reports) - split.groups.total(),
         faults=len(split.findings),
     )

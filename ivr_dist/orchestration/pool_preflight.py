@@ -8,7 +8,7 @@ from typing import Any
 
 from ivr_dist.config import Config
 from ivr_dist.config.corpora import SPLITS, SplitKey, entries, held_out, trained
-from ivr_dist.data.exclude_list import excluded_samples
+from ivr_dist.data.left_out import find_left_out
 from ivr_dist.errors import ConfigError, DataError, FaultsError, UserError
 from ivr_dist.evaluation.pool_metrics import metric_names
 from ivr_dist.model.text_encoder import check_source
@@ -45,13 +45,21 @@ def pool_faults(config: Config, manifests: Mapping[str, Manifest], worlds: Seque
             # Other world sizes would mostly repeat them.
             errors += caught(plan_run, config, manifests, world)
     errors += _label_faults(config, manifests)
-    errors += caught(excluded_samples, config, manifests)
+    errors += _leakage(config, manifests)
     encoder = config.model.text.pretrained
     errors += caught(check_source, encoder) if encoder else []
     faults = caught(pool_layout, config, manifests, 1 if encoder else None)
     if not faults:
         faults = list(_monitor_faults(config, pool_layout(config, manifests, 1 if encoder else None), manifests))
     return [*errors, *faults]
+
+
+def _leakage(config: Config, manifests: Mapping[str, Manifest]) -> list[UserError]:
+    """Check the list of `data.exclude`, and that no corpus is scored by what another one trains on."""
+    try:
+        return list(find_left_out(config, manifests).leaks)
+    except UserError as error:
+        return [error]
 
 
 def _same_data(config: Config, manifests: Mapping[str, Manifest]) -> Iterator[UserError]:

@@ -10,7 +10,7 @@ from ivr_dist import storage
 from ivr_dist.config import Config, CorpusConfig
 from ivr_dist.config.corpora import is_pool, simplified, split_urls, trained, url_of, with_splits
 from ivr_dist.config.loading import Loaded
-from ivr_dist.data.exclude_list import excluded_samples
+from ivr_dist.data.left_out import find_left_out
 from ivr_dist.errors import ConfigError, DataError, FaultsError, UserError, raise_together
 from ivr_dist.evaluation import metrics
 from ivr_dist.model.text_encoder import TextEncoder, check_source, local_folder
@@ -184,7 +184,7 @@ def _faults(
         errors += caught(check_labels, manifests, config.loss.tasks, config.train.select == "best")
     errors += caught(_check_monitor, config, manifests.get("valid"))
     errors += _modality_faults(config, train, loaded)
-    errors += caught(excluded_samples, config, manifests)
+    errors += caught(find_left_out, config, manifests)
     if config.model.text.pretrained:
         errors += caught(check_source, config.model.text.pretrained)
         for manifest in manifests.values():

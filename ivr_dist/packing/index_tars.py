@@ -20,12 +20,12 @@ from ivr_dist.errors import DataError
 from ivr_dist.packing.worker_pool import InlinePool, OnProgress, WorkerPool
 from ivr_dist.planning.label_check import label_notes
 from ivr_dist.shards import npy
-from ivr_dist.shards.decode import RawSample, decode_sample
+from ivr_dist.shards.decode import RawSample, decode_with_json
 from ivr_dist.shards.index import build_index
 from ivr_dist.shards.index import load as load_index
 from ivr_dist.shards.manifest import Manifest
 from ivr_dist.shards.running_statistics import RunningStatistics
-from ivr_dist.shards.sample_ids import id_hash
+from ivr_dist.shards.sample_hashes import KINDS, HashRows, hashes_of
 from ivr_dist.shards.shard_table import IndexEntry, ShardEntry
 from ivr_dist.shards.specs import FeatureKind, FeatureSpec, Scale, Statistics, TaskSpec
 from ivr_dist.shards.tar import Stream
@@ -187,19 +187,21 @@ def index_tars(
 
     seconds = sum(storage.file_sizes(split_url, names).values()) / _BYTES_PER_S
     run = InlinePool().run if pool is None or seconds < pool.start_s else pool.run
-    run(partial(_index_one, storage.absolute(split_url)), names, lambda number, done: None, on_result)
+    run(partial(_index_one, storage.absolute(split_url), corpus), names, lambda number, done: None, on_result)
     shards, contents = [], _Contents()
     for number, name in enumerate(names):
         entry, part, _ = results[number]
         shards.append(entry)
         contents.merge(part, name)
-    _refuse_repeated_ids(split_url, shards, [results[number][2] for number in range(len(names))])
+    parts = [results[number][2] for number in range(len(names))]
+    _refuse_repeated_ids(split_url, shards, parts)
     if not contents.features:
         raise DataError(
             "no sample has a member KEY.text.npy, KEY.audio.npy or KEY.vision.npy",
             where=storage.display(split_url),
             remedy=_REMEDY,
         )
+    hashes = HashRows.of(np.concatenate(parts))
     manifest = Manifest.create(
         corpus=corpus,
         split=split,
@@ -216,7 +218,9 @@ def index_tars(
         vocabulary=contents.vocabulary,
         transcripts=contents.transcripts,
         labels={task: contents.labels[task] for task in sorted(contents.tasks)},
+        hashes=hashes.entry,
     )
+    hashes.save(split_url)
     manifest.save(split_url)
     for note in (*contents.notes(), *label_notes({split: manifest})):
         on_note(note)
@@ -255,7 +259,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 _Indexed = tuple[ShardEntry, _Contents, npt.NDArray[np.uint64]]
-"""A shard, the contents of its samples, and a hash of the id of each."""
+"""A shard, the contents of its samples, and [n, 3] hashes of id, group and text of each."""
 
 
 def _refuse_repeated_ids(
@@ -266,13 +270,13 @@ def _refuse_repeated_ids(
     Raises:
         DataError: There are two.
     """
-    distinct, counts = np.unique(np.concatenate(hashes), return_counts=True)
+    distinct, counts = np.unique(np.concatenate(hashes)[:, KINDS.index("id")], return_counts=True)
     repeated = distinct[counts > 1]
     if not repeated.size:
         return
     shard_of: dict[str, str] = {}
     for shard, own in zip(shards, hashes, strict=True):
-        if not np.isin(own, repeated).any():
+        if not np.isin(own[:, KINDS.index("id")], repeated).any():
             continue
         for id_ in load_index(storage.join(split_url, shard.index.name)).names:
             if id_ in shard_of:
@@ -285,15 +289,15 @@ def _refuse_repeated_ids(
             shard_of[id_] = shard.name
 
 
-def _index_one(split_url: str, name: str, on_progress: OnProgress) -> _Indexed:
+def _index_one(split_url: str, corpus: str, name: str, on_progress: OnProgress) -> _Indexed:
     url = storage.join(split_url, name)
     stream = Stream(partial(storage.read_range, url), storage.size(url), storage.display(url))
     contents, hashes = _Contents(), []
 
     def add_sample(key: str, content: memoryview) -> str:
-        sample = decode_sample(content, name, key, MODALITIES, strict=True)
+        sample, metadata = decode_with_json(content, name, key, MODALITIES, strict=True)
         contents.add(sample)
-        hashes.append(id_hash(sample.id))
+        hashes.append(hashes_of(metadata, sample.id, corpus))
         return sample.id
 
     index = build_index(stream, storage.display(url), add_sample)
@@ -307,4 +311,4 @@ def _index_one(split_url: str, name: str, on_progress: OnProgress) -> _Indexed:
         sha256=stream.sha256(),
         index=IndexEntry(name=index_name, bytes=len(content), sha256=hashlib.sha256(content).hexdigest()),
     )
-    return entry, contents, np.array(hashes, np.uint64)
+    return entry, contents, np.array(hashes, np.uint64).reshape(-1, len(KINDS))

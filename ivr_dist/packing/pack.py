@@ -24,6 +24,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
+import numpy as np
+
 from ivr_dist import storage
 from ivr_dist.corpora.source import (
     Dropped,
@@ -49,6 +51,7 @@ from ivr_dist.packing.shard_writer import (
 )
 from ivr_dist.packing.worker_pool import InlinePool, WorkerPool
 from ivr_dist.shards.manifest import MANIFEST_NAME, TABLE_NAME, Manifest
+from ivr_dist.shards.sample_hashes import HASHES_NAME, HashRows
 
 DEFAULT_SHARD_BYTES = 64 << 20
 
@@ -316,7 +319,7 @@ class _Packer:
         if not missing:
             return []
         split.existing = None
-        for name in (MANIFEST_NAME, TABLE_NAME):
+        for name in (MANIFEST_NAME, TABLE_NAME, HASHES_NAME):
             storage.delete_tree(storage.join(split.url, name))
         for number in missing:
             split.records.pop(number, None)
@@ -386,7 +389,12 @@ class _Packer:
                 remedy="pack to storage that all processes and machines share",
             )
         statistics = self._statistics(split)
-        manifest = self._manifest(split, statistics)
+        hashes = HashRows.of(np.concatenate([split.records[number].hashes for number in range(len(split.jobs))]))
+        manifest = replace(self._manifest(split, statistics), hashes=hashes.entry)
+        if storage.file_sizes(split.url, [HASHES_NAME]).get(HASHES_NAME) != hashes.entry.bytes or (
+            manifest != split.existing
+        ):
+            hashes.save(split.url)
         if manifest != split.existing:
             manifest.save(split.url)
         return SplitSummary(

@@ -7,12 +7,14 @@ import io
 import json
 import math
 import pickle
+from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import xxhash
 
 from ivr_dist import __version__, storage
@@ -23,6 +25,7 @@ from ivr_dist.packing.shard_statistics import ShardStatistics
 from ivr_dist.packing.worker_pool import OnProgress
 from ivr_dist.shards import npy
 from ivr_dist.shards.index import IndexBuilder
+from ivr_dist.shards.sample_hashes import hashes_of
 from ivr_dist.shards.sample_ids import tar_key, utf8
 from ivr_dist.shards.shard_table import IndexEntry, ShardEntry
 from ivr_dist.shards.specs import FeatureSpec
@@ -62,10 +65,17 @@ class ShardRecord:
 
     entry: ShardEntry
     statistics: ShardStatistics
+    hashes: npt.NDArray[np.uint64] = field(repr=False, compare=False)
+    """[n, 3] hashes of id, group and text of each sample; see `shards.sample_hashes`."""
 
     def to_bytes(self, fingerprint: str) -> bytes:
         """Encode as a file from which another run can reuse the shard."""
-        content = {"fingerprint": fingerprint, "shard": asdict(self.entry), "tally": self.statistics.to_json()}
+        content = {
+            "fingerprint": fingerprint,
+            "shard": asdict(self.entry),
+            "tally": self.statistics.to_json(),
+            "hashes": b64encode(self.hashes.astype("<u8").tobytes()).decode(),
+        }
         return _JSON.encode(content).encode()
 
     @classmethod
@@ -77,7 +87,8 @@ class ShardRecord:
                 return None
             shard = content["shard"]
             entry = ShardEntry(**{**shard, "index": IndexEntry(**shard["index"])})
-            return cls(entry, ShardStatistics.from_json(content["tally"], features))
+            hashes = np.frombuffer(b64decode(content["hashes"]), "<u8").reshape(entry.samples, -1)
+            return cls(entry, ShardStatistics.from_json(content["tally"], features), hashes)
         except (ValueError, KeyError, TypeError):
             return None
 
@@ -168,7 +179,7 @@ def make(corpus: OpenCorpus, job: ShardJob, on_progress: OnProgress) -> ShardRec
     statistics = ShardStatistics.empty_of(corpus.features, job.split)
     out = io.BytesIO()
     writer = TarWriter(out)
-    rows = []
+    rows, hashes = [], []
     for done, ref in enumerate(corpus.order(job.split)[job.first : job.end], start=1):
         sample, prepared = corpus.load(job.split, ref)
         statistics.add(sample, prepared)
@@ -177,6 +188,8 @@ def make(corpus: OpenCorpus, job: ShardJob, on_progress: OnProgress) -> ShardRec
             writer.add(f"{key}.{suffix}", *content)
         steps = [len(prepared.arrays[name]) if name in prepared.arrays else -1 for name in MODALITIES]
         rows.append((key, sample.id, start, out.tell(), steps))
+        metadata = {"transcript": sample.transcript, "provenance": sample.provenance}
+        hashes.append(hashes_of(metadata, sample.id, corpus.name))
         on_progress(done)
     writer.close()
     # This does not copy: CPython shares the buffer of a BytesIO until one of the two changes.
@@ -192,7 +205,7 @@ def make(corpus: OpenCorpus, job: ShardJob, on_progress: OnProgress) -> ShardRec
         sha256=hashlib.sha256(tar).hexdigest(),
         index=IndexEntry(name=f"{job.name}.idx", bytes=len(index), sha256=hashlib.sha256(index).hexdigest()),
     )
-    record = ShardRecord(entry, statistics)
+    record = ShardRecord(entry, statistics, np.array(hashes, np.uint64))
     if job.split_url is not None:
         storage.write_bytes(storage.join(job.split_url, entry.name), tar)
         storage.write_bytes(storage.join(job.split_url, entry.index.name), index)

@@ -35,6 +35,8 @@ class Result:
     """Times that workers were started for the run."""
     modalities: tuple[str, ...] = ()
     """Modalities that the model reads."""
+    excluded: Mapping[str, int] = field(default_factory=dict)
+    """By split, of those that it scored: samples that the run leaves out; empty where there are none."""
     trained: bool = field(default=True, compare=False)
     """False if the run was complete already, so that nothing was trained."""
 
@@ -55,17 +57,19 @@ class Result:
             total_steps=record["total_steps"],
             attempts=record["attempts"],
             modalities=tuple(record.get("modalities", ())),
+            excluded=record.get("excluded", {}),
             trained=trained,
         )
 
     def to_record(self) -> dict[str, Any]:
         """The fields of `result.json`, without passwords in URLs."""
         names = ("run", "status", "checkpoint", "steps", "total_steps", "attempts", "modalities", "metrics")
-        return {name: getattr(self, name) for name in names} | {
+        record = {name: getattr(self, name) for name in names} | {
             "run": storage.display(self.run),
             "checkpoint": None if self.checkpoint is None else storage.display(self.checkpoint),
             "modalities": list(self.modalities),
         }
+        return record | ({"excluded": dict(self.excluded)} if self.excluded else {})
 
 
 def loss_curve(run_url: str) -> list[tuple[int, float]]:

@@ -27,7 +27,7 @@ import xxhash
 
 from ivr_dist import storage
 from ivr_dist.common.normalized_text import text_hash
-from ivr_dist.errors import CorruptDataError
+from ivr_dist.errors import CorruptDataError, DataError
 from ivr_dist.shards import npy
 from ivr_dist.shards.sample_ids import id_hash
 from ivr_dist.shards.specs import HashesEntry
@@ -46,6 +46,8 @@ _ROW_BYTES = 16
 _BLOCKS_AT_ONCE = 16
 _THREADS = 8
 _MAX_ROWS = 1 << 48
+_READ_WHOLE = 8 << 20
+"""Bytes up to which the file is read at once: fewer requests, and servers without ranges will do."""
 _REMEDY = "copy the split again from where it was packed, or pack it again"
 
 
@@ -145,26 +147,53 @@ class HashTable:
 
     @classmethod
     def open(cls, split_url: str, entry: HashesEntry) -> HashTable:
-        """Open the file of a split; only its directory is read.
+        """Open the file of a split; only its directory is read, unless the file is small.
 
         Raises:
+            DataError: The file is missing.
             CorruptDataError: The directory is damaged, or of another version.
             StorageError: It cannot be read.
         """
         url = storage.join(split_url, HASHES_NAME)
-        where = storage.display(url)
-        if entry.version != VERSION:
-            raise CorruptDataError(
-                f"the hashes have version {entry.version}, this program reads {VERSION}", where=where, remedy=_REMEDY
-            )
-        directory = storage.read_range(url, 0, entry.directory_bytes)
-        if hashlib.sha256(directory).hexdigest() != entry.sha256:
-            raise _damaged("the hashes do not belong to the manifest (their checksum differs)", where)
+        try:
+            if entry.bytes <= _READ_WHOLE:
+                return cls.from_bytes(storage.read_bytes(url), entry, storage.display(url))
+            directory = storage.read_range(url, 0, entry.directory_bytes)
+        except storage.NotFoundError as error:
+            raise DataError(
+                "the hashes of samples that the manifest names are missing", where=storage.display(url), remedy=_REMEDY
+            ) from error
 
         def read(first: int, end: int) -> UInt64Array:
             start, stop = (entry.directory_bytes + row * _ROW_BYTES for row in (first, end))
             return np.frombuffer(storage.read_range(url, start, stop), "<u8").reshape(-1, 2)
 
+        return cls._checked(directory, read, entry, storage.display(url))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, entry: HashesEntry, where: str) -> HashTable:
+        """Open a file in memory.
+
+        Raises:
+            CorruptDataError: Its size or directory differs from the manifest, or it is of another version.
+        """
+        if len(data) != entry.bytes:
+            raise _damaged(f"the hashes have {len(data)} bytes, the manifest says {entry.bytes}", where)
+        if (entry.bytes - entry.directory_bytes) % _ROW_BYTES:
+            raise _damaged("the hashes are no whole rows", where)
+        rows = np.frombuffer(data, "<u8", offset=entry.directory_bytes).reshape(-1, 2)
+        return cls._checked(data[: entry.directory_bytes], lambda first, end: rows[first:end], entry, where)
+
+    @classmethod
+    def _checked(
+        cls, directory: bytes, read: Callable[[int, int], UInt64Array], entry: HashesEntry, where: str
+    ) -> HashTable:
+        if entry.version != VERSION:
+            raise CorruptDataError(
+                f"the hashes have version {entry.version}, this program reads {VERSION}", where=where, remedy=_REMEDY
+            )
+        if hashlib.sha256(directory).hexdigest() != entry.sha256:
+            raise _damaged("the hashes do not belong to the manifest (their checksum differs)", where)
         return cls(directory, read, where)
 
     def count(self, kind: Kind) -> int:
@@ -227,6 +256,8 @@ class HashTable:
         start = int(self._starts[kind]) + (first - int(self._block_starts[kind])) * BLOCK_ROWS
         stop = min(start + (end - first) * BLOCK_ROWS, int(self._starts[kind + 1]))
         rows = self._read(start, stop)
+        if len(rows) != stop - start:
+            raise _damaged("the hashes end early", self._where)
         for block, part in zip(range(first, end), _blocks(rows), strict=True):
             if xxhash.xxh3_64_intdigest(np.ascontiguousarray(part).data.cast("B")) != int(self._xxh3[block]):
                 raise _damaged(f"block {block} of the hashes does not match its checksum", self._where)

@@ -42,12 +42,16 @@ def open_hashes(
         on_progress: Called with the samples read and their total, while hashes are computed.
 
     Raises:
+        DataError: The file that the manifest names is missing.
         CorruptDataError: The file, or a shard, is damaged.
         StorageError: It cannot be read.
     """
     if manifest.hashes is not None:
         return HashTable.open(split_url, manifest.hashes)
-    logger.info("reading %s for hashes of its samples", storage.display(split_url))
+    logger.warning(
+        "%s was packed without hashes of its samples, so every shard of it is read; pack it again to add them",
+        storage.display(split_url),
+    )
     return HashRows.of(compute_hashes(split_url, manifest, on_progress)).table()
 
 

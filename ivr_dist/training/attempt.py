@@ -16,8 +16,8 @@ from ivr_dist.checkpoint.state import CheckpointState
 from ivr_dist.config import Config
 from ivr_dist.config.corpora import split_urls
 from ivr_dist.data.build_order import build_order
-from ivr_dist.data.exclude_list import excluded_samples
-from ivr_dist.data.exclusions import Exclusions, save_excluded
+from ivr_dist.data.exclusions import save_excluded
+from ivr_dist.data.left_out import find_left_out
 from ivr_dist.data.loader import Loader
 from ivr_dist.data.pool_cursor import PoolCursor
 from ivr_dist.data.pooled_loader import PooledLoader
@@ -87,12 +87,9 @@ class AttemptRun:
         self.run_url = storage.absolute(config.run.dir)
         self.rank, self.world = collectives.rank(), collectives.world_size()
         self.manifests = {name: Manifest.load(url) for name, url in split_urls(config).items()}
-        # One rank reads the list for all: a collective call, but for runs without a list.
-        self.excluded = (
-            collectives.on_rank_zero(lambda: excluded_samples(config, self.manifests)) if config.data.exclude else None
-        )
-        self.left_out = self.excluded.splits if self.excluded else {}
-        self.plan = plan_run(config, self.manifests, self.world, _digests(self.left_out))
+        # One rank reads lists and hashes for all.
+        self.left_out = collectives.on_rank_zero(lambda: find_left_out(config, self.manifests, check=False))
+        self.plan = plan_run(config, self.manifests, self.world, self.left_out.digests)
         self.text = TextEncoder(config.model.text.pretrained) if config.model.text.pretrained else None
         self.layout, self.spec = run_spec(config, self.manifests, self.text, self.note)
         self.statistics = ""
@@ -154,17 +151,17 @@ class AttemptRun:
         watchdog.restart()
         numbers = {corpus.name: number for number, corpus in enumerate(self.layout.corpora)}
         order = build_order(
-            config, plan, self.manifests, numbers, _digests(self.left_out), self._first_uses(source, initial)
+            config, plan, self.manifests, numbers, self.left_out.digests, self._first_uses(source, initial)
         )
         progress, order, cursor = resume.position(order, source, config.data.mix.changes == "allow")
-        with open_splits(config, plan, self.manifests, self.spec, order, self.note, self.left_out) as splits:
+        with open_splits(config, plan, self.manifests, self.spec, order, self.note, self.left_out.splits) as splits:
             loader = splits.train
             if skipped_steps is not None:
                 progress = replace(progress, faults=skipped_steps.faults)
             check_length(progress.step, plan.total_steps, self.run_url)
             attempt = _start_attempt(self.run_url, self._record(), source.parent, progress.step, plan, engine, changed)
             if self.rank == 0:
-                save_excluded(self.run_url, self.manifests, self.left_out)
+                save_excluded(self.run_url, self.manifests, self.left_out.splits)
             with self._services(attempt, stopwatch, watchdog, engine, loader, source) as (services, end):
                 trainer = Trainer(
                     config, plan, engine, splits, self.layout, state, progress, cursor, source.own, services
@@ -335,8 +332,7 @@ class AttemptRun:
     def _announce(self, attempt: attempts.Attempt, engine: Engine, notes: Sequence[str]) -> None:
         if self.rank != 0:
             return
-        excluded = self.excluded.describe(self.manifests) if self.excluded else []
-        for note in (*notes, *label_notes(self.manifests), *excluded):
+        for note in (*notes, *label_notes(self.manifests), *self.left_out.notes):
             self.note(note)
         self.console.emit(
             AttemptStarted(
@@ -348,10 +344,6 @@ class AttemptRun:
                 parameters=engine.num_parameters(),
             )
         )
-
-
-def _digests(excluded: Mapping[str, Exclusions]) -> dict[str, str]:
-    return {split: listed.digest for split, listed in excluded.items()}
 
 
 def _start_attempt(

@@ -22,11 +22,12 @@ Kind = Literal[
     "count",
     "duplicate",
     "group",
+    "hashes",
 ]
 """In this order: the manifest is invalid; it differs from the card; a file is missing, cannot be read, or is not in the
 manifest; a size or checksum differs; index and tar disagree; the tar is damaged; a sample violates the layout; it has
 non-finite values, or tokens outside the vocabulary; a label is out of range; a count differs; an id is duplicated; a
-group (video) is in two splits."""
+group (video) is in two splits; the sample hashes are not those of the samples."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,11 @@
-"""Leakage: ids and groups (videos) that are in two splits of a corpus (a finding) or in two corpora (a notice).
+"""Leakage: ids, groups (videos) and texts that are in two splits.
 
-Ids are compared by hashes of 8 bytes, so that large corpora fit into memory; the ids of matches are read again from
-their shards.
+Within a corpus an id or a group in two splits is a finding. What two corpora have in common is a notice, and counted
+for each training split and each other split: it matters once they are pooled, where `data.mix.overlap` decides. Equal
+texts are never a finding, since published splits repeat texts.
+
+All are compared by hashes of 8 bytes, so that large corpora fit into memory; what matches is read again from its
+shards.
 """
 
 from __future__ import annotations
@@ -14,9 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ivr_dist import storage
+from ivr_dist.data.overlap import HashedSplit, Overlap, find_overlaps, read_examples
+from ivr_dist.errors import IvrError
 from ivr_dist.inspection.checks.findings import Finding
 from ivr_dist.inspection.checks.shard import shard_ids
 from ivr_dist.inspection.checks.split import CheckedSplit
+from ivr_dist.shards.sample_hashes import Kind
+from ivr_dist.shards.splits import SPLITS
 
 _EXAMPLES = 3
 
@@ -62,7 +70,11 @@ def shared(corpora: Mapping[str, Sequence[CheckedSplit]]) -> Iterator[Notice]:
     Args:
         corpora: The splits of each corpus, by folder.
     """
-    groups = {parent: {name for split in splits for name in split.groups} for parent, splits in corpora.items()}
+    # Whole numbers identify nothing outside their corpus.
+    groups = {
+        parent: {name for split in splits for name in split.groups if not name.isdecimal()}
+        for parent, splits in corpora.items()
+    }
     tables = {parent: _IdTable(splits) for parent, splits in corpora.items()}
     for one, other in combinations(corpora, 2):
         both = f"{_corpus(one, corpora[one])} and {_corpus(other, corpora[other])}"
@@ -72,6 +84,48 @@ def shared(corpora: Mapping[str, Sequence[CheckedSplit]]) -> Iterator[Notice]:
         if len(hashes):
             names = [id_ for id_, _, _ in tables[one].named(positions[:_EXAMPLES])]
             yield Notice(f"{len(hashes)} sample ids are in both {both}: {_examples(names, len(hashes))}", names)
+        first, second = (np.unique(_texts(corpora[parent])) for parent in (one, other))
+        if count := np.intersect1d(first, second, assume_unique=True).size:
+            yield Notice(f"{count} texts are in both {both}, of {first.size} and {second.size} long ones", [])
+
+
+def overlaps_between(corpora: Mapping[str, Sequence[CheckedSplit]]) -> list[Overlap]:
+    """Count what each training split and each other split have in common, within corpora and between them.
+
+    Args:
+        corpora: The splits of each corpus, by folder.
+    """
+    names = {parent: splits[0].manifest.corpus for parent, splits in corpora.items()}
+    hashed = [
+        HashedSplit(
+            # Two folders may hold corpora of one name.
+            names[parent] if list(names.values()).count(names[parent]) == 1 else storage.display(parent),
+            split.name,
+            split.url,
+            split.manifest,
+            split.hashes.table(),
+        )
+        for parent, splits in corpora.items()
+        for split in splits
+    ]
+    trained = [split for split in hashed if split.split == SPLITS[0]]
+    scored = [split for split in hashed if split.split != SPLITS[0]]
+    return list(find_overlaps(trained, scored, _readable_examples).pairs)
+
+
+def _readable_examples(split: HashedSplit, kind: Kind, numbers: Sequence[int]) -> Sequence[str]:
+    try:
+        return read_examples(split, kind, numbers)
+    except IvrError:
+        # Damage is among the findings.
+        return ()
+
+
+def _texts(splits: Sequence[CheckedSplit]) -> npt.NDArray[np.uint64]:
+    texts = [report.hashes[:, 2] for split in splits for report in split.reports]
+    joined: npt.NDArray[np.uint64] = np.concatenate([np.zeros(0, np.uint64), *texts])
+    long: npt.NDArray[np.uint64] = joined[joined != 0]
+    return long
 
 
 class _IdTable:
@@ -79,7 +133,7 @@ class _IdTable:
 
     def __init__(self, splits: Sequence[CheckedSplit]) -> None:
         self._shards = [(split, number) for split in splits for number in range(len(split.reports))]
-        parts = [split.reports[number].ids for split, number in self._shards]
+        parts = [split.reports[number].hashes[:, 0] for split, number in self._shards]
         self._starts = np.cumsum([0, *map(len, parts)])
         self.hashes: npt.NDArray[np.uint64] = np.concatenate([np.zeros(0, np.uint64), *parts])
 

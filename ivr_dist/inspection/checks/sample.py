@@ -16,6 +16,7 @@ from ivr_dist.inspection.checks.findings import Finding, Kind
 from ivr_dist.sanitize import shorten
 from ivr_dist.shards import npy, tar
 from ivr_dist.shards.manifest import Manifest
+from ivr_dist.shards.sample_hashes import hashes_of, name_hash
 from ivr_dist.shards.sample_ids import id_of
 from ivr_dist.shards.specs import TaskSpec
 from ivr_dist.shards.splits import group_of
@@ -31,6 +32,8 @@ class SampleFacts:
     id: str
     group: str | None = None
     corpus: str | None = None
+    hashes: tuple[int, int, int] = (0, 0, 0)
+    """Of id, group and text; see `shards.sample_hashes`."""
     has_transcript: bool = False
     """Whether the transcript has a word."""
     labels: list[str] = field(default_factory=list)
@@ -60,6 +63,8 @@ def check_sample(data: memoryview, key: str, where: str, manifest: Manifest) -> 
     """
     check = _SampleCheck(SampleFacts(id=key), where, manifest)
     check.run(data, key)
+    if not check.facts.hashes[0]:
+        check.facts.hashes = (name_hash(check.facts.id, manifest.corpus), 0, 0)
     return check.facts
 
 
@@ -115,6 +120,7 @@ class _SampleCheck:
         if isinstance(corpus, str):
             self.facts.corpus = corpus
         self.facts.group = group_of(about, self.facts.id)
+        self.facts.hashes = hashes_of(about, self.facts.id, self._manifest.corpus)
         self._check_transcript(about.get("transcript"))
         self._check_labels(about.get("labels", {}))
 

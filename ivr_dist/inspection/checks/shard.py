@@ -17,7 +17,7 @@ from ivr_dist.inspection.checks.sample import SampleFacts, check_sample
 from ivr_dist.shards import tar
 from ivr_dist.shards.index import ShardIndex
 from ivr_dist.shards.manifest import Manifest
-from ivr_dist.shards.sample_ids import id_hash
+from ivr_dist.shards.sample_hashes import KINDS
 from ivr_dist.shards.shard_table import IndexEntry, ShardEntry
 
 Span = tuple[str, int, int]
@@ -29,8 +29,8 @@ class ShardReport:
     """Findings and counts of one shard."""
 
     findings: list[Finding] = field(default_factory=list)
-    ids: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
-    """[n] xxh3-64 hash of the id of each sample, in the order of `shard_ids`."""
+    hashes: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros((0, len(KINDS)), np.uint64))
+    """[n, 3] hashes of id, group and text of each sample (see `shards.sample_hashes`), in the order of `shard_ids`."""
     groups: Counter[str] = field(default_factory=Counter)
     """Number of samples by group, without those that have none."""
     corpora: Counter[str] = field(default_factory=Counter)
@@ -73,7 +73,7 @@ def check_shard(split_url: str, manifest: Manifest, entry: ShardEntry) -> ShardR
 
 
 def shard_ids(split_url: str, manifest: Manifest, entry: ShardEntry) -> list[str]:
-    """Read the ids of the samples of a shard, in the order of `ShardReport.ids`."""
+    """Read the ids of the samples of a shard, in the order of `ShardReport.hashes`."""
     check = _ShardCheck(split_url, manifest, entry)
     check.run()
     return check.ids
@@ -197,9 +197,11 @@ class _ShardCheck:
         indexed_ids = (
             dict(zip(index.keys, index.ids, strict=True)) if index is not None and index.ids is not None else {}
         )
+        hashes: list[tuple[int, int, int]] = []
         for key, start, end in spans:
             facts = check_sample(content[start:end], key, self._sample(key), self._manifest)
             self.ids.append(facts.id)
+            hashes.append(facts.hashes)
             self._report.add(facts)
             if facts.readable and lengths.get(key, facts.lengths) != facts.lengths:
                 what = f"the index has {lengths[key]} steps of text, audio and vision, the tar {facts.lengths}"
@@ -207,7 +209,7 @@ class _ShardCheck:
             if facts.readable and indexed_ids.get(key, facts.id) != facts.id:
                 what = f"the index has the id {indexed_ids[key]}, the tar {facts.id}"
                 self._add("index", what, self._sample(key))
-        self._report.ids = np.array(list(map(id_hash, self.ids)), np.uint64)
+        self._report.hashes = np.array(hashes, np.uint64).reshape(-1, len(KINDS))
 
 
 def _spans(index: ShardIndex) -> list[Span]:

@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
+
 from ivr_dist import storage
 from ivr_dist.corpora.card import Card
 from ivr_dist.errors import IvrError
 from ivr_dist.inspection.checks.findings import Finding, Kind
 from ivr_dist.inspection.checks.shard import ShardReport
 from ivr_dist.shards.manifest import MANIFEST_NAME, Manifest
+from ivr_dist.shards.sample_hashes import KINDS, HashRows, HashTable
 
 
 @dataclass
@@ -40,6 +43,16 @@ class CheckedSplit:
     def where(self) -> str:
         """URL of its manifest, for findings."""
         return storage.display(storage.join(self.url, MANIFEST_NAME))
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every sample could be read."""
+        return all(report.complete for report in self.reports)
+
+    @cached_property
+    def hashes(self) -> HashRows:
+        """Hashes of its samples as they are in the shards."""
+        return HashRows.of(np.concatenate([ShardReport().hashes, *(report.hashes for report in self.reports)]))
 
     @cached_property
     def groups(self) -> Counter[str]:
@@ -70,7 +83,7 @@ def open_split(url: str) -> CheckedSplit | Finding:
 def compare_counts(split: CheckedSplit) -> Iterator[Finding]:
     """Compare the manifest's counts with the shards, if all of them could be read."""
     manifest = split.manifest
-    if not all(report.complete for report in split.reports):
+    if not split.is_complete:
         return
     transcripts = sum(report.transcripts for report in split.reports)
     # Older versions did not count: 0, or no entry.
@@ -93,6 +106,26 @@ def compare_counts(split: CheckedSplit) -> Iterator[Finding]:
         if statistics.steps > steps:
             what = f"the statistics are over {statistics.steps} steps of {name}, the shards have {steps}"
             yield Finding("count", what, split.where)
+
+
+def compare_hashes(split: CheckedSplit) -> Iterator[Finding]:
+    """Compare the file of sample hashes with the samples, if all of them could be read."""
+    entry = split.manifest.hashes
+    if entry is None:
+        return
+    where = storage.display(storage.join(split.url, entry.name))
+    try:
+        table = HashTable.from_bytes(storage.read_bytes(storage.join(split.url, entry.name)), entry, where)
+        for kind in KINDS:
+            for _ in table.rows(kind):
+                pass
+    except storage.NotFoundError:
+        yield Finding("missing", "the file is missing", where)
+    except IvrError as error:
+        yield Finding("hashes", error.what, where)
+    else:
+        if split.is_complete and split.hashes.entry != entry:
+            yield Finding("hashes", "the hashes of ids, groups and texts are not those of the samples", where)
 
 
 def compare_card(split: CheckedSplit, card: Card) -> Iterator[Finding]:

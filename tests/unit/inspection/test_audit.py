@@ -102,6 +102,18 @@ def test_samples_that_are_left_out_are_not_missing(with_exclusions: Run) -> None
     assert report.to_json()["epochs"][0]["left_out"] == 2
 
 
+def test_a_step_that_was_not_trained_need_not_name_what_is_left_out(with_exclusions: Run) -> None:
+    run = with_exclusions
+    lines = run.lines(run.begin(), range(1, 7))
+    for own in lines.values():
+        own[1] = {"step": 2, "epoch": 0, "ids": [], "skipped": own[1]["ids"]}
+    run.record(lines)
+    run.end()
+    report = run.audit()
+    assert report.ok and report.epochs[0].left_out == 2
+    assert report.epochs[0].verdict == "exactly once or skipped or left out"
+
+
 def test_a_checkpoint_names_its_list(with_exclusions: Run, split: str) -> None:
     run = with_exclusions
     run.record(run.lines(run.begin(), range(1, 7)))

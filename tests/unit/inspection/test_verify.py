@@ -158,11 +158,12 @@ def test_a_split_given_in_several_ways_is_read_once(packed: Path, monkeypatch: p
 def test_groups_and_ids_that_corpora_share_are_a_notice(packed: Path) -> None:
     found = verify([str(packed / "features"), str(packed / "tokens")])
     assert found.ok
-    videos, ids = found.notices
+    videos, ids, texts = found.notices
     who = f"synth ({packed}/features) and synth ({packed}/tokens)"
     assert videos.what == f"7 groups (videos) are in both {who}: test_000000, train_000000, train_000001, ..."
     assert len(videos.names) == 7
     assert re.fullmatch(rf"60 sample ids are in both {re.escape(who)}: (synth_\d{{7}}, ){{3}}\.\.\.", ids.what)
+    assert re.fullmatch(rf"\d+ texts are in both {re.escape(who)}, of (\d+) and \1 long ones", texts.what)
 
 
 def test_only_a_few_shards_are_in_memory(tmp_path: Path) -> None:
@@ -242,7 +243,9 @@ def test_repeated_ids_match_a_simple_count(shards: list[list[str]]) -> None:
     split = CheckedSplit(
         "data/train", Manifest.create(corpus="c", split="train", seed=0, features={}, tasks={}, shards=[])
     )
-    split.reports = [ShardReport(ids=np.array([ord(id_) for id_ in ids], np.uint64)) for ids in shards]
+    split.reports = [
+        ShardReport(hashes=np.array([(ord(id_), 0, 0) for id_ in ids], np.uint64).reshape(-1, 3)) for ids in shards
+    ]
     table_ids = [id_ for ids in shards for id_ in ids]
     found = _IdTable([split]).repeated().tolist()
     assert found == [place for place, id_ in enumerate(table_ids) if table_ids.count(id_) > 1]

@@ -53,7 +53,7 @@ def test_what_webdataset_wrote_is_read_back(tmp_path: Path) -> None:
     check(place, manifest, written(corpus()))
     # In place: the tars are not changed.
     assert {name: (place / name).read_bytes() for name in before} == before
-    assert len(list(place.iterdir())) == 3 + 3 + 1
+    assert len(list(place.iterdir())) == 3 + 3 + 2
 
 
 @pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])

@@ -121,7 +121,11 @@ def test_the_manifest_describes_the_files(tmp_path: Path) -> None:
             assert (len(content), hashlib.sha256(content).hexdigest()) == (entry.bytes, entry.sha256)
         assert len(load_index(str(tmp_path / "train" / shard.index.name)).keys) == shard.samples
     assert sorted(path.name for path in (tmp_path / "train").iterdir()) == sorted(
-        ["manifest.json", *(name for shard in manifest.shards for name in (shard.name, shard.index.name))]
+        [
+            "manifest.hashes",
+            "manifest.json",
+            *(name for shard in manifest.shards for name in (shard.name, shard.index.name)),
+        ]
     )
 
 
@@ -252,6 +256,7 @@ def test_overwriting_removes_the_files_of_the_other_corpus(tmp_path: Path) -> No
     pack(ListSource([sample(audio=[[1.0, 2.0]])], spec, "one"), str(tmp_path))
     pack(ListSource([sample(audio=[[1.0, 2.0]])], spec, "two"), str(tmp_path), overwrite)
     assert sorted(files(tmp_path)) == [
+        "train/manifest.hashes",
         "train/manifest.json",
         "train/two-train-000000.idx",
         "train/two-train-000000.tar",
@@ -274,6 +279,7 @@ def test_what_a_killed_packing_left_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "train" / "mine.tar").write_bytes(b"not ours")
     pack(SynthSource(30), str(tmp_path), SMALL)
     assert sorted(path.name for path in (tmp_path / "train").iterdir()) == [
+        "manifest.hashes",
         "manifest.json",
         "mine.tar",
         "synth-train-000000.idx",

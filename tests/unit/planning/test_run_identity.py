@@ -242,12 +242,6 @@ def test_seeds_are_checked_together(key: str, shared: tuple[Config, dict[str, Ma
         assert len(lines) == (ROLES[key] == "recipe"), "the second seed is not finished"
 
 
-def test_another_list_of_samples_to_leave_out_is_another_run(shared: tuple[Config, dict[str, Manifest]]) -> None:
-    config, manifests = shared
-    listed = replace(config, data=replace(config.data, exclude="withdrawn.txt"))
-    assert "data.exclude is unset there and withdrawn.txt here" in refusal(lambda: ask(listed, manifests))
-
-
 def test_faults_of_directories_and_of_data(shared: tuple[Config, dict[str, Manifest]], corpora: Path) -> None:
     config, manifests = shared
     for split in ("train", "valid", "test"):

@@ -54,9 +54,9 @@ def test_the_tables_name_every_key(tmp_path: Path) -> None:
     pack(SynthSource(20, text="tokens"), str(tmp_path))
     text = section("The format")
     manifest = json.loads((tmp_path / "train" / "manifest.json").read_text())
-    optional = {"words", "hashes"}
+    optional = {"words", "split_by"}
     assert set(manifest) | optional == {"format", "version", "id", *(item.name for item in fields(Manifest))}
-    for key in (*manifest, "words"):
+    for key in (*manifest, *optional):
         assert re.search(rf"^\| .*`{key}`.* \|", text, re.M), key
     assert f"version {VERSION} of the format `{FORMAT}`" in text and f'`"{FORMAT}"`, `{VERSION}`' in text
     with zipfile.ZipFile(next((tmp_path / "train").glob("*.idx"))) as archive:
