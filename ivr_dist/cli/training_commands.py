@@ -101,6 +101,15 @@ def evaluate(
         str | None, typer.Option(metavar="URL", help="Packed split to score; default: a split of the run.")
     ] = None,
     split: Annotated[str, typer.Option(metavar="train|valid|test", help="Which split of the run to score.")] = "test",
+    corpus: Annotated[
+        str, typer.Option(metavar="NAME", help="Corpus of a pooled model; default: all, or the one that fits.")
+    ] = "",
+    head: Annotated[
+        str, typer.Option(metavar="NAME", help="Head that scores a corpus that the model has not seen.")
+    ] = "",
+    statistics: Annotated[
+        str, typer.Option(metavar="URL", help="Its training split, whose statistics standardize its features.")
+    ] = "",
     num_workers: Annotated[
         int | None, typer.Option(metavar="N", min=0, help="Number of processes of this machine; default: 1.")
     ] = None,
@@ -114,7 +123,17 @@ def evaluate(
     """
     from ivr_dist.cli import training_output
 
-    return training_output.evaluate(checkpoint, shards, split, num_workers, as_json=as_json, trust_code=trust_code)
+    return training_output.evaluate(
+        checkpoint,
+        shards,
+        split,
+        num_workers,
+        as_json=as_json,
+        trust_code=trust_code,
+        corpus=corpus,
+        head=head,
+        statistics=statistics,
+    )
 
 
 @SECTION.command("ivr-dist submit configs/quickstart.yaml --address http://head:8265 run.dir=s3://bucket/runs/1")
