@@ -29,7 +29,7 @@ from ivr_dist.inspection.profile import ModalityProfile, SplitProfile
 from ivr_dist.inspection.summaries import FeatureValues, TokenValues
 from ivr_dist.inspection.verify import Verification
 from ivr_dist.sanitize import plain
-from ivr_dist.shards.decode import ContextUtterance
+from ivr_dist.shards.decode import ContextUtterance, spaced_words
 from ivr_dist.units import format_bytes
 
 MAX_SHOWN = 8
@@ -232,7 +232,7 @@ def print_sample(located: FoundSample, stream: TextIO) -> None:
         ("number", f"{located.number} of {located.manifest.samples}"),
         *((f"label {task}", "none" if value is None else f"{value:g}") for task, value in sample.labels.items()),
         *((f"context -{len(sample.context) - number}", _spoken(one)) for number, one in enumerate(sample.context)),
-        ("transcript", " ".join(sample.words) or "none"),
+        ("transcript", " ".join(spaced_words(sample.transcript)) or "none"),
         *((f"{name} ids as words", " ".join(words)) for name, words in located.words.items()),
         *((f"provenance: {key}", plain(str(value), 120)) for key, value in _provenance(about).items()),
     ]

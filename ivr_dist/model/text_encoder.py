@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ivr_dist.common.library_errors import describe
+from ivr_dist.common.word_segmentation import finer_words
 from ivr_dist.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class WordTokenizer:
         if encoding.overflowing and not self._noted:
             self._noted = True
             self._note(f"texts of more than {self.limit} word pieces are truncated to the text encoder's limit")
-        return encoding.ids, encoding.word_ids
+        return encoding.ids, finer_words(words, encoding.word_ids, encoding.offsets)
 
 
 @dataclass(frozen=True)

@@ -428,6 +428,7 @@ class _Packer:
             statistics=statistics.manifest_statistics(),
             vocabulary=statistics.vocabulary,
             transcripts=statistics.transcripts,
+            segmented=statistics.segmented,
             words=words_of_source(self._source),
             labels={task: split.jobs[-1].end - statistics.unlabelled[task] for task in self._source.tasks},
             split_by="clip" if split_by_of(self._source) == "clip" else None,

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ivr_dist.common.word_segmentation import is_unspaced
 from ivr_dist.corpora.readers.texts import PLACEHOLDERS
 from ivr_dist.corpora.source import Prepared, SourceSample
 from ivr_dist.shards.running_statistics import RunningStatistics
@@ -14,7 +15,7 @@ from ivr_dist.shards.specs import FeatureSpec, Statistics
 
 _SUMS = ("missing", "replaced", "rounded", "unlabelled", "placeholders")
 _COUNTERS = (*_SUMS, "vocabulary")
-_NUMBERS = ("empty", "transcripts")
+_NUMBERS = ("empty", "transcripts", "segmented")
 _TRAIN = "train"
 
 
@@ -39,6 +40,8 @@ class ShardStatistics:
     """Samples without features and without a transcript."""
     transcripts: int = 0
     """Samples whose transcript has at least one word."""
+    segmented: int = 0
+    """Samples whose transcript has words without white space between them, which Unicode's boundaries separate."""
     statistics: dict[str, RunningStatistics] = field(default_factory=dict)
     """By modality of features, in the training split: over the time steps in which nothing was replaced."""
 
@@ -64,6 +67,7 @@ class ShardStatistics:
         has_transcript = bool(sample.transcript.split())
         self.empty += not prepared.arrays and not has_transcript
         self.transcripts += has_transcript
+        self.segmented += is_unspaced(sample.transcript)
         for name, array in prepared.arrays.items():
             if self.features[name].kind == "tokens":
                 self.vocabulary[name] = max(self.vocabulary[name], int(array.max()) + 1)
@@ -83,6 +87,7 @@ class ShardStatistics:
             total.vocabulary |= part.vocabulary
             total.empty += part.empty
             total.transcripts += part.transcripts
+            total.segmented += part.segmented
             for name, running in total.statistics.items():
                 running.merge(part.statistics[name])
         return total

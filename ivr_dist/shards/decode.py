@@ -13,6 +13,7 @@ import numpy.typing as npt
 import orjson
 
 from ivr_dist.common import strict_json
+from ivr_dist.common.word_segmentation import split_words
 from ivr_dist.errors import CorruptDataError
 from ivr_dist.shards import npy
 from ivr_dist.shards.sample_ids import id_of
@@ -60,7 +61,12 @@ class RawSample:
 
 
 def words_of(transcript: Transcript) -> tuple[str, ...]:
-    """Split a transcript into words, at white space if it is a text."""
+    """Split a transcript into words, if it is a text; see `common.word_segmentation`."""
+    return tuple(split_words(transcript)) if isinstance(transcript, str) else transcript
+
+
+def spaced_words(transcript: Transcript) -> tuple[str, ...]:
+    """Split a transcript at white space, if it is a text, as tokenizers do; they find the words in it themselves."""
     return tuple(transcript.split()) if isinstance(transcript, str) else transcript
 
 

@@ -35,7 +35,7 @@ MANIFEST_NAME = "manifest.json"
 TABLE_NAME = "manifest.shards"
 
 _REMEDY = "pack the split again"
-_COUNTED = ("vocabulary", "transcripts", "labels", "split_by", "hashes")
+_COUNTED = ("vocabulary", "transcripts", "segmented", "labels", "split_by", "hashes")
 _OPTIONAL = (*_COUNTED, "words")
 _MAX_SAMPLES = 1 << 62
 _LARGEST = float(np.finfo(np.float32).max)
@@ -72,6 +72,9 @@ class Manifest:
     labels: dict[str, int] = field(default_factory=dict)
     """By task: samples that have its label; empty also where the split was packed by a version that did not count
     them."""
+    segmented: int = 0
+    """Samples whose transcript has words without white space, such as Chinese ones: its words are those of Unicode's
+    word boundaries (UAX #29)."""
     split_by: SplitBy | None = None
     """`clip` if groups (videos) are in several splits of the corpus; None: groups are kept together, or by a version
     that did not state it."""
@@ -91,6 +94,7 @@ class Manifest:
         statistics: Mapping[str, Statistics] | None = None,
         vocabulary: Mapping[str, int] | None = None,
         transcripts: int = 0,
+        segmented: int = 0,
         words: Mapping[str, Sequence[str]] | None = None,
         labels: Mapping[str, int] | None = None,
         split_by: SplitBy | None = None,
@@ -108,6 +112,7 @@ class Manifest:
             statistics=dict(statistics or {}),
             vocabulary=dict(vocabulary or {}),
             transcripts=transcripts,
+            segmented=segmented,
             words={name: list(listed) for name, listed in (words or {}).items()},
             labels=dict(labels or {}),
             split_by=split_by,
@@ -357,6 +362,8 @@ def _check(manifest: Manifest) -> None:
         not storage.is_plain(manifest.hashes.name) or not 0 < manifest.hashes.directory_bytes <= manifest.hashes.bytes
     ):
         raise ValueError("hashes does not describe a file beside the manifest")
+    if not 0 <= manifest.segmented <= manifest.samples:
+        raise ValueError(f"segmented is {manifest.segmented} of {manifest.samples} samples")
     if not 0 <= manifest.transcripts <= manifest.samples:
         raise ValueError(f"transcripts is {manifest.transcripts} of {manifest.samples} samples")
 

@@ -17,7 +17,7 @@ from ivr_dist.data.batches.batch import Batch, ModalityBatch, in_blocks, padded_
 from ivr_dist.data.batches.tokenization import PieceEncoder, Tokenizer, word_batch
 from ivr_dist.errors import CorruptDataError, DataError
 from ivr_dist.planning.pool_layout import WORDS
-from ivr_dist.shards.decode import words_of
+from ivr_dist.shards.decode import spaced_words
 from ivr_dist.shards.manifest import Manifest
 from ivr_dist.shards.sample_columns import Column, Samples
 from ivr_dist.shards.specs import TaskSpec
@@ -175,7 +175,7 @@ def _modalities(samples: Samples, spec: BatchSpec, common: int | None) -> dict[s
     for name, (kind, _) in spec.modalities.items():
         if kind == WORDS:
             assert spec.tokenizer is not None
-            parts[name] = word_batch(list(map(words_of, samples.transcripts)), spec.tokenizer)
+            parts[name] = word_batch(list(map(spaced_words, samples.transcripts)), spec.tokenizer)
             continue
         own = np.maximum(np.array(samples.columns[name].steps, np.int64), 0)
         steps = int(own.max(initial=0)) if common is None else common

@@ -20,7 +20,7 @@ from ivr_dist.data.batches.pool_spec import PoolSpec
 from ivr_dist.data.batches.tokenization import word_batch
 from ivr_dist.planning.label_scale import to_head
 from ivr_dist.planning.pool_layout import WORDS
-from ivr_dist.shards.decode import words_of
+from ivr_dist.shards.decode import spaced_words
 from ivr_dist.shards.sample_columns import Samples
 
 Int64Array = npt.NDArray[np.int64]
@@ -91,7 +91,7 @@ def _set_part(samples: PooledRows, spec: PoolSpec, modality: str, name: str) -> 
     own = list(zip(samples.corpus[places].tolist(), samples.rows[places].tolist(), strict=True))
     if kind == WORDS:
         assert spec.tokenizer is not None
-        texts = [words_of(samples.parts[number].transcripts[row]) for number, row in own]
+        texts = [spaced_words(samples.parts[number].transcripts[row]) for number, row in own]
         part = word_batch(texts, spec.tokenizer)
         counts = part.features.flatten().index_select(0, part.flat)
         return _SetPart(SetSteps(counts, part.pieces), places, part.mask.numpy())

@@ -54,7 +54,7 @@ def test_the_tables_name_every_key(tmp_path: Path) -> None:
     pack(SynthSource(20, text="tokens"), str(tmp_path))
     text = section("The format")
     manifest = json.loads((tmp_path / "train" / "manifest.json").read_text())
-    optional = {"words", "split_by"}
+    optional = {"words", "split_by", "segmented"}
     assert set(manifest) | optional == {"format", "version", "id", *(item.name for item in fields(Manifest))}
     for key in (*manifest, *optional):
         assert re.search(rf"^\| .*`{key}`.* \|", text, re.M), key

@@ -117,7 +117,7 @@ def test_every_sample_comes_back(tmp_path: Path, aligned: bool, protocol: int) -
         for id_, sample in samples.items():
             assert same_bits(sample.arrays, expected[id_]["arrays"]), id_
             assert {name: np.float32(label) for name, label in sample.labels.items()} == expected[id_]["labels"]
-            assert " ".join(sample.words) == expected[id_]["text"]
+            assert sample.transcript == expected[id_]["text"]
     assert [split.missing for split in summary.splits] == [{"vision": 1}] * 3
     assert [split.replaced for split in summary.splits] == [{"audio": 1}, {}, {"audio": 1}]
     assert summary.dropped == ()
@@ -349,7 +349,7 @@ def test_missing_transcripts_are_empty_and_missing_ids_are_refused(tmp_path: Pat
     content["train"]["raw_text"][3] = "nan"
     source = opened(tmp_path, content)
     summary, found = round_trip(source, tmp_path / "out")
-    spoken = [" ".join(found["train"][id_].words) for id_ in content["train"]["id"][1:4].tolist()]
+    spoken = [found["train"][id_].transcript for id_ in content["train"]["id"][1:4].tolist()]
     assert spoken == [expected[content["train"]["id"][1]]["text"], "", "nan"]
     assert any("1 samples have the transcript nan" in warning for warning in summary.splits[0].warnings)
     content["train"]["id"] = [missing, *content["train"]["id"][1:].tolist()]
