@@ -76,6 +76,8 @@ class CheckpointState:
     """Their ZeRO stage."""
     shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     """Shape of each parameter and buffer."""
+    sets: Mapping[str, str] = field(default_factory=dict)
+    """By modality: the name of its feature set, where there is one corpus; empty in checkpoints of older versions."""
     pool: PoolState | None = None
     """The corpora, where there are several: then `tasks` are heads, and statistics are by corpus."""
     classes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -119,10 +121,11 @@ class CheckpointState:
             "stage": self.stage,
             "shapes": self.shapes,
             "classes": self.classes,
+            "sets": self.sets,
             "pool": None if self.pool is None else self.pool.to_json(),
         }
         # Keys that only a run writes, and the cursor of an imported model, are left out where there is nothing.
-        optional = ("cursor", _PROGRESS, "rng", "spent", "manifests", "classes", "pool")
+        optional = ("cursor", _PROGRESS, "rng", "spent", "manifests", "classes", "sets", "pool")
         return {name: value for name, value in content.items() if value or name not in optional}
 
     @classmethod

@@ -81,6 +81,7 @@ def initial_state(
     config: Config,
     spec: BatchSpec | PoolSpec,
     *,
+    sets: Mapping[str, str] | None = None,
     manifests: Mapping[str, str] | None = None,
     world: int = 1,
     stage: int = 0,
@@ -90,6 +91,7 @@ def initial_state(
     Args:
         config: The run's config.
         spec: Contents of its batches.
+        sets: By modality: the name of its feature set, where there is one corpus.
         manifests: Manifest ids by split.
         world: Workers.
         stage: ZeRO stage.
@@ -109,6 +111,7 @@ def initial_state(
         else {name: [part.tolist() for part in parts] for name, parts in spec.statistics.items()},
         pool=pool_state(spec) if isinstance(spec, PoolSpec) else None,
         manifests=dict(manifests or {}),
+        sets=dict(sets or {}),
         world=world,
         stage=stage,
         classes=recorded_classes(config),

@@ -101,6 +101,15 @@ def evaluate(
         str | None, typer.Option(metavar="URL", help="Packed split to score; default: a split of the run.")
     ] = None,
     split: Annotated[str, typer.Option(metavar="train|valid|test", help="Which split of the run to score.")] = "test",
+    corpus: Annotated[
+        str, typer.Option(metavar="NAME", help="Corpus of a pooled model; default: all, or the one that fits.")
+    ] = "",
+    head: Annotated[
+        str, typer.Option(metavar="NAME", help="Head that scores a corpus that the model has not seen.")
+    ] = "",
+    statistics: Annotated[
+        str, typer.Option(metavar="URL", help="Its training split, whose statistics standardize its features.")
+    ] = "",
     num_workers: Annotated[
         int | None, typer.Option(metavar="N", min=0, help="Number of processes of this machine; default: 1.")
     ] = None,
@@ -114,7 +123,17 @@ def evaluate(
     """
     from ivr_dist.cli import training_output
 
-    return training_output.evaluate(checkpoint, shards, split, num_workers, as_json=as_json, trust_code=trust_code)
+    return training_output.evaluate(
+        checkpoint,
+        shards,
+        split,
+        num_workers,
+        as_json=as_json,
+        trust_code=trust_code,
+        corpus=corpus,
+        head=head,
+        statistics=statistics,
+    )
 
 
 @SECTION.command("ivr-dist submit configs/quickstart.yaml --address http://head:8265 run.dir=s3://bucket/runs/1")
@@ -158,6 +177,7 @@ def _print_plans(loaded: Loaded, worlds: Sequence[int], as_json: bool) -> int:
     from dataclasses import asdict
 
     from ivr_dist.data.read_forecast import forecasts
+    from ivr_dist.display.plain_output import say
     from ivr_dist.display.tables import print_rows, print_table
     from ivr_dist.orchestration.preflight import count_parameters, preflight, resolved
     from ivr_dist.planning.model_inputs import run_inputs
@@ -181,4 +201,6 @@ def _print_plans(loaded: Loaded, worlds: Sequence[int], as_json: bool) -> int:
         # Values that do not depend on the workers are printed once, so that the table fits a terminal.
         print_rows([(label, values[0]) for label, *values in lines[1:] if len(set(values)) == 1], sys.stdout)
         print_table(lines[0], [line for line in lines[1:] if len(set(line[1:])) > 1], sys.stdout)
+    for caution in dict.fromkeys(caution for manifest in manifests.values() for caution in manifest.cautions):
+        say(f"caution: {caution}", sys.stdout)
     return 0

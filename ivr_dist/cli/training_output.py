@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ivr_dist import storage
 from ivr_dist.cli.options import print_json
 from ivr_dist.display.plain_output import say
+from ivr_dist.errors import UserError
 
 if TYPE_CHECKING:
     from ivr_dist.config.loading import Loaded
@@ -73,6 +74,9 @@ def evaluate(
     *,
     as_json: bool = False,
     trust_code: bool = False,
+    corpus: str = "",
+    head: str = "",
+    statistics: str = "",
 ) -> int:
     """Score a checkpoint on a packed split, and print its metrics.
 
@@ -83,23 +87,33 @@ def evaluate(
         num_workers: Processes of this machine that share the work; None: one.
         as_json: Print one JSON object instead of a table.
         trust_code: Whether classes outside the package that the checkpoint names may be imported.
+        corpus: The corpus of the model that the split is of; empty: the one that fits, or all of the run.
+        head: Head that scores a corpus which the model has not seen.
+        statistics: Training split of such a corpus, whose statistics standardize its features.
 
     Returns:
         The exit code.
     """
     from ivr_dist.display.tables import print_metrics
-    from ivr_dist.evaluation.own_split import own_split
-    from ivr_dist.evaluation.score_checkpoint import metrics_of_own_code, score_checkpoint
+    from ivr_dist.evaluation.score_checkpoint import metrics_of_own_code, score_checkpoint, score_own_splits
+    from ivr_dist.evaluation.split_predictions import Target
 
-    url = storage.absolute(checkpoint)
-    split_url = storage.absolute(own_split(url, split) if shards is None else shards)
-    metrics = score_checkpoint(url, split_url, num_workers or 1, trust_code=trust_code)
+    url, workers = storage.absolute(checkpoint), num_workers or 1
+    if shards is None:
+        if head or statistics:
+            raise UserError("--head and --statistics need --shards", remedy="name the packed split to score")
+        metrics, scored = score_own_splits(url, split, workers, trust_code=trust_code, corpus=corpus)
+    else:
+        target = Target(corpus, head, storage.absolute(statistics) if statistics else "")
+        scored = [storage.absolute(shards)]
+        metrics = score_checkpoint(url, scored[0], workers, trust_code=trust_code, target=target)
+    split_url = ", ".join(storage.display(each) for each in scored)
     left_out = [] if trust_code else metrics_of_own_code(url)
     if left_out:
         text = f"metrics outside the package are left out: {', '.join(left_out)}; --trust-code computes them"
         say(f"note: {text}", sys.stderr)
     if as_json:
-        shown = {"checkpoint": storage.display(url), "shards": storage.display(split_url), "metrics": metrics}
+        shown = {"checkpoint": storage.display(url), "shards": split_url, "metrics": metrics}
         print_json(shown)
     else:
         print_metrics({split: metrics}, sys.stdout)

@@ -177,6 +177,17 @@ class Card:
             raise DataError(f"{modality} has {dim} features a step", where=f"card {self.name}", remedy=_WIDTH)
         return dim
 
+    def optional_modalities(self) -> set[str]:
+        """Collect the modalities that a packing may lack, because a file of theirs is optional."""
+        mapped: list[tuple[str, str | None]] = []
+        if self.utterances is not None:
+            mapped = [(name, features.file) for name, features in self.utterances.modalities().items()]
+        if self.ur_funny is not None:
+            mapping = self.ur_funny
+            mapped = [("text", mapping.language), ("text", mapping.vectors)]
+            mapped += [("audio", mapping.audio), ("vision", mapping.vision)]
+        return {name for name, file in mapped if file is not None and self.files[file].optional}
+
     def splits_by_group(self) -> bool:
         """Whether the card assigns groups to splits, instead of the files."""
         return any(split.groups is not None or split.groups_file is not None for split in self.splits.values())

@@ -80,6 +80,8 @@ def print_profile(splits: Sequence[SplitProfile], stream: TextIO) -> None:
     _print_texts(splits, names, stream)
     for name, split in zip(names, splits, strict=True):
         say(f"{name}: values, labels and words from {scanned_line(split.scanned)}", stream)
+    for caution in dict.fromkeys(caution for split in splits for caution in split.cautions):
+        say(f"caution: {caution}", stream)
     if not all(split.scanned.is_all for split in splits):
         say("--full reads all samples", stream)
 

@@ -11,9 +11,11 @@ from torch.multiprocessing.spawn import spawn
 from ivr_dist import storage
 from ivr_dist.checkpoint import store, weights
 from ivr_dist.data.batches.collate import BatchSpec
+from ivr_dist.data.batches.pool_spec import PoolSpec
 from ivr_dist.data.exclusions import NOTHING, read_excluded
 from ivr_dist.data.reading.shard_reader import ShardReader
-from ivr_dist.evaluation import evaluate
+from ivr_dist.evaluation import evaluate, pool_metrics
+from ivr_dist.evaluation.own_split import own_splits
 from ivr_dist.evaluation.registry import configured_metrics
 from ivr_dist.evaluation.split_predictions import Target, predict_split
 from ivr_dist.run.paths import RunPaths
@@ -47,6 +49,37 @@ def score_checkpoint(
         spawn(_run_rank, (workers, scratch, checkpoint, split_url, trust_code, target or Target()), nprocs=workers)  # type: ignore[no-untyped-call]
         scores: evaluate.Metrics = storage.read_json(str(Path(scratch) / "metrics.json"))
         return scores
+
+
+def score_own_splits(
+    checkpoint: str, split: str, workers: int, *, trust_code: bool = False, corpus: str = ""
+) -> tuple[evaluate.Metrics, list[str]]:
+    """Score a checkpoint on one split of its run; of several corpora on that of each, with means over them.
+
+    Args:
+        checkpoint: The checkpoint's directory or URL.
+        split: `train`, `valid` or `test`.
+        workers: As for `score_checkpoint`.
+        trust_code: As for `score_checkpoint`.
+        corpus: The corpus; empty: all that have the split.
+
+    Returns:
+        The metrics by name, and the splits that were scored.
+
+    Raises:
+        DataError: The run had no such split, or its data has changed.
+    """
+    urls = own_splits(checkpoint, split, corpus)
+    scores: evaluate.Metrics = {}
+    for name, url in urls.items():
+        target = Target(corpus=name)
+        scores |= score_checkpoint(checkpoint, storage.absolute(url), workers, trust_code=trust_code, target=target)
+    state = store.read_state(checkpoint)
+    if state.pool is not None and not corpus:
+        spec = weights.batch_spec(state)
+        assert isinstance(spec, PoolSpec), "the state has several corpora"
+        scores |= pool_metrics.macro(scores, spec.layout.corpora)
+    return scores, list(urls.values())
 
 
 def _run_rank(

@@ -50,12 +50,13 @@ def _are_metrics(value: Any) -> bool:
     )
 
 
-_OPTIONAL = ("manifests", "modalities", "not_used")
+_OPTIONAL = ("manifests", "modalities", "not_used", "init")
 _RECORD_FIELDS: Mapping[str, Callable[[Any], bool]] = {
     "config": lambda value: isinstance(value, dict),
     "manifests": _is_texts_by_name,
     "modalities": _is_texts,
     "not_used": _is_texts_by_name,
+    "init": lambda value: isinstance(value, dict),
 }
 """Fields of `run.json` with the check of each."""
 _RESULT_FIELDS: Mapping[str, Callable[[Any], bool]] = {

@@ -121,6 +121,8 @@ class SplitProfile:
     """Number of distinct groups (videos)."""
     ungrouped: int
     """Samples without a group."""
+    cautions: list[str]
+    """What limits results on the split, a sentence each."""
     provenance: dict[str, FieldSummary]
     """Values of the samples' provenance, by key."""
 
@@ -313,5 +315,6 @@ def _profile_of(
         words=scan.words.spread(word_bins),
         groups=len(scan.groups),
         ungrouped=scan.ungrouped,
+        cautions=manifest.cautions,
         provenance={name: collector.summary() for name, collector in scan.fields.items()},
     )

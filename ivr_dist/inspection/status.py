@@ -72,6 +72,8 @@ class RunStatus:
     """Modalities that the model reads."""
     not_used: Mapping[str, str]
     """Reasons why the other modalities are not read."""
+    init: Mapping[str, Any]
+    """Where the weights come from, with `train.init_from`: checkpoint, sha256, what was taken, new and left."""
     metrics: Mapping[str, Mapping[str, float | None]]
     """Metrics by split; empty until the run has finished."""
 
@@ -85,6 +87,11 @@ class RunStatus:
         if self.modalities:
             rows.append(("modalities", ", ".join(self.modalities)))
         rows += unused_rows(self.not_used)
+        if self.init:
+            parts = [f"{self.init.get('taken')} tensors of {self.init.get('checkpoint')}"]
+            changed = [(word, self.init[word]) for word in ("new", "left") if self.init.get(word)]
+            parts += [f"{word}: {', '.join(map(str, names))}" for word, names in changed]
+            rows.append(("weights from", "; ".join(parts)))
         if self.step is not None:
             epoch = "" if self.epoch is None else f", epoch {self.epoch:.2f}"
             rows.append(("step", f"{self.step} of {self.total_steps}{epoch}"))
@@ -139,6 +146,7 @@ def status(run_url: str, now: float | None = None) -> RunStatus:
         driver=None if driver is None else f"{driver['host']}:{driver['pid']}",
         goodput=goodput.account(attempt_times(heartbeats, first_attempt)),
         modalities=record.get("modalities", []),
+        init=record.get("init", {}),
         not_used=record.get("not_used", {}),
         metrics=result["metrics"] if result else {},
     )

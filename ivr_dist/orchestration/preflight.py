@@ -111,6 +111,7 @@ def absolute(config: Config) -> Config:
         ),
         run=replace(run, dir=_absolute(run.dir), resume=resume),
         model=replace(config.model, text=text),
+        train=replace(config.train, init_from=_absolute(config.train.init_from)),
     )
 
 

@@ -147,6 +147,7 @@ def absolute_paths(config: Config, address: str) -> list[str]:
         "data.valid": config.data.valid,
         "data.test": config.data.test,
         "data.exclude": config.data.exclude,
+        "train.init_from": config.train.init_from,
         **{
             f"data.corpora.{name}.{key}": getattr(entry, key) or ""
             for name, entry in entries(config).items()

@@ -168,11 +168,13 @@ def is_explained(error: BaseException) -> bool:
     return isinstance(error, IvrError) and not isinstance(error, WorkerError)
 
 
-def run_on_all_ranks(work: Callable[[], None]) -> None:
-    """Call `work` on every rank; if it raises an `IvrError` on any rank, every rank raises."""
+def run_on_all_ranks(work: Callable[[], T]) -> T:
+    """Call `work` on every rank and return its result; if it raises an `IvrError` on any rank, every rank raises."""
     error: IvrError | None = None
+    results: list[T] = []
     try:
-        work()
+        results.append(work())
     except IvrError as caught:  # raised again by raise_together, on all ranks
         error = caught
     raise_together(error)
+    return results[0]

@@ -12,16 +12,18 @@ import torch
 
 from ivr_dist import storage
 from ivr_dist.checkpoint import weights
+from ivr_dist.checkpoint.state import CheckpointState
 from ivr_dist.config import Config
 from ivr_dist.config.corpora import split_urls
 from ivr_dist.data.build_order import build_order
 from ivr_dist.data.exclude_list import excluded_samples
 from ivr_dist.data.exclusions import Exclusions, save_excluded
 from ivr_dist.data.loader import Loader
+from ivr_dist.data.pool_cursor import PoolCursor
 from ivr_dist.data.pooled_loader import PooledLoader
 from ivr_dist.engine.deepspeed_engine import Engine
 from ivr_dist.errors import IvrError, UserError
-from ivr_dist.inspection.existing_run import check_length, record
+from ivr_dist.inspection.existing_run import check_length, read_record, record
 from ivr_dist.model.build import build_model, recompute_layers
 from ivr_dist.model.text_encoder import TextEncoder
 from ivr_dist.planning.label_check import label_notes
@@ -44,6 +46,8 @@ from ivr_dist.training.callbacks.run_monitor import RunMonitor
 from ivr_dist.training.callbacks.tensorboard import TensorBoardCurves
 from ivr_dist.training.checkpointer import Checkpointer
 from ivr_dist.training.final_evaluation import write_result
+from ivr_dist.training.freezing import freeze
+from ivr_dist.training.init_from import InitialWeights, kept_statistics
 from ivr_dist.training.rank_agreement import ClusterEvents, RankAgreement
 from ivr_dist.training.run_spec import run_spec
 from ivr_dist.training.splits import open_splits
@@ -91,6 +95,10 @@ class AttemptRun:
         self.plan = plan_run(config, self.manifests, self.world, _digests(self.left_out))
         self.text = TextEncoder(config.model.text.pretrained) if config.model.text.pretrained else None
         self.layout, self.spec = run_spec(config, self.manifests, self.text, self.note)
+        self.statistics = ""
+        """Which statistics standardize the inputs of a run with `train.init_from`, in words."""
+        self.init_record: dict[str, Any] = {}
+        """What was taken from its checkpoint, for the record of the run."""
         self.skipped_steps: SkippedSteps | None = None
         """After `run` returned `rollback`: the steps that the next attempt must skip."""
 
@@ -128,9 +136,7 @@ class AttemptRun:
     ) -> Ending:
         config, plan = self.config, self.plan
         here = Experiment(config, ids(self.manifests))
-        state = weights.initial_state(
-            config, self.spec, manifests=here.manifests, world=self.world, stage=config.zero.stage
-        )
+        state = self._state(here.manifests)
         before = None if skipped_steps is None else skipped_steps.before
         source = resume.find(config, self.run_url, state, attempts_before, before)
         changed = resume.changes(source, here, self.manifests)
@@ -142,19 +148,21 @@ class AttemptRun:
             for sentence in weights.changed_classes(source.state, state):
                 self._say(sentence)
         watchdog.restart()
-        engine = self._engine(source)
+        initial = self._initial_weights(source)
+        state = self._state(here.manifests)
+        engine = self._engine(source, initial)
         watchdog.restart()
         numbers = {corpus.name: number for number, corpus in enumerate(self.layout.corpora)}
-        order = build_order(config, plan, self.manifests, numbers, _digests(self.left_out))
+        order = build_order(
+            config, plan, self.manifests, numbers, _digests(self.left_out), self._first_uses(source, initial)
+        )
         progress, order, cursor = resume.position(order, source, config.data.mix.changes == "allow")
         with open_splits(config, plan, self.manifests, self.spec, order, self.note, self.left_out) as splits:
             loader = splits.train
             if skipped_steps is not None:
                 progress = replace(progress, faults=skipped_steps.faults)
             check_length(progress.step, plan.total_steps, self.run_url)
-            attempt = _start_attempt(
-                self.run_url, record(config, self.manifests), source.parent, progress.step, plan, engine, changed
-            )
+            attempt = _start_attempt(self.run_url, self._record(), source.parent, progress.step, plan, engine, changed)
             if self.rank == 0:
                 save_excluded(self.run_url, self.manifests, self.left_out)
             with self._services(attempt, stopwatch, watchdog, engine, loader, source) as (services, end):
@@ -174,8 +182,52 @@ class AttemptRun:
             self.skipped_steps = SkippedSteps(reached.step - config.train.rollback_steps, reached.step, reached.faults)
         return ending
 
-    def _engine(self, source: resume.Resume) -> Engine:
-        """Build the model under DeepSpeed, with the checkpoint's weights or initialized from the seed."""
+    def _state(self, manifests: Mapping[str, str]) -> CheckpointState:
+        """The state common to all checkpoints of the attempt."""
+        config, layout = self.config, self.layout
+        return weights.initial_state(
+            config,
+            self.spec,
+            sets={} if layout.is_pool else layout.corpora[0].sets,
+            manifests=manifests,
+            world=self.world,
+            stage=config.zero.stage,
+        )
+
+    def _initial_weights(self, source: resume.Resume) -> InitialWeights | None:
+        """Open the checkpoint of `train.init_from`, and scale inputs as it was trained; later, as the run began."""
+        path, keeps = self.config.train.init_from, self.config.train.init_statistics == "kept"
+        if not path:
+            return None
+        if source.state is not None:
+            if keeps:
+                self.spec, _ = kept_statistics(self.spec, self.layout, source.state)
+            return None
+        initial = collectives.run_on_all_ranks(lambda: InitialWeights.open(path))
+        self.statistics = "the data's own"
+        if keeps:
+            self.spec, self.statistics = kept_statistics(self.spec, self.layout, initial.state)
+        return initial
+
+    def _first_uses(self, source: resume.Resume, initial: InitialWeights | None) -> dict[str, int]:
+        """Uses of an earlier run by corpus, whose passes this one goes on with."""
+        cursor = None if source.state is None else source.state.cursor
+        if isinstance(cursor, PoolCursor):
+            return {name: position.first_use for name, position in cursor.corpora.items()}
+        if initial is None or not self.config.data.mix.uses_from:
+            return {}
+        return initial.first_uses(self.layout, ids(self.manifests))
+
+    def _record(self) -> dict[str, Any]:
+        """Return the content of `run.json`, with where the weights come from."""
+        content = record(self.config, self.manifests)
+        if self.config.train.init_from:
+            before = collectives.on_rank_zero(lambda: read_record(self.run_url).get("init"))
+            content["init"] = self.init_record or before or {}
+        return content
+
+    def _engine(self, source: resume.Resume, initial: InitialWeights | None) -> Engine:
+        """Build the model under DeepSpeed, with a checkpoint's weights or initialized from the seed."""
         config = self.config
         torch.manual_seed(config.run.seed)
         model = build_model(config.model, weights.model_spec(self.spec, self.text), config.loss)
@@ -183,6 +235,15 @@ class AttemptRun:
             recompute_layers(model)
         if source.url:
             collectives.run_on_all_ranks(lambda: weights.load_weights(model, source.url, verified=True))
+        elif initial is not None:
+            new_heads = config.train.new_heads
+            transfer = collectives.run_on_all_ranks(lambda: initial.load(model, self.layout, new_heads=new_heads))
+            self.init_record = initial.record(transfer, self.statistics)
+            self._say(transfer.describe(storage.short_display(initial.url)))
+            self._say(f"input scaling: {self.statistics}")
+        frozen = freeze(model, config.train.freeze)
+        if frozen:
+            self._say(f"frozen: {frozen:,} parameters below {', '.join(config.train.freeze)}")
         engine = Engine(
             model,
             self.plan.deepspeed,

@@ -260,14 +260,15 @@ def test_every_card_here_is_valid_and_states_its_terms(path: Path) -> None:
         assert len(file.sha256) == 64 if file.sha256 else "no checksum is published" in file.origin
     assert all(split.samples for split in card.splits.values()) or "counts of the splits are open" in cautions
     for name, features in card.features.items():
-        assert features.origin and (features.dim or "read from the file" in cautions or card.format == "table"), name
+        width_is_known = features.dim or "read from the file" in cautions or card.format == "utterances"
+        assert features.origin and width_is_known, name
 
 
 @pytest.mark.parametrize("name", ["mosi", "mosei", "ur_funny", "sims", "simsv2", "meld", "mustard", "iemocap"])
 def test_the_corpora_of_the_field_have_cards(name: str) -> None:
     card = find_card(name)
     assert card.access
-    assert ("not tried on" in " ".join(card.cautions)) == (card.format != "table")
+    assert ("not tried on" in " ".join(card.cautions)) == (card.format != "utterances")
 
 
 def test_published_splits() -> None:

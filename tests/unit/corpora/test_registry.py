@@ -82,7 +82,7 @@ def test_a_card_is_checked_when_it_is_read(tmp_path: Path, form: str, more: str,
 
 
 def test_formats_of_the_package_are_registered() -> None:
-    assert list(FORMATS) == ["arrays", "table", "mmsa", "mult", "csd", "ur_funny"]
+    assert list(FORMATS) == ["arrays", "table", "mmsa", "mult", "csd", "ur_funny", "utterances", "merbench"]
 
 
 def test_pack_asks_for_trust(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -130,13 +130,13 @@ def test_parameters_are_counted_without_making_them(train: Manifest, override: s
     config = load_config(None, [*MINIMAL, override])
     spec = BatchSpec.from_manifest(train, config.data.modalities, [])
     model = build_model(config.model, ModelSpec(spec.modalities, spec.tasks))
-    assert count_parameters(config, train) == sum(parameter.numel() for parameter in model.parameters())
+    assert count_parameters(config, {"train": train}) == sum(parameter.numel() for parameter in model.parameters())
 
 
 def test_parameters_of_a_text_encoder_count_where_they_are_trained(train: Manifest, tmp_path: Path) -> None:
     bert = [f"model.text.pretrained={tiny_bert(tmp_path)}", "data.modalities=[text]", "svr.modalities=[text]"]
     counts = [
-        count_parameters(load_config(None, [*MINIMAL, *bert, f"model.text.trained_layers={layers}"]), train)
+        count_parameters(load_config(None, [*MINIMAL, *bert, f"model.text.trained_layers={layers}"]), {"train": train})
         for layers in ("0", "1", "2", "null")
     ]
     assert counts[2] - counts[1] == counts[1] - counts[0] > 0
