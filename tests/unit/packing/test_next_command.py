@@ -41,6 +41,15 @@ def test_a_small_corpus_gets_a_small_batch(packed: tuple[Path, PackSummary]) -> 
     assert "train.global_batch=1 " in next_command(with_samples(summary, train=2, valid=9), str(folder))
 
 
+def test_words_alone_are_trained_without_the_terms_for_several_modalities(tmp_path: Path) -> None:
+    summary = pack(SynthSource(60, text="tokens"), str(tmp_path))
+    assert "loss" not in next_command(with_samples(summary, train=900, valid=9), str(tmp_path))
+    manifest = Manifest.load(str(tmp_path / "train"))
+    replace(manifest, features={"text": manifest.features["text"]}, statistics={}).save(str(tmp_path / "train"))
+    command = next_command(with_samples(summary, train=900, valid=9), str(tmp_path))
+    assert command.endswith("loss.adversary.weight=0 loss.reconstruction.weight=0 loss.svr.weight=0")
+
+
 def test_what_cannot_be_trained_on_is_looked_at(packed: tuple[Path, PackSummary], tmp_path: Path) -> None:
     folder, summary = packed
     assert next_command(with_samples(summary, test=5), "out") == "ivr-dist inspect out"
