@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,10 +20,12 @@ from ivr_dist.cli.options import (
     TrustCode,
     print_json,
 )
+from ivr_dist.display.plain_output import say
 from ivr_dist.errors import UserError
 
 if TYPE_CHECKING:
     from ivr_dist.config.loading import Loaded
+    from ivr_dist.planning.plan import Plan
 
 SECTION = Section("Training")
 
@@ -174,14 +177,13 @@ def _parse_worlds(text: str) -> list[int]:
 
 def _print_plans(loaded: Loaded, worlds: Sequence[int], as_json: bool) -> int:
     """Print the plan; of several world sizes a column each, for what differs between them."""
-    from dataclasses import asdict
-
     from ivr_dist.data.read_forecast import forecasts
-    from ivr_dist.display.plain_output import say
     from ivr_dist.display.tables import print_rows, print_table
     from ivr_dist.orchestration.preflight import count_parameters, preflight, resolved
     from ivr_dist.planning.model_inputs import run_inputs
     from ivr_dist.planning.plan import describe, plan_run
+    from ivr_dist.planning.pool_layout import pool_layout
+    from ivr_dist.planning.pool_table import CorpusRow, corpus_rows, pool_notes
 
     config = resolved(loaded.config)
     first, manifests = preflight(config, worlds[0], loaded)
@@ -189,9 +191,14 @@ def _print_plans(loaded: Loaded, worlds: Sequence[int], as_json: bool) -> int:
     plans = [first, *(plan_run(config, manifests, world) for world in worlds[1:])]
     parameters = count_parameters(config, manifests)
     pairs = list(zip(plans, forecasts(config, manifests, plans), strict=True))
+    encoder = config.model.text.pretrained
+    layout = pool_layout(config, manifests, 1 if encoder else None)
+    corpora = corpus_rows(config, first, layout)
     if as_json:
         shared = {"parameters": parameters, "modalities": list(inputs.used), "not_used": dict(inputs.unused)}
-        print_json([{**asdict(plan_), **shared, "reading": asdict(forecast)} for plan_, forecast in pairs])
+        if corpora:
+            shared["corpora"] = [row.to_json() for row in corpora]
+        print_json([{**_plan_json(plan_), **shared, "reading": asdict(forecast)} for plan_, forecast in pairs])
         return 0
     columns = [describe(plan_, config, parameters, inputs) + forecast.rows() for plan_, forecast in pairs]
     if len(plans) == 1:
@@ -203,4 +210,18 @@ def _print_plans(loaded: Loaded, worlds: Sequence[int], as_json: bool) -> int:
         print_table(lines[0], [line for line in lines[1:] if len(set(line[1:])) > 1], sys.stdout)
     for caution in dict.fromkeys(caution for manifest in manifests.values() for caution in manifest.cautions):
         say(f"caution: {caution}", sys.stdout)
+    if corpora:
+        print_table(CorpusRow.header, [row.cells() for row in corpora], sys.stdout)
+    for note in pool_notes(config, first):
+        say(f"note: {note}", sys.stdout)
     return 0
+
+
+def _plan_json(plan: Plan) -> dict[str, Any]:
+    """Fields of a plan as JSON values; of a pool without the shards of its corpora."""
+    content = asdict(replace(plan, pool=None))
+    if plan.pool is None:
+        del content["pool"]
+        return content
+    phases = [{"first_step": phase.first_step, "quotas": dict(phase.quotas)} for phase in plan.pool.phases]
+    return {**content, "pool": {"phases": phases}}

@@ -22,6 +22,9 @@ from ivr_dist.planning.pool_plan import PoolPlan, is_mixed, make_pool_plan
 from ivr_dist.shards.manifest import Manifest
 from ivr_dist.units import as_written, format_bytes, format_count, parse_interval
 
+_MOST_CORPORA = 8
+"""Corpora whose shares the plan lists in one row; `ivr-dist plan` has a table of all."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -246,12 +249,13 @@ def describe(
     epochs, workers = plan.total_steps / plan.steps_per_epoch, config.run.num_workers
     rows = [
         ("workers", f"{plan.world}" if isinstance(workers, int) else f"{plan.world}, of {workers[0]} to {workers[1]}"),
-        ("training samples", f"{plan.samples:,}"),
+        ("training samples", f"{plan.samples:,}" if plan.pool is None else _pool_samples(plan.pool)),
         *([] if inputs is None else inputs.rows()),
         ("global batch", f"{plan.global_batch} = {plan.accumulation} micro-step(s) x {slots} slots"),
         ("samples a worker and micro-step", split),
         ("groups of batch statistics", f"{plan.global_batch // plan.group} x {plan.group} slots{fitted}"),
         ("lanes of the data order", f"{plan.lanes}, shuffle delay {plan.delay}"),
+        *([] if plan.pool is None else [("mix", _mix(plan.pool))]),
         ("steps", f"{plan.total_steps:,} ({plan.steps_per_epoch:,} an epoch, {epochs:.4g} epochs)"),
         ("learning rate", f"{config.train.lr:g}, {config.train.schedule}, warm-up {plan.warmup_steps} steps"),
         (
@@ -283,3 +287,20 @@ def describe(
         rows.append((f"model states a worker, ZeRO {stage}", f"{size}{used}"))
     rows.append(("checkpoint size", format_bytes(checkpoint_bytes(parameters))))
     return rows
+
+
+def _pool_samples(pool: PoolPlan) -> str:
+    samples = pool.samples
+    return f"{sum(samples.values()):,} of {len(samples)} corpora, {pool.slots:,} used an epoch"
+
+
+def _mix(pool: PoolPlan) -> str:
+    """Share of each corpus, and passes over it in an epoch, in the first phase."""
+    phase = pool.phases[0]
+    quotas = phase.quotas
+    parts = [
+        f"{corpus.name} {quotas[corpus.name] / phase.slots:.1%} ({quotas[corpus.name] / corpus.samples:.3g})"
+        for corpus in pool.corpora
+    ]
+    shown = ", ".join(parts[:_MOST_CORPORA]) + (", ..." if len(parts) > _MOST_CORPORA else "")
+    return f"{shown} of an epoch (passes)"

@@ -1,0 +1,145 @@
+"""The mix of a pool as a table: by corpus its share, passes, lanes and heads; and what is worth a warning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ivr_dist.config import Config
+from ivr_dist.config.corpora import entries
+from ivr_dist.planning.mixing_tree import MixingTree
+from ivr_dist.planning.plan import Plan
+from ivr_dist.planning.pool_layout import PoolLayout
+from ivr_dist.planning.pool_plan import Phase
+
+_RARE_STEPS = 100
+"""Steps in which a corpus should be seen at least once: the moments of AdamW for its input layers decay in between."""
+_FEWEST_IN_CELL = 8
+"""Samples of a corpus in a group of slots, below which the moments of its codes are mostly noise."""
+
+
+@dataclass(frozen=True)
+class CorpusRow:
+    """One trained corpus of a plan, in its first phase."""
+
+    corpus: str
+    samples: int
+    share: float
+    """Part of the slots."""
+    step: tuple[int, int]
+    """Least and most uses in a step."""
+    epoch: int
+    """Uses in an epoch."""
+    passes_epoch: float
+    passes_all: float
+    """Passes over all epochs of the run, over all phases."""
+    max_passes: float | None
+    lanes: int
+    first_step: int
+    """The step of its first use, 1 for the first."""
+    heads: tuple[str, ...]
+
+    header = ("corpus", "samples", "share", "a step", "an epoch", "passes an epoch, in all", "lanes", "first", "heads")
+    """Column names of `cells`."""
+
+    def cells(self) -> tuple[str, ...]:
+        """Return the cells of its row."""
+        low, high = self.step
+        limit = f" (max {self.max_passes:g})" if self.max_passes is not None else ""
+        return (
+            self.corpus,
+            f"{self.samples:,}",
+            f"{self.share:.1%}",
+            f"{low}" if low == high else f"{low}-{high}",
+            f"{self.epoch:,}",
+            f"{self.passes_epoch:.3g}, {self.passes_all:.3g}{limit}",
+            f"{self.lanes}",
+            f"step {self.first_step}",
+            ", ".join(self.heads),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Convert to JSON values."""
+        return asdict(self)
+
+
+def corpus_rows(config: Config, plan: Plan, layout: PoolLayout) -> list[CorpusRow]:
+    """Describe each trained corpus of a plan; none where there is no pool.
+
+    Args:
+        config: The run's config.
+        plan: Its plan.
+        layout: Its corpora and heads.
+    """
+    pool = plan.pool
+    if pool is None:
+        return []
+    first, tree = pool.phases[0], MixingTree(pool.phases[0].quotas)
+    used = _uses(pool.phases, plan)
+    heads = {corpus.name: tuple(dict.fromkeys(corpus.heads.values())) for corpus in layout.corpora}
+    rows = []
+    for corpus in pool.corpora:
+        quota = first.quotas[corpus.name]
+        exact = plan.global_batch * quota
+        rows.append(
+            CorpusRow(
+                corpus=corpus.name,
+                samples=corpus.samples,
+                share=quota / first.slots,
+                step=(exact // first.slots, -(-exact // first.slots)),
+                epoch=quota,
+                passes_epoch=quota / corpus.samples,
+                passes_all=used[corpus.name] / corpus.samples,
+                max_passes=entries(config)[corpus.name].max_passes,
+                lanes=corpus.lanes,
+                first_step=1 + _first_slot(tree, corpus.name) // plan.global_batch,
+                heads=heads.get(corpus.name, ()),
+            )
+        )
+    return rows
+
+
+def _uses(phases: Sequence[Phase], plan: Plan) -> dict[str, float]:
+    """Uses of each corpus in the whole run, to within a step."""
+    ends = [*(phase.first_step for phase in phases[1:]), plan.total_steps]
+    used: dict[str, float] = {}
+    for phase, end in zip(phases, ends, strict=True):
+        epochs = max(0, min(end, plan.total_steps) - phase.first_step) / phase.steps_per_epoch(plan.global_batch)
+        for name, quota in phase.quotas.items():
+            used[name] = used.get(name, 0.0) + epochs * quota
+    return used
+
+
+def _first_slot(tree: MixingTree, name: str) -> int:
+    """Return the first slot of an epoch that belongs to a corpus."""
+    low, high = 0, tree.total
+    while low < high:
+        middle = (low + high) // 2
+        if tree.counts(middle + 1)[name]:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def pool_notes(config: Config, plan: Plan) -> list[str]:
+    """Sentences about a mix that may not be what was meant."""
+    notes: list[str] = []
+    if plan.pool is None:
+        return notes
+    phase = plan.pool.phases[0]
+    for name, quota in phase.quotas.items():
+        if plan.global_batch * quota * _RARE_STEPS < phase.slots:
+            steps = phase.slots // max(plan.global_batch * quota, 1)
+            notes.append(f"{name} has one sample in {steps:,} steps: raise its share, or lower data.mix.alpha")
+        elif config.loss.consistency.weight and plan.group * quota < _FEWEST_IN_CELL * phase.slots:
+            count = plan.group * quota / phase.slots
+            notes.append(
+                f"{name} has {count:.1f} samples in a group of {plan.group} slots: the consistency of its codes is "
+                "mostly noise; raise train.global_batch or its share"
+            )
+    micro = plan.global_batch // plan.accumulation
+    if config.loss.consistency.group is None and micro // plan.world > config.train.max_micro_batch:
+        notes.append("groups of the whole batch do not fit into one micro-step; set loss.consistency.group")
+    return notes
