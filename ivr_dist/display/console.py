@@ -26,6 +26,8 @@ from ivr_dist.run.events import (
 from ivr_dist.sanitize import hide_secrets
 from ivr_dist.units import format_duration
 
+_CORPORA_SHOWN = 3
+
 
 class LocalConsole:
     """Prints and logs events in this process.
@@ -78,7 +80,7 @@ def render(event: Event) -> str | None:
         case CheckpointSaved():
             return f"saved checkpoint {event.name} in {event.seconds:.1f} s, training waited {event.stall_s:.2f} s"
         case AttemptStarted():
-            where = f"from step {event.step}" if event.step else "from scratch"
+            where = f"from step {event.step}" if event.step else f"from {event.origin}"
             return (
                 f"attempt {event.attempt}: {event.world} worker{'' if event.world == 1 else 's'}, ZeRO {event.stage}, "
                 f"{event.parameters:,} parameters, training {where} to step {event.total_steps}"
@@ -102,8 +104,14 @@ def _progress(event: StepProgress) -> str:
     return (
         f"step {event.step:>{width}}/{event.total_steps}  epoch {event.epoch:.2f}  loss {event.loss:.4f}  "
         f"lr {event.lr:.2e}  {event.samples_per_s:,.0f} samples/s  data wait {event.wait_share:.0%}  "
-        f"{format_duration(event.left_s)} left{lagging}"
+        f"{format_duration(event.left_s)} left{_passes(event.passes)}{lagging}"
     )
+
+
+def _passes(passes: Mapping[str, float]) -> str:
+    """Passes so far over the first corpora of a pool."""
+    parts = [f"{name} {count:.2f}" for name, count in list(passes.items())[:_CORPORA_SHOWN]]
+    return f"  passes {', '.join(parts)}{', ...' if len(passes) > _CORPORA_SHOWN else ''}" if parts else ""
 
 
 def _number(value: float | None) -> str:

@@ -23,6 +23,7 @@ SILENT_S = 30.0
 """Age of the last heartbeat from which on a run that has not ended counts as silent: it was killed, or cannot reach its
 storage."""
 
+_CORPORA_SHOWN = 3
 _STATES = {
     "early": "finished: validation stopped improving",
     "asked": "stopped by a signal; the same command continues it",
@@ -46,6 +47,8 @@ class RunStatus:
     """Optimizer steps of the whole run."""
     epoch: float | None
     """Epochs completed, with the fraction of the running one."""
+    passes: Mapping[str, float]
+    """Passes so far over each corpus of a pool; empty where there is one corpus."""
     loss: float | None
     """Loss of the latest step that was reported."""
     samples_per_s: float | None
@@ -95,6 +98,10 @@ class RunStatus:
         if self.step is not None:
             epoch = "" if self.epoch is None else f", epoch {self.epoch:.2f}"
             rows.append(("step", f"{self.step} of {self.total_steps}{epoch}"))
+        if self.passes:
+            shown = [f"{name} {count:.2f}" for name, count in list(self.passes.items())[:_CORPORA_SHOWN]]
+            more = ", ..." if len(self.passes) > _CORPORA_SHOWN else ""
+            rows.append(("passes", f"{', '.join(shown)}{more}"))
         if self.loss is not None:
             rows.append(("loss", f"{self.loss:.4f}, at {self.samples_per_s:,.0f} samples/s"))
         if self.world is not None:
@@ -134,6 +141,7 @@ def status(run_url: str, now: float | None = None) -> RunStatus:
         step=last.get("step"),
         total_steps=last.get("total_steps"),
         epoch=last.get("epoch"),
+        passes=last.get("passes", {}),
         loss=last.get("loss"),
         samples_per_s=last.get("samples_per_s"),
         attempts=len(attempts),

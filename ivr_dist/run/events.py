@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from ivr_dist.sanitize import hide_secrets, plain
@@ -44,6 +44,8 @@ class AttemptStarted:
     stage: int
     """ZeRO stage."""
     parameters: int
+    origin: str = "scratch"
+    """What a run of no steps starts from: `scratch`, or the weights of a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class StepProgress:
     """Estimate of the seconds until the last step."""
     slowest: tuple[int, float] | None = None
     """The slowest rank, and how much longer than the median rank it takes; 0.1 is a tenth."""
+    passes: Mapping[str, float] = field(default_factory=dict)
+    """Passes so far over each corpus of a pool."""
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from ivr_dist.model.build import build_model, recompute_layers
 from ivr_dist.model.text_encoder import TextEncoder
 from ivr_dist.planning.label_check import label_notes
 from ivr_dist.planning.plan import Plan, plan_run
+from ivr_dist.planning.pool_table import pool_notes
 from ivr_dist.planning.run_identity import Change, Experiment, ids
 from ivr_dist.run import attempts
 from ivr_dist.run.events import AttemptStarted, Console, Note, Phase, TimeSpent
@@ -138,7 +139,7 @@ class AttemptRun:
         source = resume.find(config, self.run_url, state, attempts_before, before)
         changed = resume.changes(source, here, self.manifests)
         if source.state is None:
-            self._say("starting from scratch")
+            self._say("starting a new run" if config.train.init_from else "starting from scratch")
         else:
             self._say(f"continuing from {source.own or source.url}")
             self._say(f"changed        {', '.join(map(str, changed))}" if changed else "nothing changed")
@@ -332,7 +333,8 @@ class AttemptRun:
     def _announce(self, attempt: attempts.Attempt, engine: Engine, notes: Sequence[str]) -> None:
         if self.rank != 0:
             return
-        for note in (*notes, *label_notes(self.manifests), *self.left_out.notes):
+        mix = pool_notes(self.config, self.plan)
+        for note in (*notes, *label_notes(self.manifests), *self.left_out.notes, *mix):
             self.note(note)
         self.console.emit(
             AttemptStarted(
@@ -342,6 +344,7 @@ class AttemptRun:
                 world=attempt.world,
                 stage=attempt.stage,
                 parameters=engine.num_parameters(),
+                origin="the weights of a checkpoint" if self.init_record else "scratch",
             )
         )
 

@@ -23,6 +23,7 @@ from ivr_dist.checkpoint.state import CheckpointState, Progress
 from ivr_dist.config import Config
 from ivr_dist.config.corpora import SplitKey, split_urls
 from ivr_dist.data.batches.batch import Batch
+from ivr_dist.data.pool_cursor import PoolCursor
 from ivr_dist.data.run_order import Cursor
 from ivr_dist.data.step_batches import StepBatches
 from ivr_dist.engine.deepspeed_engine import Engine
@@ -297,12 +298,26 @@ class Trainer:
             skipped_in_epoch=self.progress.skipped,
             excluded=[*map(sample_key, fetched.excluded)],
             fault=result.fault,
+            passes=self._passes(),
+            shares=self._shares(counts),
             slowest=decision.slowest(),
         )
         if self.cursor.epoch != fetched.epoch:
             self.progress = replace(self.progress, skipped=0)
         for callback in self.callbacks:
             callback.on_step(report)
+
+    def _passes(self) -> dict[str, float]:
+        """Passes so far over each trained corpus of a pool."""
+        if not isinstance(self.cursor, PoolCursor):
+            return {}
+        return {name: position.uses / position.samples for name, position in self.cursor.corpora.items()}
+
+    def _shares(self, counts: StepCounts) -> dict[str, float]:
+        if not self.layout.is_pool:
+            return {}
+        pairs = zip(self.layout.corpora, counts.shares.tolist(), strict=True)
+        return {corpus.name: share for corpus, share in pairs if not corpus.held_out}
 
     @property
     def _data(self) -> str:

@@ -7,7 +7,7 @@ have different callbacks, and one that waits for the others would deadlock train
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 class PooledKey(str):
@@ -81,6 +81,10 @@ class StepReport:
     """Names of this rank's samples that the run leaves out, by `data.exclude` or as leakage."""
     fault: str = ""
     """Why the step did not update the weights; empty if it did."""
+    passes: Mapping[str, float] = field(default_factory=dict)
+    """Passes so far over each trained corpus of a pool."""
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """Share of each corpus of a pool in the samples of the step."""
     slowest: tuple[int, float] | None = None
     """The rank slowest at its data and forward passes, and its excess as a share of the median rank's time."""
 

@@ -46,6 +46,7 @@ class ProgressLine(Callback):
                 wait_share=self._wait_s / max(self._seconds, 1e-9),
                 left_s=(self._total_steps - report.step) * self._step_s,
                 slowest=report.slowest,
+                passes=dict(report.passes),
             )
         )
         self._last_line = now

@@ -64,6 +64,8 @@ class RunMonitor(Callback):
                 "loss": report.loss,
                 "samples_per_s": report.samples / max(report.seconds, 1e-9),
             }
+            if report.passes:
+                self._now["passes"] = dict(report.passes)
 
     def on_checkpoint(self, name: str, seconds: float, stall_s: float) -> None:
         """Record the newest complete checkpoint."""

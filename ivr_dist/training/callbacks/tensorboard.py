@@ -57,6 +57,13 @@ class TensorBoardCurves(Callback):
             },
             report.step,
         )
+        self._board.scalars(
+            {
+                **{f"corpus/{name}/share": value for name, value in report.shares.items()},
+                **{f"corpus/{name}/passes": value for name, value in report.passes.items()},
+            },
+            report.step,
+        )
         self._samples = 0
         self._seconds = self._wait_s = 0.0
 
