@@ -261,7 +261,7 @@ def test_samples_that_cannot_be_read_are_skipped_with_skip(
         loader = loaders(place, rank=rank, world=world, accumulation=accumulation, skip=True)
         for number, step in enumerate(islice(loader.steps(loader.start), STEPS)):
             assert len(step.micro_batches) == accumulation
-            skipped |= dict(step.skipped)
+            skipped |= {each.name: each.reason for each in step.skipped}
             for slot, sample in slots_of(step.micro_batches).items():
                 found[number * GLOBAL_BATCH + slot] = sample
     expected = {
@@ -297,7 +297,7 @@ def test_samples_that_are_left_out_leave_their_slots_empty(
         found = slots_of([batch for part in parts for batch in part.micro_batches])
         everything = slots_of(whole.micro_batches)
         assert found == {slot: sample for slot, sample in everything.items() if sample[1] not in left_out}
-        step_names = [name for part in parts for name in part.excluded]
+        step_names = [each.name for part in parts for each in part.excluded]
         assert sorted(step_names) == sorted(key for _, key in everything.values() if key in left_out)
         names = [name for loader in ranks for name in loader.names(parts[0].cursor)]
         assert sorted(names) == sorted(key for _, key in found.values())
