@@ -46,7 +46,7 @@ def made(packed: str, worlds: list[int], *overrides: str) -> list[Forecast]:
     )
     manifest = Manifest.load(packed)
     plans = [make_plan(config, manifest.samples, world, manifest.total_bytes) for world in worlds]
-    return forecasts(config, manifest, plans)
+    return forecasts(config, {"train": manifest}, plans)
 
 
 def test_the_same_batches_on_every_world_size(packed: str) -> None:
