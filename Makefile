@@ -1,11 +1,12 @@
 # make train   install, make a small synthetic corpus, train on 2 workers, evaluate
+# make pooled  the same on a small pool of three corpora with other features, tasks and modalities
 # make test    install what the tests need and run all of them
 # make test-long  the tests that are slow by nature: signals and faults on Ray clusters; under an hour
 # make drill   faults on hosts in namespaces, any process killed or stopped, full disks, every pair of stages and sizes; an hour
 # make gpu-check  on a GPU: the tests in tests/gpu, then time, kernels and waits of a step; says so where there is none
 # make check   ruff and mypy
 # make install the environment only, in .venv
-# make clean   remove the environment, caches and the synthetic corpus; runs/ stays
+# make clean   remove the environment, caches and the synthetic corpora; runs/ stays
 # PYTHON=/path/to/python3.12 picks the interpreter of a new .venv.
 
 PYTHON ?= python3
@@ -14,9 +15,11 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 QUICKSTART_DATA := data/quickstart
 QUICKSTART_RUN := runs/quickstart
+POOLED_DATA := data/pooled
+POOLED_RUN := runs/pooled
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev train test test-long drill gpu-check check format clean
+.PHONY: help install dev train pooled test test-long drill gpu-check check format clean
 
 help:
 	@sed -n '1,/^$$/s/^# //p' Makefile
@@ -59,6 +62,18 @@ train: install $(QUICKSTART_DATA)/test/manifest.json
 	  mv $(QUICKSTART_RUN) "$(QUICKSTART_RUN)-$$(date +%Y%m%d-%H%M%S)"; fi
 	@$(BIN)/ivr-dist train configs/quickstart.yaml
 
+# The last corpus is packed last, so its test split says that all three are whole.
+$(POOLED_DATA)/clips/test/manifest.json: | $(VENV)/.installed
+	@$(BIN)/ivr-dist synth --out $(POOLED_DATA)/talks --name talks --samples 2000 --seed 1 --overwrite
+	@$(BIN)/ivr-dist synth --out $(POOLED_DATA)/calls --name calls --samples 800 --seed 2 --dims text=32,audio=20 --overwrite
+	@$(BIN)/ivr-dist synth --out $(POOLED_DATA)/clips --name clips --samples 400 --seed 3 --dims audio=12,vision=6 \
+	  --task mood --overwrite
+
+pooled: install $(POOLED_DATA)/clips/test/manifest.json
+	@if [ -e $(POOLED_RUN)/result.json ]; then \
+	  mv $(POOLED_RUN) "$(POOLED_RUN)-$$(date +%Y%m%d-%H%M%S)"; fi
+	@$(BIN)/ivr-dist train configs/pooled.yaml
+
 test: dev
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup
 
@@ -83,5 +98,5 @@ format: dev
 	@$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(QUICKSTART_DATA) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(QUICKSTART_DATA) $(POOLED_DATA) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

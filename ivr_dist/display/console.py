@@ -75,7 +75,8 @@ def render(event: Event) -> str | None:
         case StepProgress():
             return _progress(event)
         case Evaluation():
-            metrics = "  ".join(f"{name} {_number(value)}" for name, value in _shortened(event.metrics).items())
+            shown = _shortened(_of_pool(event.metrics))
+            metrics = "  ".join(f"{name} {_number(value)}" for name, value in shown.items())
             return f"evaluated {event.split} at step {event.step}: {metrics}{'  (best so far)' if event.best else ''}"
         case CheckpointSaved():
             return f"saved checkpoint {event.name} in {event.seconds:.1f} s, training waited {event.stall_s:.2f} s"
@@ -106,6 +107,13 @@ def _progress(event: StepProgress) -> str:
         f"lr {event.lr:.2e}  {event.samples_per_s:,.0f} samples/s  data wait {event.wait_share:.0%}  "
         f"{format_duration(event.left_s)} left{_passes(event.passes)}{lagging}"
     )
+
+
+def _of_pool(metrics: Mapping[str, float | None]) -> Mapping[str, float | None]:
+    """Of a pool only the means and the skill of each corpus; the table at the end has all metrics."""
+    if not any(name.startswith("macro/") for name in metrics):
+        return metrics
+    return {name: value for name, value in metrics.items() if name.startswith("macro/") or name.endswith("/skill")}
 
 
 def _passes(passes: Mapping[str, float]) -> str:

@@ -1,0 +1,192 @@
+"""Batches of several corpora: every sample reaches its own statistics, feature set and head."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ivr_dist.config.loading import load_config
+from ivr_dist.data.batches.batch import Batch
+from ivr_dist.data.batches.collate import BatchSpec, collate
+from ivr_dist.data.batches.pool_collate import PooledRows, collate_pool
+from ivr_dist.data.batches.pool_spec import PoolSpec, merged_statistics, pool_spec
+from ivr_dist.data.reading.shard_reader import ShardReader
+from ivr_dist.errors import CorruptDataError
+from ivr_dist.orchestration.preflight import resolved
+from ivr_dist.planning.pool_layout import CorpusLayout, PoolLayout, pool_layout
+from ivr_dist.shards.manifest import Manifest
+from ivr_dist.shards.sample_columns import Samples
+from ivr_dist.shards.specs import Statistics, TaskSpec
+from tests.pools import SIZES, pack_pool, pool_run
+
+NAMES = list(SIZES)
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> str:
+    place = str(tmp_path_factory.mktemp("pool"))
+    pack_pool(place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def spec(pool: str) -> PoolSpec:
+    config = resolved(load_config(None, pool_run(pool, Path("unused"))))
+    manifests = {
+        f"{name}/{split}": Manifest.load(f"{pool}/{name}/{split}") for name in NAMES for split in ("train", "valid")
+    }
+    layout = pool_layout(config, manifests, None)
+    trains = {name: manifests[f"{name}/train"] for name in NAMES}
+    weights = {"clips": {"mood": np.array([1.0, 2.0, 3.0], np.float32)}}
+    return pool_spec(layout, trains, ["audio", "vision"], class_weights=weights)
+
+
+@pytest.fixture(scope="module")
+def samples(pool: str) -> dict[int, Samples]:
+    """The first samples of each corpus."""
+    parts = {}
+    for number, name in enumerate(NAMES):
+        url = f"{pool}/{name}/train"
+        reader = ShardReader(url, Manifest.load(url), 1 << 20)
+        parts[number] = reader.read(np.arange(30))
+        reader.close()
+    return parts
+
+
+def batch_of(spec: PoolSpec, samples: dict[int, Samples], corpus: list[int]) -> tuple[Batch, PooledRows]:
+    """A batch of samples of these corpora, in this order."""
+    numbers = np.array(corpus, np.int64)
+    rows = np.array([corpus[:place].count(number) for place, number in enumerate(corpus)], np.int64)
+    pooled = PooledRows(samples, numbers, rows)
+    return collate_pool(pooled, np.arange(len(corpus)), rows, spec), pooled
+
+
+def steps_of(batch: Batch, modality: str, place: int) -> torch.Tensor:
+    """The valid steps of a sample as the model reads them, before its input layer."""
+    part = batch.modalities[modality]
+    own = torch.nonzero(part.sample == place).flatten()
+    if not part.sets:
+        return part.features.flatten(0, 1).index_select(0, part.flat).index_select(0, own)
+    assert part.order is not None
+    counts = [len(steps.features) for steps in part.sets.values()]
+    ends = np.cumsum(counts)
+    found = []
+    for index in part.order.index_select(0, own).tolist():
+        number = int(np.searchsorted(ends, index, side="right"))
+        steps = list(part.sets.values())[number].features
+        found.append(steps[index - (ends[number] - counts[number])])
+    return torch.stack(found) if found else torch.zeros(0, 0)
+
+
+MIXED = [0, 1, 2, 0, 0, 2, 1, 1, 2, 0]
+
+
+@pytest.mark.parametrize("corpora", [MIXED, [1], [2, 2, 2], [0, 1], []])
+def test_every_step_is_that_of_its_sample_by_the_statistics_of_its_corpus(
+    spec: PoolSpec, samples: dict[int, Samples], corpora: list[int]
+) -> None:
+    batch, pooled = batch_of(spec, samples, corpora)
+    assert len(batch) == len(corpora) and batch.corpus.tolist() == corpora
+    for place, number in enumerate(corpora):
+        corpus, raw = spec.layout.corpora[number], samples[number][int(pooled.rows[place])]
+        assert batch.keys[place] == raw.id
+        for modality in spec.layout.sets:
+            stored = raw.arrays.get(modality)
+            if modality not in corpus.sets or stored is None:
+                assert not batch.modalities[modality].present[place]
+                continue
+            expected = stored.astype(np.float32)
+            if modality in spec.statistics[corpus.name]:
+                mean, deviation = spec.statistics[corpus.name][modality]
+                expected = (expected - mean) / deviation
+            torch.testing.assert_close(steps_of(batch, modality, place), torch.from_numpy(expected))
+
+
+def test_modalities_of_one_set_are_padded_and_of_several_flat(spec: PoolSpec, samples: dict[int, Samples]) -> None:
+    assert {m: list(sets) for m, sets in spec.layout.sets.items()} == {
+        "text": ["synth10"],
+        "audio": ["narrow", "synth12"],
+        "vision": ["synth6", "synth8"],
+    }
+    for corpora in (MIXED, [1, 1], []):
+        batch, _ = batch_of(spec, samples, corpora)
+        text, audio = batch.modalities["text"], batch.modalities["audio"]
+        assert not text.sets and text.features.shape[2] == 10
+        assert list(audio.sets) == ["narrow", "synth12"] and audio.order is not None
+        assert sum(len(steps.features) for steps in audio.sets.values()) == len(audio.order) == len(audio.flat)
+        assert sorted(audio.order.tolist()) == list(range(len(audio.order)))
+        assert audio.features.shape == (*audio.mask.shape, 0)
+
+
+def test_labels_go_to_their_heads_on_unit_scale_with_weights(spec: PoolSpec, samples: dict[int, Samples]) -> None:
+    batch, pooled = batch_of(spec, samples, MIXED)
+    assert list(batch.labels) == ["sentiment", "mood"] and list(batch.label_weight) == ["mood"]
+    for place, number in enumerate(MIXED):
+        raw = samples[number][int(pooled.rows[place])]
+        mood = number == 2
+        assert batch.label_mask["mood"][place] == mood and batch.label_mask["sentiment"][place] != mood
+        if mood:
+            label = int(raw.labels["mood"] or 0)
+            assert batch.labels["mood"][place] == label and batch.label_weight["mood"][place] == label + 1
+        else:
+            assert batch.labels["sentiment"][place] == pytest.approx((raw.labels["sentiment"] or 0) / 3, abs=1e-6)
+    native = replace(spec, layout=replace(spec.layout, scale="native"))
+    plain, _ = batch_of(native, samples, MIXED)
+    assert plain.labels["sentiment"][0] == pytest.approx(samples[0][0].labels["sentiment"])
+
+
+def test_what_one_corpus_holds_changes_nothing_of_another(spec: PoolSpec, samples: dict[int, Samples]) -> None:
+    before, _ = batch_of(spec, samples, MIXED)
+    changed = {**samples, 1: samples[1].rows(10, 30)}
+    after, _ = batch_of(spec, changed, MIXED)
+    for place, number in enumerate(MIXED):
+        for modality in spec.layout.sets:
+            same = torch.equal(steps_of(before, modality, place), steps_of(after, modality, place))
+            assert same or number == 1
+
+
+def test_one_corpus_collates_to_the_tensors_without_a_pool(pool: str, samples: dict[int, Samples]) -> None:
+    train = Manifest.load(f"{pool}/talks/train")
+    single = BatchSpec.from_manifest(train, ["text", "audio", "vision"], ["audio", "vision"])
+    corpus = CorpusLayout(
+        name="talks",
+        sets={m: feature.set for m, feature in train.features.items()},
+        tasks=train.tasks,
+        heads={task: task for task in train.tasks},
+    )
+    layout = PoolLayout(
+        corpora=(corpus,),
+        sets={m: {train.features[m].set: form} for m, form in single.modalities.items()},
+        heads=train.tasks,
+    )
+    pooled = pool_spec(layout, {"talks": train}, ["audio", "vision"])
+    ours, _ = batch_of(pooled, samples, [0] * 30)
+    theirs = collate(samples[0], np.arange(30), np.arange(30), single)
+    for modality, part in theirs.modalities.items():
+        for field in ("features", "mask", "flat", "sample", "pairs"):
+            assert torch.equal(getattr(ours.modalities[modality], field), getattr(part, field)), (modality, field)
+    assert all(torch.equal(ours.labels[task], labels) for task, labels in theirs.labels.items())
+
+
+def test_a_label_out_of_range_names_its_sample(spec: PoolSpec, samples: dict[int, Samples]) -> None:
+    narrow = replace(spec.layout.corpora[0], tasks={"sentiment": TaskSpec(type="regression", low=0.0, high=0.1)})
+    layout = replace(spec.layout, corpora=(narrow, *spec.layout.corpora[1:]))
+    with pytest.raises(CorruptDataError, match=r"label sentiment is .* outside 0\.\.0\.1 \(.*sample talks_"):
+        batch_of(replace(spec, layout=layout), samples, [0] * 20)
+
+
+def test_statistics_of_several_corpora_are_those_of_all_steps_together() -> None:
+    random = np.random.default_rng(0)
+    parts = [random.normal(number, 1 + number, (50 * (number + 1), 3)) for number in range(3)]
+    stored = [
+        Statistics(mean=part.mean(axis=0).tolist(), std=part.std(axis=0).tolist(), steps=len(part)) for part in parts
+    ]
+    mean, deviation = merged_statistics(stored)
+    every = np.concatenate(parts)
+    np.testing.assert_allclose(mean, every.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(deviation, every.std(axis=0), rtol=1e-12)
+    assert [values.tolist() for values in merged_statistics(stored[:1])] == [stored[0].mean, stored[0].std]
