@@ -23,8 +23,8 @@ _SINGLE = ("project", "embed")
 """Names of the input layer of a modality with one feature set."""
 _HEAD = "heads.task_"
 _WORDS = "words."
-_ACROSS = "fusion.norm_text."
-"""Part of the fusion that a model of text alone does not have."""
+_TEXT_ALONE = "fusion.norm_text."
+"""Part of the fusion that only a model of text alone has."""
 
 
 @dataclass(frozen=True)
@@ -144,8 +144,8 @@ def _optional_part(canonical: str, other: ModelInputsAndHeads) -> str | None:
     lacking = [modality for modality in MODALITIES if modality in parts and modality not in other.sets]
     if lacking:
         return f"modality {lacking[0]}"
-    if canonical.startswith(_ACROSS) and set(other.sets) <= {"text"}:
-        return "fusion of text with other modalities"
+    if canonical.startswith(_TEXT_ALONE):
+        return "fusion of text alone"
     if "adapters" in parts:
         label = parts[parts.index("adapters") + 1].removeprefix("set_").replace("%2E", ".").replace("%25", "%")
         return f"{parts[1]} adapter {label or 'of its set'}"
