@@ -46,6 +46,12 @@ def train(
             metavar="LIST", help="Train once per seed, as in 0,1,2, below run.dir; then print mean and deviation."
         ),
     ] = "",
+    leave_one_out: Annotated[
+        bool,
+        typer.Option(
+            "--leave-one-out", help="Train a pool once without each corpus, and score that one by the others."
+        ),
+    ] = False,
     resume: Annotated[
         str | None,
         typer.Option(
@@ -69,8 +75,14 @@ def train(
     loaded = load(config, settings, further_faults)
     if dry_run:
         return _print_plans(loaded, loaded.config.run.world_sizes, as_json)
+    if seeds and leave_one_out:
+        raise UserError(
+            "--seeds and --leave-one-out are two studies", remedy="give one of them, run.seed for the other"
+        )
     if seeds:
         return training_output.train_seeds(config, settings, seeds, loaded, as_json=as_json, debug=debug)
+    if leave_one_out:
+        return training_output.train_without_each(config, settings, loaded, as_json=as_json, debug=debug)
     return training_output.train(loaded, as_json=as_json, debug=debug)
 
 

@@ -165,3 +165,46 @@ def train_seeds(
     if as_json:
         print_json(summary)
     return code
+
+
+def train_without_each(
+    path: str, overrides: Sequence[str], loaded: Loaded, *, as_json: bool = False, debug: bool = False
+) -> int:
+    """Train a pool once without each corpus, and print how the others score it.
+
+    Args:
+        path: The config file.
+        overrides: Overrides of the file.
+        loaded: The config of file and overrides.
+        as_json: End with one JSON object on stdout; everything else goes to stderr.
+        debug: Print what Ray and the workers print.
+
+    Returns:
+        The exit code: 0, or that of the first run that did not finish.
+
+    Raises:
+        UserError: As `orchestration.leave_one_out.train_without_each`.
+    """
+    from ivr_dist.display.tables import print_rows, print_table
+    from ivr_dist.orchestration import leave_one_out
+    from ivr_dist.run.paths import RunPaths
+
+    stream = sys.stderr if as_json else sys.stdout
+    code, summary = leave_one_out.train_without_each(path, overrides, loaded, stream, debug=debug)
+    if summary is None:
+        return code
+    rows = [
+        (
+            name,
+            metric,
+            *("-" if (value := scores.get(metric)) is None else f"{value:.4f}" for scores in splits.values()),
+        )
+        for name, splits in summary["corpora"].items()
+        for metric in next(iter(splits.values()), {})
+    ]
+    splits = next(iter(summary["corpora"].values()))
+    print_table(("left out", "metric", *splits), rows, stream)
+    print_rows([("summary", storage.display(RunPaths(loaded.config.run.dir).leave_one_out_summary))], stream)
+    if as_json:
+        print_json(summary)
+    return code

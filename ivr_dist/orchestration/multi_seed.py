@@ -74,7 +74,7 @@ def train_seeds(
         seed_dir = RunPaths(run_dir).seed_run(seed)
         say(f"seed {seed} ({number} of {len(seeds)})", stream, flush=True)
         options = [*overrides, f"run.seed={seed}", override("run.dir", seed_dir), *(["--debug"] if debug else [])]
-        code = _train_one([path, *options], stream)
+        code = train_one([path, *options], stream)
         result = None if code else read_result(storage.absolute(seed_dir))
         if result is None:
             # With exit code 0 its stop file ended it.
@@ -113,7 +113,8 @@ def summarize(runs: Sequence[Metrics]) -> dict[str, dict[str, dict[str, Any]]]:
     return summary
 
 
-def _train_one(arguments: Sequence[str], stream: TextIO) -> int:
+def train_one(arguments: Sequence[str], stream: TextIO) -> int:
+    """Run `ivr-dist train` with these arguments in a process of its own, and return its exit code."""
     command = [sys.executable, "-m", "ivr_dist", "train", *arguments]
     # In its own process group, so that Ctrl-C reaches it once: forwarded from here, like any other signal.
     process = subprocess.Popen(command, stdout=stream, process_group=0)

@@ -14,6 +14,7 @@
     RUN/stacks/                              stacks of workers that hung
     RUN/ray/                                 Ray Train's own storage
     RUN/seeds.json, RUN/seed-0/ ...          summary and run directories of several seeds
+    RUN/leave_one_out.json, RUN/without-NAME/   scores and run directories of a pool without one of its corpora each
 
 Older runs are read by the same names: changing one makes them unreadable.
 """
@@ -28,6 +29,7 @@ from ivr_dist.storage.numbered_names import Numbered
 RECORD = "run.json"
 RESULT = "result.json"
 STOP_FILE = "stop"
+LEAVE_ONE_OUT_SUMMARY = "leave_one_out.json"
 SEEDS_SUMMARY = "seeds.json"
 
 ATTEMPTS = "attempts"
@@ -71,6 +73,15 @@ class RunPaths:
     def stop_file(self) -> str:
         """The file whose presence ends the run after a checkpoint."""
         return storage.join(self.url, STOP_FILE)
+
+    @property
+    def leave_one_out_summary(self) -> str:
+        """Scores of each corpus by a pool without it."""
+        return storage.join(self.url, LEAVE_ONE_OUT_SUMMARY)
+
+    def run_without(self, corpus: str) -> str:
+        """Run directory of a pool without one of its corpora."""
+        return storage.join(self.url, f"without-{corpus}")
 
     @property
     def seeds_summary(self) -> str:
