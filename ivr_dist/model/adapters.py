@@ -8,12 +8,17 @@ are needed ran, ZeRO would sum gradients of different parameters, without an err
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ivr_dist.planning.pool_layout import Input
+from ivr_dist.data.batches.batch import Batch, ModalityBatch, SetSteps
+from ivr_dist.model.base import FusionModel
+from ivr_dist.model.spec import IVROutput, ModelSpec
+from ivr_dist.model.word_encoder import WordEncoder
+from ivr_dist.planning.pool_layout import WORDS, Input
 
 _PREFIX = "set_"
 
@@ -65,3 +70,48 @@ class Adapters(nn.ModuleDict):
     def _project(self, layer: Any, features: Tensor) -> Tensor:
         result: Tensor = layer(features)
         return result
+
+
+class AdaptedModel(FusionModel):
+    """A model from outside behind the input layers of a pool: it reads one feature set a modality, H wide.
+
+    Args:
+        inner: The model, built for features of width H in all modalities.
+        spec: The feature sets of the pool.
+        width: H.
+        words: The pretrained encoder, where a set is of words.
+    """
+
+    def __init__(self, inner: FusionModel, spec: ModelSpec, width: int, words: WordEncoder | None) -> None:
+        super().__init__()
+        self.inputs = nn.ModuleDict({name: Adapters(spec.inputs(name), width) for name in spec.features})
+        self.inner = inner
+        self.words = words
+        self._kinds = {name: [kind for kind, _ in spec.inputs(name).values()] for name in spec.features}
+
+    def forward(self, batch: Batch) -> IVROutput:
+        """Project the inputs of a batch, and run the model on it."""
+        modalities = {name: self._projected(name, batch.modalities[name]) for name in self.inputs}
+        output: IVROutput = self.inner(replace(batch, modalities=modalities))
+        return output
+
+    def _projected(self, name: str, part: ModalityBatch) -> ModalityBatch:
+        if part.sets:
+            steps = list(part.sets.values())
+        else:
+            steps = [SetSteps(part.features.flatten(0, 1).index_select(0, part.flat), part.pieces)]
+        features = [
+            self._words(own) if kind == WORDS else own.features
+            for kind, own in zip(self._kinds[name], steps, strict=True)
+        ]
+        order = torch.arange(len(part.flat), device=part.flat.device) if part.order is None else part.order
+        flat = self.inputs[name](features, order)
+        rows, length = part.mask.shape
+        padded = flat.new_zeros(rows * length, flat.shape[1]).index_copy(0, part.flat, flat)
+        padded = padded.view(rows, length, flat.shape[1])
+        return replace(part, features=padded, pieces=None, sets={}, order=None)
+
+    def _words(self, steps: SetSteps) -> Tensor:
+        assert self.words is not None, "a set of words needs an encoder"
+        words: Tensor = self.words(steps)
+        return words

@@ -12,6 +12,7 @@ from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.config import LossConfig, ModelConfig
 from ivr_dist.config.extensions import MODEL
 from ivr_dist.errors import ConfigError
+from ivr_dist.model.adapters import AdaptedModel
 from ivr_dist.model.base import FusionModel, OutputGuard
 from ivr_dist.model.ivr import IVRModel
 from ivr_dist.model.release import ReleaseModel
@@ -39,9 +40,16 @@ def build_model(config: ModelConfig, spec: ModelSpec, loss: LossConfig | None = 
     if not config.class_:
         return PRESETS[config.preset](config, spec, loss or LossConfig())
     class_ref = dotted_path.reference(config.class_, MODEL)
-    model: FusionModel = dotted_path.make(import_model(class_ref), class_ref, spec)
+    # Where corpora have several feature sets, the system projects them, and the class reads one width.
+    inner = ModelSpec(dict.fromkeys(spec.features, ("features", config.hidden)), spec.tasks) if spec.sets else spec
+    model: FusionModel = dotted_path.make(import_model(class_ref), class_ref, inner)
     model.guard = OutputGuard(class_ref, spec.tasks)
-    return model
+    if not spec.sets:
+        return model
+    words = None
+    if spec.text is not None:
+        words = WordEncoder(spec.text.module(config.text.dropout), config.text.trained_layers)
+    return AdaptedModel(model, spec, config.hidden, words)
 
 
 def recompute_layers(model: nn.Module) -> None:

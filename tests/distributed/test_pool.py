@@ -97,3 +97,17 @@ def test_scores_of_a_pool_equal_those_of_its_checkpoint(pool: str, tmp_path: Pat
     assert len(splits) == 3 and scores.keys() == result["metrics"]["test"].keys()
     for name, value in scores.items():
         assert value == pytest.approx(result["metrics"]["test"][name], rel=1e-5, abs=1e-6), name
+
+
+def test_a_model_from_outside_reads_one_width_of_every_corpus(pool: str, tmp_path: Path) -> None:
+    off = [f"loss.{term}.weight=0" for term in ("consistency", "adversary", "reconstruction", "svr")]
+    curves = []
+    for world in (1, 2):
+        model = ("model.class=tests.extension_parts:Averages", "zero.stage=2", "train.max_steps=6")
+        settings = config(pool, tmp_path / str(world), *model, *off)
+        run_ranks(train, world, [(settings, None)])
+        curves.append([loss for _, loss in loss_curve(settings.run.dir)])
+    assert curves[1] == pytest.approx(curves[0], rel=1e-6)
+    assert curves[0][-1] != curves[0][0]
+    newest = store.names(settings.run.dir)[0].url(settings.run.dir)
+    assert "inputs.audio.set_narrow.weight" in read_weights(newest)
