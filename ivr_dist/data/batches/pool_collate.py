@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ivr_dist.data.batches.batch import Batch, ModalityBatch, SetSteps, in_blocks, padded_batch
 from ivr_dist.data.batches.collate import checked_labels
-from ivr_dist.data.batches.pool_spec import PoolSpec
+from ivr_dist.data.batches.pool_spec import PoolSpec, Scaling
 from ivr_dist.data.batches.tokenization import word_batch
 from ivr_dist.planning.label_scale import to_head
 from ivr_dist.planning.pool_layout import WORDS
@@ -24,6 +24,7 @@ from ivr_dist.shards.decode import spaced_words
 from ivr_dist.shards.sample_columns import Samples
 
 Int64Array = npt.NDArray[np.int64]
+_Scalings = Mapping[int, Scaling]
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,8 @@ def collate_pool(samples: PooledRows, slots: Int64Array, positions: Int64Array, 
 def _set_part(samples: PooledRows, spec: PoolSpec, modality: str, name: str) -> _SetPart:
     """Join one feature set of all corpora that have it."""
     kind, width = spec.layout.sets[modality][name]
-    numbers = [n for n, corpus in enumerate(spec.layout.corpora) if corpus.sets.get(modality) == name]
-    places = np.flatnonzero(np.isin(samples.corpus, numbers))
+    has_set = np.array([corpus.sets.get(modality) == name for corpus in spec.layout.corpora], bool)
+    places = np.flatnonzero(has_set[samples.corpus])
     own = list(zip(samples.corpus[places].tolist(), samples.rows[places].tolist(), strict=True))
     if kind == WORDS:
         assert spec.tokenizer is not None
@@ -110,26 +111,35 @@ def _set_part(samples: PooledRows, spec: PoolSpec, modality: str, name: str) -> 
         # All ids that the training splits lack are the same one, the first unknown id.
         flat = np.minimum(flat, width)
     else:
-        _standardize(flat, np.repeat(samples.corpus[places], lengths), spec, modality)
+        _standardize(flat, samples.corpus[places], np.cumsum(lengths), _scalings(spec, modality))
     mask = np.arange(int(lengths.max(initial=0))) < lengths[:, None]
     return _SetPart(SetSteps(torch.from_numpy(flat)), places, mask)
 
 
-def _standardize(flat: npt.NDArray[np.float32], corpus: Int64Array, spec: PoolSpec, modality: str) -> None:
-    """Standardize steps [N, D] in place, each by the statistics of its corpus, [N]."""
-    present = np.unique(corpus).tolist()
-    names = {number: spec.layout.corpora[number].name for number in present}
-    scalings = {number: spec.statistics.get(names[number], {}).get(modality) for number in present}
-    for number, scaling in scalings.items():
-        if scaling is None:
-            continue
-        mean, deviation = scaling
-        if len(present) == 1:
-            flat -= mean
-            flat /= deviation
-        else:
-            own = np.flatnonzero(corpus == number)
-            flat[own] = (flat[own] - mean) / deviation
+def _scalings(spec: PoolSpec, modality: str) -> _Scalings:
+    """Statistics of a standardized modality by number of the corpus."""
+    found = ((n, spec.statistics.get(corpus.name, {}).get(modality)) for n, corpus in enumerate(spec.layout.corpora))
+    return {number: scaling for number, scaling in found if scaling is not None}
+
+
+def _standardize(flat: npt.NDArray[np.float32], corpus: Int64Array, ends: Int64Array, scalings: _Scalings) -> None:
+    """Standardize steps [N, D] in place, each by the statistics of its sample's corpus.
+
+    Args:
+        flat: Steps of M samples, one after another.
+        corpus: [M] number of the corpus of each.
+        ends: [M] end of its steps.
+        scalings: Mean and deviation by number of the corpus.
+    """
+    # In place, slice by slice: a mask for each corpus copies all steps twice.
+    lasts = np.flatnonzero(np.append(corpus[1:] != corpus[:-1], len(corpus) > 0))
+    first = 0
+    for number, end in zip(corpus[lasts].tolist(), ends[lasts].tolist(), strict=True):
+        if scaling := scalings.get(number):
+            steps = flat[first:end]
+            steps -= scaling[0]
+            steps /= scaling[1]
+        first = end
 
 
 def _modality(parts: Sequence[_SetPart], names: Sequence[str], samples: int) -> ModalityBatch:

@@ -35,9 +35,9 @@ from ivr_dist.shards.member_layout import Layout
 from ivr_dist.shards.sample_columns import Samples
 
 _LOCATED_AHEAD = 64
-"""Number of requests whose indexes are prefetched."""
+"""Number of requests, of one step each, whose indexes are prefetched."""
 _MAX_PENDING = 256
-"""Maximum number of pending requests, which is reached where all segments are in memory."""
+"""Maximum number of pending requests, of one step each, which is reached where all segments are in memory."""
 _ADDED_AT_ONCE = 4
 """Number of requests added for each one that is done, so that the first does not wait until the last is planned."""
 
@@ -128,11 +128,12 @@ class ShardReader:
         (result,) = self.read_ahead([numbers])
         return result.all_or_raise()
 
-    def read_ahead(self, requests: Iterable[Int64Array]) -> Iterator[ReadResult]:
+    def read_ahead(self, requests: Iterable[Int64Array], steps: int = 1) -> Iterator[ReadResult]:
         """Read the samples of each request in turn, while those of the next ones are prefetched.
 
         Args:
             requests: Numbers of samples, as for `read`. The iterator is consumed ahead of the results.
+            steps: About how many steps a request is for: the more, the fewer requests are located and pending ahead.
 
         Returns:
             A result for each request.
@@ -141,12 +142,13 @@ class ShardReader:
             DataError, CorruptDataError, StorageError: An index cannot be read.
         """
         self._after_fork()
-        located = _LocatedRequests(requests, self._table, self._shards)
+        located = _LocatedRequests(requests, self._table, self._shards, -(-_LOCATED_AHEAD // steps))
+        most = -(-_MAX_PENDING // steps)
         window: deque[_Request] = deque()
         try:
             while True:
                 more = _ADDED_AT_ONCE
-                while not window or (more and len(window) < _MAX_PENDING and self._segments.has_room):
+                while not window or (more and len(window) < most and self._segments.has_room):
                     rows = located.next()
                     if rows is None:
                         break
@@ -341,15 +343,16 @@ class _Request:
 class _LocatedRequests:
     """Requests located in their shards; the shards' indexes are prefetched some requests ahead."""
 
-    def __init__(self, requests: Iterable[Int64Array], table: ShardTable, shards: ShardIndexes) -> None:
+    def __init__(self, requests: Iterable[Int64Array], table: ShardTable, shards: ShardIndexes, ahead: int) -> None:
         self._requests = iter(requests)
+        self._ahead = ahead
         self._table = table
         self._shards = shards
         self._located: deque[tuple[Int64Array, Int64Array]] = deque()
 
     def next(self) -> tuple[Int64Array, Int64Array] | None:
         """Return shards and rows of the next request's samples; None after the last."""
-        while len(self._located) <= _LOCATED_AHEAD:
+        while len(self._located) <= self._ahead:
             numbers = next(self._requests, None)
             if numbers is None:
                 break
