@@ -216,13 +216,18 @@ class PooledLoader:
         rows = np.zeros(len(step.numbers), np.int64)
         kept = np.ones(len(step.numbers), bool)
         skipped: list[LeftOut] = []
-        for number, part in parts.items():
-            own = np.flatnonzero(step.corpus == number)
-            requested = np.arange(taken[number], taken[number] + len(own))
+        order = np.argsort(step.corpus, kind="stable")
+        present, firsts = np.unique(step.corpus[order], return_index=True)
+        for number, own in zip(present.tolist(), np.split(order, firsts[1:]), strict=False):
+            part, first = parts[number], taken[number]
             taken[number] += len(own)
-            rows[own] = part.rows[requested]
-            for place in own[part.rows[requested] < 0].tolist():
-                failure = part.result.failures[int(requested[np.flatnonzero(own == place)[0]])]
+            rows[own] = part.rows[first : taken[number]]
+            if not part.result.failures:
+                continue
+            for requested, place in enumerate(own.tolist(), first):
+                if part.rows[requested] >= 0:
+                    continue
+                failure = part.result.failures[requested]
                 # Only damage and outages: skipping would hide a missing file.
                 if not (self._skip and isinstance(failure.error, CorruptDataError | StorageError)):
                     raise failure.error

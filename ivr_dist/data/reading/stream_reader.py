@@ -57,7 +57,7 @@ class StreamReader(ShardReader):
         """Bytes of skipped samples in memory."""
         return sum(stream.bytes for stream in self._streams.values())
 
-    def read_ahead(self, requests: Iterable[Int64Array]) -> Iterator[ReadResult]:
+    def read_ahead(self, requests: Iterable[Int64Array], steps: int = 1) -> Iterator[ReadResult]:
         """Read the samples of each request in turn, without prefetching; see `ShardReader.read_ahead`."""
         self._after_fork()
         for numbers in requests:
