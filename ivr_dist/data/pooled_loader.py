@@ -26,9 +26,8 @@ from ivr_dist.data.step_batches import LeftOut, StepBatches, timed
 from ivr_dist.errors import ConfigError, CorruptDataError, StorageError
 from ivr_dist.shards.sample_columns import Samples
 
-_LEAST_STEPS = 8
-_MOST_STEPS = 32
-"""Steps of one request; the first requests are for fewer, so that training need not wait for all of them."""
+_MOST_STEPS = 8
+"""Most steps of one request; the first requests are smaller, so that training need not wait for eight steps."""
 
 
 class PooledLoader:
@@ -85,8 +84,6 @@ class PooledLoader:
         self._skip = skip
         self._pin = pin
         self._excluded = excluded or {}
-        # A request then has about as many samples as a step has, whatever the number of corpora.
-        self._steps_at_once = min(max(len(readers), _LEAST_STEPS), _MOST_STEPS)
         self._modalities = {number: list(spec.layout.corpora[number].sets) for number in readers}
         self._stream: BackgroundStream[StepBatches] | None = None
 
@@ -154,7 +151,7 @@ class PooledLoader:
         numbers = sorted(self.readers)
         planned, *copies = tee(self._blocks(cursor), 1 + len(numbers))
         results = {
-            number: self.readers[number].read_ahead(_requests(number, copy), self._steps_at_once)
+            number: self.readers[number].read_ahead(_requests(number, copy), _MOST_STEPS)
             for number, copy in zip(numbers, copies, strict=True)
         }
         for block in planned:
@@ -171,7 +168,7 @@ class PooledLoader:
                 steps.append(self._plan(cursor))
                 cursor = steps[-1].next_cursor
             yield _Block(steps)
-            count = min(2 * count, self._steps_at_once)
+            count = min(2 * count, _MOST_STEPS)
 
     def _plan(self, cursor: Any) -> _PlannedStep:
         """Select this rank's part of a global batch."""

@@ -327,10 +327,10 @@ class Trainer:
 
     def _refuse_input(self, batches: Sequence[Batch]) -> NoReturn:
         """Raise the same error on all ranks, naming the first features that are not finite."""
-        names = [name for name in collectives.gather(_nonfinite_input(batches)) if name is not None]
+        features, corpus = next(found for found in collectives.gather(_nonfinite_input(batches)) if found is not None)
         raise CorruptDataError(
-            f"{names[0]} holds values that are not finite",
-            where=f"{self._data}, step {self.progress.step + 1}",
+            f"{features} holds values that are not finite",
+            where=f"corpus {self.layout.corpora[corpus].name}, split train, step {self.progress.step + 1}",
             remedy="pack the split with `ivr-dist pack`, which makes them 0 and reports them, or correct the sample",
         )
 
@@ -406,11 +406,12 @@ class Trainer:
                 callback.on_checkpoint(str(saved.name), saved.seconds, saved.stall_s)
 
 
-def _nonfinite_input(batches: Sequence[Batch]) -> str | None:
-    """Return the first features that are not finite, as `audio of sample ID`."""
+def _nonfinite_input(batches: Sequence[Batch]) -> tuple[str, int] | None:
+    """Return the first features that are not finite, as `audio of sample ID`, and the number of their corpus."""
     for batch in batches:
         for name, part in batch.modalities.items():
             sound = torch.isfinite(part.features).flatten(1).all(dim=1)
             if not sound.all():
-                return f"{name} of sample {batch.keys[int(sound.long().argmin())]}"
+                row = int(sound.long().argmin())
+                return f"{name} of sample {batch.keys[row]}", int(batch.corpus[row]) if len(batch.corpus) else 0
     return None
