@@ -97,7 +97,7 @@ class Batch(Tensors):
     positions: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     """[B] int64, each sample's number in its data set (shard order of the manifest), unique within one epoch."""
     corpus: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
-    """[B] int64, number of each sample's corpus in `PoolLayout.corpora`; 0 where there is one corpus."""
+    """[B] int64, number of each sample's corpus in `PoolLayout.corpora`; empty where there is one corpus."""
     label_weight: Mapping[str, Tensor] = field(default_factory=dict)
     """By task, of those that a corpus weights by class or by sample: [B] float32, the weight of the sample's error."""
 

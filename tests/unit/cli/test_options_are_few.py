@@ -9,7 +9,7 @@ from ivr_dist.cli.main import app
 COMMON = {"--help", "--debug"}
 OPTIONS = {
     "": "--log-level --log-json --version",
-    "train": "--num-workers --dry-run --seeds --resume --json",
+    "train": "--num-workers --dry-run --seeds --leave-one-out --resume --json",
     "plan": "--world-sizes --json",
     "submit": "--address --no-wait",
     "config": "--search --schema --effective --yaml --markdown",
