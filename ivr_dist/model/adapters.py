@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ivr_dist.data.batches.batch import Batch, ModalityBatch, SetSteps
 from ivr_dist.model.base import FusionModel
@@ -21,6 +22,7 @@ from ivr_dist.model.word_encoder import WordEncoder
 from ivr_dist.planning.pool_layout import WORDS, Input
 
 _PREFIX = "set_"
+_FEWEST = 2
 
 
 def module_name(set_name: str) -> str:
@@ -48,9 +50,6 @@ class Adapters(nn.ModuleDict):
         width: Width H of the encoding.
     """
 
-    has_empty_inputs: ClassVar[bool] = True
-    """Kept out of compiled graphs, which would be compiled again for each set that is empty."""
-
     def __init__(self, sets: Mapping[str, Input], width: int) -> None:
         super().__init__({module_name(name): input_layer(form, width) for name, form in sets.items()})
 
@@ -70,6 +69,36 @@ class Adapters(nn.ModuleDict):
     def _project(self, layer: Any, features: Tensor) -> Tensor:
         result: Tensor = layer(features)
         return result
+
+
+def with_two_steps(batch: Batch) -> Batch:
+    """Extend each feature set of a batch to at least two steps, for a model compiled by `torch.compile`.
+
+    The compiler takes the sizes 0 and 1 as constants, so each combination of sets that a batch lacks would be another
+    graph. No sample has the further steps, so that `order` never reads them, and no result depends on them.
+    """
+    modalities = {name: _extended(part) for name, part in batch.modalities.items()}
+    return replace(batch, modalities=modalities)
+
+
+def _extended(part: ModalityBatch) -> ModalityBatch:
+    lengths = torch.tensor([len(own.features) for own in part.sets.values()], dtype=torch.long)
+    missing = (_FEWEST - lengths).clamp(min=0)
+    if part.order is None or not missing.any():
+        return part
+    number = torch.searchsorted(lengths.cumsum(0), part.order, right=True)
+    order = part.order + (missing.cumsum(0) - missing).index_select(0, number)
+    sets = {
+        name: replace(own, features=_padded(own, steps))
+        for (name, own), steps in zip(part.sets.items(), missing.tolist(), strict=True)
+    }
+    return replace(part, sets=sets, order=order)
+
+
+def _padded(own: SetSteps, steps: int) -> Tensor:
+    # Words are divided by their numbers of pieces.
+    rest = (0, steps) if own.features.dim() == 1 else (0, 0, 0, steps)
+    return F.pad(own.features, rest, value=0 if own.pieces is None else 1)
 
 
 class AdaptedModel(FusionModel):
@@ -94,6 +123,10 @@ class AdaptedModel(FusionModel):
         modalities = {name: self._projected(name, batch.modalities[name]) for name in self.inputs}
         output: IVROutput = self.inner(replace(batch, modalities=modalities))
         return output
+
+    def compile(self, *arguments: Any, **keywords: Any) -> None:
+        """Compile the model from outside alone: a graph that makes a batch for it would be for one number of samples."""
+        self.inner.compile(*arguments, **keywords)
 
     def _projected(self, name: str, part: ModalityBatch) -> ModalityBatch:
         if part.sets:

@@ -13,6 +13,8 @@ import torch
 NONE = "none"
 """Backend name for no compilation."""
 
+_GRAPHS = 32
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -20,10 +22,13 @@ def prepare(backend: str) -> None:
     """Configure the compiler of this process; call it before anything is compiled by `backend`."""
     if backend == NONE:
         return
+    from torch._dynamo import config as dynamo
     from torch._functorch import config
 
     # With donated buffers a compiled backward pass can run only once; it runs for SVR's gradient, then for the step.
     config.donated_buffer = False
+    # A graph for each combination of modalities that a micro-batch may lack; beyond the limit nothing is compiled.
+    dynamo.recompile_limit = max(dynamo.recompile_limit, _GRAPHS)
 
 
 def compiled(function: F, backend: str) -> F:

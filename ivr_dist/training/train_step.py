@@ -16,10 +16,11 @@ from ivr_dist.engine.deepspeed_engine import Engine
 from ivr_dist.losses.registry import configured_terms
 from ivr_dist.losses.step_counts import StepCounts, StepLayout
 from ivr_dist.losses.terms import loss_terms, weight_of
+from ivr_dist.model.adapters import with_two_steps
 from ivr_dist.planning.plan import Plan
 from ivr_dist.planning.pool_layout import CorpusLayout
 from ivr_dist.runtime import collectives
-from ivr_dist.runtime.compilation import compiled
+from ivr_dist.runtime.compilation import NONE, compiled
 from ivr_dist.shards.specs import TaskSpec
 from ivr_dist.training.loss_spikes import LossSpikeDetector
 from ivr_dist.training.lr_schedule import lr_at, svr_weight_at
@@ -70,6 +71,7 @@ class TrainStep:
         self._corpora = tuple(corpora)
         self.layout = StepLayout(plan.global_batch, plan.accumulation, plan.group, self._corpora)
         self.extra = configured_terms(config)
+        self._is_compiled = config.train.compile != NONE
         self._loss_terms = compiled(loss_terms, config.train.compile)
         self._spikes = LossSpikeDetector(config.train.spike_factor)
 
@@ -90,7 +92,7 @@ class TrainStep:
         forward_s, shares = 0.0, []
         for micro, host_batch in enumerate(batches):
             started = time.monotonic()
-            batch = host_batch.to(self._engine.device)
+            batch = (with_two_steps(host_batch) if self._is_compiled else host_batch).to(self._engine.device)
             output = self._engine.forward(batch)
             forward_s += time.monotonic() - started
             world, reduce = collectives.world_size(), collectives.all_reduce_sum

@@ -15,6 +15,7 @@ from ivr_dist.config import Config
 from ivr_dist.data.batches.batch import Batch, in_blocks
 from ivr_dist.losses.step_counts import StepLayout
 from ivr_dist.losses.terms import loss_terms
+from ivr_dist.model.adapters import with_two_steps
 from ivr_dist.model.spec import IVROutput
 from tests.batches import (
     WEIGHTS,
@@ -30,6 +31,7 @@ from tests.batches import (
     release_config,
     total_of,
 )
+from tests.pooled_batches import pooled_batch, pooled_model
 
 CONFIGS = {"ivr": Config(model=model_config()), "release": release_config()}
 
@@ -77,6 +79,32 @@ def test_no_graph_breaks_and_other_sizes_compile_no_more(preset: str) -> None:
         assert_close_gradients(gradients(compiled, batch(preset, size), loss), expected, 1e-5)
     assert not counters["graph_break"]
     assert counters["stats"]["unique_graphs"] <= 2 * 3
+
+
+@pytest.mark.parametrize("kind", [pytest.param("preset", marks=pytest.mark.long), "class"])
+def test_feature_sets_without_steps_compile_no_more(kind: str) -> None:
+    """Graphs are for sizes of 0, of 1 and above, so that each combination of corpora would have one of its own."""
+    config = model_config(class_="tests.extension_parts:Averages" if kind == "class" else "")
+    plain, compiled = (pooled_model(config) for _ in range(2))
+    compiled.compile(backend="eager")
+    mixes = (
+        [0, 1, 2, 3] * 3,
+        [0, 1, 2] * 3,
+        [0] * 6,
+        [0, 1] * 3,
+        [0, 2] * 4,
+        [1, 2] * 4,
+        [3, 0, 0, 3, 0],
+        [2, 1, 1, 3],
+    )
+    for corpora in mixes:
+        made = pooled_batch(corpora)
+        expected, found = plain(made), compiled(with_two_steps(made))
+        for name, value in expected.predictions.items():
+            torch.testing.assert_close(found.predictions[name], value)
+    assert not counters["graph_break"]
+    # The first sizes, then sizes that differ; at times one that had not differed before.
+    assert counters["stats"]["unique_graphs"] <= 4
 
 
 @pytest.mark.long
