@@ -125,7 +125,7 @@ class AdaptedModel(FusionModel):
         return output
 
     def compile(self, *arguments: Any, **keywords: Any) -> None:
-        """Compile the model from outside alone: a graph that makes a batch for it would be for one number of samples."""
+        """Compile the inner model alone: a graph that makes its batch would be for one number of samples."""
         self.inner.compile(*arguments, **keywords)
 
     def _projected(self, name: str, part: ModalityBatch) -> ModalityBatch:
