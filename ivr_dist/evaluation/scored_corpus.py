@@ -7,6 +7,7 @@ from dataclasses import replace
 from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.data.batches.pool_spec import PoolSpec, Scaling, merged_statistics
 from ivr_dist.errors import DataError
+from ivr_dist.planning.pool_heads import form_of, have_one_form
 from ivr_dist.planning.pool_layout import CorpusLayout, PoolLayout
 from ivr_dist.shards.manifest import Manifest
 
@@ -81,10 +82,18 @@ def with_new_corpus(
     if head not in layout.heads:
         raise DataError(f"the model has no head {head}", where=where, remedy=f"use one of {', '.join(layout.heads)}")
     form = layout.heads[head]
-    fitting = [task for task, own in split.tasks.items() if (own.type, own.classes) == (form.type, form.classes)]
+    fitting = [task for task, own in split.tasks.items() if have_one_form(form, own)]
     if not fitting:
-        raise DataError(f"no task of the split is a {form.type} as head {head}", where=where, remedy="use another head")
+        what = f"no task of the split is {form_of(form)}, as head {head}"
+        raise DataError(what, where=where, remedy="use another head")
     task = head if head in fitting else fitting[0]
+    own_spec = split.tasks[task]
+    if layout.scale == "unit" and form.type == "regression" and (own_spec.low is None or own_spec.high is None):
+        raise DataError(
+            f"{task} has no range, to which the predictions in [-1, 1] are mapped",
+            where=where,
+            remedy="give the task low and high in the card and pack the split again",
+        )
     sets = {}
     for modality in MODALITIES:
         known = layout.sets.get(modality, {})

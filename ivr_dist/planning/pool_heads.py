@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -80,30 +80,60 @@ def head_faults(members: Mapping[str, list[Member]], scale: LossScale) -> Iterat
                     remedy=f"give {task} of one of them another head",
                 )
                 break
-            if scale == "native" and (spec.low, spec.high) != (other.low, other.high):
-                yield ConfigError(
-                    f"head {head} is {_range(spec)} in {first} and {_range(other)} in {corpus}",
-                    where=f"data.corpora.{corpus}.heads",
-                    remedy="set loss.scale=unit, or give them two heads",
-                )
-                break
-        for corpus, task, each in own:
-            if scale == "unit" and each.type == "regression" and (each.low is None or each.high is None):
-                yield ConfigError(
-                    f"{task} of {corpus} has no range, which loss.scale = unit maps to [-1, 1]",
-                    where=f"data.corpora.{corpus}",
-                    remedy="give the task low and high in the card and pack again, or set loss.scale=native",
-                )
+        yield from scale_faults(head, own, scale)
+
+
+def scale_faults(head: str, members: Sequence[Member], scale: LossScale) -> Iterator[ConfigError]:
+    """Yield an error for each regression whose labels are not in the range in which its head predicts.
+
+    Args:
+        head: Name of the head.
+        members: Its tasks; the first one is of a trained corpus.
+        scale: Range in which heads predict.
+    """
+    first, _, spec = members[0]
+    for corpus, task, other in members:
+        if other.type != "regression" or spec.type != "regression":
+            continue
+        if scale == "unit" and (other.low is None or other.high is None):
+            yield ConfigError(
+                f"{task} of {corpus} has no range, which loss.scale = unit maps to [-1, 1]",
+                where=f"data.corpora.{corpus}",
+                remedy="give the task low and high in the card and pack again, or set loss.scale=native",
+            )
+        elif scale == "native" and (spec.low, spec.high) != (other.low, other.high):
+            yield ConfigError(
+                f"head {head} is {_range(spec)} in {first} and {_range(other)} in {corpus}",
+                where=f"data.corpora.{corpus}.heads",
+                remedy="set loss.scale=unit, or give them two heads",
+            )
+            break
+
+
+def have_one_form(head: TaskSpec, task: TaskSpec) -> bool:
+    """Whether a head can predict a task: type and number of classes are equal, and their names where both are known.
+
+    The ranges of regressions may differ; predictions are mapped.
+    """
+    unlike = head.names is not None and task.names is not None and head.names != task.names
+    return (head.type, head.classes) == (task.type, task.classes) and not unlike
 
 
 def _form(spec: TaskSpec) -> tuple[str, int | None, tuple[str, ...] | None]:
     return spec.type, spec.classes, spec.names
 
 
+def form_of(spec: TaskSpec) -> str:
+    """Describe the form of a task: `a regression`, or `a classification of 3 classes (bad,so,good)`."""
+    return "a regression" if spec.type == "regression" else f"a classification of {_classes(spec)}"
+
+
 def _shown(spec: TaskSpec) -> str:
-    if spec.type == "regression":
-        return "is a regression"
-    return f"has {spec.classes} classes{f' ({chr(44).join(spec.names)})' if spec.names else ''}"
+    return "is a regression" if spec.type == "regression" else f"has {_classes(spec)}"
+
+
+def _classes(spec: TaskSpec) -> str:
+    return f"{spec.classes} classes{f' ({chr(44).join(spec.names)})' if spec.names else ''}"
 
 
 def _range(spec: TaskSpec) -> str:

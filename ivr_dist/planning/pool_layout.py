@@ -14,7 +14,17 @@ from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.config import Config, CorpusConfig
 from ivr_dist.config.corpora import SPLITS, SplitKey, entries, is_pool
 from ivr_dist.errors import ConfigError, DataError, UserError, raise_together
-from ivr_dist.planning.pool_heads import LossScale, Member, assign_heads, head_faults, head_specs, members_by_head
+from ivr_dist.planning.pool_heads import (
+    LossScale,
+    Member,
+    assign_heads,
+    form_of,
+    have_one_form,
+    head_faults,
+    head_specs,
+    members_by_head,
+    scale_faults,
+)
 from ivr_dist.shards.manifest import Manifest
 from ivr_dist.shards.specs import TaskSpec
 
@@ -130,6 +140,8 @@ def pool_layout(config: Config, manifests: Mapping[str, Manifest], words_width: 
         heads[name] = {task: chosen[name].get(task, task) for task in tasks[name]}
         faults += _held_out_faults(name, inputs[name], sets, tasks[name], heads[name], chosen[name], members)
         heads[name] = {task: head for task, head in heads[name].items() if head in specs}
+        for task, head in heads[name].items():
+            faults += scale_faults(head, [members[head][0], (name, task, tasks[name][task])], scale)
     raise_together([*errors, *faults, *head_faults(members, scale)])
     return PoolLayout(
         corpora=tuple(
@@ -300,10 +312,17 @@ def _held_out_faults(
                 )
         else:
             corpus, _, spec = members[head][0]
-            if (spec.type, spec.classes) != (tasks[task].type, tasks[task].classes):
+            own_spec = tasks[task]
+            if not have_one_form(spec, own_spec):
                 yield ConfigError(
-                    f"{name} is scored by head {head}, a {spec.type} of {corpus}, but its {task} is a "
-                    f"{tasks[task].type}{f' of {tasks[task].classes} classes' if tasks[task].classes else ''}",
+                    f"{name} is scored by head {head}, {form_of(spec)} of {corpus}, but its {task} is "
+                    f"{form_of(own_spec)}",
                     where=f"data.corpora.{name}.heads",
                     remedy="name a head of the same form, or leave the corpus out",
+                )
+            elif task not in chosen and spec.classes and (spec.names is None or own_spec.names is None):
+                yield ConfigError(
+                    f"{name} is scored by head {head}, but it is not known whether its classes are those of {corpus}",
+                    where=f"data.corpora.{name}.heads",
+                    remedy=f"if they are, set heads: {{{task}: {head}}}; otherwise leave the corpus out",
                 )

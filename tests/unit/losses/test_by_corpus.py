@@ -150,3 +150,33 @@ def test_consistency_compares_modalities_within_a_corpus() -> None:
 
     assert term(torch.zeros(16, dtype=torch.long), 1) > 0.5
     assert term(corpus, 2) == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["tv_l1", "l2", "js"])
+def test_a_pool_of_one_corpus_has_the_losses_of_that_corpus(kind: str) -> None:
+    plain = batch_of(mixed_samples(len(NUMBERS)))
+    config = Config(svr=SvrConfig(kind=kind))  # type: ignore[arg-type]
+    output = make_model()(plain)
+    found = []
+    for corpora in ((), CORPORA[:1]):
+        layout = StepLayout(len(NUMBERS), 1, 5, corpora)
+        own = replace(plain, corpus=torch.zeros(len(NUMBERS), dtype=torch.long)) if corpora else plain
+        vector = local_counts([own], layout, MODALITIES, list(TASKS))
+        counts = StepCounts.from_vector(vector, layout, MODALITIES, list(TASKS))
+        terms = loss_terms(output, own, counts, layout, config, 0, 1, no_reduce).values
+        found.append({name.replace("task/a/", "task/"): float(value) for name, value in terms.items()})
+    assert found[1] == pytest.approx(found[0], rel=1e-6)
+
+
+def test_a_corpus_that_is_held_out_or_absent_leaves_the_losses_of_the_others() -> None:
+    """More corpora in the layout change nothing, and their terms are 0."""
+    own = batch()
+    values, _, output = computed(own, Config())
+    further = CorpusLayout(name="d", sets={}, tasks=TASKS, heads={task: task for task in TASKS})
+    grown = replace(LAYOUT, corpora=(*CORPORA, further, replace(further, name="e", held_out=True)))
+    vector = local_counts([own], grown, MODALITIES, list(TASKS))
+    counts = StepCounts.from_vector(vector, grown, MODALITIES, list(TASKS))
+    terms = loss_terms(output, own, counts, grown, Config(), 0, 1, no_reduce).values
+    found = {name: float(value) for name, value in terms.items()}
+    assert found.pop("task/d/sentiment") == found.pop("task/d/type") == 0.0
+    assert found == pytest.approx(values, rel=1e-6)

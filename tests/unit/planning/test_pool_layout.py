@@ -229,7 +229,7 @@ def test_a_corpus_that_is_scored_only_reads_sets_and_heads_of_the_others() -> No
         (
             manifest({"audio": ("covarep", 74)}, {"sentiment": MOOD}),
             [],
-            "is scored by head sentiment, a regression of mosi, but its sentiment is a classification of 3 classes",
+            "by head sentiment, a regression of mosi, but its sentiment is a classification of 3 classes (bad,so,good)",
         ),
     ],
 )
@@ -238,6 +238,43 @@ def test_a_corpus_that_nothing_trained_can_score_is_refused(own: Manifest, overr
         layout({"mosi": TALKS, "pom": TALKS}, *overrides, scored={"youtube": own})
     assert text in str(error.value)
     assert "or leave the corpus out" in str(error.value) or "rename it" in str(error.value)
+
+
+def test_classes_of_a_corpus_that_is_scored_only_must_be_those_of_the_head() -> None:
+    """The same number stands for surprise in one corpus and for joyful in another."""
+    meld = manifest({"audio": ("covarep", 74)}, {"mood": MOOD})
+    unnamed, other = (replace(MOOD, names=names) for names in (None, ("sad", "so", "good")))
+    chosen = "data.corpora.new.heads={mood: mood}"
+
+    def scored(spec: TaskSpec, *overrides: str) -> PoolLayout:
+        new = manifest({"audio": ("covarep", 74)}, {"mood": spec})
+        return layout({"meld": meld}, *overrides, scored={"new": new})
+
+    for found in (scored(MOOD), scored(MOOD, chosen), scored(unnamed, chosen)):
+        assert found.corpora[1].heads == {"mood": "mood"}
+    with pytest.raises(
+        ConfigError, match=r"new is scored by head mood, but it is not known whether its classes are those"
+    ):
+        scored(unnamed)
+    for overrides in ([], [chosen]):
+        with pytest.raises(
+            ConfigError, match=r"by head mood, .*\(bad,so,good\) of meld, but its mood is .*\(sad,so,good\)"
+        ):
+            scored(other, *overrides)
+
+
+@pytest.mark.parametrize(
+    ("spec", "scale", "text"),
+    [
+        (TaskSpec(type="regression"), "unit", "sentiment of new has no range, which loss.scale = unit maps"),
+        (SCORE, "native", "head sentiment is -3..3 in mosi and -1..1 in new"),
+    ],
+)
+def test_ranges_of_a_corpus_that_is_scored_only_are_those_of_the_head(spec: TaskSpec, scale: str, text: str) -> None:
+    new = manifest({"audio": ("covarep", 74)}, {"sentiment": spec})
+    with pytest.raises(ConfigError) as error:
+        layout({"mosi": TALKS}, f"loss.scale={scale}", scored={"new": new})
+    assert text in str(error.value)
 
 
 def test_a_label_that_weighs_samples_is_no_task() -> None:

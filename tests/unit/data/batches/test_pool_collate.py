@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ivr_dist.config.loading import load_config
 from ivr_dist.data.batches.batch import Batch
@@ -21,6 +23,7 @@ from ivr_dist.planning.pool_layout import CorpusLayout, PoolLayout, pool_layout
 from ivr_dist.shards.manifest import Manifest
 from ivr_dist.shards.sample_columns import Samples
 from ivr_dist.shards.specs import Statistics, TaskSpec
+from tests.pooled_batches import CORPORA, LAYOUT, SETS, SPEC, STATISTICS, pooled_batch, pooled_rows, raw_sample
 from tests.pools import SIZES, pack_pool, pool_run
 
 NAMES = list(SIZES)
@@ -169,7 +172,13 @@ def test_one_corpus_collates_to_the_tensors_without_a_pool(pool: str, samples: d
     for modality, part in theirs.modalities.items():
         for field in ("features", "mask", "flat", "sample", "pairs"):
             assert torch.equal(getattr(ours.modalities[modality], field), getattr(part, field)), (modality, field)
-    assert all(torch.equal(ours.labels[task], labels) for task, labels in theirs.labels.items())
+        blocks, expected = ours.modalities[modality].blocks, part.blocks
+        assert torch.equal(blocks.row, expected.row) and torch.equal(blocks.start, expected.start)
+        assert blocks.shapes == expected.shapes and ours.modalities[modality].pieces is part.pieces is None
+    for task, labels in theirs.labels.items():
+        assert torch.equal(ours.labels[task], labels) and ours.labels[task].dtype == labels.dtype
+        assert torch.equal(ours.label_mask[task], theirs.label_mask[task])
+    assert ours.keys == theirs.keys and torch.equal(ours.slots, theirs.slots)
 
 
 def test_a_label_out_of_range_names_its_sample(spec: PoolSpec, samples: dict[int, Samples]) -> None:
@@ -190,3 +199,51 @@ def test_statistics_of_several_corpora_are_those_of_all_steps_together() -> None
     np.testing.assert_allclose(mean, every.mean(axis=0), rtol=1e-12)
     np.testing.assert_allclose(deviation, every.std(axis=0), rtol=1e-12)
     assert [values.tolist() for values in merged_statistics(stored[:1])] == [stored[0].mean, stored[0].std]
+
+
+@given(st.lists(st.integers(0, 3), max_size=16), st.integers(0, 1000))
+def test_any_batch_holds_each_sample_as_it_was_stored(corpora: list[int], seed: int) -> None:
+    """By a naive computation from the sample alone: its own statistics, feature set, head, range and weight."""
+    slots = [seed + 3 * place for place in range(len(corpora))]
+    found = pooled_batch(corpora, slots)
+    assert found.slots.tolist() == slots and found.corpus.tolist() == corpora
+    for place, (number, slot) in enumerate(zip(corpora, slots, strict=True)):
+        corpus, raw = CORPORA[number], raw_sample(number, slot)
+        for modality, sets in SETS.items():
+            part = found.modalities[modality]
+            assert list(part.sets) == list(sets)
+            stored = raw.arrays.get(modality)
+            assert part.mask[place].sum() == (0 if stored is None else len(stored))
+            if stored is None:
+                continue
+            read = steps_of(found, modality, place)
+            if modality in STATISTICS[corpus.name]:
+                mean, deviation = STATISTICS[corpus.name][modality]
+                torch.testing.assert_close(read, torch.from_numpy((stored - mean) / deviation))
+            elif corpus.sets[modality] == "ids":
+                assert read.tolist() == np.minimum(stored, 9).tolist(), "unknown ids are the first unknown one"
+            else:
+                torch.testing.assert_close(read, torch.from_numpy(np.asarray(stored)))
+        heads = {head: task for task, head in corpus.heads.items()}
+        for head in LAYOUT.heads:
+            label = raw.labels[heads[head]] if head in heads else None
+            assert found.label_mask[head][place] == (label is not None)
+            if label is None:
+                continue
+            spec = corpus.tasks[heads[head]]
+            unit = label if spec.classes else (label - (spec.low or 0)) / ((spec.high or 0) - (spec.low or 0)) * 2 - 1
+            assert found.labels[head][place] == pytest.approx(unit, abs=1e-6)
+        weight = [0.5, 1.0, 3.0][int(raw.labels["mood"] or 0)] if corpus.name == "calls" else 1.0
+        if found.label_mask["mood"][place]:
+            assert found.label_weight["mood"][place] == weight
+
+
+def test_a_label_weighs_the_samples_of_its_corpus() -> None:
+    """None and negative weights leave the sample out of the task losses."""
+    rows = pooled_rows([3, 3, 3, 3, 0], [0, 1, 2, 3, 4])
+    trust = [2.0, 0.25, None, -1.0]
+    labels = [{"score": 0.5, "trust": value} for value in trust]
+    part = replace(rows.parts[3], labels=labels)
+    spec = replace(SPEC, sample_weights={"posts": "trust"})
+    found = collate_pool(replace(rows, parts={**rows.parts, 3: part}), np.arange(5), np.arange(5), spec)
+    assert found.label_weight["sentiment"].tolist() == [2.0, 0.25, 0.0, 0.0, 1.0]

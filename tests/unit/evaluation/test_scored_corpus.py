@@ -1,0 +1,85 @@
+"""Splits that a pooled model scores: the corpus they are of, and corpora that are new to the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ivr_dist.errors import DataError
+from ivr_dist.evaluation.scored_corpus import corpus_of, native, with_new_corpus
+from ivr_dist.shards.manifest import Manifest
+from ivr_dist.shards.specs import FeatureSpec, Statistics, TaskSpec
+from tests.pooled_batches import LAYOUT, MOOD, SCORE, SENTIMENT, SPEC
+
+STANDARDIZED = ("audio", "vision")
+
+
+def split(
+    sets: Mapping[str, str], tasks: Mapping[str, TaskSpec], corpus: str = "new", mean: float | None = None
+) -> Manifest:
+    widths = {"text": 6, "audio": 5, "vision": 4}
+    features = {
+        modality: FeatureSpec(set=own, dim=widths[modality], dtype="float32", kind="features")
+        for modality, own in sets.items()
+    }
+    statistics = {
+        modality: Statistics(mean=[mean or 0.0] * widths[modality], std=[2.0] * widths[modality], steps=9)
+        for modality in sets
+        if mean is not None
+    }
+    return Manifest.create(
+        corpus=corpus, split="test", seed=0, features=features, tasks=tasks, shards=[], statistics=statistics
+    )
+
+
+TALKS = {"text": "glove.6b", "audio": "covarep", "vision": "facet"}
+
+
+def test_a_split_is_of_the_corpus_with_its_sets_and_tasks() -> None:
+    assert corpus_of(LAYOUT, split(TALKS, {"sentiment": SENTIMENT})).name == "talks"
+    assert corpus_of(LAYOUT, split(TALKS, {"sentiment": SENTIMENT}), "calls").name == "calls"
+    with pytest.raises(DataError, match=r"features and tasks of no corpus .*--head sentiment"):
+        corpus_of(LAYOUT, split(TALKS, {"sentiment": SCORE}))
+    with pytest.raises(DataError, match=r"the model knows no corpus nobody .*give one of talks, calls, clips, posts"):
+        corpus_of(LAYOUT, split(TALKS, {}), "nobody")
+
+
+def test_a_new_corpus_is_read_by_the_sets_and_a_head_of_the_others() -> None:
+    new = split({"audio": "covarep", "vision": "unknown"}, {"valence": SCORE})
+    spec, number = with_new_corpus(SPEC, new, "sentiment", None, STANDARDIZED)
+    corpus = spec.layout.corpora[number]
+    assert number == 4 and corpus.held_out and corpus.name == "new"
+    assert corpus.sets == {"audio": "covarep"} and corpus.heads == {"valence": "sentiment"}
+    for one, other in zip(spec.statistics["new"]["audio"], SPEC.statistics["talks"]["audio"], strict=True):
+        assert np.array_equal(one, other), "those of the first corpus with the set"
+    own, _ = with_new_corpus(SPEC, new, "sentiment", split({"audio": "covarep"}, {}, mean=7.0), STANDARDIZED)
+    assert own.statistics["new"]["audio"][0].tolist() == [7.0] * 5
+    assert native(own).layout.scale == "native"
+
+
+@pytest.mark.parametrize(
+    ("tasks", "head", "text"),
+    [
+        ({"valence": SCORE}, "joy", "the model has no head joy .*use one of sentiment, mood"),
+        (
+            {"valence": SCORE},
+            "mood",
+            r"no task of the split is a classification of 3 classes \(bad,so,good\), as head mood",
+        ),
+        ({"mood": replace(MOOD, names=("good", "so", "bad"))}, "mood", "no task of the split is a classification of 3"),
+        ({"valence": TaskSpec(type="regression")}, "sentiment", r"valence has no range, to which the predictions"),
+    ],
+)
+def test_a_new_corpus_that_the_head_cannot_score_is_refused(
+    tasks: Mapping[str, TaskSpec], head: str, text: str
+) -> None:
+    with pytest.raises(DataError, match=text):
+        with_new_corpus(SPEC, split({"audio": "covarep"}, tasks), head, None, STANDARDIZED)
+
+
+def test_a_new_corpus_without_a_set_that_the_model_reads_is_refused() -> None:
+    with pytest.raises(DataError, match="the split has audio opensmile, none of which the model reads"):
+        with_new_corpus(SPEC, split({"audio": "opensmile"}, {"valence": SCORE}), "sentiment", None, STANDARDIZED)
