@@ -203,6 +203,10 @@ def make_batch(lengths: Tensor) -> Batch:
 def made(name: str, lengths: Tensor, dtype: torch.dtype, clock: Callable[[], float], *, backend: str) -> Contestant:
     """A contestant by name; `lengths` [B] are the steps of its samples."""
     torch.manual_seed(0)
+    if name in ("corpus", "pool"):
+        from pool_contestants import Pooled
+
+        return Pooled(name, lengths, dtype, clock, backend=backend)
     # The release counts padding as steps.
     batch = make_batch(lengths.max().expand_as(lengths) if name == "release" else lengths)
     if name == "plain":
