@@ -111,3 +111,15 @@ def test_a_model_from_outside_reads_one_width_of_every_corpus(pool: str, tmp_pat
     assert curves[0][-1] != curves[0][0]
     newest = store.names(settings.run.dir)[0].url(settings.run.dir)
     assert "inputs.audio.set_narrow.weight" in read_weights(newest)
+
+
+@pytest.mark.long
+def test_a_compiled_pool_has_the_same_losses(pool: str, tmp_path: Path) -> None:
+    """Micro-batches of four samples at most, so that feature sets have no step, or one."""
+    curves = []
+    for backend in ("none", "eager"):
+        small = ("train.accumulation=6", "loss.consistency.group=4", "train.max_steps=4")
+        settings = config(pool, tmp_path / backend, f"train.compile={backend}", *small)
+        run_ranks(train, 2, [(settings, None)])
+        curves.append([loss for _, loss in loss_curve(settings.run.dir)])
+    assert curves[1] == pytest.approx(curves[0], rel=1e-5)
