@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ivr_dist.checkpoint.pool_state import CorpusState, PoolState
+from ivr_dist.checkpoint.pool_state import PoolState
 from ivr_dist.data.batches.pool_spec import PoolSpec
 from ivr_dist.data.batches.tokenization import Tokenizer
-from ivr_dist.planning.pool_layout import CorpusLayout, PoolLayout
+from ivr_dist.planning.pool_layout import PoolLayout
 from ivr_dist.shards.specs import TaskSpec
 
 
@@ -17,23 +17,13 @@ def pool_state(spec: PoolSpec) -> PoolState:
     """Take what is stored from the contents of batches."""
     layout = spec.layout
     return PoolState(
-        corpora=[
-            CorpusState(
-                name=corpus.name,
-                sets=corpus.sets,
-                tasks=corpus.tasks,
-                heads=corpus.heads,
-                held_out=corpus.held_out,
-                loss_weight=corpus.loss_weight,
-                statistics={
-                    modality: [part.tolist() for part in parts]
-                    for modality, parts in spec.statistics.get(corpus.name, {}).items()
-                },
-            )
-            for corpus in layout.corpora
-        ],
+        corpora=layout.corpora,
         sets={m: {name: list(form) for name, form in sets.items()} for m, sets in layout.sets.items()},
         scale=layout.scale,
+        statistics={
+            corpus: {modality: [part.tolist() for part in parts] for modality, parts in own.items()}
+            for corpus, own in spec.statistics.items()
+        },
     )
 
 
@@ -45,22 +35,8 @@ def stored_pool_spec(state: PoolState, heads: Mapping[str, TaskSpec], tokenizer:
         heads: What each head predicts, `CheckpointState.tasks`.
         tokenizer: Splits words into pieces, where a set is of words.
     """
-    {
-        modality: {name: (str(kind), int(width)) for name, (kind, width) in own.items()}
-        for modality, own in state.sets.items()
-    }
     layout = PoolLayout(
-        corpora=tuple(
-            CorpusLayout(
-                name=corpus.name,
-                sets=corpus.sets,
-                tasks=corpus.tasks,
-                heads=corpus.heads,
-                held_out=corpus.held_out,
-                loss_weight=corpus.loss_weight,
-            )
-            for corpus in state.corpora
-        ),
+        corpora=tuple(state.corpora),
         sets={
             m: {name: (str(kind), int(width)) for name, (kind, width) in own.items()} for m, own in state.sets.items()
         },
@@ -69,10 +45,10 @@ def stored_pool_spec(state: PoolState, heads: Mapping[str, TaskSpec], tokenizer:
         is_pool=True,
     )
     statistics = {
-        corpus.name: {
+        corpus: {
             modality: (np.array(mean, np.float32), np.array(deviation, np.float32))
-            for modality, (mean, deviation) in corpus.statistics.items()
+            for modality, (mean, deviation) in own.items()
         }
-        for corpus in state.corpora
+        for corpus, own in state.statistics.items()
     }
     return PoolSpec(layout, statistics, tokenizer=tokenizer)

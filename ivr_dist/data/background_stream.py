@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -32,6 +32,25 @@ class BackgroundStream(Generic[T]):
 
     def __next__(self) -> T:
         return self._buffer.take()
+
+
+class OneStream:
+    """Holds the stream of batches that is open: a new one closes the previous one."""
+
+    def __init__(self) -> None:
+        self._stream: BackgroundStream[Any] | None = None
+
+    def open(self, source: Iterator[T], depth: int) -> BackgroundStream[T]:
+        """Start a stream; see `BackgroundStream`."""
+        self.close()
+        self._stream = stream = BackgroundStream(source, depth)
+        return stream
+
+    def close(self) -> None:
+        """Close the stream, if one is open; may be called again."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
 
 
 def _stop(buffer: _Buffer[T], thread: threading.Thread, pid: int) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import tee
 
 import numpy as np
 
 from ivr_dist.config.lanes import check_layout
-from ivr_dist.data.background_stream import BackgroundStream
+from ivr_dist.data.background_stream import OneStream
 from ivr_dist.data.batches.batch import Batch
 from ivr_dist.data.batches.collate import BatchSpec, collate
 from ivr_dist.data.cursor import DataCursor
@@ -94,7 +94,7 @@ class Loader:
         self._by_length = by_length
         self._skip = skip
         self._pin = pin
-        self._stream: BackgroundStream[StepBatches] | BackgroundStream[Batch] | None = None
+        self._stream = OneStream()
         self._shard_samples = reader.manifest.shard_samples
 
     def __enter__(self) -> Loader:
@@ -112,9 +112,7 @@ class Loader:
             StorageError: Storage failed; likewise.
         """
         cursor.check_matches(self.start)
-        self._end_stream()
-        self._stream = stream = BackgroundStream(self._produce_steps(cursor), self._prefetch)
-        return timed(stream)
+        return timed(self._stream.open(self._produce_steps(cursor), self._prefetch))
 
     def advance(self, cursor: DataCursor) -> DataCursor:
         """Return the position after one more step."""
@@ -146,25 +144,16 @@ class Loader:
 
         Every rank has the same number of batches.
         """
-        self._end_stream()
-        self._stream = stream = BackgroundStream(self._produce_eval(), self._prefetch * self._accumulation)
-        return closing(stream)
+        return closing(self._stream.open(self._produce_eval(), self._prefetch * self._accumulation))
 
     def meters(self) -> dict[str, float]:
         """Return statistics of this rank's reader so far: counts, milliseconds and bytes, by name."""
-        counts = asdict(self.reader.fetcher.meters.counts())
-        times = {f"request_{name.removesuffix('_s')}_ms": 1000 * counts.pop(name) for name in ("p50_s", "p99_s")}
-        return {**counts, **times, "resident_bytes": self.reader.resident}
+        return self.reader.meters()
 
     def close(self) -> None:
         """End the background thread and close the reader; may be called again."""
-        self._end_stream()
+        self._stream.close()
         self.reader.close()
-
-    def _end_stream(self) -> None:
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
 
     def _order(self, epoch: int, shuffle: bool) -> EpochOrder:
         start = self.start

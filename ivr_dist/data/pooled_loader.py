@@ -7,14 +7,14 @@ a request and a collation for each corpus and step would cost three times as muc
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import tee
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ivr_dist.data.background_stream import BackgroundStream
+from ivr_dist.data.background_stream import OneStream
 from ivr_dist.data.batches.batch import Batch
 from ivr_dist.data.batches.pool_collate import PooledRows, collate_pool
 from ivr_dist.data.batches.pool_spec import PoolSpec
@@ -22,7 +22,7 @@ from ivr_dist.data.exclusions import NOTHING, Exclusions
 from ivr_dist.data.reading.shard_reader import ReadResult, ShardReader
 from ivr_dist.data.run_order import RunOrder
 from ivr_dist.data.sample_order import EMPTY, Int64Array, by_length, micro_slots, rank_slots
-from ivr_dist.data.step_batches import LeftOut, StepBatches, timed
+from ivr_dist.data.step_batches import LeftOut, StepBatches, closing, timed
 from ivr_dist.errors import ConfigError, CorruptDataError, StorageError
 from ivr_dist.shards.sample_columns import Samples
 
@@ -85,7 +85,7 @@ class PooledLoader:
         self._pin = pin
         self._excluded = excluded or {}
         self._modalities = {number: list(spec.layout.corpora[number].sets) for number in readers}
-        self._stream: BackgroundStream[StepBatches] | None = None
+        self._stream = OneStream()
 
     def __enter__(self) -> PooledLoader:
         return self
@@ -110,9 +110,7 @@ class PooledLoader:
             StorageError: Storage failed; likewise.
         """
         cursor.check_matches(self.start)
-        self._end_stream()
-        self._stream = stream = BackgroundStream(self._produce_steps(cursor), self._prefetch)
-        return timed(stream)
+        return timed(self._stream.open(self._produce_steps(cursor), self._prefetch))
 
     def advance(self, cursor: Any) -> Any:
         """Return the position after one more step."""
@@ -131,21 +129,13 @@ class PooledLoader:
 
     def meters(self) -> dict[str, float]:
         """Return statistics of this rank's readers so far: counts, milliseconds and bytes, by name."""
-        reader = next(iter(self.readers.values()))
-        counts = asdict(reader.fetcher.meters.counts())
-        times = {f"request_{name.removesuffix('_s')}_ms": 1000 * counts.pop(name) for name in ("p50_s", "p99_s")}
-        return {**counts, **times, "resident_bytes": reader.resident}
+        return next(iter(self.readers.values())).meters()
 
     def close(self) -> None:
         """End the background thread and close the readers; may be called again."""
-        self._end_stream()
+        self._stream.close()
         for reader in self.readers.values():
             reader.close()
-
-    def _end_stream(self) -> None:
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
 
     def _produce_steps(self, cursor: Any) -> Iterator[StepBatches]:
         numbers = sorted(self.readers)
@@ -314,10 +304,11 @@ class PooledSplitLoader:
         reader: Reads the split; closed with the loader.
         spec: Contents of the batches.
         number: Number of the corpus.
-        global_batch: Samples of a batch over all ranks.
+        batch: Samples of a batch over all ranks.
         rank: This rank, 0..world-1.
         world: Number of ranks.
         prefetch: Number of batches to prefetch.
+        pin: Whether the background thread copies batches to page-locked memory.
         excluded: Samples that are left out.
     """
 
@@ -327,10 +318,11 @@ class PooledSplitLoader:
         spec: PoolSpec,
         number: int,
         *,
-        global_batch: int,
+        batch: int,
         rank: int = 0,
         world: int = 1,
         prefetch: int = 4,
+        pin: bool = False,
         excluded: Exclusions = NOTHING,
     ) -> None:
         spec.check_split(number, reader.manifest)
@@ -339,11 +331,12 @@ class PooledSplitLoader:
         """Samples that are left out."""
         self._spec = spec
         self._number = number
-        self._global_batch = global_batch
+        self._batch = batch
         self._rank = rank
         self._world = world
         self._prefetch = prefetch
-        self._stream: BackgroundStream[Batch] | None = None
+        self._pin = pin
+        self._stream = OneStream()
 
     def __enter__(self) -> PooledSplitLoader:
         return self
@@ -353,22 +346,12 @@ class PooledSplitLoader:
 
     def eval_batches(self) -> Iterator[Batch]:
         """Iterate over this rank's batches; every rank has the same number of them."""
-        self._end_stream()
-        self._stream = stream = BackgroundStream(self._produce(), self._prefetch)
-        try:
-            yield from stream
-        finally:
-            stream.close()
+        return closing(self._stream.open(self._produce(), self._prefetch))
 
     def close(self) -> None:
         """End the background thread and close the reader; may be called again."""
-        self._end_stream()
+        self._stream.close()
         self.reader.close()
-
-    def _end_stream(self) -> None:
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
 
     def _produce(self) -> Iterator[Batch]:
         planned, requested = tee(self._plans())
@@ -376,11 +359,12 @@ class PooledSplitLoader:
         for (slots, numbers), result in zip(planned, results, strict=True):
             samples: Samples = result.all_or_raise()
             rows = PooledRows({self._number: samples}, np.full(len(slots), self._number), np.arange(len(slots)))
-            yield collate_pool(rows, slots, numbers, self._spec)
+            batch = collate_pool(rows, slots, numbers, self._spec)
+            yield batch.pinned() if self._pin else batch
 
     def _plans(self) -> Iterator[tuple[Int64Array, Int64Array]]:
-        for first in range(0, self.reader.manifest.samples, self._global_batch):
-            part = rank_slots(range(self._global_batch), self._rank, self._world)
+        for first in range(0, self.reader.manifest.samples, self._batch):
+            part = rank_slots(range(self._batch), self._rank, self._world)
             numbers = np.arange(first + part.start, first + part.stop)
             kept = (numbers < self.reader.manifest.samples) & ~self.excluded.mask(numbers)
             yield np.arange(part.start, part.stop)[kept], numbers[kept]

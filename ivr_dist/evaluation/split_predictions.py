@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -105,8 +104,9 @@ def predict_split(
         spec, number = scored_corpus.with_new_corpus(spec, manifest, target.head, train, standardized)
     else:
         number = spec.layout.number(scored_corpus.corpus_of(spec.layout, manifest, target.corpus).name)
-    corpus, options = spec.layout.corpora[number], {"global_batch": global_batch, "rank": rank, "world": world}
-    pooled: Any = PooledSplitLoader(reader, scored_corpus.native(spec), number, excluded=excluded, **options)
-    with pooled:
+    corpus, native = spec.layout.corpora[number], scored_corpus.native(spec)
+    with PooledSplitLoader(
+        reader, native, number, batch=global_batch, rank=rank, world=world, excluded=excluded
+    ) as pooled:
         predictions = evaluate.predict(forward, pooled.eval_batches(), manifest.samples, device, excluded)
     return SplitPredictions(pool_scores.by_task(predictions, corpus, spec.layout.scale == "unit"), corpus, manifest)

@@ -161,10 +161,12 @@ def _pool(
             reader,
             native,
             numbers[key],
-            global_batch=plan.global_batch,
+            # As large as a micro-step, which fits into memory.
+            batch=plan.global_batch // plan.accumulation,
             rank=collectives.rank(),
             world=plan.world,
-            prefetch=data.prefetch,
+            prefetch=data.prefetch * plan.accumulation,
+            pin=device.available(),
             excluded=excluded.get(str(key), NOTHING),
         )
         corpus = layout.corpora[numbers[key]]

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
@@ -116,6 +116,12 @@ class ShardReader:
     def resident(self) -> int:
         """Bytes of segments in memory or being loaded."""
         return self._segments.resident
+
+    def meters(self) -> dict[str, float]:
+        """Return statistics so far, of all that share its resources: counts, milliseconds and bytes, by name."""
+        counts = asdict(self.fetcher.meters.counts())
+        times = {f"request_{name.removesuffix('_s')}_ms": 1000 * counts.pop(name) for name in ("p50_s", "p99_s")}
+        return {**counts, **times, "resident_bytes": self.resident}
 
     def read(self, numbers: Int64Array) -> Samples:
         """Read the samples with these numbers (manifest order, 0..samples-1), in the order given.

@@ -212,8 +212,8 @@ def test_no_more_than_prefetch_steps_are_kept(loaders: LoaderFactory) -> None:
     loader = loaders(prefetch=2)
     steps = loader.steps(loader.start)
     next(steps)
-    assert loader._stream is not None
-    waiting = loader._stream._buffer._items
+    assert loader._stream._stream is not None
+    waiting = loader._stream._stream._buffer._items
     deadline = time.monotonic() + 20
     while waiting.qsize() < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
