@@ -25,13 +25,12 @@ def _save(folder: Path, tokenizer: Any, config: Any) -> str:
     return str(folder)
 
 
-def tiny_bert(folder: Path, *, layers: int = 3, positions: int = 64) -> str:
-    """Word pieces: `good` is two, `badly` is two, `the` is one."""
+def _word_pieces() -> Any:
     from tokenizers import Tokenizer
     from tokenizers.models import WordPiece
     from tokenizers.pre_tokenizers import BertPreTokenizer
     from tokenizers.processors import TemplateProcessing
-    from transformers import BertConfig, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     vocabulary = {word: number for number, word in enumerate(SPECIAL + WORDS)}
     backend = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
@@ -39,16 +38,38 @@ def tiny_bert(folder: Path, *, layers: int = 3, positions: int = 64) -> str:
     marks = [("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])]
     backend.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=marks)
     names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **names)
-    config = BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=16,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=positions,
-    )
-    return _save(folder, tokenizer, config)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+
+
+def tiny_bert(folder: Path, *, layers: int = 3, positions: int = 64) -> str:
+    """Word pieces: `good` is two, `badly` is two, `the` is one."""
+    return small_encoder("bert", folder, layers=layers, positions=positions)
+
+
+def small_encoder(kind: str, folder: Path, *, layers: int = 3, positions: int = 64) -> str:
+    """An encoder of any type of the library, with the pieces of `tiny_bert`."""
+    from transformers import AutoConfig
+
+    sizes = {
+        "vocab_size": len(SPECIAL + WORDS),
+        "hidden_size": 16,
+        "embedding_size": 16,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "max_position_embeddings": positions,
+        "pad_token_id": 0,
+        # DistilBERT's names of the same.
+        "dim": 16,
+        "n_layers": layers,
+        "n_heads": 2,
+        "hidden_dim": 32,
+    }
+    config = AutoConfig.for_model(kind)
+    for name, value in sizes.items():
+        if hasattr(config, name):
+            setattr(config, name, value)
+    return _save(folder, _word_pieces(), config)
 
 
 def tiny_roberta(folder: Path) -> str:
@@ -77,4 +98,9 @@ def tiny_roberta(folder: Path) -> str:
     return _save(folder, tokenizer, config)
 
 
-KINDS: dict[str, Callable[[Path], str]] = {"bert": tiny_bert, "roberta": tiny_roberta}
+def tiny_mpnet(folder: Path) -> str:
+    """Reads one text a row: its positions are relative, by place in the row."""
+    return small_encoder("mpnet", folder)
+
+
+KINDS: dict[str, Callable[[Path], str]] = {"bert": tiny_bert, "roberta": tiny_roberta, "mpnet": tiny_mpnet}

@@ -28,6 +28,10 @@ T = TypeVar("T")
 _KEY = "model.text.pretrained"
 # Encoders whose positions start after the padding id, so that they take fewer pieces than they have position rows.
 _OFFSET_POSITIONS = ("roberta", "camembert", "mpnet", "longformer", "data2vec-text")
+# Types of encoders that read several texts in one row right, if they are given position ids and a mask [R, 1, S, S]:
+# their attention is PyTorch's, over all pieces, and depends on positions through the embeddings alone.
+PACKED_FROM_0 = ("bert", "distilbert", "electra", "ernie", "albert")
+PACKED_AFTER_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "roberta-prelayernorm")
 _NO_LIMIT = 1 << 20
 
 
@@ -73,14 +77,22 @@ class WordTokenizer:
         backend: A tokenizer of the library tokenizers; its truncation and padding are changed.
         limit: Most pieces of a text, special ones included; None for any number.
         padding: Id of the piece that fills up a batch.
+        first_position: See the attribute.
         note: Called once, when the first text is truncated.
     """
 
     def __init__(
-        self, backend: Any, limit: int | None, padding: int, note: Callable[[str], None] = lambda text: None
+        self,
+        backend: Any,
+        limit: int | None,
+        padding: int,
+        first_position: int | None = None,
+        note: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.padding = padding
         """Id of the piece that fills up a batch."""
+        self.first_position = first_position
+        """Position id of the first piece of a text, where the encoder can read several texts in one row; else None."""
         self.limit = limit
         """Most pieces of a text."""
         self._backend = backend
@@ -170,7 +182,14 @@ class TextEncoder:
         padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         # A copy: the tokenizer that is saved with a checkpoint keeps its own settings.
         backend = copy.deepcopy(tokenizer.backend_tokenizer)
-        return WordTokenizer(backend, limit if limit < _NO_LIMIT else None, padding, note)
+        return WordTokenizer(backend, limit if limit < _NO_LIMIT else None, padding, self._first_position, note)
+
+    @property
+    def _first_position(self) -> int | None:
+        kind, padding = self._config.model_type, self._config.pad_token_id
+        if kind in PACKED_FROM_0:
+            return 0
+        return padding + 1 if kind in PACKED_AFTER_PADDING and padding is not None else None
 
     def module(self, dropout: float | None) -> nn.Module:
         """Build the encoder in float32, without the pooler, which is not used.
@@ -189,6 +208,8 @@ class TextEncoder:
             if "drop" in name and isinstance(value, int | float) and not isinstance(value, bool):
                 # Layer dropout would skip different layers on each worker.
                 setattr(config, name, 0.0 if "layer" in name else value if dropout is None else dropout)
+        # The attention that reads a mask of packed rows as it is meant.
+        attention = {} if self._first_position is None else {"attn_implementation": "sdpa"}
         if self.weights:
             model, loading_info = self._loaded(
                 lambda: AutoModel.from_pretrained(
@@ -197,11 +218,12 @@ class TextEncoder:
                     dtype=torch.float32,
                     output_loading_info=True,
                     trust_remote_code=False,
+                    **attention,
                 )
             )
             self._check_complete(loading_info)
         else:
-            model = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
+            model = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False, **attention)
         if hasattr(model, "pooler"):
             model.pooler = None
         module: nn.Module = model

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ivr_dist.data.batches.batch import ModalityBatch, SetSteps
+from ivr_dist.data.batches.batch import ModalityBatch, Pieces, SetSteps
 from ivr_dist.errors import ConfigError
 from ivr_dist.model.numerics import at_least_float32
 
@@ -17,7 +17,8 @@ class WordEncoder(nn.Module):
     Frozen parts run in evaluation mode, without dropout, also while training.
 
     Args:
-        encoder: Takes `input_ids` and `attention_mask`, both [B, S], and returns hidden states [B, S, D] first.
+        encoder: Takes `input_ids` [R, S], `attention_mask` [R, S], or [R, 1, S, S] with `position_ids` [R, S], and
+            returns hidden states [R, S, D] first.
         trained_layers: Number of its last layers to train, 0 for none; None trains all of it.
 
     Raises:
@@ -51,16 +52,29 @@ class WordEncoder(nn.Module):
         """Encode the words of a batch, or of those of its samples that are read as words: [N, D]."""
         pieces = part.pieces
         assert pieces is not None, "text was not collated as words"
-        ids, mask = pieces.ids, pieces.mask
-        if 0 in ids.shape:
+        inputs = {"input_ids": pieces.ids, **attention(pieces)}
+        if 0 in pieces.ids.shape:
             # An encoder accepts no empty batch: run one piece without reading the result, so that all gradients are 0.
-            ids, mask = ids.new_zeros(1, 1), mask.new_ones(1, 1)
-        hidden: Tensor = self.encoder(input_ids=ids, attention_mask=mask.long(), return_dict=False)[0]
+            inputs = {"input_ids": pieces.ids.new_zeros(1, 1), "attention_mask": pieces.ids.new_ones(1, 1)}
+        hidden: Tensor = self.encoder(**inputs, return_dict=False)[0]
         return mean_over_pieces(hidden, part)
 
 
+def attention(pieces: Pieces) -> dict[str, Tensor]:
+    """Which pieces see each other: those of one text, as if each text had its own row.
+
+    Returns:
+        `attention_mask` [R, S] int64; or [R, 1, S, S] bool and `position_ids` [R, S], if rows can hold several texts.
+    """
+    if pieces.places is None:
+        return {"attention_mask": (pieces.text >= 0).long()}
+    # The padding sees itself, because attention over nothing is undefined.
+    same = pieces.text[:, None, :, None] == pieces.text[:, None, None, :]
+    return {"attention_mask": same, "position_ids": pieces.places}
+
+
 def mean_over_pieces(hidden: Tensor, part: ModalityBatch | SetSteps) -> Tensor:
-    """Average the pieces of each word, in float32 at least: [B, S, D] to [N, D]."""
+    """Average the pieces of each word, in float32 at least: [R, S, D] to [N, D]."""
     assert part.pieces is not None
     own = at_least_float32(hidden.flatten(0, 1).index_select(0, part.pieces.position))
     count = part.features if isinstance(part, SetSteps) else part.features.flatten().index_select(0, part.flat)

@@ -21,16 +21,20 @@ from ivr_dist.data.batches.tensor_dataclass import Tensors
 
 @dataclass(frozen=True)
 class Pieces(Tensors):
-    """Word pieces of a batch of texts: padded to length S, M of them belong to words."""
+    """Word pieces of a batch of texts in R rows of S places; M of them belong to words."""
 
     ids: Tensor
-    """[B, S] int64, ids of a pretrained encoder's vocabulary."""
-    mask: Tensor
-    """[B, S] bool, true where there is a piece, special ones included."""
+    """[R, S] int64, ids of a pretrained encoder's vocabulary."""
+    text: Tensor
+    """[R, S] int64, number of the text of each piece in the batch; -1 in the padding. No text is divided between rows,
+    and none without a piece has a place."""
+    places: Tensor | None
+    """[R, S] int64, position ids of the pieces, which start again with each text; None if no row has several texts, so
+    that the encoder numbers its pieces itself."""
     position: Tensor
-    """[M] int64, positions of the words' pieces in the flattened [B * S], ascending."""
+    """[M] int64, positions of the words' pieces in the flattened [R * S], text by text."""
     step: Tensor
-    """[M] int64, the time step (0..N-1) of the word of each piece."""
+    """[M] int64, ascending: the time step (0..N-1) of the word of each piece."""
 
 
 @dataclass(frozen=True)

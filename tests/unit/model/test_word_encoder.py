@@ -11,19 +11,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ivr_dist.config import TextConfig
 from ivr_dist.data.batches.batch import Batch, ModalityBatch
 from ivr_dist.data.batches.tokenization import word_batch
 from ivr_dist.engine.param_groups import parameter_groups, rate_of
 from ivr_dist.errors import ConfigError
+from ivr_dist.model import text_encoder
 from ivr_dist.model.build import build_model
 from ivr_dist.model.spec import ModelSpec
 from ivr_dist.model.text_encoder import TextEncoder
 from ivr_dist.model.word_encoder import WordEncoder, mean_over_pieces
 from ivr_dist.planning.pool_layout import WORDS
 from tests.batches import DIMS, TASKS, assert_close_gradients, batch_of, gradients, make_samples, model_config, total_of
-from tests.encoders import KINDS, tiny_bert
+from tests.encoders import KINDS, small_encoder, tiny_bert
 
 TEXTS = (("the", "film", "was", "goodly"), ("bad",), (), ("so", "good", "and", "then", "it", "was", "x"))
 
@@ -32,6 +34,9 @@ class Cutter:
     """Cuts a word into as many pieces as it has letters, between two special ones."""
 
     padding = 0
+
+    def __init__(self, first_position: int | None) -> None:
+        self.first_position = first_position
 
     def encode(self, words: Sequence[str]) -> tuple[list[int], list[int | None]]:
         pieces = [(ord(letter), number) for number, word in enumerate(words) for letter in word]
@@ -66,29 +71,34 @@ def batch(folder: str, texts: Sequence[Sequence[str]], rows: Sequence[int] | Non
 def padded(part: ModalityBatch, more: int, fill: int) -> ModalityBatch:
     """The same words with more places for pieces, whose content must not matter."""
     assert part.pieces is not None
-    ids, mask = part.pieces.ids, part.pieces.mask
-    old, new = ids.shape[1], ids.shape[1] + more
-    position = torch.div(part.pieces.position, old, rounding_mode="floor") * new + part.pieces.position % old
-    wide = torch.full((len(ids), new), fill)
-    wide[:, :old] = ids
+    old = part.pieces.ids.shape[1]
+    position = torch.div(part.pieces.position, old, rounding_mode="floor") * (old + more) + part.pieces.position % old
     grown = replace(
-        part.pieces, ids=wide, mask=torch.cat([mask, mask.new_zeros(len(ids), more)], dim=1), position=position
+        part.pieces,
+        ids=F.pad(part.pieces.ids, (0, more), value=fill),
+        text=F.pad(part.pieces.text, (0, more), value=-1),
+        places=None if part.pieces.places is None else F.pad(part.pieces.places, (0, more), value=3),
+        position=position,
     )
     return replace(part, pieces=grown)
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.lists(st.text("abc", max_size=3), max_size=5), max_size=4), st.integers(0, 999))
-def test_pooling_is_the_mean_over_each_words_pieces(texts: list[list[str]], seed: int) -> None:
-    part = word_batch(texts, Cutter())
+@given(st.lists(st.lists(st.text("abc", max_size=3), max_size=5), max_size=9), st.integers(0, 999), st.booleans())
+def test_pooling_is_the_mean_over_each_words_pieces(texts: list[list[str]], seed: int, packed: bool) -> None:
+    part = word_batch(texts, Cutter(2 if packed else None))
     assert part.pieces is not None
     hidden = torch.randn(*part.pieces.ids.shape, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     expected = []
-    for row, words in enumerate(texts):
-        place = 1
+    for number, words in enumerate(texts):
+        own = part.pieces.text.flatten() == number
+        assert part.pieces.ids.flatten()[own].tolist() == [1, *map(ord, "".join(words)), 2]
+        if part.pieces.places is not None:
+            assert part.pieces.places.flatten()[own].tolist() == list(range(2, 2 + int(own.sum())))
+        text, place = hidden.flatten(0, 1)[own], 1
         for word in words:
             if word:  # a word without a piece is no step
-                expected.append(hidden[row, place : place + len(word)].mean(dim=0))
+                expected.append(text[place : place + len(word)].mean(dim=0))
             place += len(word)
     found = mean_over_pieces(hidden, part)
     torch.testing.assert_close(found, torch.stack(expected) if expected else found.new_zeros(0, 5))
@@ -100,7 +110,7 @@ def test_pooling_is_the_mean_over_each_words_pieces(texts: list[list[str]], seed
 def test_one_step_is_one_word(folder: str) -> None:
     part = batch(folder, TEXTS).modalities["text"]
     assert part.mask.sum(dim=1).tolist() == [len(words) for words in TEXTS]
-    assert part.pieces is not None and part.pieces.mask[:, 0].all()
+    assert part.pieces is not None
     assert len(part.pieces.position) > len(part.flat), "no word has two pieces, so nothing was pooled"
 
 
@@ -212,3 +222,21 @@ def test_a_pretrained_encoder_leaves_the_other_weights_as_they_are(bert: str, tm
     first, second = (dict(make(place).named_parameters()) for place in (bert, other))
     same = [name for name in first if not name.startswith("words.")]
     assert same and all(torch.equal(first[name], second[name]) for name in same)
+
+
+@pytest.mark.parametrize("kind", [*text_encoder.PACKED_FROM_0, *text_encoder.PACKED_AFTER_PADDING])
+def test_texts_in_one_row_are_read_as_if_each_had_its_own(kind: str, tmp_path: Path) -> None:
+    """Every type of encoder that is given packed rows, by its library's own defaults but for sizes."""
+    text = TextEncoder(small_encoder(kind, tmp_path))
+    encoder = WordEncoder(text.module(0.0), None).double().eval()
+    words = [["the", "film"], ["so"] * 9, [], ["good", "x", "bad"], ["it", "was"], ["then"]]
+    packed = word_batch(words, text.tokenizer())
+    assert packed.pieces is not None and packed.pieces.places is not None
+    assert len(packed.pieces.ids) < len([each for each in words if each])
+    alone = torch.cat([encoder(word_batch([each], text.tokenizer())) for each in words])
+    plain_tokenizer = text.tokenizer()
+    plain_tokenizer.first_position = None
+    unpacked = encoder(word_batch(words, plain_tokenizer))
+    torch.testing.assert_close(encoder(packed), unpacked, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(alone, unpacked, rtol=1e-9, atol=1e-9)
+    assert (unpacked[1:] - unpacked[:-1]).abs().max() > 1e-3, "all words have one vector, which shows nothing"

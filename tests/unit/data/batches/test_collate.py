@@ -341,9 +341,9 @@ def test_transcripts_in_place_of_the_packed_text() -> None:
     text = batch_of(*samples, spec=spec).modalities["text"]
     assert text.mask.tolist() == [[True, True], [False, False], [True, False]]
     assert text.pieces is not None
-    assert text.pieces.ids.tolist() == [[2, 4], [0, 0], [2, 0]]
-    # For a text without pieces the encoder sees one padding piece, because attention over nothing is undefined.
-    assert text.pieces.mask.tolist() == [[True, True], [True, False], [True, False]]
+    assert text.pieces.ids.tolist() == [[2, 4], [2, 0]]
+    assert text.pieces.text.tolist() == [[0, 0], [2, -1]], "a text without pieces has no place"
+    assert text.pieces.places is None
     moved = text.to(torch.device("cpu"))
     assert moved.pieces is not None and torch.equal(moved.pieces.step, text.pieces.step)
     empty = batch_of(spec=spec).modalities["text"]
