@@ -36,7 +36,8 @@ def _word_pieces() -> Any:
     backend = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
     backend.pre_tokenizer = BertPreTokenizer()
     marks = [("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])]
-    backend.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=marks)
+    templates = {"single": "[CLS] $A [SEP]", "pair": "[CLS] $A [SEP] $B [SEP]"}
+    backend.post_processor = TemplateProcessing(**templates, special_tokens=marks)
     names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
 

@@ -25,7 +25,7 @@ from ivr_dist.data.batches.pool_spec import PoolSpec
 from ivr_dist.errors import CheckpointMismatchError
 from ivr_dist.model.build import build_model
 from ivr_dist.model.spec import ModelSpec
-from ivr_dist.model.text_encoder import TextEncoder
+from ivr_dist.model.text.text_encoder import TextEncoder
 from ivr_dist.planning.pool_layout import WORDS
 from ivr_dist.sanitize import hide_secrets
 
@@ -101,9 +101,7 @@ def initial_state(
     return CheckpointState(
         step=0,
         config=_without_secrets(plain),
-        # Not the size: it only sets other keys where they are unset, and two sizes can be the same model. Not an empty
-        # class: checkpoints of older versions have no such key.
-        model={name: value for name, value in plain["model"].items() if name != "size" and (name != "class" or value)},
+        model=_described(plain["model"]),
         features={name: list(part) for name, part in inputs.features.items()},
         tasks=dict(spec.tasks),
         statistics={}
@@ -116,6 +114,16 @@ def initial_state(
         stage=stage,
         classes=recorded_classes(config),
     )
+
+
+def _described(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out of the section `model` what makes no other model."""
+    # Not the size: it only sets other keys where they are unset, and two sizes can be the same model. Not an empty
+    # class: checkpoints of older versions have no such key.
+    described = {name: value for name, value in model.items() if name != "size" and (name != "class" or value)}
+    # Only where states of texts come from.
+    text = {name: value for name, value in model["text"].items() if name not in ("cache_states", "states_dir")}
+    return {**described, "text": text}
 
 
 def recorded_classes(config: Config) -> dict[str, dict[str, str]]:
@@ -172,7 +180,14 @@ def stored_text(url: str, state: CheckpointState) -> Iterator[TextEncoder | None
             folder, _, name = entry.name.rpartition("/")
             if folder == store.TEXT_ENCODER:
                 (Path(scratch) / name).write_bytes(store.read_file(url, entry))
-        yield TextEncoder(scratch, weights=False)
+        yield TextEncoder(scratch, weights=False, context=_context(state))
+
+
+def _context(state: CheckpointState) -> int:
+    """Utterances before a sample whose text was read with it; checkpoints of older versions do not say so."""
+    data = state.config.get("data", {})
+    context = data.get("context", 0) if isinstance(data, Mapping) else 0
+    return context if isinstance(context, int) else 0
 
 
 def model_spec(spec: BatchSpec | PoolSpec, text: TextEncoder | None = None) -> ModelSpec:

@@ -72,6 +72,9 @@ class DataConfig:
     valid: str = key("", "Packed validation split; empty: no validation, no early stopping, no best checkpoint.")
     test: str = key("", "Packed test split, scored once at the end; empty: not scored.")
     modalities: list[Modality] = key(["text", "audio", "vision"], "Modalities used, of those the data set has.")
+    context: int = key(
+        0, "Utterances before a sample (its context) that a pretrained text encoder reads with its text.", at_least=0
+    )
     exclude: str = key(
         "", "File of sample ids that are left out everywhere, one on each line (withdrawn consent); empty: none."
     )

@@ -84,6 +84,15 @@ class TextConfig(EncoderConfig):
     dropout: float | None = key(
         None, "Rate of every dropout in the pretrained encoder; unset: as it was trained.", at_least=0, below=1
     )
+    cache_states: int = key(
+        0,
+        "Number of its first layers whose output is computed once for each text and kept on disk; they must not be "
+        "trained; 0: none.",
+        at_least=0,
+    )
+    states_dir: str = key(
+        "", "Local directory of what cache_states keeps, shared by all workers; empty: text_states in each split."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

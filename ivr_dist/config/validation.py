@@ -261,6 +261,19 @@ def _text(config: Config) -> Iterator[Fault]:
             f"model.text.pretrained = {text.pretrained} encodes text, which data.modalities leaves out",
             "name text there, or leave model.text.pretrained unset",
         )
+    if text.cache_states and (not text.pretrained or text.trained_layers is None):
+        missing = "model.text.pretrained" if not text.pretrained else "model.text.trained_layers"
+        yield Fault(
+            ("model.text.cache_states", missing),
+            f"model.text.cache_states = {text.cache_states}, but {missing} is not set",
+            f"set {missing}: states are kept of a pretrained encoder's layers that are not trained",
+        )
+    if config.data.context and not text.pretrained:
+        yield Fault(
+            ("data.context", "model.text.pretrained"),
+            f"data.context = {config.data.context}, but no text encoder reads the transcripts",
+            "set model.text.pretrained, or data.context to 0",
+        )
 
 
 def _loss(config: Config) -> Iterator[Fault]:

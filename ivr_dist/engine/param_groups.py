@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ivr_dist.model.word_encoder import pretrained_parameters
+from ivr_dist.model.text.word_encoder import pretrained_parameters
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from ivr_dist.data.batches.batch import Batch, ModalityBatch, SetSteps
 from ivr_dist.model.base import FusionModel
 from ivr_dist.model.spec import IVROutput, ModelSpec
-from ivr_dist.model.word_encoder import WordEncoder
+from ivr_dist.model.text.word_encoder import WordEncoder
 from ivr_dist.planning.pool_layout import WORDS, Input
 
 _PREFIX = "set_"

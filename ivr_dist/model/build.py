@@ -17,8 +17,8 @@ from ivr_dist.model.base import FusionModel, OutputGuard
 from ivr_dist.model.ivr import IVRModel
 from ivr_dist.model.release import ReleaseModel
 from ivr_dist.model.spec import IVROutput, ModelSpec
+from ivr_dist.model.text.word_encoder import WordEncoder, word_encoder
 from ivr_dist.model.transformer import TransformerLayer
-from ivr_dist.model.word_encoder import WordEncoder
 from ivr_dist.planning.model_inputs import ModelInputs
 from ivr_dist.shards.specs import TaskSpec
 
@@ -48,7 +48,7 @@ def build_model(config: ModelConfig, spec: ModelSpec, loss: LossConfig | None = 
         return model
     words = None
     if spec.text is not None:
-        words = WordEncoder(spec.text.module(config.text.dropout), config.text.trained_layers)
+        words = word_encoder(spec.text, config.text)
     return AdaptedModel(model, spec, config.hidden, words)
 
 

@@ -18,7 +18,7 @@ from ivr_dist.model.fusion import Fusion
 from ivr_dist.model.heads import TaskHeads
 from ivr_dist.model.padded_steps import SequenceLayout, query_steps
 from ivr_dist.model.spec import IVROutput, ModelSpec
-from ivr_dist.model.word_encoder import WordEncoder
+from ivr_dist.model.text.word_encoder import WordEncoder, word_encoder
 from ivr_dist.planning.pool_layout import WORDS
 
 
@@ -68,7 +68,7 @@ class IVRModel(FusionModel):
         self.heads = TaskHeads(width, spec.tasks)
         self.words: WordEncoder | None = None
         if spec.text is not None:
-            self.words = WordEncoder(spec.text.module(config.text.dropout), config.text.trained_layers)
+            self.words = word_encoder(spec.text, config.text)
 
     def forward(self, batch: Batch) -> IVROutput:
         """Encode, split, fuse and predict one batch; B and every T may be 0."""

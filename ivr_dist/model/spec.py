@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 
 from torch import Tensor
 
-from ivr_dist.model.text_encoder import TextEncoder
+from ivr_dist.model.text.text_encoder import TextEncoder
 from ivr_dist.planning.pool_layout import Input, PoolLayout
 from ivr_dist.shards.specs import TaskSpec
 

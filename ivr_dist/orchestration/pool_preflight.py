@@ -11,7 +11,7 @@ from ivr_dist.config.corpora import SPLITS, SplitKey, entries, held_out, trained
 from ivr_dist.data.left_out import find_left_out
 from ivr_dist.errors import ConfigError, DataError, FaultsError, UserError
 from ivr_dist.evaluation.pool_metrics import metric_names
-from ivr_dist.model.text_encoder import check_source
+from ivr_dist.model.text.text_encoder import check_source
 from ivr_dist.planning.label_check import check_labels
 from ivr_dist.planning.plan import plan_run
 from ivr_dist.planning.pool_layout import PoolLayout, pool_layout

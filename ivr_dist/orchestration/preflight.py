@@ -13,7 +13,7 @@ from ivr_dist.config.loading import Loaded
 from ivr_dist.data.left_out import find_left_out
 from ivr_dist.errors import ConfigError, DataError, FaultsError, UserError, raise_together
 from ivr_dist.evaluation import metrics
-from ivr_dist.model.text_encoder import TextEncoder, check_source, local_folder
+from ivr_dist.model.text.text_encoder import TextEncoder, check_source, local_folder
 from ivr_dist.orchestration.extension_check import extension_faults
 from ivr_dist.orchestration.pool_preflight import caught, pool_faults
 from ivr_dist.planning.label_check import check_labels
@@ -98,6 +98,7 @@ def absolute(config: Config) -> Config:
     data, run, text = config.data, config.run, config.model.text
     if folder := local_folder(text.pretrained):
         text = replace(text, pretrained=str(folder.resolve()))
+    text = replace(text, states_dir=_absolute(text.states_dir))
     resume = run.resume if run.resume in ("auto", "never") else _absolute(run.resume)
     return replace(
         config,

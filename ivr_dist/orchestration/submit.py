@@ -26,7 +26,7 @@ from ivr_dist.config.corpora import SPLITS, entries
 from ivr_dist.config.loading import load_config, override
 from ivr_dist.display.plain_output import say
 from ivr_dist.errors import ConfigError, IvrError, UserError
-from ivr_dist.model.text_encoder import local_folder
+from ivr_dist.model.text.text_encoder import local_folder
 from ivr_dist.runtime.environment import RECORDER, run_variables
 from ivr_dist.sanitize import hide_secrets, plain_lines, writable
 from ivr_dist.units import format_bytes

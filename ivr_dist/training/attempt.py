@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from ivr_dist import storage
 from ivr_dist.checkpoint import weights
 from ivr_dist.checkpoint.state import CheckpointState
 from ivr_dist.config import Config
-from ivr_dist.config.corpora import split_urls
+from ivr_dist.config.corpora import SplitKey, split_urls
 from ivr_dist.data.build_order import build_order
 from ivr_dist.data.exclusions import save_excluded
 from ivr_dist.data.left_out import find_left_out
@@ -25,9 +26,10 @@ from ivr_dist.engine.deepspeed_engine import Engine
 from ivr_dist.errors import IvrError, UserError
 from ivr_dist.inspection.existing_run import check_length, read_record, record
 from ivr_dist.model.build import build_model, recompute_layers
-from ivr_dist.model.text_encoder import TextEncoder
+from ivr_dist.model.text.text_encoder import TextEncoder, WordTokenizer
 from ivr_dist.planning.label_check import label_notes
 from ivr_dist.planning.plan import Plan, plan_run
+from ivr_dist.planning.pool_layout import WORDS
 from ivr_dist.planning.pool_table import pool_notes
 from ivr_dist.planning.run_identity import Change, Experiment, ids
 from ivr_dist.run import attempts
@@ -52,6 +54,7 @@ from ivr_dist.training.init_from import InitialWeights, kept_statistics
 from ivr_dist.training.rank_agreement import ClusterEvents, RankAgreement
 from ivr_dist.training.run_spec import run_spec
 from ivr_dist.training.splits import open_splits
+from ivr_dist.training.text_state_cache import Observer, cached_states
 from ivr_dist.training.trainer import Ending, Trainer, TrainerServices
 from ivr_dist.training.watchdog import Watchdog
 
@@ -91,7 +94,8 @@ class AttemptRun:
         # One rank reads lists and hashes for all.
         self.left_out = collectives.on_rank_zero(lambda: find_left_out(config, self.manifests, check=False))
         self.plan = plan_run(config, self.manifests, self.world, self.left_out.digests)
-        self.text = TextEncoder(config.model.text.pretrained) if config.model.text.pretrained else None
+        source = config.model.text.pretrained
+        self.text = TextEncoder(source, context=config.data.context) if source else None
         self.layout, self.spec = run_spec(config, self.manifests, self.text, self.note)
         self.statistics = ""
         """Which statistics standardize the inputs of a run with `train.init_from`, in words."""
@@ -148,7 +152,7 @@ class AttemptRun:
         watchdog.restart()
         initial = self._initial_weights(source)
         state = self._state(here.manifests)
-        engine = self._engine(source, initial)
+        engine = self._engine(source, initial, watchdog)
         watchdog.restart()
         numbers = {corpus.name: number for number, corpus in enumerate(self.layout.corpora)}
         order = build_order(
@@ -224,7 +228,7 @@ class AttemptRun:
             content["init"] = self.init_record or before or {}
         return content
 
-    def _engine(self, source: resume.Resume, initial: InitialWeights | None) -> Engine:
+    def _engine(self, source: resume.Resume, initial: InitialWeights | None, watchdog: Watchdog) -> Engine:
         """Build the model under DeepSpeed, with a checkpoint's weights or initialized from the seed."""
         config = self.config
         torch.manual_seed(config.run.seed)
@@ -242,6 +246,8 @@ class AttemptRun:
         frozen = freeze(model, config.train.freeze)
         if frozen:
             self._say(f"frozen: {frozen:,} parameters below {', '.join(config.train.freeze)}")
+        if config.model.text.cache_states:
+            self._cache_text_states(model, watchdog)
         engine = Engine(
             model,
             self.plan.deepspeed,
@@ -251,6 +257,28 @@ class AttemptRun:
         )
         collectives.run_on_all_ranks(lambda: resume.restore_optimizer(engine, source))
         return engine
+
+    def _cache_text_states(self, model: nn.Module, watchdog: Watchdog) -> None:
+        """Let batches hold the states of texts after the encoder's frozen layers, whose weights are loaded."""
+        tokenizer = self.spec.tokenizer
+        if not isinstance(tokenizer, WordTokenizer):
+            return
+        states = cached_states(
+            model,
+            tokenizer,
+            self.config,
+            {name: manifest for name, manifest in self.manifests.items() if self._reads_words(name)},
+            self.left_out.splits,
+            device.training_device(self.local_rank),
+            Observer(self._say, watchdog.restart),
+        )
+        self.spec = replace(self.spec, tokenizer=tokenizer.with_states(states))
+
+    def _reads_words(self, split: str) -> bool:
+        """Whether the text encoder reads the transcripts of a split."""
+        corpus = SplitKey.parse(split).corpus
+        own = next((each for each in self.layout.corpora if each.name == corpus), self.layout.corpora[0])
+        return "text" in own.sets and self.layout.sets["text"][own.sets["text"]][0] == WORDS
 
     @contextmanager
     def _services(

@@ -11,7 +11,7 @@ from ivr_dist.config.corpora import SplitKey, entries, split_urls
 from ivr_dist.data.batches.collate import BatchSpec
 from ivr_dist.data.batches.pool_spec import PoolSpec, pool_spec
 from ivr_dist.inspection.label_counts import class_counts
-from ivr_dist.model.text_encoder import TextEncoder
+from ivr_dist.model.text.text_encoder import TextEncoder
 from ivr_dist.planning.pool_layout import PoolLayout, pool_layout
 from ivr_dist.shards.manifest import Manifest
 

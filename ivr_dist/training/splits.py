@@ -97,7 +97,7 @@ def _one_corpus(
     data = config.data
     loaders: dict[str, tuple[str, Manifest, Loader]] = {}
     for name, url in split_urls(config).items():
-        reader = _open_reader(data, url, manifests[name], note)
+        reader = open_reader(data, url, manifests[name], note)
         loader = Loader(
             reader,
             spec,
@@ -174,7 +174,8 @@ def _pool(
     return RunSplits(train, scored)
 
 
-def _open_reader(data: DataConfig, url: str, manifest: Manifest, note: Callable[[str], None]) -> ShardReader:
+def open_reader(data: DataConfig, url: str, manifest: Manifest, note: Callable[[str], None]) -> ShardReader:
+    """Open the reader of one split, with the cache and the kind of reader that a config asks for."""
     cache_bytes, fetcher = parse_bytes(data.cache_bytes), open_fetcher(data, note)
     if data.reader == "ranges":
         return ShardReader(url, manifest, cache_bytes, fetcher)

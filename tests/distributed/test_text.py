@@ -13,14 +13,16 @@ from ivr_dist import storage
 from ivr_dist.checkpoint import store, weights
 from ivr_dist.config import Config
 from ivr_dist.config.loading import load_config
+from ivr_dist.corpora.source import SampleRef, SourceSample
 from ivr_dist.corpora.synthetic import SynthSource
 from ivr_dist.data.batches.collate import BatchSpec
 from ivr_dist.errors import ConfigError, DataError, FaultsError
 from ivr_dist.evaluation.score_checkpoint import score_checkpoint
-from ivr_dist.model.text_encoder import TextEncoder
+from ivr_dist.model.text.text_encoder import TextEncoder
 from ivr_dist.orchestration.preflight import preflight
 from ivr_dist.packing.pack import pack
 from ivr_dist.run.results import loss_curve
+from ivr_dist.shards.decode import ContextUtterance
 from ivr_dist.shards.manifest import Manifest
 from tests.distributed.test_training import config, train
 from tests.encoders import tiny_bert
@@ -117,6 +119,78 @@ def test_the_same_run_on_1_and_2_workers_at_every_stage(corpus: str, bert: str, 
         assert found.keys() == given.keys()
         assert bool(moved & final) == (layers != "0")
         assert bool(moved & (given.keys() - final)) == bool(moved & first) == (layers == "null")
+
+
+def test_cached_states_train_as_the_whole_encoder_does(corpus: str, bert: str, tmp_path: Path) -> None:
+    """Computed by the first run alone; on other numbers of workers, at stage 3, and with no layer left to run."""
+    states = tmp_path / "states"
+    steps = ("train.max_steps=8", "train.eval_every=4steps")
+
+    def run(name: str, *overrides: str) -> Config:
+        return on_words(corpus, tmp_path / name, bert, *steps, f"model.text.states_dir={states}", *overrides)
+
+    half = ("model.text.trained_layers=1", "model.text.cache_states=1")
+    none = ("model.text.trained_layers=0", "model.text.cache_states=2")
+    plain = {"half": run("plain-half", half[0]), "none": run("plain-none", none[0])}
+    cached = {"half": run("cached-half", *half), "none": run("cached-none", *none)}
+    again = {"half": run("again-half", *half, "zero.stage=3"), "none": run("again-none", *none)}
+    run_ranks(train, 1, [(each, None) for each in (*plain.values(), *again.values())])
+    written = {path: path.stat().st_mtime_ns for path in states.rglob("*.npy")}
+    assert len(list(states.iterdir())) == 6 and not list(states.rglob("*.tmp")), "three splits, after one layer and two"
+    run_ranks(train, 2, [(each, None) for each in cached.values()])
+    assert {path: path.stat().st_mtime_ns for path in states.rglob("*.npy")} == written
+    for name, reference in plain.items():
+        for other in (cached[name], again[name]):
+            for (step, expected), (_, value) in zip(
+                loss_curve(reference.run.dir), loss_curve(other.run.dir), strict=True
+            ):
+                assert value == pytest.approx(expected, rel=1e-6), f"{other.run.dir}, step {step}"
+            one, two = (storage.read_json(f"{each.run.dir}/result.json")["metrics"] for each in (reference, other))
+            for metric, value in one["valid"].items():
+                assert two["valid"][metric] == pytest.approx(value, rel=1e-5, nan_ok=True), metric
+    # The checkpoint holds the whole encoder, and is scored without the states.
+    shutil.rmtree(states)
+    result = storage.read_json(f"{cached['half'].run.dir}/result.json")
+    scores = score_checkpoint(result["checkpoint"], f"{corpus}/valid", 1)
+    for metric, value in result["metrics"]["valid"].items():
+        assert scores[metric] == pytest.approx(value, rel=1e-5), metric
+
+
+class Dialogues(SynthSource):
+    """Every sample has the same word and takes its label from the sign of what was said one before: good or bad."""
+
+    def load(self, split: str, ref: SampleRef) -> SourceSample:
+        found = super().load(split, ref)
+        said = "good film" if (found.labels["sentiment"] or 0) > 0 else "bad film"
+        context = [ContextUtterance("so it was bad and good", "A"), ContextUtterance(said, "B")]
+        return replace(found, transcript="then", context=context)
+
+
+def test_the_utterances_before_a_sample_are_read_where_the_config_says_so(bert: str, tmp_path: Path) -> None:
+    pack(Dialogues(samples=96, seed=1), str(tmp_path / "data"))
+
+    def run(name: str, *overrides: str) -> Config:
+        alone = ("data.modalities=[text]", "model.text.kind=none", "train.max_steps=60", "train.eval_every=60steps")
+        task_alone = [f"loss.{term}.weight=0" for term in ("consistency", "adversary", "reconstruction", "svr")]
+        return on_words(str(tmp_path / "data"), tmp_path / name, bert, *alone, *task_alone, "train.lr=3e-3", *overrides)
+
+    cached = ("data.context=1", "model.text.trained_layers=1", "model.text.cache_states=1")
+    cases = {
+        "without": run("without"),
+        "with": run("with", "data.context=1"),
+        "plain": run("plain", "data.context=1", "model.text.trained_layers=1"),
+        "cached": run("cached", *cached, f"model.text.states_dir={tmp_path}/states"),
+    }
+    run_ranks(train, 1, [(each, None) for each in cases.values()])
+    results = {name: storage.read_json(f"{each.run.dir}/result.json") for name, each in cases.items()}
+    mae = {name: result["metrics"]["valid"]["synth/mae"] for name, result in results.items()}
+    assert mae["with"] < 0.8 * mae["without"], "the label is in the context alone"
+    for (step, one), (_, other) in zip(*(loss_curve(cases[name].run.dir) for name in ("plain", "cached")), strict=True):
+        assert one == pytest.approx(other, rel=1e-6), step
+    # A checkpoint says how many utterances it reads.
+    scores = score_checkpoint(results["with"]["checkpoint"], f"{tmp_path}/data/valid", 1)
+    for metric, value in results["with"]["metrics"]["valid"].items():
+        assert scores[metric] == pytest.approx(value, rel=1e-5), metric
 
 
 @pytest.mark.long

@@ -35,6 +35,8 @@ class Pieces(Tensors):
     """[M] int64, positions of the words' pieces in the flattened [R * S], text by text."""
     step: Tensor
     """[M] int64, ascending: the time step (0..N-1) of the word of each piece."""
+    states: Tensor | None = None
+    """[R, S, D] float32, states after the encoder's first layers, 0 in the padding; None if they are not cached."""
 
 
 @dataclass(frozen=True)

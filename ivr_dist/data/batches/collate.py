@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.data.batches.batch import Batch, ModalityBatch, in_blocks, padded_batch
-from ivr_dist.data.batches.tokenization import PieceEncoder, Tokenizer, word_batch
+from ivr_dist.data.batches.tokenization import PieceEncoder, Tokenizer, word_batch, words_before
 from ivr_dist.errors import CorruptDataError, DataError
 from ivr_dist.planning.pool_layout import WORDS
 from ivr_dist.shards.decode import spaced_words
@@ -175,7 +175,8 @@ def _modalities(samples: Samples, spec: BatchSpec, common: int | None) -> dict[s
     for name, (kind, _) in spec.modalities.items():
         if kind == WORDS:
             assert spec.tokenizer is not None
-            parts[name] = word_batch(list(map(spaced_words, samples.transcripts)), spec.tokenizer)
+            before = words_before(samples, range(len(samples)), spec.tokenizer.context)
+            parts[name] = word_batch(list(map(spaced_words, samples.transcripts)), spec.tokenizer, before)
             continue
         own = np.maximum(np.array(samples.columns[name].steps, np.int64), 0)
         steps = int(own.max(initial=0)) if common is None else common

@@ -17,7 +17,7 @@ from torch import Tensor
 from ivr_dist.data.batches.batch import Batch, ModalityBatch, SetSteps, in_blocks, padded_batch
 from ivr_dist.data.batches.collate import checked_labels
 from ivr_dist.data.batches.pool_spec import PoolSpec, Scaling
-from ivr_dist.data.batches.tokenization import word_batch
+from ivr_dist.data.batches.tokenization import word_batch, words_before
 from ivr_dist.planning.label_scale import to_head
 from ivr_dist.planning.pool_layout import WORDS
 from ivr_dist.shards.decode import spaced_words
@@ -93,7 +93,10 @@ def _set_part(samples: PooledRows, spec: PoolSpec, modality: str, name: str) -> 
     if kind == WORDS:
         assert spec.tokenizer is not None
         texts = [spaced_words(samples.parts[number].transcripts[row]) for number, row in own]
-        part = word_batch(texts, spec.tokenizer)
+        before = [
+            words for number, row in own for words in words_before(samples.parts[number], [row], spec.tokenizer.context)
+        ]
+        part = word_batch(texts, spec.tokenizer, before)
         counts = part.features.flatten().index_select(0, part.flat)
         return _SetPart(SetSteps(counts, part.pieces), places, part.mask.numpy())
     columns = {number: samples.parts[number].columns[modality] for number in {number for number, _ in own}}

@@ -383,7 +383,7 @@ def test_only_named_files_of_a_text_encoder_are_taken(tmp_path: Path, monkeypatc
     (url / store.TEXT_ENCODER / "modeling.py").write_text("planted")
     taken: list[list[str]] = []
 
-    def encoder(folder: str, weights: bool) -> None:
+    def encoder(folder: str, weights: bool, context: int) -> None:
         taken.append(sorted(path.name for path in Path(folder).iterdir()))
 
     monkeypatch.setattr("ivr_dist.checkpoint.weights.TextEncoder", encoder)

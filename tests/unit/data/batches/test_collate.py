@@ -312,11 +312,14 @@ class Encoder:
 
     width = 6
     padding = 0
+    first_position = None
+    context = 0
+    states = None
 
     def tokenizer(self, note: object = None) -> Encoder:
         return self
 
-    def encode(self, words: Sequence[str]) -> tuple[list[int], list[int | None]]:
+    def encode(self, words: Sequence[str], before: Sequence[str] = ()) -> tuple[list[int], list[int | None]]:
         return [len(word) for word in words], list(range(len(words)))
 
 

@@ -18,11 +18,11 @@ from ivr_dist.data.batches.batch import Batch, ModalityBatch
 from ivr_dist.data.batches.tokenization import word_batch
 from ivr_dist.engine.param_groups import parameter_groups, rate_of
 from ivr_dist.errors import ConfigError
-from ivr_dist.model import text_encoder
 from ivr_dist.model.build import build_model
 from ivr_dist.model.spec import ModelSpec
-from ivr_dist.model.text_encoder import TextEncoder
-from ivr_dist.model.word_encoder import WordEncoder, mean_over_pieces
+from ivr_dist.model.text import text_encoder
+from ivr_dist.model.text.text_encoder import TextEncoder
+from ivr_dist.model.text.word_encoder import WordEncoder, mean_over_pieces
 from ivr_dist.planning.pool_layout import WORDS
 from tests.batches import DIMS, TASKS, assert_close_gradients, batch_of, gradients, make_samples, model_config, total_of
 from tests.encoders import KINDS, small_encoder, tiny_bert
@@ -34,11 +34,13 @@ class Cutter:
     """Cuts a word into as many pieces as it has letters, between two special ones."""
 
     padding = 0
+    context = 0
+    states = None
 
     def __init__(self, first_position: int | None) -> None:
         self.first_position = first_position
 
-    def encode(self, words: Sequence[str]) -> tuple[list[int], list[int | None]]:
+    def encode(self, words: Sequence[str], before: Sequence[str] = ()) -> tuple[list[int], list[int | None]]:
         pieces = [(ord(letter), number) for number, word in enumerate(words) for letter in word]
         return [1, *(id_ for id_, _ in pieces), 2], [None, *(number for _, number in pieces), None]
 

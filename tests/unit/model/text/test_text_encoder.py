@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ivr_dist.data.batches.tokenization import word_batch
 from ivr_dist.errors import ConfigError, IvrError
-from ivr_dist.model.text_encoder import TextEncoder, check_source
-from ivr_dist.model.word_encoder import WordEncoder
+from ivr_dist.model.text.text_encoder import TextEncoder, check_source
+from ivr_dist.model.text.word_encoder import WordEncoder
 from tests.encoders import KINDS, tiny_bert, tiny_roberta
 
 
@@ -147,3 +147,24 @@ def test_a_real_encoder_finds_paraphrases() -> None:
     assert similar.diag().min() > 0.45
     assert (similar - torch.eye(len(PAIRS))).max() < 0.3
     assert similar.argmax(dim=1).tolist() == similar.argmax(dim=0).tolist() == list(range(len(PAIRS)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_utterances_before_a_text_are_read_with_it_as_far_as_they_fit(kind: str, tmp_path: Path) -> None:
+    text = TextEncoder(KINDS[kind](tmp_path), context=2)
+    tokenizer = text.tokenizer()
+    assert tokenizer.limit is not None
+    words, before = ["the", "film", "was", "good"], ["so", "it", "was", "bad"]
+    ids, word_of = tokenizer.encode(words, before)
+    alone, alone_of = tokenizer.encode(words)
+    own = [id_ for id_, word in zip(ids, word_of, strict=True) if word is not None]
+    assert own == [id_ for id_, word in zip(alone, alone_of, strict=True) if word is not None]
+    assert len(ids) > len(alone) + len(before) - 1
+    # Every type of encoder has the library's own form of two texts.
+    assert ids == text._tokenizer(before, words, is_split_into_words=True)["input_ids"]
+    longer, longer_of = tokenizer.encode(words, before * 30)
+    assert len(longer) == tokenizer.limit and longer[-len(own) - 1 :] == ids[-len(own) - 1 :]
+    assert [word for word in longer_of if word is not None] == [word for word in word_of if word is not None]
+    filling = ["the"] * 99
+    assert tokenizer.encode(filling, before) == tokenizer.encode(filling)
+    assert tokenizer.encode([], before) == tokenizer.encode([])

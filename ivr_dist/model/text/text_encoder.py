@@ -23,6 +23,8 @@ from ivr_dist.errors import ConfigError
 if TYPE_CHECKING:
     from torch import nn
 
+    from ivr_dist.data.text_states import TextStates
+
 T = TypeVar("T")
 
 _KEY = "model.text.pretrained"
@@ -31,7 +33,14 @@ _OFFSET_POSITIONS = ("roberta", "camembert", "mpnet", "longformer", "data2vec-te
 # Types of encoders that read several texts in one row right, if they are given position ids and a mask [R, 1, S, S]:
 # their attention is PyTorch's, over all pieces, and depends on positions through the embeddings alone.
 PACKED_FROM_0 = ("bert", "distilbert", "electra", "ernie", "albert")
-PACKED_AFTER_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "roberta-prelayernorm")
+PACKED_AFTER_PADDING = (
+    "roberta",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "camembert",
+    "data2vec-text",
+    "roberta-prelayernorm",
+)
 _NO_LIMIT = 1 << 20
 
 
@@ -78,6 +87,7 @@ class WordTokenizer:
         limit: Most pieces of a text, special ones included; None for any number.
         padding: Id of the piece that fills up a batch.
         first_position: See the attribute.
+        context: See the attribute.
         note: Called once, when the first text is truncated.
     """
 
@@ -87,6 +97,7 @@ class WordTokenizer:
         limit: int | None,
         padding: int,
         first_position: int | None = None,
+        context: int = 0,
         note: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.padding = padding
@@ -95,7 +106,12 @@ class WordTokenizer:
         """Position id of the first piece of a text, where the encoder can read several texts in one row; else None."""
         self.limit = limit
         """Most pieces of a text."""
+        self.context = context
+        """Number of utterances before a sample whose text is read with it."""
+        self.states: TextStates | None = None
+        """States of all texts after the encoder's first layers, where they are cached."""
         self._backend = backend
+        self._with_context: Any = None
         self._note = note
         self._noted = False
         # A saved tokenizer may have its own limits and padding. Set once, so that concurrent reads need no lock.
@@ -103,18 +119,48 @@ class WordTokenizer:
         backend.no_truncation()
         if limit is not None:
             backend.enable_truncation(max_length=limit)
+        if context:
+            self._with_context = copy.deepcopy(backend)
+            if limit is not None:
+                # The farthest utterances go first.
+                self._with_context.enable_truncation(max_length=limit, strategy="only_first", direction="left")
 
-    def encode(self, words: Sequence[str]) -> tuple[list[int], list[int | None]]:
+    def with_states(self, states: TextStates) -> WordTokenizer:
+        """Copy it with the cached states of all texts."""
+        copied = copy.copy(self)
+        copied.states = states
+        return copied
+
+    def encode(self, words: Sequence[str], before: Sequence[str] = ()) -> tuple[list[int], list[int | None]]:
         """Split one text into pieces.
 
+        Args:
+            words: Its words.
+            before: Words of the utterances before it: a first text, of which the end is read as far as it fits.
+
         Returns:
-            Their ids, and for each the number of its word; None for special pieces.
+            Their ids, and for each the number of its word; None for special pieces and those of `before`.
         """
+        if before and words:
+            return self._encode_pair(words, before)
         encoding = self._backend.encode(list(words), is_pretokenized=True)
         if encoding.overflowing and not self._noted:
             self._noted = True
             self._note(f"texts of more than {self.limit} word pieces are truncated to the text encoder's limit")
         return encoding.ids, finer_words(words, encoding.word_ids, encoding.offsets)
+
+    def _encode_pair(self, words: Sequence[str], before: Sequence[str]) -> tuple[list[int], list[int | None]]:
+        alone = self.encode(words)
+        special = self._backend.num_special_tokens_to_add
+        room = _NO_LIMIT if self.limit is None else self.limit - (len(alone[0]) - special(False)) - special(True)
+        if room < 1:
+            return alone
+        encoding = self._with_context.encode(list(before), list(words), is_pretokenized=True)
+        word_of = [
+            word if sequence == 1 else None
+            for word, sequence in zip(encoding.word_ids, encoding.sequence_ids, strict=True)
+        ]
+        return encoding.ids, finer_words(words, word_of, encoding.offsets)
 
 
 @dataclass(frozen=True)
@@ -125,6 +171,8 @@ class TextEncoder:
     """Name on the hub, or a folder with config, tokenizer and weights."""
     weights: bool = True
     """False: its architecture only, for a checkpoint's own weights."""
+    context: int = 0
+    """Number of utterances before a sample whose text is read with it."""
 
     @property
     def width(self) -> int:
@@ -182,7 +230,8 @@ class TextEncoder:
         padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         # A copy: the tokenizer that is saved with a checkpoint keeps its own settings.
         backend = copy.deepcopy(tokenizer.backend_tokenizer)
-        return WordTokenizer(backend, limit if limit < _NO_LIMIT else None, padding, self._first_position, note)
+        most = limit if limit < _NO_LIMIT else None
+        return WordTokenizer(backend, most, padding, self._first_position, self.context, note)
 
     @property
     def _first_position(self) -> int | None:

@@ -1,0 +1,180 @@
+"""Cached states of texts: what the frozen first layers of a pretrained encoder make of each text, computed once.
+
+States are found by the pieces of the text (a hash of their ids), so that the order of the samples, the split and the
+corpus of a text do not matter. A directory holds parts, each written by one worker:
+
+    states.json                 number of the parts
+    part-00000/keys.npy         [2, n] uint64, hash of the pieces of each text, in two halves; texts are in their order
+    part-00000/ends.npy         [n + 1] int64, where the states of each text begin, and the end
+    part-00000/states.npy       [P, D] float32, one row for each piece
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ivr_dist import storage
+from ivr_dist.errors import CorruptDataError, StorageError
+from ivr_dist.units import format_bytes
+
+Float32Array = npt.NDArray[np.float32]
+Key = tuple[int, int]
+
+RECORD = "states.json"
+
+
+def key_of(ids: Sequence[int]) -> Key:
+    """Hash the pieces of a text to two numbers below 2**64."""
+    digest = hashlib.blake2b(np.asarray(ids, "<i8").tobytes(), digest_size=16).digest()
+    return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
+
+
+class TextStates:
+    """Reads the states of texts from complete directories; thread-safe.
+
+    Args:
+        folders: The directories, one or more.
+
+    Raises:
+        CorruptDataError: A part is missing or damaged.
+    """
+
+    def __init__(self, folders: Sequence[str]) -> None:
+        self._parts: list[_Part] = []
+        for folder in folders:
+            record = storage.read_json(storage.join(folder, RECORD))
+            self.width = int(record["width"])
+            """D."""
+            self._parts += [_Part(_part(folder, number)) for number in range(int(record["parts"]))]
+
+    def find(self, ids: Sequence[int]) -> Float32Array:
+        """Return the states of a text, [pieces, D].
+
+        Args:
+            ids: Its pieces, special ones included.
+
+        Raises:
+            CorruptDataError: There are none.
+        """
+        key = key_of(ids)
+        for part in self._parts:
+            states = part.find(key)
+            if states is not None and len(states) == len(ids):
+                return states
+        raise CorruptDataError(
+            "the cached states lack a text of the run",
+            where=", ".join(sorted({str(part.place.parent) for part in self._parts})),
+            remedy="delete these directories; the states are computed again",
+        )
+
+
+class _Part:
+    def __init__(self, folder: Path) -> None:
+        self.place = folder
+        try:
+            self._keys = np.load(folder / "keys.npy")
+            self._ends = np.load(folder / "ends.npy")
+            self._states: Float32Array = np.load(folder / "states.npy", mmap_mode="r")
+            fits = self._keys.shape[1] + 1 == len(self._ends) and self._ends[-1] == len(self._states)
+        except (OSError, ValueError) as error:
+            raise CorruptDataError(
+                f"cached states of texts cannot be read: {error}", where=str(folder), remedy="delete the directory"
+            ) from error
+        if not fits:
+            raise CorruptDataError("cached states of texts are cut", where=str(folder), remedy="delete the directory")
+
+    def find(self, key: Key) -> Float32Array | None:
+        row = int(np.searchsorted(self._keys[0], np.uint64(key[0])))
+        while row < self._keys.shape[1] and self._keys[0, row] == key[0]:
+            if self._keys[1, row] == key[1]:
+                return self._states[self._ends[row] : self._ends[row + 1]]
+            row += 1
+        return None
+
+
+def is_complete(folder: str) -> bool:
+    """Whether a directory holds the states of all its texts."""
+    return storage.exists(storage.join(folder, RECORD))
+
+
+class PartWriter:
+    """Writes the states of some texts in any order; the part can be read after `close`.
+
+    Args:
+        folder: The directory.
+        number: Number of the part.
+        lengths: Number of pieces of each text, by its key.
+        width: D.
+
+    Raises:
+        StorageError: The disk has too little space, or cannot be written.
+    """
+
+    def __init__(self, folder: str, number: int, lengths: Mapping[Key, int], width: int) -> None:
+        place = _part(folder, number)
+        keys = sorted(lengths)
+        ends = np.cumsum([0, *(lengths[key] for key in keys)])
+        self._starts = dict(zip(keys, ends[:-1].tolist(), strict=True))
+        self._folder = folder
+        with _explained(folder):
+            place.mkdir(parents=True)
+            needed, free = int(ends[-1]) * width * 4, shutil.disk_usage(place).free
+            if needed > free:
+                raise OSError(errno.ENOSPC, f"{format_bytes(needed)} are needed, {format_bytes(free)} are free")
+            np.save(place / "keys.npy", np.array(keys, np.uint64).reshape(-1, 2).T)
+            np.save(place / "ends.npy", ends)
+            # An empty file cannot be mapped.
+            shape = (int(ends[-1]), width)
+            self._states = np.lib.format.open_memmap(place / "states.npy", "w+", np.dtype("<f4"), shape)
+
+    def put(self, key: Key, states: Float32Array) -> None:
+        """Write the states [pieces, D] of one text."""
+        first = self._starts[key]
+        self._states[first : first + len(states)] = states
+
+    def close(self) -> None:
+        """Write what is still in memory.
+
+        Raises:
+            StorageError: It cannot be written.
+        """
+        with _explained(self._folder):
+            self._states.flush()
+
+
+def complete(written: str, folder: str, *, parts: int, width: int) -> None:
+    """Give a directory with all its parts its final name; another run may have written the same states before.
+
+    Raises:
+        StorageError: It cannot be renamed.
+    """
+    storage.write_json(storage.join(written, RECORD), {"parts": parts, "width": width})
+    if is_complete(folder):
+        storage.delete_tree(written)
+        return
+    with _explained(folder):
+        Path(storage.local_path(written)).rename(storage.local_path(folder))
+
+
+@contextmanager
+def _explained(folder: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"cached states of texts cannot be written: {error.strerror or error}",
+            where=folder,
+            remedy="set model.text.states_dir to a directory with more space that all workers share",
+        ) from error
+
+
+def _part(folder: str, number: int) -> Path:
+    return Path(storage.local_path(folder)) / f"part-{number:05d}"

@@ -1,0 +1,1 @@
+"""Pretrained text encoders: loading, word vectors, and the states of their frozen layers."""
