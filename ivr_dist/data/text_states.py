@@ -1,12 +1,13 @@
 """Cached states of texts: what the frozen first layers of a pretrained encoder make of each text, computed once.
 
 States are found by the pieces of the text (a hash of their ids), so that the order of the samples, the split and the
-corpus of a text do not matter. A directory holds parts, each written by one worker:
+corpus of a text do not matter. A directory holds groups, each written by one run of the texts that were missing, of one
+part for each worker:
 
-    states.json                 number of the parts
-    part-00000/keys.npy         [2, n] uint64, hash of the pieces of each text, in two halves; texts are in their order
-    part-00000/ends.npy         [n + 1] int64, where the states of each text begin, and the end
-    part-00000/states.npy       [P, D] float32, one row for each piece
+    GROUP/states.json               number of the parts, and what the directory holds from then on
+    GROUP/part-00000/keys.npy       [2, n] uint64, halves of the hash of each text's pieces, which orders the texts
+    GROUP/part-00000/ends.npy       [n + 1] int64, where the states of each text begin, and the end
+    GROUP/part-00000/states.npy     [P, D] float32, one row for each piece
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ import hashlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from ivr_dist import storage
+from ivr_dist.common.decoder import decode
 from ivr_dist.errors import CorruptDataError, StorageError
 from ivr_dist.units import format_bytes
 
@@ -29,6 +32,8 @@ Float32Array = npt.NDArray[np.float32]
 Key = tuple[int, int]
 
 RECORD = "states.json"
+UNFINISHED = ".tmp"
+"""End of the name of a group that is being written."""
 
 
 def key_of(ids: Sequence[int]) -> Key:
@@ -37,23 +42,57 @@ def key_of(ids: Sequence[int]) -> Key:
     return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
 
 
+@dataclass(frozen=True)
+class Group:
+    """A complete group."""
+
+    url: str
+    parts: int
+    width: int
+    """D."""
+    covers: str
+    """What the directory holds since this group was written: all texts of a selection of samples."""
+
+
+def groups(folder: str) -> list[Group]:
+    """List the complete groups of a directory; none if there is no directory.
+
+    Raises:
+        CorruptDataError: A record is damaged.
+    """
+    found = []
+    for name in sorted({url.split("/")[0] for url in storage.list_files(folder) if url.endswith(f"/{RECORD}")}):
+        url = storage.join(folder, name)
+        if not name.endswith(UNFINISHED):
+            record = decode(_Record, storage.read_json(storage.join(url, RECORD)))
+            found.append(Group(url, record.parts, record.width, record.covers))
+    return found
+
+
+@dataclass(frozen=True)
+class _Record:
+    parts: int
+    width: int
+    covers: str
+
+
 class TextStates:
-    """Reads the states of texts from complete directories; thread-safe.
+    """Reads the states of texts; thread-safe.
 
     Args:
-        folders: The directories, one or more.
+        found: Groups, of any directories.
 
     Raises:
         CorruptDataError: A part is missing or damaged.
     """
 
-    def __init__(self, folders: Sequence[str]) -> None:
-        self._parts: list[_Part] = []
-        for folder in folders:
-            record = storage.read_json(storage.join(folder, RECORD))
-            self.width = int(record["width"])
-            """D."""
-            self._parts += [_Part(_part(folder, number)) for number in range(int(record["parts"]))]
+    def __init__(self, found: Sequence[Group]) -> None:
+        self.width = found[0].width if found else 0
+        """D."""
+        self._parts = [_Part(_part(group.url, number)) for group in found for number in range(group.parts)]
+
+    def __contains__(self, key: Key) -> bool:
+        return any(part.find(key) is not None for part in self._parts)
 
     def find(self, ids: Sequence[int]) -> Float32Array:
         """Return the states of a text, [pieces, D].
@@ -71,7 +110,7 @@ class TextStates:
                 return states
         raise CorruptDataError(
             "the cached states lack a text of the run",
-            where=", ".join(sorted({str(part.place.parent) for part in self._parts})),
+            where=", ".join(sorted({str(part.place.parent.parent) for part in self._parts})),
             remedy="delete these directories; the states are computed again",
         )
 
@@ -100,16 +139,11 @@ class _Part:
         return None
 
 
-def is_complete(folder: str) -> bool:
-    """Whether a directory holds the states of all its texts."""
-    return storage.exists(storage.join(folder, RECORD))
-
-
 class PartWriter:
     """Writes the states of some texts in any order; the part can be read after `close`.
 
     Args:
-        folder: The directory.
+        folder: Directory of the group.
         number: Number of the part.
         lengths: Number of pieces of each text, by its key.
         width: D.
@@ -150,18 +184,16 @@ class PartWriter:
             self._states.flush()
 
 
-def complete(written: str, folder: str, *, parts: int, width: int) -> None:
-    """Give a directory with all its parts its final name; another run may have written the same states before.
+def complete(written: str, *, parts: int, width: int, covers: str) -> None:
+    """Record that all parts of a group are written, and give it its final name.
 
     Raises:
         StorageError: It cannot be renamed.
     """
-    storage.write_json(storage.join(written, RECORD), {"parts": parts, "width": width})
-    if is_complete(folder):
-        storage.delete_tree(written)
-        return
-    with _explained(folder):
-        Path(storage.local_path(written)).rename(storage.local_path(folder))
+    storage.write_json(storage.join(written, RECORD), {"parts": parts, "width": width, "covers": covers})
+    with _explained(written):
+        path = Path(storage.local_path(written))
+        path.rename(path.with_name(path.name.removesuffix(UNFINISHED)))
 
 
 @contextmanager

@@ -50,7 +50,7 @@ from ivr_dist.packing.shard_writer import (
     record_url,
 )
 from ivr_dist.packing.worker_pool import InlinePool, WorkerPool
-from ivr_dist.shards.manifest import MANIFEST_NAME, TABLE_NAME, Manifest
+from ivr_dist.shards.manifest import MANIFEST_NAME, TABLE_NAME, TEXT_STATES, Manifest
 from ivr_dist.shards.sample_hashes import HASHES_NAME, HashRows
 
 DEFAULT_SHARD_BYTES = 64 << 20
@@ -331,7 +331,9 @@ class _Packer:
         pattern = re.compile(rf"({re.escape(self._source.corpus)}-{re.escape(split.name)}-\d{{6,}})\.(tar|idx)")
         matches = [(name, pattern.fullmatch(name)) for name in storage.list_dir(split.url)]
         leftover = [name for name, match in matches if match and match[1] not in recorded]
-        for name in (*split.obsolete, *leftover):
+        # The texts may be others.
+        states = [TEXT_STATES] if missing else []
+        for name in (*split.obsolete, *leftover, *states):
             storage.delete_tree(storage.join(split.url, name))
         return missing
 

@@ -33,6 +33,8 @@ FORMAT = "ivr-shards"
 VERSION = 1
 MANIFEST_NAME = "manifest.json"
 TABLE_NAME = "manifest.shards"
+TEXT_STATES = "text_states"
+"""Directory of a split in which training keeps states of texts; the manifest does not list it."""
 
 _REMEDY = "pack the split again"
 _COUNTED = ("vocabulary", "transcripts", "segmented", "labels", "split_by", "hashes")

@@ -18,19 +18,18 @@ from ivr_dist.config import Config
 from ivr_dist.config.corpora import split_urls
 from ivr_dist.data.batches.tokenization import lay_out, words_before
 from ivr_dist.data.exclusions import NOTHING, Exclusions
-from ivr_dist.data.text_states import Key, PartWriter, TextStates, complete, is_complete, key_of
+from ivr_dist.data.text_states import UNFINISHED, Group, PartWriter, TextStates, complete, groups, key_of
 from ivr_dist.errors import ConfigError
 from ivr_dist.model.text.encoder_layers import first_layers
 from ivr_dist.model.text.text_encoder import WordTokenizer
 from ivr_dist.model.text.word_encoder import WordEncoder, attention
 from ivr_dist.runtime import collectives
 from ivr_dist.shards.decode import spaced_words
-from ivr_dist.shards.manifest import Manifest
+from ivr_dist.shards.manifest import TEXT_STATES, Manifest
 from ivr_dist.shards.sample_columns import Samples
 from ivr_dist.training.splits import open_reader
 
 _FORMAT = 1
-_FOLDER = "text_states"
 _READ_AT_ONCE = 256
 _TEXTS_AT_ONCE = 64
 _PROGRESS_S = 10.0
@@ -76,23 +75,22 @@ def cached_states(
     lower = first_layers(words.encoder, layers).to(device).eval()
     identity = _identity(lower, layers, tokenizer)
     urls = split_urls(config)
-    folders = []
+    found: list[Group] = []
     for name, manifest in manifests.items():
-        own = excluded.get(name, NOTHING)
-        folder = _folder(config, name, urls[name], [identity, manifest.id, own.digest])
-        work = _Split(config, name, urls[name], manifest, own, lower, tokenizer, observer)
-        if not _is_complete(folder):
-            observer.say(
-                f"computing the states after layer {layers} of the text encoder for {manifest.samples:,} texts of "
-                f"{name}, kept in {storage.display(folder)}"
-            )
-            work.write(folder)
-        folders.append(folder)
-    return collectives.run_on_all_ranks(lambda: TextStates(folders))
+        folder = _folder(config, name, urls[name], [identity, manifest.id])
+        covers = excluded.get(name, NOTHING).digest
+        stored = _groups(folder)
+        if not any(group.covers == covers for group in stored):
+            known = collectives.run_on_all_ranks(lambda stored=stored: TextStates(stored))  # type: ignore[misc]
+            work = _Split(config, name, urls[name], manifest, excluded.get(name, NOTHING), lower, tokenizer, observer)
+            work.write(folder, known, covers)
+            stored = _groups(folder)
+        found += stored
+    return collectives.run_on_all_ranks(lambda: TextStates(found))
 
 
-def _is_complete(folder: str) -> bool:
-    return collectives.on_rank_zero(lambda: is_complete(folder))
+def _groups(folder: str) -> list[Group]:
+    return collectives.on_rank_zero(lambda: groups(folder))
 
 
 class _Split:
@@ -119,24 +117,26 @@ class _Split:
         self._observer = observer
         self.width = int(lower.config.hidden_size)  # type: ignore[union-attr, arg-type]
 
-    def write(self, folder: str) -> None:
-        """Compute the states of all texts; a collective call."""
-        written = collectives.broadcast(f"{folder}.{secrets.token_hex(4)}.tmp")
+    def write(self, folder: str, known: TextStates, covers: str) -> None:
+        """Compute the states of all texts that are not known; a collective call."""
+        self._observer.say(
+            f"computing the states after layer {self._config.model.text.cache_states} of the text encoder for "
+            f"{self._manifest.samples:,} texts of {self._name}, kept in {storage.display(folder)}"
+        )
+        written = storage.join(folder, collectives.broadcast(secrets.token_hex(4)) + UNFINISHED)
         world = collectives.world_size()
         try:
-            collectives.run_on_all_ranks(lambda: self._write_part(written))
-            collectives.on_rank_zero(lambda: complete(written, folder, parts=world, width=self.width))
+            collectives.run_on_all_ranks(lambda: self._write_part(written, known))
+            collectives.on_rank_zero(lambda: complete(written, parts=world, width=self.width, covers=covers))
         except BaseException:
             if collectives.rank() == 0:
                 storage.delete_tree(written)
             raise
 
-    def _write_part(self, folder: str) -> None:
+    def _write_part(self, folder: str, known: TextStates) -> None:
         rank, world = collectives.rank(), collectives.world_size()
         numbers = np.array_split(self._excluded.kept(self._manifest.samples), world)[rank]
-        texts: dict[Key, list[int]] = {}
-        for ids in self._encoded(numbers):
-            texts[key_of(ids)] = ids
+        texts = {key: ids for ids in self._encoded(numbers) for key in [key_of(ids)] if key not in known}
         part = PartWriter(folder, rank, {key: len(ids) for key, ids in texts.items()}, self.width)
         # Texts of like length together, so that a batch of few long ones is no larger than one of many short ones.
         ordered = sorted(texts, key=lambda key: (len(texts[key]), key))
@@ -203,4 +203,4 @@ def _folder(config: Config, name: str, url: str, identity: Sequence[str]) -> str
             where=storage.display(url),
             remedy="set model.text.states_dir to a local directory that all workers share",
         )
-    return storage.join(url, _FOLDER, own)
+    return storage.join(url, TEXT_STATES, own)

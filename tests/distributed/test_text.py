@@ -6,10 +6,11 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from ivr_dist import storage
+from ivr_dist import open_split, storage
 from ivr_dist.checkpoint import store, weights
 from ivr_dist.config import Config
 from ivr_dist.config.loading import load_config
@@ -134,7 +135,12 @@ def test_cached_states_train_as_the_whole_encoder_does(corpus: str, bert: str, t
     plain = {"half": run("plain-half", half[0]), "none": run("plain-none", none[0])}
     cached = {"half": run("cached-half", *half), "none": run("cached-none", *none)}
     again = {"half": run("again-half", *half, "zero.stage=3"), "none": run("again-none", *none)}
-    run_ranks(train, 1, [(each, None) for each in (*plain.values(), *again.values())])
+    listed = tmp_path / "withdrawn.txt"
+    listed.write_text("".join(f"{id_}\n" for id_ in open_split(f"{corpus}/train").ids[:5]))
+    fewer = run("fewer", *half, f"data.exclude={listed}", "train.max_steps=1", "train.eval_every=1steps")
+    run_ranks(train, 1, [(each, None) for each in (fewer, *plain.values(), *again.values())])
+    added = [len(np.load(path)[0]) for path in states.rglob("keys.npy")]
+    assert sorted(added)[:1] == [5], "the second run computes the five samples that the first one left out"
     written = {path: path.stat().st_mtime_ns for path in states.rglob("*.npy")}
     assert len(list(states.iterdir())) == 6 and not list(states.rglob("*.tmp")), "three splits, after one layer and two"
     run_ranks(train, 2, [(each, None) for each in cached.values()])

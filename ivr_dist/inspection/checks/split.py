@@ -14,7 +14,7 @@ from ivr_dist.corpora.card import Card
 from ivr_dist.errors import IvrError
 from ivr_dist.inspection.checks.findings import Finding, Kind
 from ivr_dist.inspection.checks.shard import ShardReport
-from ivr_dist.shards.manifest import MANIFEST_NAME, Manifest
+from ivr_dist.shards.manifest import MANIFEST_NAME, TEXT_STATES, Manifest
 from ivr_dist.shards.sample_hashes import KINDS, HashRows, HashTable
 
 
@@ -71,7 +71,7 @@ def open_split(url: str) -> CheckedSplit | Finding:
         return Finding("manifest", error.what, storage.display(storage.join(url, MANIFEST_NAME)))
     if storage.can_list(url):
         entries = [entry for shard in split.manifest.shards for entry in (shard, shard.index)]
-        listed = {*split.manifest.own_files, *(entry.name for entry in entries)}
+        listed = {TEXT_STATES, *split.manifest.own_files, *(entry.name for entry in entries)}
         for name in storage.list_dir(url):
             # Some servers still list a folder that was deleted.
             if name not in listed and storage.holds_files(storage.join(url, name)):

@@ -207,6 +207,8 @@ def test_any_fsspec_url_and_http(packed: Path, tmp_path: Path) -> None:
     assert verify([url], CARD).ok
     storage.write_bytes(storage.join(url, "train/old.tar"), b"")
     assert [finding.kind for finding in verify([url]).findings] == ["leftover"]
+    storage.write_text(storage.join(url, "text_states", "0123", "states.json"), "{}")
+    assert len(verify([url]).findings) == 1, "training keeps states of texts there"
 
     class Quiet(SimpleHTTPRequestHandler):
         def __init__(self, *arguments: Any) -> None:

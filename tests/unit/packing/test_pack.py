@@ -246,7 +246,9 @@ def test_other_data_is_overwritten_only_with_the_option(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"the folder holds another packing.*--overwrite"):
         pack(SynthSource(80), str(tmp_path), SMALL)
     assert files(tmp_path) == before
+    storage.write_text(storage.join(str(tmp_path), "train", "text_states", "0123", "states.json"), "{}")
     pack(SynthSource(30), str(tmp_path), replace(SMALL, overwrite=True))
+    assert not (tmp_path / "train" / "text_states").exists(), "states of texts that are no longer there"
     assert len(read(str(tmp_path / "train"))) == 21
     assert not (tmp_path / "train" / "synth-train-000001.tar").exists()  # the longer packing's second shard is gone
 
