@@ -94,6 +94,7 @@ def words_before(samples: Samples, rows: Sequence[int], utterances: int) -> list
     return [[word for utterance in context for word in utterance.text.split()] for context in contexts]
 
 
+# decision 036
 def lay_out(
     encoded: Sequence[tuple[list[int], list[int | None]]], step_of: npt.NDArray[np.int64], tokenizer: Tokenizer
 ) -> Pieces:
