@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ivr_dist.checkpoint.pool_state import PoolState
-from ivr_dist.data.batches.pool_spec import PoolSpec
+from ivr_dist.data.batches.pool_spec import PoolSpec, Scaling
 from ivr_dist.data.batches.tokenization import Tokenizer
 from ivr_dist.planning.pool_layout import PoolLayout
 from ivr_dist.shards.specs import TaskSpec
@@ -20,10 +20,8 @@ def pool_state(spec: PoolSpec) -> PoolState:
         corpora=layout.corpora,
         sets={m: {name: list(form) for name, form in sets.items()} for m, sets in layout.sets.items()},
         scale=layout.scale,
-        statistics={
-            corpus: {modality: [part.tolist() for part in parts] for modality, parts in own.items()}
-            for corpus, own in spec.statistics.items()
-        },
+        statistics=_to_lists(spec.statistics),
+        set_statistics=_to_lists(spec.set_statistics),
     )
 
 
@@ -44,11 +42,25 @@ def stored_pool_spec(state: PoolState, heads: Mapping[str, TaskSpec], tokenizer:
         scale=state.scale,
         is_pool=True,
     )
-    statistics = {
-        corpus: {
-            modality: (np.array(mean, np.float32), np.array(deviation, np.float32))
-            for modality, (mean, deviation) in own.items()
-        }
-        for corpus, own in state.statistics.items()
+    return PoolSpec(
+        layout, _to_arrays(state.statistics), tokenizer=tokenizer, set_statistics=_to_arrays(state.set_statistics)
+    )
+
+
+def _to_lists(statistics: Mapping[str, Mapping[str, Scaling]]) -> dict[str, dict[str, list[list[float]]]]:
+    return {
+        outer: {inner: [part.tolist() for part in parts] for inner, parts in own.items()}
+        for outer, own in statistics.items()
     }
-    return PoolSpec(layout, statistics, tokenizer=tokenizer)
+
+
+def _to_arrays(
+    statistics: Mapping[str, Mapping[str, Sequence[Sequence[float]]]],
+) -> dict[str, dict[str, Scaling]]:
+    return {
+        outer: {
+            inner: (np.array(mean, np.float32), np.array(deviation, np.float32))
+            for inner, (mean, deviation) in own.items()
+        }
+        for outer, own in statistics.items()
+    }

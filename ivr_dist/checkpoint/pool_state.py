@@ -21,6 +21,8 @@ class PoolState:
     """Range in which regression heads predict."""
     statistics: Mapping[str, Mapping[str, Sequence[Sequence[float]]]] = field(default_factory=dict)
     """By corpus and standardized modality: mean [D] and standard deviation [D]."""
+    set_statistics: Mapping[str, Mapping[str, Sequence[Sequence[float]]]] = field(default_factory=dict)
+    """By standardized modality and feature set: those of all trained corpora; empty in earlier checkpoints."""
 
     def __post_init__(self) -> None:
         """Check constraints beyond the types.
@@ -41,6 +43,9 @@ class PoolState:
         for name in self.statistics:
             if name not in [corpus.name for corpus in self.corpora]:
                 raise ValueError(f"pool.statistics: no corpus {name}")
+        for modality, known in self.set_statistics.items():
+            if unknown := set(known) - set(self.sets.get(modality, {})):
+                raise ValueError(f"pool.set_statistics: no set {min(unknown)} of {modality}")
 
     def to_json(self) -> dict[str, Any]:
         """Convert to JSON values."""

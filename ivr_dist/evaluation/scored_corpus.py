@@ -125,6 +125,9 @@ def _statistics(spec: PoolSpec, modality: str, own: str, train: Manifest | None)
     if train is not None and modality in train.statistics:
         mean, deviation = merged_statistics([train.statistics[modality]])
         return mean.astype("float32"), deviation.astype("float32")
+    if own in spec.set_statistics.get(modality, {}):
+        return spec.set_statistics[modality][own]
+    # A checkpoint of an earlier version has the statistics of its corpora only.
     for corpus in spec.layout.corpora:
         if corpus.sets.get(modality) == own and modality in spec.statistics.get(corpus.name, {}):
             return spec.statistics[corpus.name][modality]

@@ -75,6 +75,10 @@ class PoolLayout:
         """Return the number of a corpus, as in `Batch.corpus`."""
         return [corpus.name for corpus in self.corpora].index(name)
 
+    def trained_on(self, modality: str, own: str) -> list[CorpusLayout]:
+        """List the trained corpora with a feature set of a modality."""
+        return [corpus for corpus in self.corpora if not corpus.held_out and corpus.sets.get(modality) == own]
+
 
 def corpus_layout(train: Manifest, modalities: Collection[str], words_width: int | None = None) -> PoolLayout:
     """Lay out a run on one corpus.

@@ -142,12 +142,14 @@ def kept_statistics(
     kept: list[str] = []
 
     def choose(name: str, modality: str, own_set: str, own: Scaling) -> Scaling:
+        # Without a name: the statistics of a set, for corpora that have none of their own.
         if modality in by_corpus.get(name, {}):
             kept.append(f"{modality} of {name}")
             return by_corpus[name][modality]
         known = by_set.get((modality, own_set)) or by_set.get((modality, "")) or []
         if len(known) == 1 and len(known[0][0]) == len(own[0]):
-            kept.append(f"{modality} of {name}")
+            if name:
+                kept.append(f"{modality} of {name}")
             return known[0]
         return own
 
@@ -159,7 +161,11 @@ def kept_statistics(
             }
             for corpus in layout.corpora
         }
-        changed: BatchSpec | PoolSpec = replace(spec, statistics=statistics)
+        of_sets = {
+            modality: {own: choose("", modality, own, scaling) for own, scaling in sets.items()}
+            for modality, sets in spec.set_statistics.items()
+        }
+        changed: BatchSpec | PoolSpec = replace(spec, statistics=statistics, set_statistics=of_sets)
     else:
         (corpus,) = layout.corpora
         changed = replace(

@@ -33,6 +33,8 @@ class PoolSpec:
     """By corpus: the label that weighs its samples."""
     tokenizer: Tokenizer | None = field(default=None, compare=False)
     """Splits words into the pieces of the pretrained encoder, if a set is of kind `words`."""
+    set_statistics: Mapping[str, Mapping[str, Scaling]] = field(default_factory=dict)
+    """By standardized modality and feature set: statistics of all trained corpora, for corpora without their own."""
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -109,12 +111,22 @@ def pool_spec(
             for modality, own in corpus.sets.items()
             if modality in standardize and layout.sets[modality][own][0] == "features"
         }
+    set_statistics = {
+        modality: {
+            own: _merged_scaling([corpus.name for corpus in having], modality, trains)
+            for own, (kind, _) in sets.items()
+            if kind == "features" and (having := layout.trained_on(modality, own))
+        }
+        for modality, sets in layout.sets.items()
+        if modality in standardize
+    }
     return PoolSpec(
         layout,
         statistics,
         class_weights or {},
         sample_weights or {},
         None if text is None or not reads_words else text.tokenizer(note),
+        set_statistics,
     )
 
 
@@ -122,12 +134,12 @@ def _scaling(
     layout: PoolLayout, corpus: CorpusLayout, modality: str, trains: Mapping[str, Manifest], by_set: bool
 ) -> Scaling:
     # A corpus without a training split has no statistics of its own.
-    of_set = [
-        other.name
-        for other in layout.corpora
-        if not other.held_out and other.sets.get(modality) == corpus.sets[modality]
-    ]
+    of_set = [other.name for other in layout.trained_on(modality, corpus.sets[modality])]
     names = of_set if by_set or corpus.name not in trains else [corpus.name]
+    return _merged_scaling(names, modality, trains)
+
+
+def _merged_scaling(names: Collection[str], modality: str, trains: Mapping[str, Manifest]) -> Scaling:
     parts = []
     for name in names:
         if modality not in trains[name].statistics:

@@ -54,7 +54,10 @@ def test_a_new_corpus_is_read_by_the_sets_and_a_head_of_the_others() -> None:
     assert number == 4 and corpus.held_out and corpus.name == "new"
     assert corpus.sets == {"audio": "covarep"} and corpus.heads == {"valence": "sentiment"}
     for one, other in zip(spec.statistics["new"]["audio"], SPEC.statistics["talks"]["audio"], strict=True):
-        assert np.array_equal(one, other), "those of the first corpus with the set"
+        assert np.array_equal(one, other), "an earlier checkpoint: those of the first corpus with the set"
+    merged = {"audio": {"covarep": (np.full(5, 3.0, np.float32), np.full(5, 4.0, np.float32))}}
+    of_set, _ = with_new_corpus(replace(SPEC, set_statistics=merged), new, "sentiment", None, STANDARDIZED)
+    assert of_set.statistics["new"]["audio"] is merged["audio"]["covarep"]
     own, _ = with_new_corpus(SPEC, new, "sentiment", split({"audio": "covarep"}, {}, mean=7.0), STANDARDIZED)
     assert own.statistics["new"]["audio"][0].tolist() == [7.0] * 5
     assert native(own).layout.scale == "native"
