@@ -99,7 +99,7 @@ def match_tensors(
             raise CheckpointMismatchError(
                 f"the checkpoint is of another model: {name} is {found} and {list(shape)} here",
                 where=where,
-                remedy="use the encoders and the fusion that it was trained with, or start from random weights",
+                remedy=_remedy(here, there),
             )
         new[part] = None
     used = set(taken.values())
@@ -112,11 +112,19 @@ def match_tensors(
             raise CheckpointMismatchError(
                 f"the checkpoint is of another model: {name} is {list(stored[name])} there and absent here",
                 where=where,
-                remedy="use the encoders and the fusion that it was trained with, or start from random weights",
+                remedy=_remedy(here, there),
             )
         left[part] = None
     parameters = sum(prod(own[name]) for name in taken)
     return Transfer(taken, tuple(new), tuple(left), parameters)
+
+
+def _remedy(here: ModelInputsAndHeads, there: ModelInputsAndHeads) -> str:
+    """Say how a run gets the checkpoint's model; a fusion of other modalities has other shapes."""
+    if here.sets.keys() != there.sets.keys():
+        known, own = (", ".join(m for m in MODALITIES if m in side.sets) for side in (there, here))
+        return f"train on the modalities of the checkpoint ({known}; this run has {own}), or start from random weights"
+    return "use the encoders and the fusion that it was trained with, or start from random weights"
 
 
 def _canonical(name: str, sets: Mapping[str, Sequence[str]], others: Mapping[str, Sequence[str]]) -> str:
