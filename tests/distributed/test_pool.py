@@ -62,6 +62,29 @@ def test_losses_and_weights_are_the_same_on_1_and_2_workers_at_every_stage(pool:
     assert expected[-1][1] < 0.9 * expected[0][1], "nothing was learned, so nothing was compared"
 
 
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_pool_of_one_corpus_trains_to_the_bits_of_that_corpus(pool: str, tmp_path: Path, world: int) -> None:
+    """Two epochs and a half with dropout, so with short last steps; also the scores."""
+    steps = ("train.max_steps=17", "train.eval_every=17steps", "loss.consistency.group=12", "model.dropout=0.2")
+    size = ("data.shuffle_delay=20", "model.hidden=16", "train.global_batch=24", "train.lr=3e-3", "log.console_s=0")
+    splits = [f"data.{split}={pool}/talks/{split}" for split in ("train", "valid", "test")]
+    plain, entry = (
+        absolute(load_config(None, [*data, *size, *steps, f"run.dir={tmp_path}/{name}"]))
+        for name, data in (("plain", splits), ("entry", [f"data.corpora.talks.dir={pool}/talks"]))
+    )
+    run_ranks(train, world, [(plain, None), (entry, None)])
+    curve = loss_curve(plain.run.dir)
+    assert [step for step, _ in curve] == list(range(1, 18))
+    assert loss_curve(entry.run.dir) == curve
+    expected, weights = (read_weights(store.names(each.run.dir)[0].url(each.run.dir)) for each in (plain, entry))
+    assert weights.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(weights[name], tensor), name
+    metrics, own = (storage.read_json(f"{each.run.dir}/result.json")["metrics"] for each in (plain, entry))
+    assert metrics["test"] and metrics["test"].items() <= own["test"].items()
+    assert audit(entry.run.dir).ok
+
+
 def test_interrupted_pools_continue_bitwise_on_any_number_of_workers(pool: str, tmp_path: Path) -> None:
     """Pieces of one run against the run in one piece, with dropout; each pass over each corpus is audited."""
     variants = ("zero.stage=3",)
