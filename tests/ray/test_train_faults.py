@@ -15,13 +15,12 @@ import pytest
 
 from ivr_dist.checkpoint import store
 from ivr_dist.config.loading import load_config
-from ivr_dist.display.console import LocalConsole
 from ivr_dist.inspection.audit import audit
-from ivr_dist.orchestration import worker
 from ivr_dist.run.attempts import read_attempts
 from ivr_dist.run.results import loss_curve
 from tests.ranks import run_ranks
 from tests.ray.clusters import Cluster
+from tests.ray.uninterrupted import train_in_one_piece
 
 # In one worker of pytest-xdist: clusters are heavy, and these tests share one.
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
@@ -49,14 +48,10 @@ def settings(corpus: str, run: Path) -> list[str]:
     ]
 
 
-def _uninterrupted(rank: int, world: int, overrides: list[str]) -> None:
-    worker.train(load_config(None, overrides), LocalConsole(sys.stderr), rank, 0)
-
-
 @pytest.fixture(scope="module")
 def reference(corpus: str, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, float]]:
     run = tmp_path_factory.mktemp("reference")
-    run_ranks(_uninterrupted, 2, settings(corpus, run))
+    run_ranks(train_in_one_piece, 2, settings(corpus, run))
     return loss_curve(str(run))
 
 
