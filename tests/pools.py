@@ -5,20 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from ivr_dist.corpora.synthetic import SynthSource
-from ivr_dist.packing.pack import pack
+from ivr_dist.packing.pack import PackOptions, pack
 
 SIZES = {"talks": 230, "calls": 100, "clips": 60}
 """Samples of all splits together."""
 
 
-def pack_pool(folder: str) -> None:
+def pack_pool(folder: str, options: PackOptions | None = None) -> None:
     """Pack the corpora below a folder, each by its name."""
+    options = options or PackOptions()
     common = {"text": 10, "audio": 12}
-    pack(SynthSource(SIZES["talks"], 1, dims={**common, "vision": 8}, name="talks"), f"{folder}/talks")
+    pack(SynthSource(SIZES["talks"], 1, dims={**common, "vision": 8}, name="talks"), f"{folder}/talks", options)
     # Audio as wide as that of talks, but of another set by the config.
-    pack(SynthSource(SIZES["calls"], 2, dims=common, name="calls"), f"{folder}/calls")
+    pack(SynthSource(SIZES["calls"], 2, dims=common, name="calls"), f"{folder}/calls", options)
     source = SynthSource(SIZES["clips"], 3, dims={"audio": 12, "vision": 6}, name="clips", task="mood")
-    pack(source, f"{folder}/clips")
+    pack(source, f"{folder}/clips", options)
 
 
 def pool_run(folder: str, run: Path) -> list[str]:

@@ -43,7 +43,8 @@ class DiskCache:
 
     Args:
         directory: Created if it does not exist. Only files that this class has written are ever deleted.
-        limit: Target size in bytes; exceeded by at most an eighth for each process, between two scans.
+        limit: Target size in bytes; exceeded by at most an eighth for each process, between two scans, and by what
+            other processes write during one.
         note: Called once when the cache cannot be written to for now.
 
     Raises:
@@ -91,9 +92,12 @@ class DiskCache:
             return
         # Without a lock, which might be held in a forked child: a lost update only moves the next scan.
         self._unchecked += len(data)
-        if self._unchecked * _CHECKS >= self.limit:
-            self._unchecked = 0
-            self._evict()
+        while self._unchecked * _CHECKS >= self.limit:
+            written, self._unchecked = self._unchecked, 0
+            if not self._evict():
+                # The other scan may be past this file. A thread of this process that scans looks again afterwards.
+                self._unchecked += written
+                break
 
     def _pause(self, error: OSError) -> None:
         """Stop writing to the disk for a while."""
@@ -118,21 +122,23 @@ class DiskCache:
                 os.unlink(part)
             raise
 
-    def _evict(self) -> None:
-        """Delete the least recently used files until the rest is within the limit."""
+    def _evict(self) -> bool:
+        """Delete the least recently used files until the rest is within the limit; False if another scan is running."""
         with suppress(OSError), open(self.directory / _LOCK_NAME, "ab") as lock:
             # If it is held, another process is evicting files.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             files = sorted(self._files())
             total = sum(size for _, size, _ in files)
             if total <= self.limit:
-                return
+                return True
             for _, size, path in files:
                 if total <= _EVICT_TO * self.limit:
                     break
                 with suppress(FileNotFoundError):
                     os.unlink(path)
                 total -= size
+            return True
+        return False
 
     def _files(self) -> Iterator[tuple[float, int, str]]:
         """Iterate over time of last use, size and path of cached files; delete what killed processes left."""

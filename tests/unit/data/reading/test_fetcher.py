@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
 import time
@@ -242,6 +243,17 @@ class TestDiskCache:
         assert 8 <= len(kept) <= 12
         assert (tmp_path / "somebody's" / "file").read_bytes() == DATA
         assert not stranger.exists()
+
+    def test_a_scan_that_another_one_prevents_is_made_up_for(self, tmp_path: Path) -> None:
+        """Even by a file too small for a scan of its own."""
+        cache = DiskCache(str(tmp_path), 10_000)
+        with open(tmp_path / "lock", "ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for number in range(4):
+                cache.put(f"{number:02}", bytes(5_000))
+        assert sum(path.stat().st_size for path in tmp_path.glob("??/*")) == 20_000
+        cache.put("ff", b"x")
+        assert sum(path.stat().st_size for path in tmp_path.glob("??/*")) <= 10_000
 
     def test_what_a_killed_process_left_is_cleared_up(self, tmp_path: Path) -> None:
         (tmp_path / "ab").mkdir()
