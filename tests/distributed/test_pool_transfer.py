@@ -16,6 +16,7 @@ from ivr_dist.checkpoint import store
 from ivr_dist.checkpoint.weights import read_weights
 from ivr_dist.config import Config
 from ivr_dist.config.loading import load_config
+from ivr_dist.errors import CheckpointMismatchError
 from ivr_dist.evaluation.score_checkpoint import score_checkpoint
 from ivr_dist.evaluation.split_predictions import Target
 from ivr_dist.inspection.audit import audit
@@ -23,7 +24,7 @@ from ivr_dist.orchestration.preflight import absolute
 from ivr_dist.training.init_from import InitialWeights
 from tests.distributed.test_training import train
 from tests.pools import SIZES, pack_pool, pool_run
-from tests.ranks import RankError, run_ranks
+from tests.ranks import run_ranks
 
 pytestmark = pytest.mark.distributed
 
@@ -104,33 +105,32 @@ def test_one_corpus_starts_from_a_pool_and_a_pool_from_it(pool: str, trained: Co
     assert set(record["new"]) == {"audio adapter narrow", "vision adapter synth6", "head mood"}
 
 
-@pytest.mark.parametrize(
-    ("corpus", "overrides", "difference", "remedy"),
-    [
-        (
-            "calls",
-            (),
-            "fusion.layers.0.attention.query_weight is [32, 32] there and [16, 16] here",
-            "train on the modalities of the checkpoint (text, audio, vision; this run has text, audio), or start from",
-        ),
-        (
-            "talks",
-            ("model.hidden=20",),
-            "encoders.text.context.layers.0.attention.query_weight is [16, 16] there and [20, 20] here",
-            "use the encoders and the fusion that it was trained with, or start from random weights",
-        ),
-    ],
-    ids=["without-vision", "wider"],
-)
+def refused(rank: int, world: int, cases: list[tuple[Config, str]]) -> None:
+    for config, message in cases:
+        with pytest.raises(CheckpointMismatchError) as raised:
+            train(rank, world, [(config, None)])
+        assert message in str(raised.value)
+
+
 def test_a_model_that_is_not_the_pools_is_refused_by_its_first_tensor(
-    pool: str, trained: Config, tmp_path: Path, corpus: str, overrides: tuple[str, ...], difference: str, remedy: str
+    pool: str, trained: Config, tmp_path: Path
 ) -> None:
-    start = (f"train.init_from={trained.run.dir}", *overrides)
-    with pytest.raises(RankError) as raised:
-        run_ranks(train, 1, [(one_corpus(pool, corpus, tmp_path / "run", *start), None)])
-    message = str(raised.value)
-    assert f"the checkpoint is of another model: {difference}" in message
-    assert f"; {remedy}" in message
+    start = f"train.init_from={trained.run.dir}"
+    other = "the checkpoint is of another model:"
+    checkpoint = storage.short_display(store.names(trained.run.dir)[0].url(trained.run.dir))
+    no_vision = (
+        f"{other} fusion.layers.0.attention.query_weight is [32, 32] there and [16, 16] here ({checkpoint}); "
+        "train on the modalities of the checkpoint (text, audio, vision; this run has text, audio), or start from"
+    )
+    wider = (
+        f"{other} encoders.text.context.layers.0.attention.query_weight is [16, 16] there and [20, 20] here "
+        f"({checkpoint}); use the encoders and the fusion that it was trained with, or start from random weights"
+    )
+    cases = [
+        (one_corpus(pool, "calls", tmp_path / "calls", start), no_vision),
+        (one_corpus(pool, "talks", tmp_path / "talks", start, "model.hidden=20"), wider),
+    ]
+    run_ranks(refused, 1, cases)
 
 
 def test_a_corpus_that_the_model_has_not_seen_is_scored_as_when_it_was_held_out(pool: str, trained: Config) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ivr_dist import storage
 from ivr_dist.config.corpora import split_urls
 from ivr_dist.config.loading import load_config
 from ivr_dist.data.build_order import build_order
@@ -39,6 +40,12 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pool")
     pack_pool(str(folder), OPTIONS)
     return folder
+
+
+def upload(pool: Path) -> None:
+    """Copy the packed pool, which takes a fifth of packing it there."""
+    for file in pool.rglob("*.*"):
+        storage.write_bytes(f"{REMOTE}/{file.relative_to(pool)}", file.read_bytes())
 
 
 @contextmanager
@@ -80,7 +87,7 @@ def cached_bytes(cache: Path) -> list[bytes]:
 
 def test_it_holds_the_ranges_of_every_corpus_apart(pool: Path, s3_proxy: Proxy, tmp_path: Path) -> None:
     """A second run has the same batches without a request to storage."""
-    pack_pool(REMOTE, OPTIONS)
+    upload(pool)
     with opened(str(pool)) as loader:
         expected = list(steps_of(loader))
 
@@ -104,7 +111,7 @@ def test_it_holds_the_ranges_of_every_corpus_apart(pool: Path, s3_proxy: Proxy, 
 
 def test_its_limit_holds_for_all_corpora_together(pool: Path, s3_proxy: Proxy, tmp_path: Path) -> None:
     """Also when many threads write at once, and none after them."""
-    pack_pool(REMOTE, OPTIONS)
+    upload(pool)
     limit = 150_000
     train = {name: sum(file.stat().st_size for file in (pool / name / "train").glob("*.tar")) for name in SIZES}
     assert sum(train.values()) > 2 * limit and min(train.values()) > limit
