@@ -57,6 +57,7 @@ def train_spoilt(rank: int, world: int, cases: list[tuple[Config, int]]) -> None
         assert any(f"step {BAD} is skipped: the gradient is not finite; worker {rank} had synth_" in n for n in notes)
 
 
+@pytest.mark.long
 def test_a_step_whose_gradient_is_not_finite_is_left_out_at_every_stage(corpus: str, tmp_path: Path) -> None:
     """Weights stay as they were, the samples are told as skipped, and all stages go on alike."""
     cases = []

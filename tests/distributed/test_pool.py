@@ -85,6 +85,7 @@ def test_a_pool_of_one_corpus_trains_to_the_bits_of_that_corpus(pool: str, tmp_p
     assert audit(entry.run.dir).ok
 
 
+@pytest.mark.long
 def test_interrupted_pools_continue_bitwise_on_any_number_of_workers(pool: str, tmp_path: Path) -> None:
     """Pieces of one run against the run in one piece, with dropout; each pass over each corpus is audited."""
     variants = ("zero.stage=3",)

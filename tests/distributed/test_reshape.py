@@ -66,6 +66,7 @@ def check_pairs(corpus: str, place: Path, worlds: tuple[int, ...], targets: tupl
     return worst
 
 
+@pytest.mark.long
 def test_every_stage_continues_every_stage_on_another_number_of_workers(corpus: str, tmp_path: Path) -> None:
     check_pairs(corpus, tmp_path, (2,), (1,))
 

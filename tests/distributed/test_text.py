@@ -180,20 +180,13 @@ def test_the_utterances_before_a_sample_are_read_where_the_config_says_so(bert: 
         task_alone = [f"loss.{term}.weight=0" for term in ("consistency", "adversary", "reconstruction", "svr")]
         return on_words(str(tmp_path / "data"), tmp_path / name, bert, *alone, *task_alone, "train.lr=3e-3", *overrides)
 
-    cached = ("data.context=1", "model.text.trained_layers=1", "model.text.cache_states=1")
-    cases = {
-        "without": run("without"),
-        "with": run("with", "data.context=1"),
-        "plain": run("plain", "data.context=1", "model.text.trained_layers=1"),
-        "cached": run("cached", *cached, f"model.text.states_dir={tmp_path}/states"),
-    }
+    half = ("model.text.trained_layers=1", "model.text.cache_states=1", f"model.text.states_dir={tmp_path}/states")
+    cases = {"without": run("without", *half), "with": run("with", *half, "data.context=1")}
     run_ranks(train, 1, [(each, None) for each in cases.values()])
     results = {name: storage.read_json(f"{each.run.dir}/result.json") for name, each in cases.items()}
     mae = {name: result["metrics"]["valid"]["synth/mae"] for name, result in results.items()}
     assert mae["with"] < 0.8 * mae["without"], "the label is in the context alone"
-    for (step, one), (_, other) in zip(*(loss_curve(cases[name].run.dir) for name in ("plain", "cached")), strict=True):
-        assert one == pytest.approx(other, rel=1e-6), step
-    # A checkpoint says how many utterances it reads.
+    # A checkpoint says how many utterances it reads, and reads them without cached states.
     scores = score_checkpoint(results["with"]["checkpoint"], f"{tmp_path}/data/valid", 1)
     for metric, value in results["with"]["metrics"]["valid"].items():
         assert scores[metric] == pytest.approx(value, rel=1e-5), metric

@@ -90,6 +90,7 @@ def test_loss_curve_is_the_same_on_1_and_2_workers_at_every_stage(corpus: str, t
             assert abs(value - expected) <= 1e-6 * abs(expected), f"{case} differs at step {step}"
 
 
+@pytest.mark.long
 def test_preset_release_is_the_same_on_1_and_2_workers(corpus: str, tmp_path: Path) -> None:
     """Batches are padded to the longest of all workers' samples, so the split changes nothing here either."""
     release = ("model.preset=release", "train.max_steps=6", "log.svr_every=3", "train.eval_every=3steps")
