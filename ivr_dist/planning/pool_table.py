@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,11 +12,23 @@ from ivr_dist.planning.mixing_tree import MixingTree
 from ivr_dist.planning.plan import Plan
 from ivr_dist.planning.pool_layout import PoolLayout
 from ivr_dist.planning.pool_plan import Phase
+from ivr_dist.units import format_bytes
 
 _RARE_STEPS = 100
 """Steps in which a corpus should be seen at least once: the moments of AdamW for its input layers decay in between."""
 _FEWEST_IN_CELL = 8
 """Samples of a corpus in a group of slots, below which the moments of its codes are mostly noise."""
+
+
+@dataclass(frozen=True)
+class CorpusReading:
+    """Reading of one corpus over the steps of a read forecast, by all workers together."""
+
+    step_bytes: int
+    """Average bytes of its samples of a step."""
+    padding: float | None
+    """Share of padding in the time steps that its samples take up in micro-batches, each of which is padded to its
+    longest sample of any corpus; None where the lengths are not in the indexes."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +50,24 @@ class CorpusRow:
     lanes: int
     first_step: int
     """The step of its first use, 1 for the first."""
+    padding: float | None
+    """See `CorpusReading`, as the next one; None where there is no forecast."""
+    step_bytes: int | None
     heads: tuple[str, ...]
 
-    header = ("corpus", "samples", "share", "a step", "an epoch", "passes an epoch, in all", "lanes", "first", "heads")
+    header = (
+        "corpus",
+        "samples",
+        "share",
+        "a step",
+        "an epoch",
+        "passes an epoch / in all",
+        "lanes",
+        "first use",
+        "padding",
+        "bytes a step",
+        "heads",
+    )
     """Column names of `cells`."""
 
     def cells(self) -> tuple[str, ...]:
@@ -53,9 +80,11 @@ class CorpusRow:
             f"{self.share:.1%}",
             f"{low}" if low == high else f"{low}-{high}",
             f"{self.epoch:,}",
-            f"{self.passes_epoch:.3g}, {self.passes_all:.3g}{limit}",
+            f"{self.passes_epoch:.3g} / {self.passes_all:.3g}{limit}",
             f"{self.lanes}",
             f"step {self.first_step}",
+            "-" if self.padding is None else f"{self.padding:.1%}",
+            "-" if self.step_bytes is None else format_bytes(self.step_bytes),
             ", ".join(self.heads),
         )
 
@@ -64,13 +93,16 @@ class CorpusRow:
         return asdict(self)
 
 
-def corpus_rows(config: Config, plan: Plan, layout: PoolLayout) -> list[CorpusRow]:
+def corpus_rows(
+    config: Config, plan: Plan, layout: PoolLayout, readings: Mapping[str, CorpusReading] | None = None
+) -> list[CorpusRow]:
     """Describe each trained corpus of a plan; none where there is no pool.
 
     Args:
         config: The run's config.
         plan: Its plan.
         layout: Its corpora and heads.
+        readings: By corpus: the forecast of its reading, where there is one.
     """
     pool = plan.pool
     if pool is None:
@@ -82,6 +114,7 @@ def corpus_rows(config: Config, plan: Plan, layout: PoolLayout) -> list[CorpusRo
     for corpus in pool.corpora:
         quota = first.quotas[corpus.name]
         exact = plan.global_batch * quota
+        reading = (readings or {}).get(corpus.name)
         rows.append(
             CorpusRow(
                 corpus=corpus.name,
@@ -94,6 +127,8 @@ def corpus_rows(config: Config, plan: Plan, layout: PoolLayout) -> list[CorpusRo
                 max_passes=entries(config)[corpus.name].max_passes,
                 lanes=corpus.lanes,
                 first_step=1 + _first_slot(tree, corpus.name) // plan.global_batch,
+                padding=reading.padding if reading else None,
+                step_bytes=reading.step_bytes if reading else None,
                 heads=heads.get(corpus.name, ()),
             )
         )
