@@ -31,7 +31,9 @@ def print_plans(loaded: Loaded, worlds: Sequence[int], as_json: bool) -> int:
     Raises:
         UserError: The config or its data cannot work.
     """
+    from ivr_dist.data.left_out import find_left_out
     from ivr_dist.data.read_forecast import forecasts
+    from ivr_dist.display.tables import left_out_rows
     from ivr_dist.orchestration.preflight import count_parameters, preflight, resolved
     from ivr_dist.planning.model_inputs import run_inputs
     from ivr_dist.planning.plan import describe, plan_run
@@ -43,21 +45,26 @@ def print_plans(loaded: Loaded, worlds: Sequence[int], as_json: bool) -> int:
     inputs = run_inputs(config, manifests)
     plans = [first, *(plan_run(config, manifests, world) for world in worlds[1:])]
     parameters = count_parameters(config, manifests)
-    readings = forecasts(config, manifests, plans)
+    # The preflight has found the same, but returns errors only.
+    left_out = find_left_out(config, manifests, check=False)
+    readings = forecasts(config, manifests, plans, left_out.splits)
+    excluded = {key: len(listed) for key, listed in left_out.splits.items()}
     layout = pool_layout(config, manifests, 1 if config.model.text.pretrained else None)
     corpora = [
-        corpus_rows(config, plan, layout, reading.corpora) for plan, reading in zip(plans, readings, strict=True)
+        corpus_rows(config, plan, layout, reading.corpora, excluded)
+        for plan, reading in zip(plans, readings, strict=True)
     ]
     if as_json:
         shared = {"parameters": parameters, "modalities": list(inputs.used), "not_used": dict(inputs.unused)}
+        shared |= {"excluded": excluded} if excluded else {}
         print_json([_to_json(*each, shared) for each in zip(plans, readings, corpora, strict=True)])
         return 0
-    rows = [describe(plan, config, parameters, inputs) for plan in plans]
+    rows = [describe(plan, config, parameters, inputs) + left_out_rows(excluded) for plan in plans]
     _print_columns([own + reading.rows() for own, reading in zip(rows, readings, strict=True)])
     for caution in dict.fromkeys(caution for manifest in manifests.values() for caution in manifest.cautions):
         say(f"caution: {caution}", sys.stdout)
     _print_corpora(corpora[0], worlds)
-    for note in pool_notes(config, first):
+    for note in (*left_out.notes, *pool_notes(config, first)):
         say(f"note: {note}", sys.stdout)
     return 0
 

@@ -14,6 +14,7 @@ import numpy as np
 from ivr_dist.config import Config
 from ivr_dist.config.corpora import SplitKey, split_urls, trained
 from ivr_dist.data.build_order import build_order
+from ivr_dist.data.exclusions import Exclusions
 from ivr_dist.data.reading.fetcher import Content
 from ivr_dist.data.reading.segment_cache import Segment, SegmentCache
 from ivr_dist.data.reading.shard_reader import ShardReader
@@ -71,13 +72,19 @@ class Forecast:
         return f"{self.padding:.1%}; {self.padding_by_length:.1%}"
 
 
-def forecasts(config: Config, manifests: Mapping[str, Manifest], plans: Sequence[Plan]) -> list[Forecast]:
+def forecasts(
+    config: Config,
+    manifests: Mapping[str, Manifest],
+    plans: Sequence[Plan],
+    excluded: Mapping[str, Exclusions] | None = None,
+) -> list[Forecast]:
     """Forecast the reading of the training data for each plan of one config.
 
     Args:
         config: The run's config.
         manifests: Manifests of its splits, by the text of their `SplitKey`.
         plans: One for each number of workers.
+        excluded: By split: samples that the run leaves out, which are not read.
 
     Raises:
         DataError, CorruptDataError, StorageError: An index cannot be read.
@@ -87,6 +94,8 @@ def forecasts(config: Config, manifests: Mapping[str, Manifest], plans: Sequence
     readers = {number: ShardReader(urls[key], manifests[key], 0) for number, key in enumerate(keys)}
     pairs = zip(trained(config), keys, strict=True)
     names = {name or manifests[key].corpus: number for number, (name, key) in enumerate(pairs)}
+    excluded = excluded or {}
+    left_out = {number: excluded[key] for number, key in enumerate(keys) if key in excluded}
     try:
         order = build_order(config, plans[0], manifests, names)
         modalities = {
@@ -104,6 +113,7 @@ def forecasts(config: Config, manifests: Mapping[str, Manifest], plans: Sequence
                 sorted_by_length=config.data.by_length,
                 most_steps=min(plan.steps_per_epoch, _MOST_STEPS),
                 names=names if plan.pool is not None else None,
+                excluded=left_out,
             )
             for plan in plans
         ]
@@ -123,6 +133,7 @@ def forecast(
     sorted_by_length: bool,
     most_steps: int = _MOST_STEPS,
     names: Mapping[str, int] | None = None,
+    excluded: Mapping[int, Exclusions] | None = None,
 ) -> Forecast:
     """Simulate the reading of every rank over the first steps of an epoch.
 
@@ -136,6 +147,7 @@ def forecast(
         sorted_by_length: Whether slots are sorted by length.
         most_steps: Number of steps to simulate, within an epoch.
         names: Of a pool: the number of each corpus by its name.
+        excluded: By number of the corpus: samples that are left out, which are not read.
 
     Raises:
         DataError, CorruptDataError, StorageError: An index cannot be read.
@@ -163,6 +175,10 @@ def forecast(
                 shards[own], segments[own], sizes[own] = reader.extents(numbers[own])
         slots_in_order = np.arange(len(numbers))
         ordered = by_length(slots_in_order, np.where(filled, lengths, np.iinfo(np.int64).max))
+        # After the sort, so that all other samples keep their slots.
+        for number, listed in (excluded or {}).items():
+            filled &= (corpus != number) | ~listed.mask(numbers)
+        lengths, sizes = np.where(filled, lengths, 0), np.where(filled, sizes, 0)
         _add_by_corpus(padded, corpus, _padded_steps(lengths, slots_in_order, world, accumulation))
         _add_by_corpus(padded_sorted, corpus, _padded_steps(lengths, ordered, world, accumulation))
         _add_by_corpus(real, corpus, lengths)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ivr_dist.config import Config
-from ivr_dist.config.corpora import entries
+from ivr_dist.config.corpora import SplitKey, entries
 from ivr_dist.planning.mixing_tree import MixingTree
 from ivr_dist.planning.plan import Plan
 from ivr_dist.planning.pool_layout import PoolLayout
@@ -37,6 +37,8 @@ class CorpusRow:
 
     corpus: str
     samples: int
+    left_out: int
+    """Those of them that the run leaves out: their slots stay empty."""
     share: float
     """Part of the slots."""
     step: tuple[int, int]
@@ -76,7 +78,7 @@ class CorpusRow:
         limit = f" (max {self.max_passes:g})" if self.max_passes is not None else ""
         return (
             self.corpus,
-            f"{self.samples:,}",
+            f"{self.samples:,}" + (f" ({self.left_out:,} left out)" if self.left_out else ""),
             f"{self.share:.1%}",
             f"{low}" if low == high else f"{low}-{high}",
             f"{self.epoch:,}",
@@ -94,7 +96,11 @@ class CorpusRow:
 
 
 def corpus_rows(
-    config: Config, plan: Plan, layout: PoolLayout, readings: Mapping[str, CorpusReading] | None = None
+    config: Config,
+    plan: Plan,
+    layout: PoolLayout,
+    readings: Mapping[str, CorpusReading] | None = None,
+    excluded: Mapping[str, int] | None = None,
 ) -> list[CorpusRow]:
     """Describe each trained corpus of a plan; none where there is no pool.
 
@@ -103,6 +109,7 @@ def corpus_rows(
         plan: Its plan.
         layout: Its corpora and heads.
         readings: By corpus: the forecast of its reading, where there is one.
+        excluded: By split: samples that the run leaves out.
     """
     pool = plan.pool
     if pool is None:
@@ -119,6 +126,7 @@ def corpus_rows(
             CorpusRow(
                 corpus=corpus.name,
                 samples=corpus.samples,
+                left_out=(excluded or {}).get(str(SplitKey(corpus.name, "train")), 0),
                 share=quota / first.slots,
                 step=(exact // first.slots, -(-exact // first.slots)),
                 epoch=quota,
