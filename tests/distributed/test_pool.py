@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ivr_dist import storage
 from ivr_dist.checkpoint import store
 from ivr_dist.checkpoint.weights import read_weights
 from ivr_dist.config import Config
 from ivr_dist.config.loading import load_config
+from ivr_dist.corpora.synthetic import SynthSource
 from ivr_dist.evaluation.score_checkpoint import score_own_splits
 from ivr_dist.inspection.audit import audit
 from ivr_dist.orchestration.preflight import absolute
+from ivr_dist.packing.pack import PackOptions, pack
 from ivr_dist.run.results import loss_curve
 from tests.distributed.test_training import STAGES, train
 from tests.pools import SIZES, pack_pool, pool_run
@@ -120,6 +125,32 @@ def test_scores_of_a_pool_equal_those_of_its_checkpoint(pool: str, tmp_path: Pat
     assert len(splits) == 3 and scores.keys() == result["metrics"]["test"].keys()
     for name, value in scores.items():
         assert value == pytest.approx(result["metrics"]["test"][name], rel=1e-5, abs=1e-6), name
+
+
+def test_curves_have_the_padding_and_the_skipped_samples_of_each_corpus(pool: str, tmp_path: Path) -> None:
+    """Over all ranks: the damaged samples of one corpus, as the audit counts them, and no more padding than planned."""
+    damaged = tmp_path / "pool"
+    shutil.copytree(pool, damaged, ignore=shutil.ignore_patterns("calls"))
+    calls = SynthSource(SIZES["calls"], 2, dims={"text": 10, "audio": 12}, name="calls")
+    pack(calls, str(damaged / "calls"), PackOptions(shard_samples=10))
+    shard, *_ = (damaged / "calls" / "train").glob("*.tar")
+    with tarfile.open(shard) as tar:
+        first = next(member.offset_data for member in tar if member.size)
+    with shard.open("r+b") as file:
+        file.seek(first)
+        file.write(b"\xff\xfe\xfd\xfc")
+    case = config(str(damaged), tmp_path / "run", "data.on_error=skip", "data.max_skipped=1000", "log.every=1")
+    run_ranks(train, 2, [(case, None)])
+    report = audit(case.run.dir)
+    skipped = {name: sum(len(each.skipped) for each in report.epochs if each.corpus == name) for name in SIZES}
+    assert report.ok and skipped["calls"] > 1 and not skipped["talks"] and not skipped["clips"]
+    found = EventAccumulator(f"{case.run.dir}/tensorboard", size_guidance={"scalars": 0})
+    found.Reload()
+    for name in SIZES:
+        points = {kind: found.Scalars(f"corpus/{name}/{kind}") for kind in ("skipped", "padding", "share", "passes")}
+        assert [point.step for point in points["skipped"]] == list(range(1, STEPS + 1))
+        assert sum(point.value for point in points["skipped"]) == skipped[name]
+        assert len(points["padding"]) == STEPS and all(0 < point.value < 1 for point in points["padding"])
 
 
 def test_a_model_from_outside_reads_one_width_of_every_corpus(pool: str, tmp_path: Path) -> None:
