@@ -96,7 +96,12 @@ def evaluate(
     """
     from ivr_dist.data.exclusions import excluded_by_run_of
     from ivr_dist.display.tables import print_metrics
-    from ivr_dist.evaluation.score_checkpoint import metrics_of_own_code, score_checkpoint, score_own_splits
+    from ivr_dist.evaluation.score_checkpoint import (
+        metrics_of_own_code,
+        score_checkpoint,
+        score_own_splits,
+        zero_shot_notes,
+    )
     from ivr_dist.evaluation.split_predictions import Target
     from ivr_dist.shards.manifest import Manifest
 
@@ -109,6 +114,8 @@ def evaluate(
         target = Target(corpus, head, storage.absolute(statistics) if statistics else "")
         scored = [storage.absolute(shards)]
         metrics = score_checkpoint(url, scored[0], workers, trust_code=trust_code, target=target)
+        for note in zero_shot_notes(url, scored[0], target):
+            say(f"note: {note}", sys.stderr)
     split_url = ", ".join(storage.display(each) for each in scored)
     left_out = [] if trust_code else metrics_of_own_code(url)
     if left_out:
