@@ -14,13 +14,17 @@ from ivr_dist import storage
 from ivr_dist.checkpoint import store
 from ivr_dist.checkpoint.weights import read_weights
 from ivr_dist.config import Config
+from ivr_dist.config.corpora import SPLITS
 from ivr_dist.config.loading import load_config
 from ivr_dist.corpora.synthetic import SynthSource
+from ivr_dist.errors import CheckpointMismatchError
 from ivr_dist.evaluation.score_checkpoint import score_own_splits
 from ivr_dist.inspection.audit import audit
 from ivr_dist.orchestration.preflight import absolute
 from ivr_dist.packing.pack import PackOptions, pack
+from ivr_dist.planning.plan import plan_run
 from ivr_dist.run.results import loss_curve
+from ivr_dist.shards.manifest import Manifest
 from tests.distributed.test_training import STAGES, train
 from tests.pools import SIZES, pack_pool, pool_run
 from tests.ranks import run_ranks
@@ -35,6 +39,10 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> str:
     place = str(tmp_path_factory.mktemp("pool"))
     pack_pool(place)
     return place
+
+
+def manifests(pool: str) -> dict[str, Manifest]:
+    return {f"{name}/{split}": Manifest.load(f"{pool}/{name}/{split}") for name in SIZES for split in SPLITS}
 
 
 def config(pool: str, run: Path, *overrides: str) -> Config:
@@ -113,6 +121,33 @@ def test_interrupted_pools_continue_bitwise_on_any_number_of_workers(pool: str, 
         for (corpus, _), each in passes.items():
             if each.complete:
                 assert each.seen == round(0.7 * SIZES[corpus]) and each.verdict == "exactly once"
+
+
+def test_a_run_goes_on_with_other_shares_and_keeps_its_passes(pool: str, tmp_path: Path) -> None:
+    """Shares decide on the lanes of a corpus, but those of the run that is continued stay, also after a kill."""
+    shares = {"talks": 0.9, "calls": 0.05, "clips": 0.05}
+    other = ("data.mix.alpha=null", *(f"data.corpora.{name}.share={share}" for name, share in shares.items()))
+    begun, changed = (
+        {name: config(pool, tmp_path / name, "train.max_steps=40", *mix) for name in ("once", "killed")}
+        for mix in ((), (*other, "data.mix.changes=allow"))
+    )
+    lanes = [plan_run(case, manifests(pool), 2).pool for case in (begun["once"], changed["once"])]
+    assert all(lanes) and [c.lanes for c in lanes[0].corpora] != [c.lanes for c in lanes[1].corpora]  # type: ignore[union-attr]
+    run_ranks(train, 2, [(begun["once"], 9), (begun["killed"], 9)])
+    with pytest.raises(CheckpointMismatchError, match=r"data\.mix\.alpha is 0\.5 there and unset"):
+        train(0, 1, [(config(pool, tmp_path / "once", "train.max_steps=40", *other), None)])
+    run_ranks(train, 2, [(changed["once"], None), (changed["killed"], 23)])
+    # The mix is that of the run by now.
+    run_ranks(train, 2, [(config(pool, tmp_path / "killed", "train.max_steps=40", *other), None)])
+    assert loss_curve(str(tmp_path / "killed")) == loss_curve(str(tmp_path / "once"))
+    for name in changed:
+        report = audit(str(tmp_path / name))
+        assert report.ok, report.problems
+        whole = {(each.corpus, each.epoch) for each in report.epochs if each.complete}
+        assert {("talks", 0), ("talks", 1), ("talks", 2), ("clips", 0), ("calls", 0)} <= whole
+        for each in report.epochs:
+            assert each.verdict == ("exactly once" if each.complete else "so far once")
+            assert each.seen == round(0.7 * SIZES[each.corpus]) or not each.complete
 
 
 def test_scores_of_a_pool_equal_those_of_its_checkpoint(pool: str, tmp_path: Path) -> None:
