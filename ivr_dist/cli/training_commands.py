@@ -9,7 +9,7 @@ import typer
 
 from ivr_dist.cli.options import (
     AsJson,
-    Checkpoint,
+    CheckpointOrRun,
     ConfigFile,
     Debug,
     NumWorkers,
@@ -101,11 +101,11 @@ def plan(
 
 
 @SECTION.command(
-    "ivr-dist evaluate runs/quickstart/checkpoints/step-00000176.a01",
+    "ivr-dist evaluate runs/quickstart",
     "ivr-dist evaluate CHECKPOINT --shards s3://bucket/sims/test --json",
 )
 def evaluate(
-    checkpoint: Checkpoint,
+    checkpoint: CheckpointOrRun,
     shards: Annotated[
         str | None, typer.Option(metavar="URL", help="Packed split to score; default: a split of the run.")
     ] = None,
@@ -128,7 +128,8 @@ def evaluate(
 ) -> int:
     """Score a checkpoint on a split.
 
-    Every sample counts exactly once, for any number of workers.
+    Every sample counts exactly once, for any number of workers. Of a run it is the checkpoint that its result names,
+    the best one by validation if there is validation; without a result, the newest.
     """
     from ivr_dist.cli import training_output
 

@@ -81,7 +81,7 @@ def evaluate(
     """Score a checkpoint on a packed split, and print its metrics.
 
     Args:
-        checkpoint: Path or URL of the checkpoint.
+        checkpoint: Path or URL of a checkpoint, or of a run: the one that it selected, else its newest.
         shards: The packed split; None: the run's own.
         split: Which of the run's own splits.
         num_workers: Processes of this machine that share the work; None: one.
@@ -103,9 +103,13 @@ def evaluate(
         zero_shot_notes,
     )
     from ivr_dist.evaluation.split_predictions import Target
+    from ivr_dist.inference.load import choose_checkpoint
     from ivr_dist.shards.manifest import Manifest
 
-    url, workers = storage.absolute(checkpoint), num_workers or 1
+    url, chosen = choose_checkpoint(checkpoint)
+    workers = num_workers or 1
+    if chosen:
+        say(f"note: {chosen}", sys.stderr)
     if shards is None:
         if head or statistics:
             raise UserError("--head and --statistics need --shards", remedy="name the packed split to score")

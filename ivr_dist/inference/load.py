@@ -122,11 +122,15 @@ def resolve_checkpoint(path: str) -> str:
             this version cannot load.
     """
     url = storage.absolute(path)
-    if storage.exists(storage.join(url, part_name(0))):
+    # A directory of this name is a checkpoint, also if it is incomplete.
+    if _checkpoint_name(url) is not None or storage.exists(storage.join(url, part_name(0))):
         return url
     # Before the export's files: the folder of a checkpoint or run may contain anything.
     if result := read_result(url):
-        return str(result["checkpoint"])
+        selected = str(result["checkpoint"])
+        name = _checkpoint_name(selected)
+        # The run may have been moved or copied since.
+        return selected if name is None else name.url(url)
     attempts = read_attempts(url)
     for name in store.in_lineage(store.names(url), lineage(attempts)):
         if store.is_complete(name.url(url)):
@@ -145,3 +149,20 @@ def resolve_checkpoint(path: str) -> str:
         where=where,
         remedy="give a run.dir, or a directory such as RUN/checkpoints/step-00000176.a01",
     )
+
+
+def choose_checkpoint(path: str) -> tuple[str, str]:
+    """Resolve a path to a checkpoint, with a sentence that names it where the path is that of a run.
+
+    Raises:
+        UserError: As `resolve_checkpoint`.
+    """
+    url, chosen = storage.absolute(path), resolve_checkpoint(path)
+    if chosen == url:
+        return url, ""
+    why = "which the run selected" if read_result(url) else "the newest one of a run without a result"
+    return chosen, f"the checkpoint is {storage.short_display(chosen)}, {why}"
+
+
+def _checkpoint_name(url: str) -> store.CheckpointName | None:
+    return store.CheckpointName.parse(url.rstrip("/").rsplit("/", 1)[-1])
