@@ -82,8 +82,8 @@ def with_new_corpus(
         spec: Contents of the model's batches.
         split: Manifest of the split to score.
         head: The head that predicts its task.
-        train: A training split of the corpus, whose statistics standardize its features; None: those of the first
-            corpus that has the same feature set.
+        train: A training split of the corpus, whose statistics standardize its features; None: those of the corpora
+            that have the same feature sets.
         standardized: Modalities that the model reads standardized.
 
     Returns:
@@ -155,9 +155,8 @@ def new_corpus_notes(spec: PoolSpec, split: Manifest, train: Manifest | None) ->
         if modality not in sets
     ]
     for modality, own in sets.items():
-        owner = _owner(spec, modality, own)
-        if owner is not None and (train is None or modality not in train.statistics):
-            notes.append(f"{modality} is standardized by the statistics of {owner}; --statistics names others")
+        if (train is None or modality not in train.statistics) and _statistics(spec, modality, own, None) is not None:
+            notes.append(f"{modality} is standardized as in the model's corpora; --statistics names data of its own")
     return notes
 
 
@@ -180,17 +179,7 @@ def _statistics(spec: PoolSpec, modality: str, own: str, train: Manifest | None)
     if own in spec.set_statistics.get(modality, {}):
         return spec.set_statistics[modality][own]
     # A checkpoint of an earlier version has the statistics of its corpora only.
-    owner = _owner(spec, modality, own)
-    return None if owner is None else spec.statistics[owner][modality]
-
-
-def _owner(spec: PoolSpec, modality: str, own: str) -> str | None:
-    """The first corpus with statistics of a feature set."""
-    return next(
-        (
-            corpus.name
-            for corpus in spec.layout.corpora
-            if corpus.sets.get(modality) == own and modality in spec.statistics.get(corpus.name, {})
-        ),
-        None,
-    )
+    for corpus in spec.layout.corpora:
+        if corpus.sets.get(modality) == own and modality in spec.statistics.get(corpus.name, {}):
+            return spec.statistics[corpus.name][modality]
+    return None

@@ -17,6 +17,7 @@ from ivr_dist.config import Config
 from ivr_dist.config.corpora import SPLITS
 from ivr_dist.config.loading import load_config
 from ivr_dist.corpora.synthetic import SynthSource
+from ivr_dist.data.pool_cursor import PoolCursor
 from ivr_dist.errors import CheckpointMismatchError
 from ivr_dist.evaluation.score_checkpoint import score_own_splits
 from ivr_dist.inspection.audit import audit
@@ -25,9 +26,9 @@ from ivr_dist.packing.pack import PackOptions, pack
 from ivr_dist.planning.plan import plan_run
 from ivr_dist.run.results import loss_curve
 from ivr_dist.shards.manifest import Manifest
-from tests.distributed.test_training import STAGES, train
+from tests.distributed.test_training import STAGES, Recorder, train
 from tests.pools import SIZES, pack_pool, pool_run
-from tests.ranks import run_ranks
+from tests.ranks import RankError, run_ranks
 
 pytestmark = pytest.mark.distributed
 
@@ -148,6 +149,50 @@ def test_a_run_goes_on_with_other_shares_and_keeps_its_passes(pool: str, tmp_pat
         for each in report.epochs:
             assert each.verdict == ("exactly once" if each.complete else "so far once")
             assert each.seen == round(0.7 * SIZES[each.corpus]) or not each.complete
+
+
+def test_a_run_that_goes_on_with_the_passes_of_another_is_audited_from_there(pool: str, tmp_path: Path) -> None:
+    """Before it has a checkpoint, after a restart, and at its end."""
+    first = config(pool, tmp_path / "first")
+    run_ranks(train, 1, [(first, None)])
+    further = (f"train.init_from={first.run.dir}", "data.mix.uses_from=true", "checkpoint.every=100steps")
+    second = config(pool, tmp_path / "second", *further, "train.max_steps=20")
+    with pytest.raises(RankError, match="the process ends here"):
+        run_ranks(train_until_it_fails, 1, second)
+    assert not store.names(second.run.dir)
+    report = audit(second.run.dir)
+    assert report.ok and report.reach == 0, report.problems
+    run_ranks(train, 1, [(second, 7), (second, None)])
+    used = {name: position.uses for name, position in _cursor(first).corpora.items()}
+    report = audit(second.run.dir)
+    assert report.ok, report.problems
+    for each in report.epochs:
+        samples = round(0.7 * SIZES[each.corpus])
+        begun = used[each.corpus] - samples * each.epoch
+        assert begun < samples, "a pass that the first run completed"
+        # Of the pass that the first run began, the rest.
+        assert each.seen == samples - max(begun, 0) or not each.complete
+
+
+class _Failing(Recorder):
+    """Fails after five steps, as no console should."""
+
+    def stop_requested(self) -> bool:
+        if super().stop_requested():
+            raise RuntimeError("the process ends here")
+        return False
+
+
+def train_until_it_fails(rank: int, world: int, case: Config) -> None:
+    from ivr_dist.orchestration import worker
+
+    worker.train(case, _Failing(5), rank, 0)
+
+
+def _cursor(case: Config) -> PoolCursor:
+    cursor = store.read_state(store.names(case.run.dir)[0].url(case.run.dir)).cursor
+    assert isinstance(cursor, PoolCursor)
+    return cursor
 
 
 def test_scores_of_a_pool_equal_those_of_its_checkpoint(pool: str, tmp_path: Path) -> None:

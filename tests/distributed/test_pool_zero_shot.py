@@ -77,7 +77,7 @@ def test_a_regression_scores_ordered_classes_of_a_corpus_that_is_held_out_or_new
     said = capsys.readouterr()
     assert "heldout/unseen/corr" in said.out
     assert "note: vision counts as missing: no corpus of the model has the feature set synth6" in said.err
-    assert "note: audio is standardized by the statistics of talks; --statistics names others" in said.err
+    assert "note: audio is standardized as in the model's corpora; --statistics names data of its own" in said.err
 
 
 def test_targets_that_do_not_fit_a_model_are_refused(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_notes_of_a_new_corpus_name_what_is_missing_and_whose_statistics_are_use
     notes = new_corpus_notes(SPEC, new, None)
     assert notes == [
         "vision counts as missing: no corpus of the model has the feature set unknown",
-        "audio is standardized by the statistics of talks; --statistics names others",
+        "audio is standardized as in the model's corpora; --statistics names data of its own",
     ]
     assert new_corpus_notes(SPEC, new, split({"audio": "covarep"}, {}, mean=7.0)) == notes[:1]
 
