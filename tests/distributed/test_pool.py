@@ -16,6 +16,7 @@ from ivr_dist.checkpoint.weights import read_weights
 from ivr_dist.config import Config
 from ivr_dist.config.corpora import SPLITS
 from ivr_dist.config.loading import load_config
+from ivr_dist.config.loading import override as load_override
 from ivr_dist.corpora.synthetic import SynthSource
 from ivr_dist.data.pool_cursor import PoolCursor
 from ivr_dist.errors import CheckpointMismatchError
@@ -172,6 +173,21 @@ def test_a_run_that_goes_on_with_the_passes_of_another_is_audited_from_there(poo
         assert begun < samples, "a pass that the first run completed"
         # Of the pass that the first run began, the rest.
         assert each.seen == samples - max(begun, 0) or not each.complete
+
+
+def test_a_run_that_keeps_the_statistics_of_its_first_checkpoint_is_resumed(pool: str, tmp_path: Path) -> None:
+    """Of a corpus that the checkpoint did not know, by its feature sets."""
+    first = config(pool, tmp_path / "first", "train.max_steps=2")
+    other = str(tmp_path / "other")
+    pack(SynthSource(200, 9, dims={"text": 10, "audio": 12, "vision": 8}, name="other"), other)
+    talks = {"data.corpora.talks": None, "data.corpora.other.dir": other, "train.init_from": first.run.dir}
+    overrides = [load_override(key, value) for key, value in talks.items()]
+    cases = {name: config(pool, tmp_path / name, *overrides) for name in ("whole", "pieces")}
+    run_ranks(train, 1, [(first, None), (cases["whole"], None), (cases["pieces"], 4), (cases["pieces"], None)])
+    assert loss_curve(cases["pieces"].run.dir) == loss_curve(cases["whole"].run.dir)
+    states = [store.read_state(store.names(case.run.dir)[0].url(case.run.dir)) for case in (first, cases["pieces"])]
+    kept, own = (state.pool.statistics[name] for state, name in zip(states, ("talks", "other"), strict=True))  # type: ignore[union-attr]
+    assert own["vision"] == kept["vision"], "the set of one corpus of the checkpoint"
 
 
 class _Failing(Recorder):
