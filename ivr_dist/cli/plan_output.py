@@ -38,7 +38,7 @@ def print_plans(loaded: Loaded, worlds: Sequence[int], as_json: bool) -> int:
     from ivr_dist.planning.model_inputs import run_inputs
     from ivr_dist.planning.plan import describe, plan_run
     from ivr_dist.planning.pool_layout import pool_layout
-    from ivr_dist.planning.pool_table import corpus_rows, pool_notes
+    from ivr_dist.planning.pool_table import corpus_rows, held_out_notes, pool_notes
 
     config = resolved(loaded.config)
     first, manifests = preflight(config, worlds[0], loaded)
@@ -64,7 +64,7 @@ def print_plans(loaded: Loaded, worlds: Sequence[int], as_json: bool) -> int:
     for caution in dict.fromkeys(caution for manifest in manifests.values() for caution in manifest.cautions):
         say(f"caution: {caution}", sys.stdout)
     _print_corpora(corpora[0], worlds)
-    for note in (*left_out.notes, *pool_notes(config, first)):
+    for note in (*held_out_notes(layout, manifests), *left_out.notes, *pool_notes(config, first)):
         say(f"note: {note}", sys.stdout)
     return 0
 

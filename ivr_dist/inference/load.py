@@ -123,14 +123,12 @@ def resolve_checkpoint(path: str) -> str:
     """
     url = storage.absolute(path)
     # A directory of this name is a checkpoint, also if it is incomplete.
-    if _checkpoint_name(url) is not None or storage.exists(storage.join(url, part_name(0))):
+    is_named = store.CheckpointName.parse(url.rstrip("/").rsplit("/", 1)[-1]) is not None
+    if is_named or storage.exists(storage.join(url, part_name(0))):
         return url
     # Before the export's files: the folder of a checkpoint or run may contain anything.
     if result := read_result(url):
-        selected = str(result["checkpoint"])
-        name = _checkpoint_name(selected)
-        # The run may have been moved or copied since.
-        return selected if name is None else name.url(url)
+        return str(result["checkpoint"])
     attempts = read_attempts(url)
     for name in store.in_lineage(store.names(url), lineage(attempts)):
         if store.is_complete(name.url(url)):
@@ -162,7 +160,3 @@ def choose_checkpoint(path: str) -> tuple[str, str]:
         return url, ""
     why = "which the run selected" if read_result(url) else "the newest one of a run without a result"
     return chosen, f"the checkpoint is {storage.short_display(chosen)}, {why}"
-
-
-def _checkpoint_name(url: str) -> store.CheckpointName | None:
-    return store.CheckpointName.parse(url.rstrip("/").rsplit("/", 1)[-1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -164,6 +164,22 @@ def _first_slot(tree: MixingTree, name: str) -> int:
         else:
             low = middle + 1
     return low
+
+
+def held_out_notes(layout: PoolLayout, splits: Collection[str]) -> list[str]:
+    """Sentences about the corpora that are scored only.
+
+    Args:
+        layout: The corpora and heads.
+        splits: The splits of the run, as texts of their `SplitKey`.
+    """
+    notes = []
+    for corpus in layout.corpora:
+        if corpus.held_out:
+            own = [split for split in ("valid", "test") if str(SplitKey(corpus.name, split)) in splits]
+            heads = ", ".join(f"{task} by head {head}" for task, head in corpus.heads.items())
+            notes.append(f"{corpus.name} is held out, its {' and '.join(own)} scored: {heads}")
+    return notes
 
 
 def pool_notes(config: Config, plan: Plan) -> list[str]:

@@ -123,6 +123,13 @@ def test_interrupted_pools_continue_bitwise_on_any_number_of_workers(pool: str, 
         for (corpus, _), each in passes.items():
             if each.complete:
                 assert each.seen == round(0.7 * SIZES[corpus]) and each.verdict == "exactly once"
+        # In the order of the config; whole passes over a corpus share a row.
+        assert [row[0] for row in report.rows()] == [name for name in SIZES for _ in range(2)]
+        assert report.rows()[2] == ("calls", *report.rows()[2][1:]) and report.rows()[2][3] == "70 each"
+        whole = sum(each.complete for each in report.epochs)
+        assert (
+            f"exactly once in each of {whole} passes over 3 corpora, and at most once in 3 that are" in report.summary
+        )
 
 
 def test_a_run_goes_on_with_other_shares_and_keeps_its_passes(pool: str, tmp_path: Path) -> None:
