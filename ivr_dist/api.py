@@ -29,6 +29,7 @@ from ivr_dist.sanitize import shorten
 if TYPE_CHECKING:
     import torch
 
+    from ivr_dist.evaluation.split_predictions import Target
     from ivr_dist.inference.load import Model
     from ivr_dist.inference.predict import PredictionTable
 
@@ -184,7 +185,12 @@ def load(path: StrPath, *, device: str | torch.device | None = None, trust_code:
 
 
 def predict(
-    model: Model | StrPath, data: PackedSplit | StrPath | Iterable[Sample | Mapping[str, Any]]
+    model: Model | StrPath,
+    data: PackedSplit | StrPath | Iterable[Sample | Mapping[str, Any]],
+    *,
+    corpus: str = "",
+    head: str = "",
+    statistics: StrPath = "",
 ) -> PredictionTable:
     """Predict every sample of a packed split, or of arrays in memory. Needs neither Ray nor DeepSpeed.
 
@@ -205,21 +211,32 @@ def predict(
     Args:
         model: A loaded model, or the path of one.
         data: A packed split or its path, or samples.
+        corpus: Corpus of a model of several that the data is of; of a split the one that fits, if it is not given.
+        head: Head of such a model that predicts a split of a corpus that it has not seen.
+        statistics: Training split of that corpus, whose statistics standardize its features.
 
     Returns:
         `keys`, and by task `predictions`, `labels` (NaN where there is none) and, of a classification, `probabilities`;
         `to_dict()` and `to_pandas()` make columns.
 
     Raises:
-        DataError: The data does not have the features that the model reads.
+        DataError: The data does not have the features that the model reads, or may be of several of its corpora.
         CorruptDataError, StorageError: The split cannot be read.
     """
     from ivr_dist.inference import predict as inference
 
-    return inference.predict(_model(model), _location(data) if isinstance(data, os.PathLike) else data)
+    source = _location(data) if isinstance(data, os.PathLike) else data
+    return inference.predict(_model(model), source, _target(corpus, head, statistics))
 
 
-def evaluate(model: Model | StrPath, split: PackedSplit | StrPath) -> dict[str, float | None]:
+def evaluate(
+    model: Model | StrPath,
+    split: PackedSplit | StrPath,
+    *,
+    corpus: str = "",
+    head: str = "",
+    statistics: StrPath = "",
+) -> dict[str, float | None]:
     """Score a model on a packed split, each sample once, as `ivr-dist evaluate`. Needs neither Ray nor DeepSpeed.
 
     >>> scores = ivr.evaluate(model, "data/synth/test")
@@ -229,18 +246,29 @@ def evaluate(model: Model | StrPath, split: PackedSplit | StrPath) -> dict[str, 
     Args:
         model: A loaded model, or the path of one.
         split: A packed split or its path.
+        corpus: Corpus of a model of several that the split is of; the one that fits, if it is not given.
+        head: Head of such a model that scores a corpus that it has not seen.
+        statistics: Training split of that corpus, whose statistics standardize its features.
 
     Returns:
         By metric, such as `mosi/mae`; `corpus/task/metric` where the corpus has several tasks. None where a metric is
         not defined.
 
     Raises:
-        DataError: There is no such split, or it has other features or tasks than the model.
+        DataError: There is no such split, it has other features or tasks than the model, or it may be of several of
+            its corpora.
         CorruptDataError, StorageError: It cannot be read.
     """
     from ivr_dist.inference import predict as inference
 
-    return inference.score_split(_model(model), split if isinstance(split, PackedSplit) else _location(split))
+    source = split if isinstance(split, PackedSplit) else _location(split)
+    return inference.score_split(_model(model), source, _target(corpus, head, statistics))
+
+
+def _target(corpus: str, head: str, statistics: StrPath) -> Target:
+    from ivr_dist.evaluation.split_predictions import Target
+
+    return Target(corpus, head, _location(statistics) if statistics else "")
 
 
 def _location(path: StrPath) -> str:

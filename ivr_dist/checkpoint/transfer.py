@@ -7,7 +7,7 @@ that the checkpoint lacks are new, those that the run lacks are left behind; any
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -89,7 +89,7 @@ def match_tensors(
         canonical = _canonical(name, here.sets, there.sets)
         source = by_canonical.get(canonical)
         head = _head_of(name)
-        fits_head = head is None or (not new_heads and here.heads.get(head) == there.heads.get(head))
+        fits_head = head is None or (not new_heads and _is_same_head(here.heads.get(head), there.heads.get(head)))
         if source is not None and fits_head and list(stored[source]) == list(shape):
             taken[name] = source
             continue
@@ -137,6 +137,13 @@ def _canonical(name: str, sets: Mapping[str, Sequence[str]], others: Mapping[str
         label = own[0] if own and own[0] else theirs[0] if len(theirs) == 1 else ""
         return ".".join([*parts[:2], "adapters", module_name(label), *parts[3:]])
     return name
+
+
+def _is_same_head(one: TaskSpec | None, other: TaskSpec | None) -> bool:
+    # Whether classes are ordered says how they may be scored, not what a head predicts.
+    if one is None or other is None:
+        return one is other
+    return replace(one, ordered=other.ordered) == other
 
 
 def _head_of(name: str) -> str | None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ivr_dist.checkpoint import store
 from ivr_dist.checkpoint.fragments import saved_buffers
 from ivr_dist.checkpoint.pool_batches import pool_state, stored_pool_spec
+from ivr_dist.checkpoint.pool_state import PoolState
 from ivr_dist.checkpoint.state import CheckpointState
 from ivr_dist.checkpoint.tensors import open_tensors
 from ivr_dist.common import dotted_path
@@ -270,10 +271,11 @@ def check_same_model(state: CheckpointState, here: CheckpointState, url: str) ->
         url: The checkpoint, for the error.
 
     Raises:
-        CheckpointMismatchError: They differ; the text names the first difference.
+        CheckpointMismatchError: They differ; the text names the first difference, in a pool with its corpus.
     """
-    theirs, ours = state.to_json(), here.to_json()
-    for key in ("model", "features", "tasks", "pool"):
+    _check_same_corpora(state.pool, here.pool, url)
+    theirs, ours = _model_content(state), _model_content(here)
+    for key in ("pool", "model", "features", "tasks"):
         difference = _first_difference(theirs.get(key), ours.get(key), key)
         if difference:
             raise CheckpointMismatchError(
@@ -281,6 +283,44 @@ def check_same_model(state: CheckpointState, here: CheckpointState, url: str) ->
                 where=url,
                 remedy="use its config again, or start over with run.resume=never or another run.dir",
             )
+
+
+def _check_same_corpora(there: PoolState | None, here: PoolState | None, url: str) -> None:
+    """Refuse a checkpoint of other corpora, or of the same in another order, by which batches number them."""
+    if there is None or here is None:
+        return
+    theirs, ours = ([corpus.name for corpus in pool.corpora] for pool in (there, here))
+    for name in ours:
+        if name not in theirs:
+            raise CheckpointMismatchError(
+                f"the checkpoint knows no corpus {name}", where=url, remedy="start a new run with train.init_from"
+            )
+    for name in theirs:
+        if name not in ours:
+            raise CheckpointMismatchError(
+                f"the checkpoint has corpus {name} too",
+                where=url,
+                remedy="add it to data.corpora, or start a new run with train.init_from",
+            )
+    if theirs != ours:
+        raise CheckpointMismatchError(
+            f"the checkpoint has the corpora in the order {', '.join(theirs)}",
+            where=url,
+            remedy="name them in this order in data.corpora",
+        )
+
+
+def _model_content(state: CheckpointState) -> dict[str, Any]:
+    """What must be equal in two states of the same model; corpora by name.
+
+    Statistics are left out: a run with `train.init_from` has those of its checkpoint; otherwise they follow from the
+    data and from `data.mix.scale`, which are compared themselves.
+    """
+    content = state.to_json()
+    if state.pool is not None:
+        pool = {key: value for key, value in content["pool"].items() if not key.endswith("statistics")}
+        content["pool"] = {**pool, "corpora": {corpus["name"]: corpus for corpus in pool["corpora"]}}
+    return content
 
 
 def _first_difference(there: Any, here: Any, path: str) -> str:

@@ -47,7 +47,7 @@ app = typer.Typer(
         "ivr-dist pack corpora/mosi --card mosi_words --out s3://bucket/mosi",
         "ivr-dist verify s3://bucket/mosi --card mosi_words",
         "ivr-dist inspect s3://bucket/mosi --html mosi.html",
-        "ivr-dist evaluate runs/quickstart/checkpoints/step-00000176.a01",
+        "ivr-dist evaluate runs/quickstart",
         "ivr-dist status runs/quickstart",
         "ivr-dist audit runs/quickstart",
         "ivr-dist --log-json train.jsonl train configs/quickstart.yaml",

@@ -44,6 +44,10 @@ Jobs = Annotated[int | None, typer.Option(metavar="N", min=1, help="Number of pr
 OnRay = Annotated[bool, typer.Option("--ray", help="Run on the cluster at RAY_ADDRESS instead of local processes.")]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Directory or URL of a run.")]
 Checkpoint = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Directory or URL of a checkpoint.")]
+CheckpointOrRun = Annotated[
+    str,
+    typer.Argument(metavar="CHECKPOINT|RUN", help="Directory or URL of a checkpoint, or of a run: the selected one."),
+]
 
 
 class Section:

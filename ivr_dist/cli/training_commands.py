@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ivr_dist.cli.options import (
     AsJson,
-    Checkpoint,
+    CheckpointOrRun,
     ConfigFile,
     Debug,
     NumWorkers,
     Overrides,
     Section,
     TrustCode,
-    print_json,
 )
-from ivr_dist.display.plain_output import say
 from ivr_dist.errors import UserError
-
-if TYPE_CHECKING:
-    from ivr_dist.config.loading import Loaded
-    from ivr_dist.planning.plan import Plan
 
 SECTION = Section("Training")
 
@@ -68,13 +60,14 @@ def train(
     checkpoint; the same command continues it.
     """
     from ivr_dist.cli import training_output
+    from ivr_dist.cli.plan_output import print_plans
     from ivr_dist.config.loading import load
     from ivr_dist.orchestration.preflight import further_faults
 
     settings = _all_overrides(overrides, num_workers, resume)
     loaded = load(config, settings, further_faults)
     if dry_run:
-        return _print_plans(loaded, loaded.config.run.world_sizes, as_json)
+        return print_plans(loaded, loaded.config.run.world_sizes, as_json)
     if seeds and leave_one_out:
         raise UserError(
             "--seeds and --leave-one-out are two studies", remedy="give one of them, run.seed for the other"
@@ -98,20 +91,21 @@ def plan(
 
     Checks the config and the manifests of its data, and starts nothing.
     """
+    from ivr_dist.cli.plan_output import print_plans
     from ivr_dist.config.loading import load
     from ivr_dist.orchestration.preflight import further_faults
 
     loaded = load(config, overrides or (), further_faults)
     worlds = _parse_worlds(world_sizes) if world_sizes else loaded.config.run.world_sizes
-    return _print_plans(loaded, worlds, as_json)
+    return print_plans(loaded, worlds, as_json)
 
 
 @SECTION.command(
-    "ivr-dist evaluate runs/quickstart/checkpoints/step-00000176.a01",
+    "ivr-dist evaluate runs/quickstart",
     "ivr-dist evaluate CHECKPOINT --shards s3://bucket/sims/test --json",
 )
 def evaluate(
-    checkpoint: Checkpoint,
+    checkpoint: CheckpointOrRun,
     shards: Annotated[
         str | None, typer.Option(metavar="URL", help="Packed split to score; default: a split of the run.")
     ] = None,
@@ -134,7 +128,8 @@ def evaluate(
 ) -> int:
     """Score a checkpoint on a split.
 
-    Every sample counts exactly once, for any number of workers.
+    Every sample counts exactly once, for any number of workers. Of a run it is the checkpoint that its result names,
+    the best one by validation if there is validation; without a result, the newest.
     """
     from ivr_dist.cli import training_output
 
@@ -185,55 +180,3 @@ def _parse_worlds(text: str) -> list[int]:
     if min(worlds) < 1:
         raise UserError(f"--world-sizes {text} is not a list of numbers of workers", remedy="write it as in 1,2,8")
     return worlds
-
-
-def _print_plans(loaded: Loaded, worlds: Sequence[int], as_json: bool) -> int:
-    """Print the plan; of several world sizes a column each, for what differs between them."""
-    from ivr_dist.data.read_forecast import forecasts
-    from ivr_dist.display.tables import print_rows, print_table
-    from ivr_dist.orchestration.preflight import count_parameters, preflight, resolved
-    from ivr_dist.planning.model_inputs import run_inputs
-    from ivr_dist.planning.plan import describe, plan_run
-    from ivr_dist.planning.pool_layout import pool_layout
-    from ivr_dist.planning.pool_table import CorpusRow, corpus_rows, pool_notes
-
-    config = resolved(loaded.config)
-    first, manifests = preflight(config, worlds[0], loaded)
-    inputs = run_inputs(config, manifests)
-    plans = [first, *(plan_run(config, manifests, world) for world in worlds[1:])]
-    parameters = count_parameters(config, manifests)
-    pairs = list(zip(plans, forecasts(config, manifests, plans), strict=True))
-    encoder = config.model.text.pretrained
-    layout = pool_layout(config, manifests, 1 if encoder else None)
-    corpora = corpus_rows(config, first, layout)
-    if as_json:
-        shared = {"parameters": parameters, "modalities": list(inputs.used), "not_used": dict(inputs.unused)}
-        if corpora:
-            shared["corpora"] = [row.to_json() for row in corpora]
-        print_json([{**_plan_json(plan_), **shared, "reading": asdict(forecast)} for plan_, forecast in pairs])
-        return 0
-    columns = [describe(plan_, config, parameters, inputs) + forecast.rows() for plan_, forecast in pairs]
-    if len(plans) == 1:
-        print_rows(columns[0], sys.stdout)
-    else:
-        lines = [(rows[0][0], *(value for _, value in rows)) for rows in zip(*columns, strict=True)]
-        # Values that do not depend on the workers are printed once, so that the table fits a terminal.
-        print_rows([(label, values[0]) for label, *values in lines[1:] if len(set(values)) == 1], sys.stdout)
-        print_table(lines[0], [line for line in lines[1:] if len(set(line[1:])) > 1], sys.stdout)
-    for caution in dict.fromkeys(caution for manifest in manifests.values() for caution in manifest.cautions):
-        say(f"caution: {caution}", sys.stdout)
-    if corpora:
-        print_table(CorpusRow.header, [row.cells() for row in corpora], sys.stdout)
-    for note in pool_notes(config, first):
-        say(f"note: {note}", sys.stdout)
-    return 0
-
-
-def _plan_json(plan: Plan) -> dict[str, Any]:
-    """Fields of a plan as JSON values; of a pool without the shards of its corpora."""
-    content = asdict(replace(plan, pool=None))
-    if plan.pool is None:
-        del content["pool"]
-        return content
-    phases = [{"first_step": phase.first_step, "quotas": dict(phase.quotas)} for phase in plan.pool.phases]
-    return {**content, "pool": {"phases": phases}}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ivr_dist import storage
@@ -81,7 +81,7 @@ def evaluate(
     """Score a checkpoint on a packed split, and print its metrics.
 
     Args:
-        checkpoint: Path or URL of the checkpoint.
+        checkpoint: Path or URL of a checkpoint, or of a run: the one that it selected, else its newest.
         shards: The packed split; None: the run's own.
         split: Which of the run's own splits.
         num_workers: Processes of this machine that share the work; None: one.
@@ -96,11 +96,20 @@ def evaluate(
     """
     from ivr_dist.data.exclusions import excluded_by_run_of
     from ivr_dist.display.tables import print_metrics
-    from ivr_dist.evaluation.score_checkpoint import metrics_of_own_code, score_checkpoint, score_own_splits
+    from ivr_dist.evaluation.score_checkpoint import (
+        metrics_of_own_code,
+        score_checkpoint,
+        score_own_splits,
+        zero_shot_notes,
+    )
     from ivr_dist.evaluation.split_predictions import Target
+    from ivr_dist.inference.load import choose_checkpoint
     from ivr_dist.shards.manifest import Manifest
 
-    url, workers = storage.absolute(checkpoint), num_workers or 1
+    url, chosen = choose_checkpoint(checkpoint)
+    workers = num_workers or 1
+    if chosen:
+        say(f"note: {chosen}", sys.stderr)
     if shards is None:
         if head or statistics:
             raise UserError("--head and --statistics need --shards", remedy="name the packed split to score")
@@ -109,6 +118,8 @@ def evaluate(
         target = Target(corpus, head, storage.absolute(statistics) if statistics else "")
         scored = [storage.absolute(shards)]
         metrics = score_checkpoint(url, scored[0], workers, trust_code=trust_code, target=target)
+        for note in zero_shot_notes(url, scored[0], target):
+            say(f"note: {note}", sys.stderr)
     split_url = ", ".join(storage.display(each) for each in scored)
     left_out = [] if trust_code else metrics_of_own_code(url)
     if left_out:
@@ -147,23 +158,19 @@ def train_seeds(
     Raises:
         UserError: As `orchestration.multi_seed.train_seeds`.
     """
-    from ivr_dist.display.tables import print_rows, print_table
     from ivr_dist.orchestration import multi_seed
     from ivr_dist.run.paths import RunPaths
 
     stream = sys.stderr if as_json else sys.stdout
     code, summary = multi_seed.train_seeds(path, overrides, multi_seed.parse_seeds(seeds), loaded, stream, debug=debug)
-    if summary is None:
-        return code
-    rows = [
-        (f"{split} {name}", f"{cell['mean']:.4f}", f"{cell['std']:.4f}", *(f"{value:.4f}" for value in cell["values"]))
-        for split, metrics in summary["metrics"].items()
-        for name, cell in metrics.items()
-    ]
-    print_table(("metric", "mean", "std", *(f"seed {seed}" for seed in summary["seeds"])), rows, stream)
-    print_rows([("summary", storage.display(RunPaths(loaded.config.run.dir).seeds_summary))], stream)
-    if as_json:
-        print_json(summary)
+    if summary is not None:
+        rows = [
+            (f"{split} {name}", *map(_score, (cell["mean"], cell["std"], *cell["values"])))
+            for split, metrics in summary["metrics"].items()
+            for name, cell in metrics.items()
+        ]
+        header = ("metric", "mean", "std", *(f"seed {seed}" for seed in summary["seeds"]))
+        _print_study(header, rows, summary, RunPaths(loaded.config.run.dir).seeds_summary, as_json)
     return code
 
 
@@ -185,26 +192,37 @@ def train_without_each(
     Raises:
         UserError: As `orchestration.leave_one_out.train_without_each`.
     """
-    from ivr_dist.display.tables import print_rows, print_table
     from ivr_dist.orchestration import leave_one_out
     from ivr_dist.run.paths import RunPaths
 
     stream = sys.stderr if as_json else sys.stdout
     code, summary = leave_one_out.train_without_each(path, overrides, loaded, stream, debug=debug)
-    if summary is None:
-        return code
-    rows = [
-        (
-            name,
-            metric,
-            *("-" if (value := scores.get(metric)) is None else f"{value:.4f}" for scores in splits.values()),
-        )
-        for name, splits in summary["corpora"].items()
-        for metric in next(iter(splits.values()), {})
-    ]
-    splits = next(iter(summary["corpora"].values()))
-    print_table(("left out", "metric", *splits), rows, stream)
-    print_rows([("summary", storage.display(RunPaths(loaded.config.run.dir).leave_one_out_summary))], stream)
+    if summary is not None:
+        corpora = summary["corpora"]
+        # A corpus may lack a split, and tasks have different metrics.
+        splits = list(dict.fromkeys(split for own in corpora.values() for split in own))
+        rows = [
+            (name, metric, *(_score(own.get(split, {}).get(metric)) for split in splits))
+            for name, own in corpora.items()
+            for metric in dict.fromkeys(metric for scores in own.values() for metric in scores)
+        ]
+        header = ("left out", "metric", *splits)
+        _print_study(header, rows, summary, RunPaths(loaded.config.run.dir).leave_one_out_summary, as_json)
+    return code
+
+
+def _print_study(
+    header: Sequence[str], rows: Sequence[Sequence[str]], summary: Mapping[str, Any], url: str, as_json: bool
+) -> None:
+    """Print the scores of several runs as a table, and where they are kept."""
+    from ivr_dist.display.tables import print_rows, print_table
+
+    stream = sys.stderr if as_json else sys.stdout
+    print_table(header, rows, stream)
+    print_rows([("summary", storage.display(url))], stream)
     if as_json:
         print_json(summary)
-    return code
+
+
+def _score(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

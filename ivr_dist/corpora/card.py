@@ -310,6 +310,10 @@ def _check_names(card: Card, path: str) -> None:
         if task.names is not None and not len(set(task.names)) == len(task.names) == task.classes:
             what = f"{len(set(task.names))} different names do not fit {task.classes or 'no'} classes"
             raise ConfigError(what, where=f"{path}, key tasks.{name}.names", remedy="name each class once, from 0 on")
+        if task.ordered and task.type != "classification":
+            raise ConfigError(
+                "only classes are ordered", where=f"{path}, key tasks.{name}.ordered", remedy="leave it out"
+            )
         if task.type == "regression" and (task.low is None or task.high is None or task.low >= task.high):
             raise ConfigError("a regression needs low and high, low < high", where=f"{path}, key tasks.{name}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +11,8 @@ from ivr_dist.errors import CheckpointError, CheckpointMismatchError
 from ivr_dist.planning.pool_plan import Phase
 
 VERSION = 2
+_OF_THE_MIX = ("lanes", "delay")
+"""Fields of a corpus that follow from the mix that a run began with."""
 
 _RUN_REMEDIES = {
     "seed": "set run.seed to the checkpoint's value",
@@ -25,11 +27,8 @@ _CORPUS_REMEDIES = {
         "number of samples is",
         "point data.corpora at the shards that the run started with, or start a new run with train.init_from",
     ),
-    "lanes": (
-        "number of lanes is",
-        "restore the mix of the checkpoint, or start a new run with train.init_from",
-    ),
-    "delay": ("shuffle delay is", "set data.shuffle_delay to the checkpoint's value"),
+    "lanes": ("number of lanes is", "read it by the order that it belongs to"),
+    "delay": ("shuffle delay is", "read it by the order that it belongs to"),
     "first_use": ("first use is", "restore data.mix.uses_from and train.init_from of the checkpoint"),
     "excluded": (
         "list of left-out samples has digest",
@@ -72,15 +71,27 @@ class PoolCursor:
     corpora: Mapping[str, CorpusPosition]
     """By name, those that are trained."""
 
-    def check_matches(self, other: PoolCursor, *, changes: bool = False) -> None:
-        """Compare a checkpoint's cursor (self) with that of the config; the position may differ.
-
-        Args:
-            other: The cursor of a fresh start with this config.
-            changes: Whether the mix may differ too.
+    def check_matches(self, other: PoolCursor) -> None:
+        """Compare a cursor with that of the start of an order; the position may differ.
 
         Raises:
             CheckpointMismatchError: The two describe different orders; names the first difference.
+        """
+        self.check_same_data(other)
+        check_same_mix(self.phases, other.phases)
+        for name, here in other.corpora.items():
+            self._check_corpus(name, here, _OF_THE_MIX)
+
+    def check_same_data(self, other: PoolCursor) -> None:
+        """Compare all but the position and what follows from the mix, with which a run may be continued.
+
+        Lanes and delays are then those of the checkpoint; a delay that the config sets is compared as a key of it.
+
+        Args:
+            other: The cursor of a fresh start with this config.
+
+        Raises:
+            CheckpointMismatchError: A run cannot be continued; names the first difference.
         """
         for name, remedy in _RUN_REMEDIES.items():
             stored, current = getattr(self, name), getattr(other, name)
@@ -99,34 +110,12 @@ class PoolCursor:
                     f"the checkpoint was trained on corpus {name} too",
                     remedy="add it to data.corpora, or start a new run with train.init_from",
                 )
-        if not changes:
-            self._check_mix(other)
         for name, here in other.corpora.items():
-            self._check_corpus(name, here)
+            self._check_corpus(name, here, [item for item in _CORPUS_REMEDIES if item not in _OF_THE_MIX])
 
-    def _check_mix(self, other: PoolCursor) -> None:
-        if self.phases == other.phases:
-            return
-        remedy = "restore the mix of the checkpoint, or set data.mix.changes=allow"
-        for there, here in zip(self.phases, other.phases, strict=False):
-            for name, quota in here.quotas.items():
-                if there.quotas.get(name, 0) != quota:
-                    raise CheckpointMismatchError(
-                        f"{name} has {there.quotas.get(name, 0):,} samples an epoch in the checkpoint, {quota:,} here",
-                        remedy=remedy,
-                    )
-            if there.first_step != here.first_step:
-                raise CheckpointMismatchError(
-                    f"a phase of the mix begins after {there.first_step:,} steps in the checkpoint, after "
-                    f"{here.first_step:,} here",
-                    remedy=remedy,
-                )
-        raise CheckpointMismatchError(
-            f"the mix has {len(self.phases)} phases in the checkpoint, {len(other.phases)} here", remedy=remedy
-        )
-
-    def _check_corpus(self, name: str, here: CorpusPosition) -> None:
-        for item, (what, remedy) in _CORPUS_REMEDIES.items():
+    def _check_corpus(self, name: str, here: CorpusPosition, items: Iterable[str]) -> None:
+        for item in items:
+            what, remedy = _CORPUS_REMEDIES[item]
             stored, current = getattr(self.corpora[name], item), getattr(here, item)
             if stored != current:
                 raise CheckpointMismatchError(
@@ -173,8 +162,37 @@ class PoolCursor:
         for phase in self.phases:
             if phase.slots < 1 or any(quota < 0 for quota in phase.quotas.values()):
                 raise DecodeError("quotas are not counts", ("phases",))
+        for name, corpus in self.corpora.items():
+            if not 1 <= corpus.lanes <= corpus.samples or corpus.delay < 0:
+                raise DecodeError(f"{name} has no order of {corpus.lanes} lanes", ("corpora", name))
         if not 0 <= self.step < self.phases[self.phase].steps_per_epoch(self.global_batch):
             raise DecodeError(f"there is no step {self.step} in an epoch", ("step",))
+
+
+def check_same_mix(there: Sequence[Phase], here: Sequence[Phase]) -> None:
+    """Compare the phases of a checkpoint from its position on with those of the config.
+
+    Raises:
+        CheckpointMismatchError: They differ; names the first difference.
+    """
+    remedy = "restore the mix of the checkpoint, or set data.mix.changes=allow"
+    for old, new in zip(there, here, strict=False):
+        for name, quota in new.quotas.items():
+            if old.quotas.get(name, 0) != quota:
+                raise CheckpointMismatchError(
+                    f"{name} has {old.quotas.get(name, 0):,} samples an epoch in the checkpoint, {quota:,} here",
+                    remedy=remedy,
+                )
+        if old.first_step != new.first_step:
+            raise CheckpointMismatchError(
+                f"a phase of the mix begins after {old.first_step:,} steps in the checkpoint, after "
+                f"{new.first_step:,} here",
+                remedy=remedy,
+            )
+    if len(there) != len(here):
+        raise CheckpointMismatchError(
+            f"the mix has {len(there)} phases to come in the checkpoint, {len(here)} here", remedy=remedy
+        )
 
 
 def decode_pool_cursor(value: Mapping[str, Any]) -> PoolCursor:

@@ -17,10 +17,11 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from ivr_dist.data.pool_cursor import CorpusPosition, PoolCursor
+from ivr_dist.data.pool_cursor import CorpusPosition, PoolCursor, check_same_mix
 from ivr_dist.data.run_order import GlobalBatch
 from ivr_dist.data.sample_order import EMPTY, EpochOrder, Int64Array
 from ivr_dist.planning.mixing_tree import MixingTree
@@ -135,11 +136,11 @@ class PooledOrder:
         return self._uses_within(phase, step - self.phases[phase].first_step)
 
     def resumed(self, cursor: PoolCursor, changes: bool) -> tuple[PooledOrder, PoolCursor]:
-        """Continue a run whose checkpoint holds `cursor`, by its own phases.
+        """Continue a run whose checkpoint holds `cursor`, by its own phases, lanes and delays.
 
         Args:
             cursor: The checkpoint's position.
-            changes: Whether other quotas than the checkpoint's are allowed; they begin a phase at its step.
+            changes: Whether other quotas from its step on than the checkpoint's are allowed; they begin a phase there.
 
         Returns:
             The order, and its position to continue at.
@@ -147,19 +148,28 @@ class PooledOrder:
         Raises:
             CheckpointMismatchError: The checkpoint's order is another one.
         """
-        cursor.check_matches(self.start, changes=changes)
-        begun = self._with_phases(cursor.phases)
+        cursor.check_same_data(self.start)
+        # Lanes and delays follow from the mix that the run began with; others would order its passes anew.
+        positions = cursor.corpora
+        corpora = [
+            replace(corpus, lanes=positions[name].lanes, delay=positions[name].delay)
+            for name, corpus in self._corpora.items()
+        ]
+        begun = PooledOrder(corpora, cursor.phases, self._seed, self.global_batch, self._numbers)
         step = begun.step_of(cursor)
-        if cursor.phases == self.phases:
-            return self, self.at(step)
+        there, here = begun._phases_from(step), self._phases_from(step)
+        if there == here:
+            return begun, begun.at(step)
+        if not changes:
+            check_same_mix(there, here)
         past = [phase for phase in cursor.phases if phase.first_step < step]
-        now = self.phases[bisect_right([phase.first_step for phase in self.phases], step) - 1]
-        later = [phase for phase in self.phases if phase.first_step > step]
-        order = self._with_phases([*past, Phase(step, now.quotas), *later])
+        order = PooledOrder(corpora, [*past, *here], self._seed, self.global_batch, self._numbers)
         return order, order.at(step)
 
-    def _with_phases(self, phases: Sequence[Phase]) -> PooledOrder:
-        return PooledOrder(tuple(self._corpora.values()), phases, self._seed, self.global_batch, numbers=self._numbers)
+    def _phases_from(self, step: int) -> list[Phase]:
+        """The phases from a step on, the first of which begins there."""
+        now = bisect_right([phase.first_step for phase in self.phases], step) - 1
+        return [Phase(step, self.phases[now].quotas), *self.phases[now + 1 :]]
 
     def _steps_per_epoch(self, phase: int) -> int:
         return self.phases[phase].steps_per_epoch(self.global_batch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -14,12 +14,14 @@ import numpy as np
 from ivr_dist.config import Config
 from ivr_dist.config.corpora import SplitKey, split_urls, trained
 from ivr_dist.data.build_order import build_order
+from ivr_dist.data.exclusions import Exclusions
 from ivr_dist.data.reading.fetcher import Content
 from ivr_dist.data.reading.segment_cache import Segment, SegmentCache
 from ivr_dist.data.reading.shard_reader import ShardReader
 from ivr_dist.data.run_order import RunOrder
 from ivr_dist.data.sample_order import EMPTY, Int64Array, by_length, micro_slots, rank_slots
 from ivr_dist.planning.plan import Plan
+from ivr_dist.planning.pool_table import CorpusReading
 from ivr_dist.shards.manifest import Manifest
 from ivr_dist.units import format_bytes, parse_bytes
 
@@ -46,6 +48,12 @@ class Forecast:
     read, whose lengths are not in the indexes."""
     padding_by_length: float | None
     """The same with `data.by_length`."""
+    corpora: Mapping[str, CorpusReading] = field(default_factory=dict)
+    """By corpus of a pool, with the order of slots that the config sets."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Convert the figures of all corpora together to JSON values."""
+        return {name: value for name, value in asdict(self).items() if name != "corpora"}
 
     def rows(self) -> list[tuple[str, str]]:
         """Make the rows of the table that `plan` prints."""
@@ -64,13 +72,19 @@ class Forecast:
         return f"{self.padding:.1%}; {self.padding_by_length:.1%}"
 
 
-def forecasts(config: Config, manifests: Mapping[str, Manifest], plans: Sequence[Plan]) -> list[Forecast]:
+def forecasts(
+    config: Config,
+    manifests: Mapping[str, Manifest],
+    plans: Sequence[Plan],
+    excluded: Mapping[str, Exclusions] | None = None,
+) -> list[Forecast]:
     """Forecast the reading of the training data for each plan of one config.
 
     Args:
         config: The run's config.
         manifests: Manifests of its splits, by the text of their `SplitKey`.
         plans: One for each number of workers.
+        excluded: By split: samples that the run leaves out, which are not read.
 
     Raises:
         DataError, CorruptDataError, StorageError: An index cannot be read.
@@ -80,6 +94,8 @@ def forecasts(config: Config, manifests: Mapping[str, Manifest], plans: Sequence
     readers = {number: ShardReader(urls[key], manifests[key], 0) for number, key in enumerate(keys)}
     pairs = zip(trained(config), keys, strict=True)
     names = {name or manifests[key].corpus: number for number, (name, key) in enumerate(pairs)}
+    excluded = excluded or {}
+    left_out = {number: excluded[key] for number, key in enumerate(keys) if key in excluded}
     try:
         order = build_order(config, plans[0], manifests, names)
         modalities = {
@@ -96,6 +112,8 @@ def forecasts(config: Config, manifests: Mapping[str, Manifest], plans: Sequence
                 cache_bytes=parse_bytes(config.data.cache_bytes),
                 sorted_by_length=config.data.by_length,
                 most_steps=min(plan.steps_per_epoch, _MOST_STEPS),
+                names=names if plan.pool is not None else None,
+                excluded=left_out,
             )
             for plan in plans
         ]
@@ -114,6 +132,8 @@ def forecast(
     cache_bytes: int,
     sorted_by_length: bool,
     most_steps: int = _MOST_STEPS,
+    names: Mapping[str, int] | None = None,
+    excluded: Mapping[int, Exclusions] | None = None,
 ) -> Forecast:
     """Simulate the reading of every rank over the first steps of an epoch.
 
@@ -126,6 +146,8 @@ def forecast(
         cache_bytes: Size of each rank's segment cache.
         sorted_by_length: Whether slots are sorted by length.
         most_steps: Number of steps to simulate, within an epoch.
+        names: Of a pool: the number of each corpus by its name.
+        excluded: By number of the corpus: samples that are left out, which are not read.
 
     Raises:
         DataError, CorruptDataError, StorageError: An index cannot be read.
@@ -133,7 +155,8 @@ def forecast(
     digest = hashlib.sha256()
     caches = [_SimulatedCache(readers, cache_bytes) for _ in range(world)]
     needed = np.zeros(world, np.int64)
-    padded, padded_sorted, real = 0, 0, 0
+    padded, padded_sorted, real = (np.zeros(1 + max(readers), np.int64) for _ in range(3))
+    read = np.zeros_like(real)
     cursor = order.start
     for step in range(most_steps):
         batch = order.batch(cursor)
@@ -152,9 +175,14 @@ def forecast(
                 shards[own], segments[own], sizes[own] = reader.extents(numbers[own])
         slots_in_order = np.arange(len(numbers))
         ordered = by_length(slots_in_order, np.where(filled, lengths, np.iinfo(np.int64).max))
-        padded += _padded_steps(lengths, slots_in_order, world, accumulation)
-        padded_sorted += _padded_steps(lengths, ordered, world, accumulation)
-        real += int(lengths.sum())
+        # After the sort, so that all other samples keep their slots.
+        for number, listed in (excluded or {}).items():
+            filled &= (corpus != number) | ~listed.mask(numbers)
+        lengths, sizes = np.where(filled, lengths, 0), np.where(filled, sizes, 0)
+        _add_by_corpus(padded, corpus, _padded_steps(lengths, slots_in_order, world, accumulation))
+        _add_by_corpus(padded_sorted, corpus, _padded_steps(lengths, ordered, world, accumulation))
+        _add_by_corpus(real, corpus, lengths)
+        _add_by_corpus(read, corpus, sizes)
         used = ordered if sorted_by_length else slots_in_order
         for rank, cache in enumerate(caches):
             own_slots = np.concatenate(
@@ -164,14 +192,19 @@ def forecast(
             needed[rank] += sizes[own_slots].sum()
             cache.use(corpus[own_slots], shards[own_slots], segments[own_slots])
     fetched = sum(cache.fetched for cache in caches)
+    used_steps = padded_sorted if sorted_by_length else padded
     return Forecast(
         steps=most_steps,
         order_hash=digest.hexdigest()[:12],
         rank_bytes=(int(needed.min()) // most_steps, int(needed.max()) // most_steps),
         amplification=fetched / max(1, int(needed.sum())),
         resident_bytes=max(cache.most for cache in caches),
-        padding=1 - real / padded if real else None,
-        padding_by_length=1 - real / padded_sorted if real else None,
+        padding=_padding(int(real.sum()), int(padded.sum())),
+        padding_by_length=_padding(int(real.sum()), int(padded_sorted.sum())),
+        corpora={
+            name: CorpusReading(int(read[number]) // most_steps, _padding(int(real[number]), int(used_steps[number])))
+            for name, number in (names or {}).items()
+        },
     )
 
 
@@ -180,14 +213,23 @@ def _slots(count: int, rank: int, world: int, accumulation: int) -> Iterator[ran
         yield rank_slots(micro_slots(count, accumulation, micro), rank, world)
 
 
-def _padded_steps(lengths: Int64Array, order: Int64Array, world: int, accumulation: int) -> int:
-    """Count the time steps of all ranks' micro-batches, each padded to its longest sample."""
-    total = 0
+def _padded_steps(lengths: Int64Array, order: Int64Array, world: int, accumulation: int) -> Int64Array:
+    """Compute the time steps of each slot of a global batch once micro-batches are padded to their longest sample."""
+    padded = np.zeros_like(lengths)
     for rank in range(world):
         for slots in _slots(len(order), rank, world, accumulation):
-            part = lengths[order[slots.start : slots.stop]]
-            total += int(part.max(initial=0)) * int((part > 0).sum())
-    return total
+            own = order[slots.start : slots.stop]
+            padded[own] = np.where(lengths[own] > 0, lengths[own].max(initial=0), 0)
+    return padded
+
+
+def _add_by_corpus(totals: Int64Array, corpus: Int64Array, values: Int64Array) -> None:
+    """Add a value of each slot to the total of its corpus; empty slots have value 0."""
+    np.add.at(totals, corpus, values)
+
+
+def _padding(real: int, padded: int) -> float | None:
+    return 1 - real / padded if real else None
 
 
 class _SimulatedCache:

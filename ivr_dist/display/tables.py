@@ -60,7 +60,7 @@ def print_result(result: dict[str, Any], stream: TextIO) -> None:
     rows = [
         ("steps", f"{result['steps']}{ended}"),
         *([("modalities", ", ".join(result["modalities"]))] if result.get("modalities") else []),
-        *([("left out", _left_out(result["excluded"]))] if result.get("excluded") else []),
+        *left_out_rows(result.get("excluded", {})),
         ("attempts", str(result["attempts"])),
         ("checkpoint", checkpoint),
         ("curves", f"{_command('tensorboard')} --logdir {shlex.quote(RunPaths(run).tensorboard)}"),
@@ -71,8 +71,10 @@ def print_result(result: dict[str, Any], stream: TextIO) -> None:
     print_rows(rows, stream)
 
 
-def _left_out(excluded: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} samples of {split}" for split, count in excluded.items())
+def left_out_rows(excluded: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Make the row that counts the samples that a run leaves out, by split; none where there are none."""
+    counts = ", ".join(f"{count:,} samples of {split}" for split, count in excluded.items())
+    return [("left out", counts)] if counts else []
 
 
 def _command(name: str) -> str:

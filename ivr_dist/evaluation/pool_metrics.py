@@ -31,7 +31,7 @@ def skill(task: TaskSpec, truth: Floats, prediction: Floats) -> float:
         truth: [N] labels; classes as whole numbers.
         prediction: [N] values of a regression, or [N, C] logits of a classification.
     """
-    if not len(truth):
+    if not len(truth) or not np.isfinite(prediction).all():
         return float("nan")
     if task.type == "regression":
         constant = metrics.mae(truth, np.full_like(truth, np.median(truth)))
@@ -71,7 +71,10 @@ def metric_names(corpora: Sequence[CorpusLayout], extra: Sequence[str] = ()) -> 
     for corpus in corpora:
         prefix = f"{HELD_OUT}/" if corpus.held_out else ""
         own = metrics.names(corpus.name, corpus.tasks)
-        for task in corpus.tasks:
+        for task, spec in corpus.tasks.items():
             own += [f"{metrics.prefix(corpus.name, task, corpus.tasks)}/{name}" for name in ("skill", *extra)]
+            if corpus.held_out and spec.ordered:
+                # If a regression head scores it.
+                own.append(f"{metrics.prefix(corpus.name, task, corpus.tasks)}/corr")
         names += [f"{prefix}{name}" for name in own]
     return names

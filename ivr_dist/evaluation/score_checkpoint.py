@@ -14,7 +14,7 @@ from ivr_dist.data.batches.collate import BatchSpec
 from ivr_dist.data.batches.pool_spec import PoolSpec
 from ivr_dist.data.exclusions import excluded_by_run_of
 from ivr_dist.data.reading.shard_reader import ShardReader
-from ivr_dist.evaluation import evaluate, pool_metrics
+from ivr_dist.evaluation import evaluate, pool_metrics, scored_corpus
 from ivr_dist.evaluation.own_split import own_splits
 from ivr_dist.evaluation.registry import configured_metrics
 from ivr_dist.evaluation.split_predictions import Target, predict_split
@@ -116,6 +116,17 @@ def _score(checkpoint: str, split_url: str, trust_code: bool, target: Target) ->
         excluded=excluded,
     )
     return predicted.scores(configured_metrics(config) if trust_code else None)
+
+
+def zero_shot_notes(checkpoint: str, split_url: str, target: Target) -> list[str]:
+    """Say what a model of several corpora does not read of one that it has not seen, and how the rest is scaled."""
+    state = store.read_state(checkpoint)
+    if not target.head or state.pool is None:
+        return []
+    train = Manifest.load(target.statistics) if target.statistics else None
+    spec = weights.batch_spec(state)
+    assert isinstance(spec, PoolSpec), "the state has several corpora"
+    return scored_corpus.new_corpus_notes(spec, Manifest.load(split_url), train)
 
 
 def metrics_of_own_code(checkpoint: str) -> list[str]:

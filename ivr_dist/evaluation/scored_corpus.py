@@ -7,13 +7,13 @@ from dataclasses import replace
 from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.data.batches.pool_spec import PoolSpec, Scaling, merged_statistics
 from ivr_dist.errors import DataError
-from ivr_dist.planning.pool_heads import form_of, have_one_form
-from ivr_dist.planning.pool_layout import CorpusLayout, PoolLayout
+from ivr_dist.planning.pool_heads import can_score, form_of
+from ivr_dist.planning.pool_layout import WORDS, CorpusLayout, PoolLayout
 from ivr_dist.shards.manifest import Manifest
 
 
 def corpus_of(layout: PoolLayout, split: Manifest, name: str = "") -> CorpusLayout:
-    """Find the corpus that a split belongs to: by name, else by its feature sets and tasks.
+    """Find the corpus that a split belongs to: by the name in its manifest, else by its feature sets and tasks.
 
     Args:
         layout: The corpora of the model.
@@ -30,9 +30,8 @@ def corpus_of(layout: PoolLayout, split: Manifest, name: str = "") -> CorpusLayo
             known = ", ".join(corpus.name for corpus in layout.corpora)
             raise DataError(f"the model knows no corpus {name}", where=where, remedy=f"give one of {known}")
         return found[0]
-    fitting = [corpus for corpus in layout.corpora if _fits(corpus, split)]
-    named = [corpus for corpus in fitting if corpus.name == split.corpus]
-    candidates = named or fitting
+    named = [corpus for corpus in layout.corpora if corpus.name == split.corpus and _reads(layout, corpus, split)]
+    candidates = named or [corpus for corpus in layout.corpora if _fits(corpus, split)]
     if len(candidates) == 1:
         return candidates[0]
     if not candidates:
@@ -42,7 +41,22 @@ def corpus_of(layout: PoolLayout, split: Manifest, name: str = "") -> CorpusLayo
             remedy=f"score it with one of its heads: --head {next(iter(layout.heads), 'HEAD')}",
         )
     names = " and ".join(corpus.name for corpus in candidates)
-    raise DataError(f"the split may be of {names}", where=where, remedy="say of which one: --corpus NAME")
+    raise DataError(
+        f"the split may be of {names}", where=where, remedy="say of which one: --corpus NAME, or corpus=NAME"
+    )
+
+
+def _reads(layout: PoolLayout, corpus: CorpusLayout, split: Manifest) -> bool:
+    """Whether a split has inputs of the forms of a corpus, whose sets may have names of the config, and its tasks."""
+    for modality, own in corpus.sets.items():
+        kind, width = layout.sets[modality][own]
+        feature = split.features.get(modality)
+        if kind == WORDS:
+            if not split.transcripts:
+                return False
+        elif feature is None or feature.kind != kind or (kind == "features" and feature.dim != width):
+            return False
+    return all(split.tasks.get(task) == spec for task, spec in corpus.tasks.items())
 
 
 def _fits(corpus: CorpusLayout, split: Manifest) -> bool:
@@ -82,25 +96,22 @@ def with_new_corpus(
     if head not in layout.heads:
         raise DataError(f"the model has no head {head}", where=where, remedy=f"use one of {', '.join(layout.heads)}")
     form = layout.heads[head]
-    fitting = [task for task, own in split.tasks.items() if have_one_form(form, own)]
+    fitting = [task for task, own in split.tasks.items() if can_score(form, own)]
     if not fitting:
-        what = f"no task of the split is {form_of(form)}, as head {head}"
-        raise DataError(what, where=where, remedy="use another head")
+        raise DataError(
+            f"no task of the split is {form_of(form)}, as head {head}",
+            where=where,
+            remedy="use another head; a regression also scores classes that the card calls ordered",
+        )
     task = head if head in fitting else fitting[0]
     own_spec = split.tasks[task]
-    if layout.scale == "unit" and form.type == "regression" and (own_spec.low is None or own_spec.high is None):
+    if layout.scale == "unit" and own_spec.type == "regression" and (own_spec.low is None or own_spec.high is None):
         raise DataError(
             f"{task} has no range, to which the predictions in [-1, 1] are mapped",
             where=where,
             remedy="give the task low and high in the card and pack the split again",
         )
-    sets = {}
-    for modality in MODALITIES:
-        known = layout.sets.get(modality, {})
-        if modality in split.features and split.features[modality].set in known:
-            sets[modality] = split.features[modality].set
-        elif modality == "text" and split.transcripts and any(kind == "words" for kind, _ in known.values()):
-            sets[modality] = next(name for name, (kind, _) in known.items() if kind == "words")
+    sets = _known_sets(layout, split)
     if not sets:
         listed = ", ".join(f"{modality} {feature.set}" for modality, feature in split.features.items())
         raise DataError(
@@ -109,6 +120,14 @@ def with_new_corpus(
             remedy="pack it with a feature set that the model was trained on",
         )
     name = split.corpus if all(corpus.name != split.corpus for corpus in layout.corpora) else f"{split.corpus}_new"
+    for modality, own in sets.items():
+        kind, width = layout.sets[modality][own]
+        if kind == "features" and split.features[modality].dim != width:
+            raise DataError(
+                f"{modality} {own} of the split has {split.features[modality].dim} features, the model reads {width}",
+                where=where,
+                remedy="pack it with the features that the model was trained on",
+            )
     corpus = CorpusLayout(name=name, sets=sets, tasks={task: split.tasks[task]}, heads={task: head}, held_out=True)
     statistics = {
         modality: _statistics(spec, modality, own, train)
@@ -119,6 +138,38 @@ def with_new_corpus(
     known_statistics = {modality: own for modality, own in statistics.items() if own is not None}
     grown_spec = replace(spec, layout=grown, statistics={**spec.statistics, name: known_statistics})
     return grown_spec, len(layout.corpora)
+
+
+def new_corpus_notes(spec: PoolSpec, split: Manifest, train: Manifest | None) -> list[str]:
+    """Say what the model does not read of a new corpus, and whose statistics standardize the rest.
+
+    Args:
+        spec: Contents of the model's batches.
+        split: Manifest of the split to score.
+        train: As for `with_new_corpus`.
+    """
+    sets = _known_sets(spec.layout, split)
+    notes = [
+        f"{modality} counts as missing: no corpus of the model has the feature set {feature.set}"
+        for modality, feature in split.features.items()
+        if modality not in sets
+    ]
+    for modality, own in sets.items():
+        if (train is None or modality not in train.statistics) and _statistics(spec, modality, own, None) is not None:
+            notes.append(f"{modality} is standardized as in the model's corpora; --statistics names data of its own")
+    return notes
+
+
+def _known_sets(layout: PoolLayout, split: Manifest) -> dict[str, str]:
+    """By modality: the feature set of a split that the model reads."""
+    sets = {}
+    for modality in MODALITIES:
+        known = layout.sets.get(modality, {})
+        if modality in split.features and split.features[modality].set in known:
+            sets[modality] = split.features[modality].set
+        elif modality == "text" and split.transcripts and any(kind == WORDS for kind, _ in known.values()):
+            sets[modality] = next(name for name, (kind, _) in known.items() if kind == WORDS)
+    return sets
 
 
 def _statistics(spec: PoolSpec, modality: str, own: str, train: Manifest | None) -> Scaling | None:

@@ -84,7 +84,7 @@ def predict_split(
             raise DataError(
                 "the model was trained on one corpus, which a split must be of",
                 where=f"{manifest.corpus}, split {manifest.split}",
-                remedy="leave --corpus, --head and --statistics out",
+                remedy="name no corpus, head or statistics",
             )
         with Loader(
             reader,
@@ -109,4 +109,4 @@ def predict_split(
         reader, native, number, batch=global_batch, rank=rank, world=world, excluded=excluded
     ) as pooled:
         predictions = evaluate.predict(forward, pooled.eval_batches(), manifest.samples, device, excluded)
-    return SplitPredictions(pool_scores.by_task(predictions, corpus, spec.layout.scale == "unit"), corpus, manifest)
+    return SplitPredictions(pool_scores.by_task(predictions, corpus, spec.layout), corpus, manifest)

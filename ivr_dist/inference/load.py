@@ -122,7 +122,9 @@ def resolve_checkpoint(path: str) -> str:
             this version cannot load.
     """
     url = storage.absolute(path)
-    if storage.exists(storage.join(url, part_name(0))):
+    # A directory of this name is a checkpoint, also if it is incomplete.
+    is_named = store.CheckpointName.parse(url.rstrip("/").rsplit("/", 1)[-1]) is not None
+    if is_named or storage.exists(storage.join(url, part_name(0))):
         return url
     # Before the export's files: the folder of a checkpoint or run may contain anything.
     if result := read_result(url):
@@ -145,3 +147,16 @@ def resolve_checkpoint(path: str) -> str:
         where=where,
         remedy="give a run.dir, or a directory such as RUN/checkpoints/step-00000176.a01",
     )
+
+
+def choose_checkpoint(path: str) -> tuple[str, str]:
+    """Resolve a path to a checkpoint, with a sentence that names it where the path is that of a run.
+
+    Raises:
+        UserError: As `resolve_checkpoint`.
+    """
+    url, chosen = storage.absolute(path), resolve_checkpoint(path)
+    if chosen == url:
+        return url, ""
+    why = "which the run selected" if read_result(url) else "the newest one of a run without a result"
+    return chosen, f"the checkpoint is {storage.short_display(chosen)}, {why}"

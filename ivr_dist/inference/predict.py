@@ -19,6 +19,7 @@ from ivr_dist.data.batches.pool_spec import PoolSpec
 from ivr_dist.data.reading.shard_reader import ShardReader
 from ivr_dist.errors import DataError
 from ivr_dist.evaluation import evaluate
+from ivr_dist.evaluation.ordered_classes import class_of, is_by_regression
 from ivr_dist.evaluation.pool_scores import by_task
 from ivr_dist.evaluation.scored_corpus import native
 from ivr_dist.evaluation.split_predictions import SplitPredictions, Target
@@ -155,11 +156,15 @@ class _Reader:
         """Choose the corpus.
 
         Raises:
-            DataError: The model was trained on several, and none or an unknown one is named.
+            DataError: The model was trained on several, and none or an unknown one is named; or on one, and one is.
         """
         spec = model.spec
         if isinstance(spec, BatchSpec):
+            if target != Target():
+                raise DataError("the model was trained on one corpus", remedy="name none")
             return cls(spec.modalities, spec.tasks, spec)
+        if target.head or target.statistics:
+            raise DataError("samples in memory have no feature sets", remedy="pack them to predict them by a head")
         if target.corpus not in model.corpora:
             what = f"knows no corpus {target.corpus}" if target.corpus else "was trained on several corpora"
             raise DataError(f"the model {what}", remedy=f"say which one the samples are of: {', '.join(model.corpora)}")
@@ -183,7 +188,7 @@ def _predict_samples(model: Model, reader: _Reader, samples: Sequence[Sample | A
     if isinstance(model.spec, BatchSpec):
         return predictions
     layout = model.spec.layout
-    return by_task(predictions, layout.corpora[reader.number], layout.scale == "unit")
+    return by_task(predictions, layout.corpora[reader.number], layout)
 
 
 def _batches(reader: _Reader, samples: Sequence[RawSample]) -> Iterator[Batch]:
@@ -293,7 +298,9 @@ def _table(scored: evaluate.Predictions, tasks: Mapping[str, TaskSpec]) -> Predi
     predictions: dict[str, npt.NDArray[Any]] = {}
     probabilities: dict[str, npt.NDArray[np.float64]] = {}
     for task, values in scored.predictions.items():
-        if tasks[task].type == "classification":
+        if is_by_regression(tasks[task], values):
+            predictions[task] = class_of(values, tasks[task].classes or 1)
+        elif tasks[task].type == "classification":
             shifted = np.exp(values - values.max(axis=1, keepdims=True))
             probabilities[task] = shifted / shifted.sum(axis=1, keepdims=True)
             predictions[task] = values.argmax(axis=1)

@@ -7,7 +7,8 @@ step, so that only one step of a correct ledger is in memory at a time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ivr_dist.checkpoint import store
 from ivr_dist.config.corpora import SplitKey, is_pool, split_urls
@@ -40,7 +41,8 @@ def audit(run_url: str) -> AuditReport:
     attempts = read_attempts(run_url)
     if not attempts:
         raise no_run(run_url)
-    config = recorded_config(run_url, read_record(run_url))
+    record = read_record(run_url)
+    config = recorded_config(run_url, record)
     # Read before the ledger, which may be growing: ledger lines are written before their checkpoint:
     # decision 005.
     result = read_result(run_url)
@@ -56,7 +58,8 @@ def audit(run_url: str) -> AuditReport:
     digests = {key: listed.digest for key, listed in excluded.items()}
     plan = plan_run(config, manifests, attempts[-1].world, digests)
     names = {key: SplitKey.parse(key).corpus or manifests[key].corpus for key in urls}
-    order = build_order(config, plan, manifests, {name: number for number, name in enumerate(names.values())}, digests)
+    numbers = {name: number for number, name in enumerate(names.values())}
+    order = build_order(config, plan, manifests, numbers, digests, _first_uses(record, cursor))
     if cursor is not None:
         if type(cursor) is not type(order.start):
             raise UserError("the run's checkpoint is of other corpora than its config", where=run_url)
@@ -82,6 +85,14 @@ def audit(run_url: str) -> AuditReport:
         audit_of_ledger.add_attempt(run_url, span, worlds[span.attempt])
     audit_of_ledger.close()
     return report
+
+
+def _first_uses(record: Mapping[str, Any], cursor: DataCursor | PoolCursor | None) -> dict[str, int]:
+    """Uses of an earlier run by corpus, whose passes the run goes on with: of its checkpoint, or recorded before it."""
+    if isinstance(cursor, PoolCursor):
+        return {name: position.first_use for name, position in cursor.corpora.items()}
+    first_uses: dict[str, int] = record.get("init", {}).get("uses", {})
+    return first_uses
 
 
 def _newest_checkpoint(run_url: str, attempts: Sequence[Attempt]) -> tuple[int, DataCursor | PoolCursor | None]:

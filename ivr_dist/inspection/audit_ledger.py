@@ -77,7 +77,7 @@ class LedgerAudit:
     Args:
         report: Receives the result; its `reach` is the last step that must be recorded.
         order: The samples of each step.
-        samples: By corpus, as in the parts: the ids of the training split.
+        samples: By corpus, as in the parts and in the order of the config: the ids of the training split.
         first: First step of the run.
         last_possible: Last step that it can have trained.
     """
@@ -122,7 +122,11 @@ class LedgerAudit:
             if not audit.complete:
                 recorded = audit.seen + len(audit.skipped) + audit.missing
                 audit.to_come = max(0, self._order.size(part) - recorded)
-        self._report.epochs = [self._parts[part] for part in sorted(self._parts)]
+        corpora = list(self._samples)
+        self._report.epochs = [
+            self._parts[part]
+            for part in sorted(self._parts, key=lambda part: (corpora.index(part.corpus), part.number))
+        ]
         self._report.lost_steps.sort()
         self._report.repeated_steps = sorted(set(self._report.repeated_steps))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, ClassVar
 
 SHOWN = 5
@@ -134,30 +135,45 @@ class AuditReport:
     @property
     def summary(self) -> str:
         """The verdict as one line."""
-        skipped = f" except {self.skipped} skipped" if self.skipped else ""
-        verdict = f"each sample counted exactly once{skipped}" if self.ok else "NOT exactly once"
+        in_passes = f" in {self._passes}" if self._is_pool else ""
+        skipped = f"{',' if in_passes else ''} except {self.skipped} skipped" if self.skipped else ""
+        verdict = f"each sample counted exactly once{in_passes}{skipped}" if self.ok else "NOT exactly once"
         if self.ok and not self.epochs:
             verdict = "no step counts yet"
         left_out = f", {self.excluded} left out by {self.excluded_by or 'an earlier config'}" if self.excluded else ""
-        return f"{verdict}: {self.samples} samples{left_out}, {self.reach} counted steps, {self.attempts} attempts"
+        counts = f"{self.samples} samples{left_out}, {self.reach} counted steps"
+        return f"{verdict}: {counts}, {self.attempts} attempt{'s' if self.attempts != 1 else ''}"
+
+    @property
+    def _passes(self) -> str:
+        """The passes of a pool in words."""
+        whole = sum(epoch.complete for epoch in self.epochs)
+        corpora, begun = len({epoch.corpus for epoch in self.epochs}), len(self.epochs) - whole
+        rest = f", and at most once in {begun} that {'are' if begun > 1 else 'is'} not complete" if begun else ""
+        return f"each of {whole} passes over {corpora} corpora{rest}"
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Return one row per epoch, or per corpus and pass, with the columns of `header`."""
-        return [
-            (
-                *((epoch.corpus,) if self._is_pool else ()),
-                str(epoch.epoch),
-                str(epoch.steps),
-                str(epoch.seen),
-                str(len(epoch.skipped)),
-                _missing(epoch),
-                str(len(epoch.twice)),
-                str(len(epoch.elsewhere)),
-                str(len(epoch.unknown)),
-                epoch.verdict,
-            )
-            for epoch in self.epochs
-        ]
+        """Return one row per epoch, or per corpus and pass, with the columns of `header`.
+
+        Whole passes over a corpus that follow each other without anything to report share a row.
+        """
+        groups = groupby(enumerate(self.epochs), key=lambda pair: _alike(*pair))
+        return [self._row([epoch for _, epoch in group]) for _, group in groups]
+
+    def _row(self, epochs: Sequence[EpochAudit]) -> tuple[str, ...]:
+        first = epochs[0]
+        return (
+            *((first.corpus,) if self._is_pool else ()),
+            _span([epoch.epoch for epoch in epochs]),
+            _span(sorted({epoch.steps for epoch in epochs})),
+            str(first.seen) + (" each" if len(epochs) > 1 else ""),
+            str(len(first.skipped)),
+            _missing(first),
+            str(len(first.twice)),
+            str(len(first.elsewhere)),
+            str(len(first.unknown)),
+            first.verdict,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as JSON values, with at most SHOWN examples of each problem."""
@@ -188,6 +204,17 @@ class AuditReport:
                 for e in self.epochs
             ],
         }
+
+
+def _alike(place: int, epoch: EpochAudit) -> tuple[object, ...]:
+    """Return a key that is equal for passes over a corpus that may share a row."""
+    if epoch.corpus and epoch.complete and epoch.ok and not epoch.skipped:
+        return epoch.corpus, epoch.seen, epoch.verdict
+    return (place,)
+
+
+def _span(numbers: Sequence[int]) -> str:
+    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}"
 
 
 def _missing(epoch: EpochAudit) -> str:

@@ -41,6 +41,10 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value <= _MAX_STEPS
 
 
+def _are_counts_by_name(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_count, value.values()))
+
+
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
@@ -58,7 +62,7 @@ _RECORD_FIELDS: Mapping[str, Callable[[Any], bool]] = {
     "manifests": _is_texts_by_name,
     "modalities": _is_texts,
     "not_used": _is_texts_by_name,
-    "init": lambda value: isinstance(value, dict),
+    "init": lambda value: isinstance(value, dict) and _are_counts_by_name(value.get("uses", {})),
 }
 """Fields of `run.json` with the check of each."""
 _RESULT_FIELDS: Mapping[str, Callable[[Any], bool]] = {
@@ -69,7 +73,7 @@ _RESULT_FIELDS: Mapping[str, Callable[[Any], bool]] = {
     "attempts": _is_count,
     "modalities": _is_texts,
     "metrics": _are_metrics,
-    "excluded": lambda value: isinstance(value, dict) and all(map(_is_count, value.values())),
+    "excluded": _are_counts_by_name,
 }
 """Fields of `result.json` with the check of each."""
 

@@ -94,6 +94,12 @@ class StepCounts:
     """[C] share of each corpus in the samples of the step."""
     extra: dict[str, Tensor] = field(default_factory=dict)
     """Counts of the terms of `loss.extra`, by name."""
+    real_steps: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
+    """In a pool [C] time steps of the samples of each corpus, of the longest modality."""
+    padded_steps: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
+    """In a pool [C] the same once each micro-batch of a rank is padded to its longest sample."""
+    skipped: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
+    """In a pool [C] samples of each corpus that could not be read."""
 
     @property
     def codes(self) -> Tensor:
@@ -111,8 +117,9 @@ class StepCounts:
     ) -> StepCounts:
         """Unpack what `local_counts` packed, after the sum over ranks."""
         m, c, labels = len(modalities), layout.parts, layout.labels(tasks)
-        sizes = [1, c, m * c, m * c, len(labels), layout.groups * c * m, len(extra)]
-        head, samples, steps, pairs, counted, codes, further = torch.split(vector, sizes)
+        pooled = len(layout.corpora)
+        sizes = [1, c, m * c, m * c, len(labels), layout.groups * c * m, len(extra), pooled, pooled, pooled]
+        head, samples, steps, pairs, counted, codes, further, real, padded, skipped = torch.split(vector, sizes)
 
         def by_modality(counts: Tensor) -> dict[str, Tensor]:
             rows = counts.view(m, c) if layout.corpora else counts
@@ -127,6 +134,9 @@ class StepCounts:
             group_codes=codes.view(layout.groups * c, m),
             shares=samples / samples.sum().clamp(min=1),
             extra=dict(zip(extra, further.unbind(), strict=True)),
+            real_steps=real,
+            padded_steps=padded,
+            skipped=skipped,
         )
 
 
@@ -170,6 +180,7 @@ def local_counts(
     modalities: Collection[str],
     tasks: Collection[str],
     extra: Mapping[str, Counts] | None = None,
+    skipped: Sequence[int] = (),
 ) -> Tensor:
     """Compute this rank's counts over all its micro-batches of a step, as one float64 vector on the host.
 
@@ -179,6 +190,7 @@ def local_counts(
         modalities: Their names.
         tasks: Names of the heads.
         extra: Terms of `loss.extra` by name, each with its own count.
+        skipped: In a pool: number of the corpus of each sample that could not be read.
     """
     # One vector, summed over the ranks in one all-reduce before the forward pass: decision 008.
     parts, learned = layout.parts, layout.labels(tasks)
@@ -210,6 +222,9 @@ def local_counts(
                 mask = mask & (corpus == label.corpus)
             labels[number] += float((mask * batch.label_weight.get(label.head, 1.0)).sum())
     further = [sum(term.count(batch) for batch in batches) for term in (extra or {}).values()]
+    pooled = len(layout.corpora)
+    padding = sum((_padding(batch, pooled) for batch in batches), torch.zeros(2, pooled, dtype=torch.float64))
+    lost = torch.bincount(torch.tensor(skipped, dtype=torch.long), minlength=pooled).double()
     return torch.cat(
         [
             torch.tensor([nonfinite], dtype=torch.float64),
@@ -219,5 +234,20 @@ def local_counts(
             torch.tensor([*labels], dtype=torch.float64),
             codes.flatten(),
             torch.tensor(further, dtype=torch.float64),
+            padding.flatten(),
+            lost,
         ]
     )
+
+
+def _padding(batch: Batch, corpora: int) -> Tensor:
+    """Count the time steps of the samples of each corpus, as they are and padded: [2, C]; [2, 0] without a pool."""
+    lengths = torch.zeros(len(batch), dtype=torch.long)
+    if not corpora or not len(batch):
+        return torch.zeros(2, corpora, dtype=torch.float64)
+    for part in batch.modalities.values():
+        lengths = torch.maximum(lengths, torch.bincount(part.sample, minlength=len(batch)))
+    padded = torch.where(lengths > 0, lengths.max(), 0)
+    return torch.stack(
+        [torch.bincount(batch.corpus, steps.double(), minlength=corpora) for steps in (lengths, padded)]
+    ).double()

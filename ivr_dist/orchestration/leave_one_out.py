@@ -9,14 +9,13 @@ from typing import Any, TextIO
 from ivr_dist import storage
 from ivr_dist.config import Config
 from ivr_dist.config.corpora import trained
-from ivr_dist.config.loading import Loaded, override
+from ivr_dist.config.loading import Loaded
 from ivr_dist.display.plain_output import say
 from ivr_dist.errors import ConfigError, raise_together
 from ivr_dist.evaluation.pool_metrics import HELD_OUT
-from ivr_dist.inspection.existing_run import read_result
-from ivr_dist.orchestration.multi_seed import train_one
 from ivr_dist.orchestration.pool_preflight import caught
 from ivr_dist.orchestration.preflight import absolute, preflight
+from ivr_dist.orchestration.successive_runs import PlannedRun, train_each
 from ivr_dist.planning.pool_layout import PoolLayout, pool_layout
 from ivr_dist.run.paths import RunPaths
 
@@ -48,17 +47,14 @@ def train_without_each(
     run_dir = loaded.config.run.dir
     if alone:
         say(f"not left out, because no other corpus shares their heads: {', '.join(alone)}", stream, flush=True)
-    scores: dict[str, Any] = {}
-    for number, name in enumerate(names, start=1):
-        run = RunPaths(run_dir).run_without(name)
-        say(f"without {name} ({number} of {len(names)})", stream, flush=True)
-        options = [*overrides, _held_out(name), override("run.dir", run), *(["--debug"] if debug else [])]
-        code = train_one([path, *options], stream)
-        result = None if code else read_result(storage.absolute(run))
-        if result is None:
-            # With exit code 0 its stop file ended it.
-            return code, None
-        scores[name] = {split: _own(metrics, name) for split, metrics in result["metrics"].items()}
+    runs = [PlannedRun(f"without {name}", RunPaths(run_dir).run_without(name), [_held_out(name)]) for name in names]
+    code, results = train_each(path, overrides, runs, stream, debug=debug)
+    if results is None:
+        return code, None
+    scores = {
+        name: {split: _own(metrics, name) for split, metrics in result["metrics"].items()}
+        for name, result in zip(names, results, strict=True)
+    }
     summary = {"corpora": scores, "share_no_head": alone}
     storage.write_json(RunPaths(run_dir).leave_one_out_summary, summary)
     return 0, summary

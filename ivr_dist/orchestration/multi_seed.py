@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import signal
 import statistics
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from types import FrameType
 from typing import Any, TextIO
 
 from ivr_dist import storage
-from ivr_dist.config.loading import Loaded, override
-from ivr_dist.display.plain_output import say
+from ivr_dist.config.loading import Loaded
 from ivr_dist.errors import ConfigError, UserError, raise_together
-from ivr_dist.inspection.existing_run import finished_result, read_result
+from ivr_dist.inspection.existing_run import finished_result
 from ivr_dist.orchestration.preflight import absolute, preflight
+from ivr_dist.orchestration.successive_runs import PlannedRun, train_each
 from ivr_dist.run.paths import RunPaths
 
 Metrics = Mapping[str, Mapping[str, float | None]]
@@ -68,19 +63,13 @@ def train_seeds(
         UserError: The config or the data cannot work, or directories hold runs of another config, which are all named.
     """
     run_dir = loaded.config.run.dir
-    _check(loaded, {seed: RunPaths(run_dir).seed_run(seed) for seed in seeds})
-    results = []
-    for number, seed in enumerate(seeds, start=1):
-        seed_dir = RunPaths(run_dir).seed_run(seed)
-        say(f"seed {seed} ({number} of {len(seeds)})", stream, flush=True)
-        options = [*overrides, f"run.seed={seed}", override("run.dir", seed_dir), *(["--debug"] if debug else [])]
-        code = train_one([path, *options], stream)
-        result = None if code else read_result(storage.absolute(seed_dir))
-        if result is None:
-            # With exit code 0 its stop file ended it.
-            return code, None
-        results.append(result["metrics"])
-    summary = {"seeds": list(seeds), "metrics": summarize(results)}
+    seed_dirs = {seed: RunPaths(run_dir).seed_run(seed) for seed in seeds}
+    _check(loaded, seed_dirs)
+    runs = [PlannedRun(f"seed {seed}", seed_dir, [f"run.seed={seed}"]) for seed, seed_dir in seed_dirs.items()]
+    code, results = train_each(path, overrides, runs, stream, debug=debug)
+    if results is None:
+        return code, None
+    summary = {"seeds": list(seeds), "metrics": summarize([result["metrics"] for result in results])}
     storage.write_json(RunPaths(run_dir).seeds_summary, summary)
     return 0, summary
 
@@ -111,29 +100,3 @@ def summarize(runs: Sequence[Metrics]) -> dict[str, dict[str, dict[str, Any]]]:
                 spread = statistics.stdev(values) if len(values) > 1 else 0.0
                 summary[split][name] = {"mean": statistics.mean(values), "std": spread, "values": values}
     return summary
-
-
-def train_one(arguments: Sequence[str], stream: TextIO) -> int:
-    """Run `ivr-dist train` with these arguments in a process of its own, and return its exit code."""
-    command = [sys.executable, "-m", "ivr_dist", "train", *arguments]
-    # In its own process group, so that Ctrl-C reaches it once: forwarded from here, like any other signal.
-    process = subprocess.Popen(command, stdout=stream, process_group=0)
-    with _signals_forwarded_to(process):
-        code = process.wait()
-    # For a process that a signal ended, subprocess returns the negative number, a shell 128 plus the number.
-    return code if code >= 0 else 128 - code
-
-
-@contextmanager
-def _signals_forwarded_to(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Forward stop signals: the process ends after a checkpoint, or at once on the second one."""
-
-    def forward(number: int, _frame: FrameType | None) -> None:
-        process.send_signal(number)
-
-    previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -254,8 +254,8 @@ def describe(
         ("global batch", f"{plan.global_batch} = {plan.accumulation} micro-step(s) x {slots} slots"),
         ("samples a worker and micro-step", split),
         ("groups of batch statistics", f"{plan.global_batch // plan.group} x {plan.group} slots{fitted}"),
-        ("lanes of the data order", f"{plan.lanes}, shuffle delay {plan.delay}"),
-        *([] if plan.pool is None else [("mix", _mix(plan.pool))]),
+        *([("lanes of the data order", f"{plan.lanes}, shuffle delay {plan.delay}")] if plan.pool is None else []),
+        *([] if plan.pool is None else _mix(plan)),
         ("steps", f"{plan.total_steps:,} ({plan.steps_per_epoch:,} an epoch, {epochs:.4g} epochs)"),
         ("learning rate", f"{config.train.lr:g}, {config.train.schedule}, warm-up {plan.warmup_steps} steps"),
         (
@@ -294,13 +294,20 @@ def _pool_samples(pool: PoolPlan) -> str:
     return f"{sum(samples.values()):,} of {len(samples)} corpora, {pool.slots:,} used an epoch"
 
 
-def _mix(pool: PoolPlan) -> str:
-    """Share of each corpus, and passes over it in an epoch, in the first phase."""
-    phase = pool.phases[0]
-    quotas = phase.quotas
-    parts = [
-        f"{corpus.name} {quotas[corpus.name] / phase.slots:.1%} ({quotas[corpus.name] / corpus.samples:.3g})"
-        for corpus in pool.corpora
+def _mix(plan: Plan) -> list[tuple[str, str]]:
+    """Rows with the lanes of a pool, and for each phase the share of each corpus and the passes over it in an epoch."""
+    pool = plan.pool
+    assert pool is not None
+    rows = [
+        ("lanes of the data order", f"{plan.lanes} of {len(pool.corpora)} corpora, shuffle delay at most {plan.delay}")
     ]
-    shown = ", ".join(parts[:_MOST_CORPORA]) + (", ..." if len(parts) > _MOST_CORPORA else "")
-    return f"{shown} of an epoch (passes)"
+    for phase in pool.phases:
+        quotas = phase.quotas
+        parts = [
+            f"{corpus.name} {quotas[corpus.name] / phase.slots:.1%} ({quotas[corpus.name] / corpus.samples:.3g})"
+            for corpus in pool.corpora[:_MOST_CORPORA]
+        ]
+        shown = ", ".join(parts) + (", ..." if len(pool.corpora) > _MOST_CORPORA else "")
+        began = f"shares from step {phase.first_step + 1:,}" if phase.first_step else "shares (passes an epoch)"
+        rows.append((began, shown))
+    return rows

@@ -44,7 +44,8 @@ def assign_heads(
 
 def _shares_head(one: TaskSpec, other: TaskSpec) -> bool:
     named = one.type == "regression" or one.names is not None
-    return one == other and named
+    # Whether classes are ordered says how they may be scored, not what a head predicts.
+    return replace(one, ordered=other.ordered) == other and named
 
 
 def members_by_head(
@@ -117,6 +118,16 @@ def have_one_form(head: TaskSpec, task: TaskSpec) -> bool:
     """
     unlike = head.names is not None and task.names is not None and head.names != task.names
     return (head.type, head.classes) == (task.type, task.classes) and not unlike
+
+
+def can_score(head: TaskSpec, task: TaskSpec) -> bool:
+    """Whether a head can score a task it was not trained on: one of its form, or ordered classes by a regression.
+
+    Equal parts of the range of a regression then stand for the classes.
+    """
+    if head.type == "regression" and task.type == "classification":
+        return task.ordered and head.low is not None and head.high is not None
+    return have_one_form(head, task)
 
 
 def _form(spec: TaskSpec) -> tuple[str, int | None, tuple[str, ...] | None]:

@@ -18,8 +18,8 @@ from ivr_dist.planning.pool_heads import (
     LossScale,
     Member,
     assign_heads,
+    can_score,
     form_of,
-    have_one_form,
     head_faults,
     head_specs,
     members_by_head,
@@ -317,12 +317,13 @@ def _held_out_faults(
         else:
             corpus, _, spec = members[head][0]
             own_spec = tasks[task]
-            if not have_one_form(spec, own_spec):
+            if not can_score(spec, own_spec):
                 yield ConfigError(
                     f"{name} is scored by head {head}, {form_of(spec)} of {corpus}, but its {task} is "
                     f"{form_of(own_spec)}",
                     where=f"data.corpora.{name}.heads",
-                    remedy="name a head of the same form, or leave the corpus out",
+                    remedy="name a head of the same form (a regression scores classes that the card calls ordered), or "
+                    "leave the corpus out",
                 )
             elif task not in chosen and spec.classes and (spec.names is None or own_spec.names is None):
                 yield ConfigError(

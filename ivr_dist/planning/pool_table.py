@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ivr_dist.config import Config
-from ivr_dist.config.corpora import entries
+from ivr_dist.config.corpora import SplitKey, entries
 from ivr_dist.planning.mixing_tree import MixingTree
 from ivr_dist.planning.plan import Plan
 from ivr_dist.planning.pool_layout import PoolLayout
 from ivr_dist.planning.pool_plan import Phase
+from ivr_dist.units import format_bytes
 
 _RARE_STEPS = 100
 """Steps in which a corpus should be seen at least once: the moments of AdamW for its input layers decay in between."""
@@ -20,11 +21,24 @@ _FEWEST_IN_CELL = 8
 
 
 @dataclass(frozen=True)
+class CorpusReading:
+    """Reading of one corpus over the steps of a read forecast, by all workers together."""
+
+    step_bytes: int
+    """Average bytes of its samples of a step."""
+    padding: float | None
+    """Share of padding in the time steps that its samples take up in micro-batches, each of which is padded to its
+    longest sample of any corpus; None where the lengths are not in the indexes."""
+
+
+@dataclass(frozen=True)
 class CorpusRow:
     """One trained corpus of a plan, in its first phase."""
 
     corpus: str
     samples: int
+    left_out: int
+    """Those of them that the run leaves out: their slots stay empty."""
     share: float
     """Part of the slots."""
     step: tuple[int, int]
@@ -38,9 +52,24 @@ class CorpusRow:
     lanes: int
     first_step: int
     """The step of its first use, 1 for the first."""
+    padding: float | None
+    """See `CorpusReading`, as the next one; None where there is no forecast."""
+    step_bytes: int | None
     heads: tuple[str, ...]
 
-    header = ("corpus", "samples", "share", "a step", "an epoch", "passes an epoch, in all", "lanes", "first", "heads")
+    header = (
+        "corpus",
+        "samples",
+        "share",
+        "a step",
+        "an epoch",
+        "passes an epoch / in all",
+        "lanes",
+        "first use",
+        "padding",
+        "bytes a step",
+        "heads",
+    )
     """Column names of `cells`."""
 
     def cells(self) -> tuple[str, ...]:
@@ -49,13 +78,15 @@ class CorpusRow:
         limit = f" (max {self.max_passes:g})" if self.max_passes is not None else ""
         return (
             self.corpus,
-            f"{self.samples:,}",
+            f"{self.samples:,}" + (f" ({self.left_out:,} left out)" if self.left_out else ""),
             f"{self.share:.1%}",
             f"{low}" if low == high else f"{low}-{high}",
             f"{self.epoch:,}",
-            f"{self.passes_epoch:.3g}, {self.passes_all:.3g}{limit}",
+            f"{self.passes_epoch:.3g} / {self.passes_all:.3g}{limit}",
             f"{self.lanes}",
             f"step {self.first_step}",
+            "-" if self.padding is None else f"{self.padding:.1%}",
+            "-" if self.step_bytes is None else format_bytes(self.step_bytes),
             ", ".join(self.heads),
         )
 
@@ -64,13 +95,21 @@ class CorpusRow:
         return asdict(self)
 
 
-def corpus_rows(config: Config, plan: Plan, layout: PoolLayout) -> list[CorpusRow]:
+def corpus_rows(
+    config: Config,
+    plan: Plan,
+    layout: PoolLayout,
+    readings: Mapping[str, CorpusReading] | None = None,
+    excluded: Mapping[str, int] | None = None,
+) -> list[CorpusRow]:
     """Describe each trained corpus of a plan; none where there is no pool.
 
     Args:
         config: The run's config.
         plan: Its plan.
         layout: Its corpora and heads.
+        readings: By corpus: the forecast of its reading, where there is one.
+        excluded: By split: samples that the run leaves out.
     """
     pool = plan.pool
     if pool is None:
@@ -82,10 +121,12 @@ def corpus_rows(config: Config, plan: Plan, layout: PoolLayout) -> list[CorpusRo
     for corpus in pool.corpora:
         quota = first.quotas[corpus.name]
         exact = plan.global_batch * quota
+        reading = (readings or {}).get(corpus.name)
         rows.append(
             CorpusRow(
                 corpus=corpus.name,
                 samples=corpus.samples,
+                left_out=(excluded or {}).get(str(SplitKey(corpus.name, "train")), 0),
                 share=quota / first.slots,
                 step=(exact // first.slots, -(-exact // first.slots)),
                 epoch=quota,
@@ -94,6 +135,8 @@ def corpus_rows(config: Config, plan: Plan, layout: PoolLayout) -> list[CorpusRo
                 max_passes=entries(config)[corpus.name].max_passes,
                 lanes=corpus.lanes,
                 first_step=1 + _first_slot(tree, corpus.name) // plan.global_batch,
+                padding=reading.padding if reading else None,
+                step_bytes=reading.step_bytes if reading else None,
                 heads=heads.get(corpus.name, ()),
             )
         )
@@ -121,6 +164,22 @@ def _first_slot(tree: MixingTree, name: str) -> int:
         else:
             low = middle + 1
     return low
+
+
+def held_out_notes(layout: PoolLayout, splits: Collection[str]) -> list[str]:
+    """Sentences about the corpora that are scored only.
+
+    Args:
+        layout: The corpora and heads.
+        splits: The splits of the run, as texts of their `SplitKey`.
+    """
+    notes = []
+    for corpus in layout.corpora:
+        if corpus.held_out:
+            own = [split for split in ("valid", "test") if str(SplitKey(corpus.name, split)) in splits]
+            heads = ", ".join(f"{task} by head {head}" for task, head in corpus.heads.items())
+            notes.append(f"{corpus.name} is held out, its {' and '.join(own)} scored: {heads}")
+    return notes
 
 
 def pool_notes(config: Config, plan: Plan) -> list[str]:

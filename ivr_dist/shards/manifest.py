@@ -357,6 +357,8 @@ def _check(manifest: Manifest) -> None:
             raise ValueError(f"tasks.{name}.classes is {_shown(task.classes)} of a {task.type}")
         if task.names is not None and not len(set(task.names)) == len(task.names) == task.classes:
             raise ValueError(f"tasks.{name}.names are not {_shown(task.classes)} different names of classes")
+        if task.ordered and not of_classes:
+            raise ValueError(f"tasks.{name}.ordered is of classes, in a {task.type}")
     for name, count in manifest.labels.items():
         if name not in manifest.tasks or not 0 <= count <= manifest.samples:
             raise ValueError(f"labels.{name} is {count} of {manifest.samples} samples, or belongs to no task")

@@ -47,11 +47,13 @@ class TaskSpec:
     """Benchmark whose conventions the metrics follow."""
     names: tuple[str, ...] | None = None
     """Names of the classes of a classification, in their order; None if they are not known."""
+    ordered: bool = False
+    """Whether the classes of a classification are grades, from the lowest to the highest."""
 
     def to_json(self) -> dict[str, Any]:
-        """Convert to JSON values; names that are not known are left out, as by versions without them."""
+        """Convert to JSON values; keys of newer versions are left out where they say nothing."""
         content = asdict(self)
-        return {key: value for key, value in content.items() if value is not None or key != "names"}
+        return {key: value for key, value in content.items() if value or key not in ("names", "ordered")}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -218,7 +218,10 @@ class AttemptRun:
             return {name: position.first_use for name, position in cursor.corpora.items()}
         if initial is None or not self.config.data.mix.uses_from:
             return {}
-        return initial.first_uses(self.layout, ids(self.manifests))
+        first_uses = initial.first_uses(self.layout, ids(self.manifests))
+        # The audit needs them before there is a checkpoint, whose cursor has them.
+        self.init_record["uses"] = first_uses
+        return first_uses
 
     def _record(self) -> dict[str, Any]:
         """Return the content of `run.json`, with where the weights come from."""

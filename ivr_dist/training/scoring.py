@@ -43,7 +43,7 @@ def score_splits(
         if split.corpus is None:
             scores |= evaluate.score(predictions, split.corpus_name, split.manifest.tasks, extra)
         else:
-            named = pool_scores.by_task(predictions, split.corpus, layout.scale == "unit")
+            named = pool_scores.by_task(predictions, split.corpus, layout)
             scores |= pool_scores.score_corpus(named, split.corpus, extra)
     if layout.is_pool:
         scores |= pool_metrics.macro(scores, layout.corpora)

@@ -197,7 +197,8 @@ class Trainer:
         # decision 008
         layout, features, tasks = self.train_step.layout, self.state.features, self.state.tasks
         extra = {term.name: term for term in self.train_step.extra}
-        local = local_counts(fetched.micro_batches, layout, features, tasks, extra)
+        skipped = [self.layout.number(sample.corpus) for sample in fetched.skipped] if layout.corpora else ()
+        local = local_counts(fetched.micro_batches, layout, features, tasks, extra, skipped)
         self._take_save_error()
         signals = self.control.signals(
             saved=self._has_saved,
@@ -299,7 +300,9 @@ class Trainer:
             excluded=[*map(sample_key, fetched.excluded)],
             fault=result.fault,
             passes=self._passes(),
-            shares=self._shares(counts),
+            shares=self._by_corpus(counts.shares),
+            padding=self._padding(counts),
+            unreadable={name: round(count) for name, count in self._by_corpus(counts.skipped).items()},
             slowest=decision.slowest(),
         )
         if self.cursor.epoch != fetched.epoch:
@@ -313,11 +316,16 @@ class Trainer:
             return {}
         return {name: position.uses / position.samples for name, position in self.cursor.corpora.items()}
 
-    def _shares(self, counts: StepCounts) -> dict[str, float]:
+    def _by_corpus(self, values: torch.Tensor) -> dict[str, float]:
+        """Name the values [C] of the trained corpora of a pool."""
         if not self.layout.is_pool:
             return {}
-        pairs = zip(self.layout.corpora, counts.shares.tolist(), strict=True)
-        return {corpus.name: share for corpus, share in pairs if not corpus.held_out}
+        pairs = zip(self.layout.corpora, values.tolist(), strict=True)
+        return {corpus.name: value for corpus, value in pairs if not corpus.held_out}
+
+    def _padding(self, counts: StepCounts) -> dict[str, float]:
+        padded, real = self._by_corpus(counts.padded_steps), self._by_corpus(counts.real_steps)
+        return {name: 1 - real[name] / steps for name, steps in padded.items() if steps}
 
     @property
     def _data(self) -> str:

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ivr_dist import storage
 from ivr_dist.checkpoint import store
 from ivr_dist.checkpoint.weights import read_weights
 from ivr_dist.config import Config
+from ivr_dist.config.corpora import SPLITS
 from ivr_dist.config.loading import load_config
+from ivr_dist.config.loading import override as load_override
+from ivr_dist.corpora.synthetic import SynthSource
+from ivr_dist.data.pool_cursor import PoolCursor
+from ivr_dist.errors import CheckpointMismatchError
 from ivr_dist.evaluation.score_checkpoint import score_own_splits
 from ivr_dist.inspection.audit import audit
 from ivr_dist.orchestration.preflight import absolute
+from ivr_dist.packing.pack import PackOptions, pack
+from ivr_dist.planning.plan import plan_run
 from ivr_dist.run.results import loss_curve
-from tests.distributed.test_training import STAGES, train
+from ivr_dist.shards.manifest import Manifest
+from tests.distributed.test_training import STAGES, Recorder, train
 from tests.pools import SIZES, pack_pool, pool_run
-from tests.ranks import run_ranks
+from tests.ranks import RankError, run_ranks
 
 pytestmark = pytest.mark.distributed
 
@@ -30,6 +41,10 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> str:
     place = str(tmp_path_factory.mktemp("pool"))
     pack_pool(place)
     return place
+
+
+def manifests(pool: str) -> dict[str, Manifest]:
+    return {f"{name}/{split}": Manifest.load(f"{pool}/{name}/{split}") for name in SIZES for split in SPLITS}
 
 
 def config(pool: str, run: Path, *overrides: str) -> Config:
@@ -109,6 +124,99 @@ def test_interrupted_pools_continue_bitwise_on_any_number_of_workers(pool: str, 
         for (corpus, _), each in passes.items():
             if each.complete:
                 assert each.seen == round(0.7 * SIZES[corpus]) and each.verdict == "exactly once"
+        # In the order of the config; whole passes over a corpus share a row.
+        assert [row[0] for row in report.rows()] == [name for name in SIZES for _ in range(2)]
+        assert report.rows()[2] == ("calls", *report.rows()[2][1:]) and report.rows()[2][3] == "70 each"
+        whole = sum(each.complete for each in report.epochs)
+        assert (
+            f"exactly once in each of {whole} passes over 3 corpora, and at most once in 3 that are" in report.summary
+        )
+
+
+def test_a_run_goes_on_with_other_shares_and_keeps_its_passes(pool: str, tmp_path: Path) -> None:
+    """Shares decide on the lanes of a corpus, but those of the run that is continued stay, also after a kill."""
+    shares = {"talks": 0.9, "calls": 0.05, "clips": 0.05}
+    other = ("data.mix.alpha=null", *(f"data.corpora.{name}.share={share}" for name, share in shares.items()))
+    begun, changed = (
+        {name: config(pool, tmp_path / name, "train.max_steps=40", *mix) for name in ("once", "killed")}
+        for mix in ((), (*other, "data.mix.changes=allow"))
+    )
+    lanes = [plan_run(case, manifests(pool), 2).pool for case in (begun["once"], changed["once"])]
+    assert all(lanes) and [c.lanes for c in lanes[0].corpora] != [c.lanes for c in lanes[1].corpora]  # type: ignore[union-attr]
+    run_ranks(train, 2, [(begun["once"], 9), (begun["killed"], 9)])
+    with pytest.raises(CheckpointMismatchError, match=r"data\.mix\.alpha is 0\.5 there and unset"):
+        train(0, 1, [(config(pool, tmp_path / "once", "train.max_steps=40", *other), None)])
+    run_ranks(train, 2, [(changed["once"], None), (changed["killed"], 23)])
+    # The mix is that of the run by now.
+    run_ranks(train, 2, [(config(pool, tmp_path / "killed", "train.max_steps=40", *other), None)])
+    assert loss_curve(str(tmp_path / "killed")) == loss_curve(str(tmp_path / "once"))
+    for name in changed:
+        report = audit(str(tmp_path / name))
+        assert report.ok, report.problems
+        whole = {(each.corpus, each.epoch) for each in report.epochs if each.complete}
+        assert {("talks", 0), ("talks", 1), ("talks", 2), ("clips", 0), ("calls", 0)} <= whole
+        for each in report.epochs:
+            assert each.verdict == ("exactly once" if each.complete else "so far once")
+            assert each.seen == round(0.7 * SIZES[each.corpus]) or not each.complete
+
+
+def test_a_run_that_goes_on_with_the_passes_of_another_is_audited_from_there(pool: str, tmp_path: Path) -> None:
+    """Before it has a checkpoint, after a restart, and at its end."""
+    first = config(pool, tmp_path / "first")
+    run_ranks(train, 1, [(first, None)])
+    further = (f"train.init_from={first.run.dir}", "data.mix.uses_from=true", "checkpoint.every=100steps")
+    second = config(pool, tmp_path / "second", *further, "train.max_steps=20")
+    with pytest.raises(RankError, match="the process ends here"):
+        run_ranks(train_until_it_fails, 1, second)
+    assert not store.names(second.run.dir)
+    report = audit(second.run.dir)
+    assert report.ok and report.reach == 0, report.problems
+    run_ranks(train, 1, [(second, 7), (second, None)])
+    used = {name: position.uses for name, position in _cursor(first).corpora.items()}
+    report = audit(second.run.dir)
+    assert report.ok, report.problems
+    for each in report.epochs:
+        samples = round(0.7 * SIZES[each.corpus])
+        begun = used[each.corpus] - samples * each.epoch
+        assert begun < samples, "a pass that the first run completed"
+        # Of the pass that the first run began, the rest.
+        assert each.seen == samples - max(begun, 0) or not each.complete
+
+
+def test_a_run_that_keeps_the_statistics_of_its_first_checkpoint_is_resumed(pool: str, tmp_path: Path) -> None:
+    """Of a corpus that the checkpoint did not know, by its feature sets."""
+    first = config(pool, tmp_path / "first", "train.max_steps=2")
+    other = str(tmp_path / "other")
+    pack(SynthSource(200, 9, dims={"text": 10, "audio": 12, "vision": 8}, name="other"), other)
+    talks = {"data.corpora.talks": None, "data.corpora.other.dir": other, "train.init_from": first.run.dir}
+    overrides = [load_override(key, value) for key, value in talks.items()]
+    cases = {name: config(pool, tmp_path / name, *overrides) for name in ("whole", "pieces")}
+    run_ranks(train, 1, [(first, None), (cases["whole"], None), (cases["pieces"], 4), (cases["pieces"], None)])
+    assert loss_curve(cases["pieces"].run.dir) == loss_curve(cases["whole"].run.dir)
+    states = [store.read_state(store.names(case.run.dir)[0].url(case.run.dir)) for case in (first, cases["pieces"])]
+    kept, own = (state.pool.statistics[name] for state, name in zip(states, ("talks", "other"), strict=True))  # type: ignore[union-attr]
+    assert own["vision"] == kept["vision"], "the set of one corpus of the checkpoint"
+
+
+class _Failing(Recorder):
+    """Fails after five steps, as no console should."""
+
+    def stop_requested(self) -> bool:
+        if super().stop_requested():
+            raise RuntimeError("the process ends here")
+        return False
+
+
+def train_until_it_fails(rank: int, world: int, case: Config) -> None:
+    from ivr_dist.orchestration import worker
+
+    worker.train(case, _Failing(5), rank, 0)
+
+
+def _cursor(case: Config) -> PoolCursor:
+    cursor = store.read_state(store.names(case.run.dir)[0].url(case.run.dir)).cursor
+    assert isinstance(cursor, PoolCursor)
+    return cursor
 
 
 def test_scores_of_a_pool_equal_those_of_its_checkpoint(pool: str, tmp_path: Path) -> None:
@@ -121,6 +229,32 @@ def test_scores_of_a_pool_equal_those_of_its_checkpoint(pool: str, tmp_path: Pat
     assert len(splits) == 3 and scores.keys() == result["metrics"]["test"].keys()
     for name, value in scores.items():
         assert value == pytest.approx(result["metrics"]["test"][name], rel=1e-5, abs=1e-6), name
+
+
+def test_curves_have_the_padding_and_the_skipped_samples_of_each_corpus(pool: str, tmp_path: Path) -> None:
+    """Over all ranks: the damaged samples of one corpus, as the audit counts them, and no more padding than planned."""
+    damaged = tmp_path / "pool"
+    shutil.copytree(pool, damaged, ignore=shutil.ignore_patterns("calls"))
+    calls = SynthSource(SIZES["calls"], 2, dims={"text": 10, "audio": 12}, name="calls")
+    pack(calls, str(damaged / "calls"), PackOptions(shard_samples=10))
+    shard, *_ = (damaged / "calls" / "train").glob("*.tar")
+    with tarfile.open(shard) as tar:
+        first = next(member.offset_data for member in tar if member.size)
+    with shard.open("r+b") as file:
+        file.seek(first)
+        file.write(b"\xff\xfe\xfd\xfc")
+    case = config(str(damaged), tmp_path / "run", "data.on_error=skip", "data.max_skipped=1000", "log.every=1")
+    run_ranks(train, 2, [(case, None)])
+    report = audit(case.run.dir)
+    skipped = {name: sum(len(each.skipped) for each in report.epochs if each.corpus == name) for name in SIZES}
+    assert report.ok and skipped["calls"] > 1 and not skipped["talks"] and not skipped["clips"]
+    found = EventAccumulator(f"{case.run.dir}/tensorboard", size_guidance={"scalars": 0})
+    found.Reload()
+    for name in SIZES:
+        points = {kind: found.Scalars(f"corpus/{name}/{kind}") for kind in ("skipped", "padding", "share", "passes")}
+        assert [point.step for point in points["skipped"]] == list(range(1, STEPS + 1))
+        assert sum(point.value for point in points["skipped"]) == skipped[name]
+        assert len(points["padding"]) == STEPS and all(0 < point.value < 1 for point in points["padding"])
 
 
 def test_a_model_from_outside_reads_one_width_of_every_corpus(pool: str, tmp_path: Path) -> None:

@@ -85,6 +85,11 @@ class StepReport:
     """Passes so far over each trained corpus of a pool."""
     shares: Mapping[str, float] = field(default_factory=dict)
     """Share of each corpus of a pool in the samples of the step."""
+    padding: Mapping[str, float] = field(default_factory=dict)
+    """Share of padding in the time steps that the samples of each corpus of a pool take up in micro-batches, of the
+    longest modality; without corpora that the step has no sample of."""
+    unreadable: Mapping[str, int] = field(default_factory=dict)
+    """Samples of each corpus of a pool in the step that could not be read, over all ranks."""
     slowest: tuple[int, float] | None = None
     """The rank slowest at its data and forward passes, and its excess as a share of the median rank's time."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 from ivr_dist.training.callbacks.base import Callback, StepReport
@@ -32,12 +33,14 @@ class TensorBoardCurves(Callback):
         self._samples = 0
         self._seconds = 0.0
         self._wait_s = 0.0
+        self._skipped: Counter[str] = Counter()
 
     def on_step(self, report: StepReport) -> None:
         """Sum up rates, and add points every `log.every` steps."""
         self._samples += report.samples
         self._seconds += report.seconds
         self._wait_s += report.wait_s
+        self._skipped.update(report.unreadable)
         if report.svr:
             self._board.scalars({f"svr/{name}": value for name, value in report.svr.items()}, report.step)
         if report.fault or (report.step % self._every and report.step != 1):
@@ -61,11 +64,15 @@ class TensorBoardCurves(Callback):
             {
                 **{f"corpus/{name}/share": value for name, value in report.shares.items()},
                 **{f"corpus/{name}/passes": value for name, value in report.passes.items()},
+                **{f"corpus/{name}/padding": value for name, value in report.padding.items()},
+                # Since the point before, so that a restart loses nothing.
+                **{f"corpus/{name}/skipped": value for name, value in self._skipped.items()},
             },
             report.step,
         )
         self._samples = 0
         self._seconds = self._wait_s = 0.0
+        self._skipped.clear()
 
     def on_evaluation(self, split: str, step: int, metrics: Mapping[str, float | None], best: bool) -> None:
         """Add the metrics as points."""

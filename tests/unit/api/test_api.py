@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 import ivr_dist as ivr
+from ivr_dist.cli import main as cli
 from ivr_dist.config.loading import load_config, with_overrides
 from ivr_dist.corpora.synthetic import SynthSource
 from ivr_dist.evaluation.evaluate import Predictions
@@ -238,6 +240,35 @@ def test_a_checkpoint_loads_like_its_run(workspace: Path) -> None:
     assert result is not None and result.checkpoint == checkpoint.url
     assert [record["step"] for record in run.history() if "loss" in record] == [1, 2, 3, 4]
     assert run.loss_curve() == result.loss_curve
+
+
+def test_evaluate_takes_the_checkpoint_that_a_run_selected_else_its_newest(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ivr.train("configs/synth.yaml", [f"run.dir={tmp_path}/run", "checkpoint.every=2steps", "train.select=last"])
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    newest = result["checkpoint"]
+    older = next(path for path in (tmp_path / "run" / "checkpoints").iterdir() if str(path) != newest)
+    # Moved since: the recorded path leads nowhere. An older checkpoint stands for the best one.
+    moved = tmp_path / "moved"
+    (tmp_path / "run").rename(moved)
+    selected = moved / "checkpoints" / older.name
+    (moved / "result.json").write_text(json.dumps({**result, "checkpoint": str(older)}))
+
+    def evaluated(path: str) -> tuple[dict[str, Any], str]:
+        assert cli.main(["evaluate", path, "--split", "valid", "--json"]) == 0
+        said = capsys.readouterr()
+        return json.loads(said.out), said.err
+
+    direct, said = evaluated(str(selected))
+    assert "the checkpoint is" not in said
+    assert evaluated(str(moved)) == (direct, f"note: the checkpoint is {selected}, which the run selected\n")
+    (moved / "result.json").unlink()
+    found, said = evaluated(str(moved))
+    assert found["checkpoint"].endswith(Path(newest).name) and found["metrics"] != direct["metrics"]
+    assert said.endswith(f"{Path(newest).name}, the newest one of a run without a result\n")
+    assert cli.main(["evaluate", str(moved / "checkpoints" / "step-00000099.a01")]) == 1
+    assert "no checkpoint here" in capsys.readouterr().err
 
 
 def test_training_repeats_itself_in_one_process_and_prints_nothing(

@@ -17,6 +17,7 @@ from ivr_dist.data.batches.collate import BatchSpec
 from ivr_dist.data.cursor import DataCursor
 from ivr_dist.errors import CheckpointMismatchError
 from ivr_dist.shards.specs import TaskSpec
+from tests.pooled_batches import SPEC
 
 RECORDED = """\
 {
@@ -199,3 +200,25 @@ def test_layout_and_statistics_come_back() -> None:
     other = replace(state, features={"audio": ["features", 3]})
     with pytest.raises(CheckpointMismatchError, match=r"features.audio is \['features', 2\] there and .*3\] here"):
         check_same_model(read, other, "a checkpoint")
+
+
+def test_a_checkpoint_of_other_corpora_is_refused_by_their_names() -> None:
+    config = load_config(None, ["data.corpora.talks.train=train", "train.select=last"])
+    state = initial_state(config, SPEC)
+    assert state.pool is not None
+    *most, last = state.pool.corpora
+    fewer = replace(state, pool=replace(state.pool, corpora=tuple(most), statistics={}))
+    # Statistics may be those of another checkpoint.
+    check_same_model(state, replace(state, pool=replace(state.pool, statistics={})), "a checkpoint")
+    with pytest.raises(CheckpointMismatchError, match=f"knows no corpus {last.name} .*train.init_from"):
+        check_same_model(fewer, state, "a checkpoint")
+    with pytest.raises(CheckpointMismatchError, match=f"has corpus {last.name} too"):
+        check_same_model(state, fewer, "a checkpoint")
+    turned = replace(state, pool=replace(state.pool, corpora=(last, *most)))
+    with pytest.raises(CheckpointMismatchError, match="in the order talks, calls, clips, posts"):
+        check_same_model(state, turned, "a checkpoint")
+    heavier = replace(state.pool, corpora=(*most, replace(last, loss_weight=3.0)))
+    with pytest.raises(
+        CheckpointMismatchError, match=rf"pool.corpora.{last.name}.loss_weight is 1.0 there and 3.0 here"
+    ):
+        check_same_model(state, replace(state, pool=heavier), "a checkpoint")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ivr_dist.checkpoint.transfer import ModelInputsAndHeads, Transfer, match_tensors
@@ -57,6 +59,8 @@ def test_other_sets_and_heads_are_new() -> None:
     assert found.new == ("audio adapter wav2vec",) and found.left == ("audio adapter covarep",)
     spec = match(ONE, {"score": MOOD}, ONE, {"score": SCORE})
     assert spec.new == spec.left == ("head score",)
+    # Whether classes are ordered is no matter of what a head predicts.
+    assert match(ONE, {"score": MOOD}, ONE, {"score": replace(MOOD, ordered=True)}).new == ()
     fresh = match(ONE, {"score": SCORE}, ONE, {"score": SCORE}, new_heads=True)
     assert fresh.new == fresh.left == ("head score",)
 

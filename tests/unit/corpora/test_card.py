@@ -108,6 +108,7 @@ def test_groups_by_split(tmp_path: Path) -> None:
             "classification, classes: 2, names: [a, a]",
             r"1 different names .* 2 classes",
         ),
+        ("low: -3, high: 3", "low: -3, high: 3, ordered: true", r"only classes are ordered.*tasks.sentiment.ordered"),
         ("splits:", "splits: {}\nsplits:", r"splits is given twice"),
         ("name: films", "name: !!python/name:os.system", r"tag"),
         ("table:\n  file: samples", "table: samples", r"not a mapping"),

@@ -180,9 +180,33 @@ def test_another_mix_begins_a_phase_at_the_step_of_the_checkpoint() -> None:
     ]
     assert cursor.phase == 1 and cursor.step == 0 and order.uses(30) == before.uses(30)
     check_passes(order, 0, 120, {"corpus0": 1000, "corpus1": 300, "corpus2": 77})
-    # A second stop and resumption with the same mix continues the phase.
-    again, cursor = after.resumed(PoolCursor.from_json(order.at(50).to_json()), changes=True)
-    assert again.uses(50) == order.uses(50)
+    # A second stop and resumption with the same mix continues the phase, whether changes are allowed or not.
+    for changes in (False, True):
+        again, cursor = after.resumed(PoolCursor.from_json(order.at(50).to_json()), changes=changes)
+        assert again.phases == order.phases and cursor == order.at(50)
+    with pytest.raises(
+        CheckpointMismatchError, match=r"corpus0 has \d+ samples an epoch in the checkpoint, 1,000 here"
+    ):
+        before.resumed(order.at(50), changes=False)
+    back, _ = before.resumed(order.at(50), changes=True)
+    assert [phase.first_step for phase in back.phases] == [0, 30, 50]
+
+
+@given(st.lists(st.integers(40, 500), min_size=2, max_size=4), st.data())
+@settings(max_examples=30, deadline=None)
+def test_passes_are_whole_whatever_mix_lanes_and_delay_a_run_is_resumed_with(
+    sizes: list[int], data: st.DataObject
+) -> None:
+    """Lanes and delay follow from the mix, so a run that is resumed with another one keeps its own."""
+    order, step, last = order_of(sizes, batch=32, lanes=8), 0, 60
+    for _ in range(data.draw(st.integers(1, 3))):
+        step = data.draw(st.integers(step, last))
+        alpha = data.draw(st.sampled_from([0, 0.3, 1]))
+        lanes, delay = data.draw(st.sampled_from([1, 3, 40])), data.draw(st.sampled_from([0, 9, 70]))
+        cursor = PoolCursor.from_json(order.at(step).to_json())
+        order, position = order_of(sizes, alpha, batch=32, lanes=lanes, delay=delay).resumed(cursor, changes=True)
+        assert position.corpora == cursor.corpora, "uses, lanes and delays"
+    check_passes(order, 0, last, {f"corpus{number}": size for number, size in enumerate(sizes)})
 
 
 def test_a_run_that_goes_on_with_the_passes_of_another_begins_at_its_uses() -> None:
@@ -225,6 +249,8 @@ def test_the_cursor_survives_json_and_refuses_damage() -> None:
         lambda value: value["phases"][0].update(first_step=3),
         lambda value: value["phases"][0].update(quotas={"corpus0": -1, "corpus1": 5}),
         lambda value: value["corpora"]["corpus0"].pop("manifest_id"),
+        lambda value: value["corpora"]["corpus0"].update(lanes=0),
+        lambda value: value["corpora"]["corpus0"].update(lanes=501),
         lambda value: value.update(more=1),
         lambda value: value.update(version=3),
     ):
@@ -239,13 +265,24 @@ def test_the_cursor_survives_json_and_refuses_damage() -> None:
     [
         ({"seed": 8}, "has seed 7, this run has 8"),
         ({"batch": 32}, "has global_batch 64, this run has 32"),
-        ({"delay": 9}, "corpus0: the checkpoint's shuffle delay is 50, this run's 9"),
-        ({"lanes": 4}, "corpus0: the checkpoint's number of lanes is 8, this run's 4"),
     ],
 )
 def test_another_order_is_refused_by_name(change: dict[str, int], text: str) -> None:
     with pytest.raises(CheckpointMismatchError, match=text):
         order_of([500, 90], **change).resumed(order_of([500, 90]).at(5), changes=True)
+
+
+@pytest.mark.parametrize(
+    ("other", "text"),
+    [
+        (order_of([500, 90], delay=9), "corpus0: the checkpoint's shuffle delay is 9, this run's 50"),
+        (order_of([500, 90], lanes=4), "corpus0: the checkpoint's number of lanes is 4, this run's 8"),
+        (order_of([500, 90], 0.5), "corpus0 has 414 samples an epoch in the checkpoint, 500 here"),
+    ],
+)
+def test_a_position_of_another_mix_is_none_of_this_order(other: PooledOrder, text: str) -> None:
+    with pytest.raises(CheckpointMismatchError, match=text):
+        other.at(5).check_matches(order_of([500, 90]).start)
 
 
 def test_other_corpora_are_refused_by_name() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ivr_dist.errors import DataError
-from ivr_dist.evaluation.scored_corpus import corpus_of, native, with_new_corpus
+from ivr_dist.evaluation.scored_corpus import corpus_of, native, new_corpus_notes, with_new_corpus
 from ivr_dist.shards.manifest import Manifest
 from ivr_dist.shards.specs import FeatureSpec, Statistics, TaskSpec
 from tests.pooled_batches import LAYOUT, MOOD, SCORE, SENTIMENT, SPEC
@@ -81,6 +81,40 @@ def test_a_new_corpus_that_the_head_cannot_score_is_refused(
 ) -> None:
     with pytest.raises(DataError, match=text):
         with_new_corpus(SPEC, split({"audio": "covarep"}, tasks), head, None, STANDARDIZED)
+
+
+def test_a_regression_scores_classes_that_the_card_calls_ordered() -> None:
+    new = split({"audio": "covarep"}, {"mood": replace(MOOD, ordered=True)})
+    spec, number = with_new_corpus(SPEC, new, "sentiment", None, STANDARDIZED)
+    assert spec.layout.corpora[number].heads == {"mood": "sentiment"}
+    with pytest.raises(DataError, match=r"is a regression, as head sentiment .*classes that the card calls ordered"):
+        with_new_corpus(SPEC, split({"audio": "covarep"}, {"mood": MOOD}), "sentiment", None, STANDARDIZED)
+
+
+def test_a_split_is_known_by_the_name_of_its_corpus_where_the_config_renames_its_sets() -> None:
+    renamed = replace(LAYOUT.corpora[0], name="new", sets={**LAYOUT.corpora[0].sets, "audio": "covarep_new"})
+    sets = {**LAYOUT.sets, "audio": {**LAYOUT.sets["audio"], "covarep_new": LAYOUT.sets["audio"]["covarep"]}}
+    layout = replace(LAYOUT, corpora=(*LAYOUT.corpora, renamed), sets=sets)
+    assert corpus_of(layout, split(TALKS, {"sentiment": SENTIMENT}, "new")).name == "new"
+    wide = {**sets, "audio": {**sets["audio"], "covarep_new": ("features", 99)}}
+    assert corpus_of(replace(layout, sets=wide), split(TALKS, {"sentiment": SENTIMENT}, "new")).name == "talks"
+
+
+def test_notes_of_a_new_corpus_name_what_is_missing_and_whose_statistics_are_used() -> None:
+    new = split({"audio": "covarep", "vision": "unknown"}, {"valence": SCORE})
+    notes = new_corpus_notes(SPEC, new, None)
+    assert notes == [
+        "vision counts as missing: no corpus of the model has the feature set unknown",
+        "audio is standardized as in the model's corpora; --statistics names data of its own",
+    ]
+    assert new_corpus_notes(SPEC, new, split({"audio": "covarep"}, {}, mean=7.0)) == notes[:1]
+
+
+def test_a_set_of_a_known_name_and_another_width_is_refused() -> None:
+    new = split({"audio": "covarep"}, {"valence": SCORE})
+    wide = replace(new, features={"audio": replace(new.features["audio"], dim=9)})
+    with pytest.raises(DataError, match="audio covarep of the split has 9 features, the model reads 5"):
+        with_new_corpus(SPEC, wide, "sentiment", None, STANDARDIZED)
 
 
 def test_a_new_corpus_without_a_set_that_the_model_reads_is_refused() -> None:

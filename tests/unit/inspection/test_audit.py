@@ -17,6 +17,7 @@ from ivr_dist.cli.main import main
 from ivr_dist.config.loading import to_dict
 from ivr_dist.data.exclusions import Exclusions
 from ivr_dist.errors import CheckpointMismatchError, CorruptDataError, UserError
+from ivr_dist.inspection.audit_report import AuditReport, EpochAudit
 from ivr_dist.inspection.recorded_ids import SampleNames
 from ivr_dist.run.paths import AUDIT
 from ivr_dist.shards.index import load
@@ -379,3 +380,28 @@ def test_the_command(split: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "1 lines are forged or damaged: attempt 1, worker 0: step 99" in shown and "NOT exactly once" in shown
     assert main(["audit", run.place, "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["forged"]
+
+
+def test_whole_passes_with_nothing_to_report_share_a_row() -> None:
+    report = AuditReport("run", 30, 2, 9)
+    report.epochs = [
+        *(EpochAudit(number, True, steps=3 + number, seen=10, corpus="one") for number in range(3)),
+        EpochAudit(3, True, steps=3, seen=9, skipped=["bad"], corpus="one"),
+        EpochAudit(4, False, steps=1, seen=2, to_come=8, corpus="one"),
+        EpochAudit(0, True, steps=5, seen=20, corpus="two"),
+        EpochAudit(1, True, steps=5, seen=19, missing=1, corpus="two"),
+    ]
+    assert report.header[:4] == ("corpus", "pass", "steps", "seen")
+    assert [row[:6] for row in report.rows()] == [
+        ("one", "0-2", "3-5", "10 each", "0", "0"),
+        ("one", "3", "3", "9", "1", "0"),
+        ("one", "4", "1", "2", "0", "(8 to come)"),
+        ("two", "0", "5", "20", "0", "0"),
+        ("two", "1", "5", "19", "0", "1"),
+    ]
+    assert report.summary.startswith("NOT exactly once: 30 samples")
+    report.epochs.pop()
+    assert report.summary == (
+        "each sample counted exactly once in each of 5 passes over 2 corpora, and at most once in 1 that is not "
+        "complete, except 1 skipped: 30 samples, 9 counted steps, 2 attempts"
+    )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,6 +79,28 @@ def test_a_pool_trains_without_the_training_copies(tmp_path: Path, capsys: pytes
     assert code == 2 and "3 texts of two test are trained on in one train: " in said
     assert '"These are the words of one_train_3!" (two_test_0)' in said
     assert "data.mix.overlap to drop" in said
+
+    def plan(*overrides: str) -> tuple[str, dict[str, Any]]:
+        config = str(tmp_path / "config.yaml")
+        assert cli.main(["train", config, "--dry-run", *overrides]) == 0
+        shown = capsys.readouterr().out
+        assert cli.main(["plan", config, "--json", *overrides]) == 0
+        (one,) = json.loads(capsys.readouterr().out)
+        return shown, one
+
+    _, whole = plan("data.mix.overlap=allow")
+    assert "excluded" not in whole and [row["left_out"] for row in whole["corpora"]] == [0, 0]
+    for overrides in (["data.mix.overlap=drop"], ["data.mix.overlap=allow", f"data.exclude={listed}"]):
+        shown, one = plan(*overrides)
+        assert "leaves out 3 of 40 samples of one/train" in shown and "40 (3 left out)" in shown
+        assert [line.split(maxsplit=2)[2] for line in shown.splitlines() if line.startswith("left out")] == [
+            "3 samples of one/train"
+        ]
+        assert one["excluded"] == {"one/train": 3} and [row["left_out"] for row in one["corpora"]] == [3, 0]
+        # They keep their slots in the mix, and are not read.
+        assert one["pool"] == whole["pool"]
+        assert one["corpora"][0]["step_bytes"] < whole["corpora"][0]["step_bytes"]
+        assert one["corpora"][1]["step_bytes"] == whole["corpora"][1]["step_bytes"]
 
     code, said = train("dropping", "data.mix.overlap=drop")
     assert code == 0, said

@@ -67,6 +67,23 @@ def test_counts_are_by_corpus() -> None:
             assert cells[group, number].tolist() == expected
 
 
+def test_padding_and_skipped_samples_are_by_corpus() -> None:
+    """Each micro-batch is padded to its own longest sample; the two rows of counts are of the longest modality."""
+    samples = mixed_samples(len(NUMBERS))
+    vector, real, padded = torch.zeros(1), [0, 0, 0], [0, 0, 0]
+    for first, last in ((0, 6), (6, 10)):
+        own = replace(batch_of(samples[first:last], range(first, last)), corpus=torch.tensor(NUMBERS[first:last]))
+        lengths = [max(len(steps) for steps in sample.features.values()) for sample in samples[first:last]]
+        for number, length in zip(NUMBERS[first:last], lengths, strict=True):
+            real[number] += length
+            padded[number] += max(lengths) if length else 0
+        vector = vector + local_counts([own], LAYOUT, MODALITIES, list(TASKS), skipped=[1, 2, 2] if first else [1])
+    counts = StepCounts.from_vector(vector, LAYOUT, MODALITIES, list(TASKS))
+    assert counts.real_steps.tolist() == real and counts.padded_steps.tolist() == padded
+    assert sum(padded) > sum(real)
+    assert counts.skipped.tolist() == [0, 2, 2]
+
+
 def test_tasks_are_means_over_the_labels_of_a_corpus() -> None:
     own = batch()
     values, _, output = computed(own, Config())

@@ -263,6 +263,24 @@ def test_classes_of_a_corpus_that_is_scored_only_must_be_those_of_the_head() -> 
             scored(other, *overrides)
 
 
+def test_a_regression_scores_ordered_classes_only() -> None:
+    graded, words = (
+        manifest({"audio": ("covarep", 74)}, {"sentiment": replace(MOOD, ordered=o)}) for o in (True, False)
+    )
+    assert layout({"mosi": TALKS}, scored={"new": graded}).corpora[1].heads == {"sentiment": "sentiment"}
+    with pytest.raises(ConfigError, match=r"a regression scores classes that the card calls ordered"):
+        layout({"mosi": TALKS}, scored={"new": words})
+    endless = manifest({"audio": ("covarep", 74)}, {"sentiment": TaskSpec(type="regression")})
+    with pytest.raises(ConfigError, match="is scored by head sentiment, a regression of mosi"):
+        layout({"mosi": endless}, "loss.scale=native", scored={"new": graded})
+
+
+def test_grades_and_plain_classes_of_equal_names_share_a_head() -> None:
+    one, two = (manifest({"audio": ("covarep", 74)}, {"mood": replace(MOOD, ordered=o)}) for o in (False, True))
+    found = layout({"one": one, "two": two})
+    assert [corpus.heads for corpus in found.corpora] == [{"mood": "mood"}] * 2
+
+
 @pytest.mark.parametrize(
     ("spec", "scale", "text"),
     [

@@ -14,10 +14,10 @@ from ivr_dist.config.corpora import SplitKey
 from ivr_dist.config.loading import load_config
 from ivr_dist.errors import ConfigError
 from ivr_dist.orchestration.preflight import resolved
-from ivr_dist.planning.plan import plan_run
+from ivr_dist.planning.plan import describe, plan_run
 from ivr_dist.planning.pool_layout import pool_layout
 from ivr_dist.planning.pool_plan import make_pool_plan, pool_delays
-from ivr_dist.planning.pool_table import corpus_rows, pool_notes
+from ivr_dist.planning.pool_table import corpus_rows, held_out_notes, pool_notes
 from ivr_dist.planning.quotas import capped_quotas, largest_remainders, pass_cap, pool_lanes, share_weights
 from ivr_dist.shards.manifest import Manifest
 from tests.pools import SIZES, pack_pool, pool_run
@@ -143,6 +143,9 @@ def test_a_schedule_becomes_phases(pool: str) -> None:
     assert first.quotas == {"talks": 161, "calls": 70, "clips": 42}
     assert second.quotas == {"talks": 91, "calls": 91, "clips": 91} and second.first_step == 2 * plan.steps_per_epoch
     assert plan.total_steps == 4 * plan.steps_per_epoch
+    rows = dict(describe(plan, config, None))
+    assert rows["shares (passes an epoch)"] == "talks 59.0% (1), calls 25.6% (1), clips 15.4% (1)"
+    assert rows[f"shares from step {second.first_step + 1}"].startswith("talks 33.3% (0.565), calls 33.3% (1.3)")
 
 
 def test_the_table_and_the_notes(pool: str) -> None:
@@ -155,6 +158,11 @@ def test_the_table_and_the_notes(pool: str) -> None:
     assert talks.passes_all == pytest.approx(3 * talks.epoch / 161) and talks.first_step == 1
     assert rows[1].cells()[5].endswith("(max 40)") and rows[2].heads == ("mood",)
     assert any("samples in a group of 24 slots" in note for note in pool_notes(config, plan))
+    out = planned(pool, 'data.corpora.calls.train=""', "data.corpora.calls.sets={}")
+    del out[1]["calls/train"]
+    assert held_out_notes(pool_layout(*out, None), out[1]) == [
+        "calls is held out, its valid and test scored: sentiment by head sentiment"
+    ]
     rare = planned(
         pool,
         "data.mix.alpha=null",

@@ -191,6 +191,10 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "fewer than none": (lambda m: m["tasks"]["emotion"].update(classes=-1), "tasks.emotion.classes is -1 of a class"),
     "many classes": (lambda m: m["tasks"]["emotion"].update(classes=1 << 60), "of a classification"),
     "classes": (lambda m: m["tasks"]["sentiment"].update(classes=7), "tasks.sentiment.classes is 7 of a regression"),
+    "grades": (
+        lambda m: m["tasks"]["sentiment"].update(ordered=True),
+        "tasks.sentiment.ordered is of classes, in a reg",
+    ),
     "sum": (lambda m: m.update(samples=12), "samples is 12, which is not the sum"),
     "negative": (
         lambda m: (m["shards"][0].update(samples=-1), m["shards"][1].update(samples=6)),
