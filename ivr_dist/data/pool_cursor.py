@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ivr_dist.common.decoder import DecodeError, decode
@@ -38,8 +38,8 @@ _CORPUS_REMEDIES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class CorpusPosition:
-    """One corpus of a cursor."""
+class CorpusIdentity:
+    """What the order of one corpus depends on, which does not change in a run."""
 
     manifest_id: str
     """Id of the training split's manifest."""
@@ -50,8 +50,6 @@ class CorpusPosition:
     """Uses of an earlier run, whose passes this one goes on with."""
     excluded: str = ""
     """Digest of the samples that are left out; empty where there are none."""
-    uses: int
-    """Uses before this position, with those of the earlier run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +66,10 @@ class PoolCursor:
     step: int
     """Steps consumed within the epoch."""
     phases: tuple[Phase, ...]
-    corpora: Mapping[str, CorpusPosition]
-    """By name, those that are trained."""
+    corpora: Mapping[str, CorpusIdentity]
+    """By name, those that are trained; all cursors of an order share it."""
+    uses: Mapping[str, int]
+    """By name: uses before this position, with those of the earlier run."""
 
     def check_matches(self, other: PoolCursor) -> None:
         """Compare a cursor with that of the start of an order; the position may differ.
@@ -113,7 +113,7 @@ class PoolCursor:
         for name, here in other.corpora.items():
             self._check_corpus(name, here, [item for item in _CORPUS_REMEDIES if item not in _OF_THE_MIX])
 
-    def _check_corpus(self, name: str, here: CorpusPosition, items: Iterable[str]) -> None:
+    def _check_corpus(self, name: str, here: CorpusIdentity, items: Iterable[str]) -> None:
         for item in items:
             what, remedy = _CORPUS_REMEDIES[item]
             stored, current = getattr(self.corpora[name], item), getattr(here, item)
@@ -127,11 +127,13 @@ class PoolCursor:
         """Convert the fields to JSON values."""
         value = asdict(self)
         value["phases"] = [asdict(phase) for phase in self.phases]
-        for corpus in value["corpora"].values():
+        uses = value.pop("uses")
+        for name, corpus in value["corpora"].items():
+            corpus["uses"] = uses[name]
             # Fields that most runs have nothing for are left out.
-            for name in ("first_use", "excluded"):
-                if not corpus[name]:
-                    del corpus[name]
+            for item in ("first_use", "excluded"):
+                if not corpus[item]:
+                    del corpus[item]
         return value
 
     @classmethod
@@ -201,6 +203,33 @@ def decode_pool_cursor(value: Mapping[str, Any]) -> PoolCursor:
     Raises:
         DecodeError: A field is missing, unknown or of the wrong type, or two contradict each other.
     """
-    cursor = decode(PoolCursor, value)
+    stored = decode(_StoredCursor, value)
+    cursor = PoolCursor(
+        **{field.name: getattr(stored, field.name) for field in fields(_StoredCursor) if field.name != "corpora"},
+        corpora={
+            name: CorpusIdentity(**{field.name: getattr(corpus, field.name) for field in fields(CorpusIdentity)})
+            for name, corpus in stored.corpora.items()
+        },
+        uses={name: corpus.uses for name, corpus in stored.corpora.items()},
+    )
     cursor.check()
     return cursor
+
+
+@dataclass(frozen=True, kw_only=True)
+class _StoredCorpus(CorpusIdentity):
+    uses: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _StoredCursor:
+    """A cursor as checkpoints hold it, with the uses of each corpus beside its identity."""
+
+    version: int = VERSION
+    seed: int
+    global_batch: int
+    phase: int
+    epoch: int
+    step: int
+    phases: tuple[Phase, ...]
+    corpora: Mapping[str, _StoredCorpus]

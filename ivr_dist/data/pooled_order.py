@@ -17,11 +17,11 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ivr_dist.data.pool_cursor import CorpusPosition, PoolCursor, check_same_mix
+from ivr_dist.data.pool_cursor import CorpusIdentity, PoolCursor, check_same_mix
 from ivr_dist.data.run_order import GlobalBatch
 from ivr_dist.data.sample_order import EMPTY, EpochOrder, Int64Array
 from ivr_dist.planning.mixing_tree import MixingTree
@@ -59,6 +59,19 @@ class PooledOrder:
         self._corpora = {corpus.name: corpus for corpus in corpora}
         self._streams = {corpus.name: _CorpusUses(corpus, seed) for corpus in corpora}
         self._numbers = numbers or {name: number for number, name in enumerate(self.corpora)}
+        self._identities = {
+            corpus.name: CorpusIdentity(
+                manifest_id=corpus.manifest_id,
+                samples=corpus.samples,
+                lanes=corpus.lanes,
+                delay=corpus.delay,
+                first_use=corpus.first_use,
+                excluded=corpus.excluded,
+            )
+            for corpus in corpora
+        }
+        self._first_steps = [phase.first_step for phase in phases]
+        self._epoch_steps = [phase.steps_per_epoch(global_batch) for phase in phases]
         self._trees = [MixingTree(phase.quotas) for phase in phases]
         self._first_epochs = [0]
         """Epochs begun before each phase."""
@@ -66,10 +79,10 @@ class PooledOrder:
         """Uses of each corpus before each phase."""
         for number in range(len(self.phases) - 1):
             steps = self.phases[number + 1].first_step - self.phases[number].first_step
-            self._first_epochs.append(self._first_epochs[-1] + -(-steps // self._steps_per_epoch(number)))
+            self._first_epochs.append(self._first_epochs[-1] + -(-steps // self._epoch_steps[number]))
             self._first_uses.append(self._uses_within(number, steps))
-        self._chunk_key: tuple[int, int, int] | None = None
-        self._chunk = np.empty((3, 0, 0), np.int64)
+        # Replaced as a whole, because the thread of the loader and that of the training loop share the order.
+        self._chunk = _Chunk(0, np.empty((3, 0, global_batch), np.int64), np.empty((0, len(corpora)), np.int64))
 
     @property
     def start(self) -> PoolCursor:
@@ -82,17 +95,12 @@ class PooledOrder:
         Args:
             cursor: A position of this order.
         """
-        phase, epoch, step = cursor.phase, cursor.epoch, cursor.step
-        if not 0 <= step < self._steps_per_epoch(phase):
-            raise IndexError(f"step {step} of an epoch of {self._steps_per_epoch(phase)} steps")
-        chunk_steps = max(1, _CHUNK_SLOTS // self.global_batch)
-        key = (phase, epoch, step // chunk_steps)
-        if key != self._chunk_key:
-            first = key[2] * chunk_steps
-            self._chunk = self._batches(phase, epoch, first, min(chunk_steps, self._steps_per_epoch(phase) - first))
-            self._chunk_key = key
-        corpus, numbers, passes = self._chunk[:, step % chunk_steps]
-        return GlobalBatch(corpus, numbers, passes)
+        if not 0 <= cursor.step < self._epoch_steps[cursor.phase]:
+            raise IndexError(f"step {cursor.step} of an epoch of {self._epoch_steps[cursor.phase]} steps")
+        step, chunk = self.step_of(cursor), self._chunk
+        if not 0 <= step - chunk.first < chunk.slots.shape[1]:
+            self._chunk = chunk = self._chunk_at(cursor)
+        return GlobalBatch(*chunk.slots[:, step - chunk.first])
 
     def advance(self, cursor: PoolCursor) -> PoolCursor:
         """Return the position after one more step."""
@@ -100,9 +108,8 @@ class PooledOrder:
 
     def at(self, step: int) -> PoolCursor:
         """Return the position of a step of the run, counted from 0 over all epochs and phases."""
-        phase = bisect_right([each.first_step for each in self.phases], step) - 1
-        epoch, step_of_epoch = divmod(step - self.phases[phase].first_step, self._steps_per_epoch(phase))
-        uses = self.uses(step)
+        phase = bisect_right(self._first_steps, step) - 1
+        epoch, step_of_epoch = divmod(step - self._first_steps[phase], self._epoch_steps[phase])
         return PoolCursor(
             seed=self._seed,
             global_batch=self.global_batch,
@@ -110,30 +117,22 @@ class PooledOrder:
             epoch=self._first_epochs[phase] + epoch,
             step=step_of_epoch,
             phases=self.phases,
-            corpora={
-                name: CorpusPosition(
-                    manifest_id=corpus.manifest_id,
-                    samples=corpus.samples,
-                    lanes=corpus.lanes,
-                    delay=corpus.delay,
-                    first_use=corpus.first_use,
-                    excluded=corpus.excluded,
-                    uses=uses[name],
-                )
-                for name, corpus in self._corpora.items()
-            },
+            corpora=self._identities,
+            uses=self.uses(step),
         )
 
     def step_of(self, cursor: PoolCursor) -> int:
         """Return the step of the run at a position, the inverse of `at`."""
-        phase = self.phases[cursor.phase]
         epochs = cursor.epoch - self._first_epochs[cursor.phase]
-        return phase.first_step + epochs * self._steps_per_epoch(cursor.phase) + cursor.step
+        return self._first_steps[cursor.phase] + epochs * self._epoch_steps[cursor.phase] + cursor.step
 
     def uses(self, step: int) -> dict[str, int]:
         """Count the uses of each corpus before a step of the run, with those of an earlier run that it goes on with."""
-        phase = bisect_right([each.first_step for each in self.phases], step) - 1
-        return self._uses_within(phase, step - self.phases[phase].first_step)
+        chunk = self._chunk
+        if 0 <= step - chunk.first < len(chunk.uses):
+            return dict(zip(self.corpora, chunk.uses[step - chunk.first].tolist(), strict=True))
+        phase = bisect_right(self._first_steps, step) - 1
+        return self._uses_within(phase, step - self._first_steps[phase])
 
     def resumed(self, cursor: PoolCursor, changes: bool) -> tuple[PooledOrder, PoolCursor]:
         """Continue a run whose checkpoint holds `cursor`, by its own phases, lanes and delays.
@@ -168,15 +167,12 @@ class PooledOrder:
 
     def _phases_from(self, step: int) -> list[Phase]:
         """The phases from a step on, the first of which begins there."""
-        now = bisect_right([phase.first_step for phase in self.phases], step) - 1
+        now = bisect_right(self._first_steps, step) - 1
         return [Phase(step, self.phases[now].quotas), *self.phases[now + 1 :]]
-
-    def _steps_per_epoch(self, phase: int) -> int:
-        return self.phases[phase].steps_per_epoch(self.global_batch)
 
     def _uses_within(self, phase: int, steps: int) -> dict[str, int]:
         """Uses of each corpus before the step that many steps after the beginning of a phase."""
-        epochs, step = divmod(steps, self._steps_per_epoch(phase))
+        epochs, step = divmod(steps, self._epoch_steps[phase])
         tree = self._trees[phase]
         counts = tree.counts(min(step * self.global_batch, tree.total))
         return {
@@ -184,15 +180,23 @@ class PooledOrder:
             for name, before in self._first_uses[phase].items()
         }
 
-    def _batches(self, phase: int, epoch: int, first: int, steps: int) -> Int64Array:
-        """Compute [3, steps, G]: corpus, number and pass of each slot of some steps of an epoch."""
-        size, tree = self.global_batch, self._trees[phase]
-        before = self._uses_within(phase, (epoch - self._first_epochs[phase]) * self._steps_per_epoch(phase))
-        counts = [tree.counts(min((first + step) * size, tree.total)) for step in range(steps + 1)]
+    def _chunk_at(self, cursor: PoolCursor) -> _Chunk:
+        """Compute the chunk of steps that holds a position."""
+        size, phase, tree = self.global_batch, cursor.phase, self._trees[cursor.phase]
+        chunk_steps = max(1, _CHUNK_SLOTS // size)
+        first = cursor.step - cursor.step % chunk_steps
+        first_step = self.step_of(cursor) - (cursor.step - first)
+        steps = min(chunk_steps, self._epoch_steps[phase] - first)
+        if phase + 1 < len(self.phases):
+            # A phase may end within an epoch.
+            steps = min(steps, self._first_steps[phase + 1] - first_step)
+        epoch = cursor.epoch - self._first_epochs[phase]
+        before = self._uses_within(phase, epoch * self._epoch_steps[phase])
+        counts = tree.counts_at(np.minimum(np.arange(first, first + steps + 1, dtype=np.int64) * size, tree.total))
         columns: list[tuple[Int64Array, ...]] = []
         # By name, so that the order of the config has no influence.
         for rank, name in enumerate(sorted(self.corpora)):
-            ends = np.array([count.get(name, 0) for count in counts], np.int64)
+            ends = counts.get(name, np.zeros(steps + 1, np.int64))
             uses = int(ends[-1] - ends[0])
             if not uses:
                 continue
@@ -207,7 +211,21 @@ class PooledOrder:
         found[1] = EMPTY
         for row, column in enumerate((corpus, numbers, passes)):
             found[row, : len(order)] = column[order]
-        return found.reshape(3, steps, size)
+        none = np.zeros(steps + 1, np.int64)
+        uses_before = np.stack([before[name] + counts.get(name, none) for name in self.corpora], axis=1)
+        return _Chunk(first_step, found.reshape(3, steps, size), uses_before)
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Steps that were worked out at once."""
+
+    first: int
+    """Step of the run that it begins with."""
+    slots: Int64Array
+    """[3, steps, G] corpus, number and pass of each slot."""
+    uses: Int64Array
+    """[steps + 1, corpora] uses before each step, and after the last one."""
 
 
 class _CorpusUses:

@@ -12,6 +12,14 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping
 
+import numpy as np
+import numpy.typing as npt
+
+Int64Array = npt.NDArray[np.int64]
+
+_MAX_INT64_SLOTS = 1 << 31
+"""Slots of an epoch below which products of two counts fit into 64 bits."""
+
 
 class MixingTree:
     """Divides the slots of an epoch among corpora.
@@ -51,4 +59,24 @@ class MixingTree:
             owned[left], owned[right] = given, own - given
         found = dict.fromkeys(self.quotas, 0)
         found.update(zip(self._names, owned, strict=False))
+        return found
+
+    def counts_at(self, n: Int64Array) -> dict[str, Int64Array]:
+        """Count the slots of each corpus among the first n of an epoch, for several n at once; see `counts`.
+
+        Args:
+            n: [K] numbers of slots, 0 to `total` each.
+
+        Returns:
+            By corpus: [K].
+        """
+        owned = [n] * self._size
+        # Python's integers do not overflow.
+        owned[-1] = n.astype(np.int64 if self.total < _MAX_INT64_SLOTS else object)
+        for node, left, right, left_slots, slots in self._nodes:
+            own = owned[node]
+            owned[left] = (2 * left_slots * own + slots) // (2 * slots)
+            owned[right] = own - owned[left]
+        found = dict.fromkeys(self.quotas, np.zeros_like(n))
+        found.update(zip(self._names, (own.astype(np.int64) for own in owned), strict=False))
         return found

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,7 @@ class PooledCorpus:
     excluded: str = ""
     """Digest of the samples that are left out; empty where there are none."""
 
-    @property
+    @cached_property
     def samples(self) -> int:
         """Samples of the training split."""
         return int(self.shard_samples.sum())

@@ -215,7 +215,7 @@ class AttemptRun:
         """Uses of an earlier run by corpus, whose passes this one goes on with."""
         cursor = None if source.state is None else source.state.cursor
         if isinstance(cursor, PoolCursor):
-            return {name: position.first_use for name, position in cursor.corpora.items()}
+            return {name: identity.first_use for name, identity in cursor.corpora.items()}
         if initial is None or not self.config.data.mix.uses_from:
             return {}
         first_uses = initial.first_uses(self.layout, ids(self.manifests))

@@ -89,9 +89,9 @@ class InitialWeights:
                 remedy="leave it unset: a run from a checkpoint of one corpus begins its passes",
             )
         return {
-            name: position.uses
-            for name, position in cursor.corpora.items()
-            if manifests.get(f"{name}/train") == position.manifest_id
+            name: cursor.uses[name]
+            for name, identity in cursor.corpora.items()
+            if manifests.get(f"{name}/train") == identity.manifest_id
             and any(corpus.name == name for corpus in layout.corpora)
         }
 

@@ -314,7 +314,7 @@ class Trainer:
         """Passes so far over each trained corpus of a pool."""
         if not isinstance(self.cursor, PoolCursor):
             return {}
-        return {name: position.uses / position.samples for name, position in self.cursor.corpora.items()}
+        return {name: self.cursor.uses[name] / identity.samples for name, identity in self.cursor.corpora.items()}
 
     def _by_corpus(self, values: torch.Tensor) -> dict[str, float]:
         """Name the values [C] of the trained corpora of a pool."""

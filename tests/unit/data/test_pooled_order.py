@@ -108,6 +108,18 @@ def test_a_corpus_is_never_two_slots_ahead_or_behind(quota_list: list[int], data
     assert tree.counts(0) == dict.fromkeys(tree.quotas, 0)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 10**12), min_size=1, max_size=12).filter(any), st.data())
+def test_counts_of_several_positions_are_those_of_each(quota_list: list[int], data: st.DataObject) -> None:
+    """Also where products of two counts exceed 64 bits."""
+    tree = MixingTree({f"corpus{number}": quota for number, quota in enumerate(quota_list)})
+    n = data.draw(st.lists(st.integers(0, tree.total), min_size=1, max_size=5))
+    found = tree.counts_at(np.array(n, np.int64))
+    assert [{name: int(counts[k]) for name, counts in found.items()} for k in range(len(n))] == list(
+        map(tree.counts, n)
+    )
+
+
 def test_a_step_from_nothing_equals_the_sequential_one() -> None:
     order = order_of([10_000, 3_000, 777], 0.5)
     steps = order.phases[0].steps_per_epoch(64)
@@ -165,6 +177,18 @@ def test_passes_go_on_over_phases_that_begin_within_an_epoch() -> None:
     order = PooledOrder(corpora, phases, 7, 64)
     check_passes(order, 0, 154, sizes)
     assert [order.at(step).epoch for step in (0, 12, 13, 53, 54)] == [0, 0, 1, 2, 3]
+
+
+def test_positions_beside_computed_batches_are_those_of_an_order_without_any() -> None:
+    """Uses are kept with the newest batches, which may end with an epoch or with a phase."""
+    corpora = pool([500, 90, 33])
+    phases = [Phase(0, quotas(corpora)), Phase(13, quotas(corpora, 0.2)), Phase(40, quotas(corpora, 0.5))]
+    used, fresh = PooledOrder(corpora, phases, 7, 48), PooledOrder(corpora, phases, 7, 48)
+    for step in range(60):
+        used.batch(used.at(step))
+        for near in (0, step - 1, step, step + 1, step + 12, step + 30):
+            if near >= 0:
+                assert used.at(near) == fresh.at(near)
 
 
 def test_another_mix_begins_a_phase_at_the_step_of_the_checkpoint() -> None:
