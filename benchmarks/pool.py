@@ -129,7 +129,7 @@ def opened(place: str, corpora: int, rank: int = 0, world: int = 1) -> tuple[Any
     from ivr_dist.data.loader import Loader
     from ivr_dist.data.pooled_loader import PooledLoader
     from ivr_dist.data.pooled_order import PooledOrder
-    from ivr_dist.data.reading.resources import ReadingResources
+    from ivr_dist.data.reading.pool_reader import PoolReader
     from ivr_dist.data.reading.shard_reader import ShardReader
     from ivr_dist.data.run_order import OneCorpusOrder
     from ivr_dist.planning.pool_layout import CorpusLayout, PoolLayout
@@ -169,12 +169,10 @@ def opened(place: str, corpora: int, rank: int = 0, world: int = 1) -> tuple[Any
         for (name, train), own_lanes, own_delay in zip(trains.items(), lanes, delays, strict=True)
     ]
     order = PooledOrder(pooled, [Phase(0, dict(zip(trains, counts, strict=True)))], 0, BATCH)
-    resources = ReadingResources(CACHE_BYTES, readers=corpora)
-    readers = {
-        number: ShardReader(urls[name], train, shared=resources) for number, (name, train) in enumerate(trains.items())
-    }
-    spec_of_pool = pool_spec(layout, trains, ("audio", "vision"))
-    return PooledLoader(readers, spec_of_pool, order, **sharing), order
+    reader = PoolReader(
+        {number: (urls[name], train) for number, (name, train) in enumerate(trains.items())}, CACHE_BYTES
+    )
+    return PooledLoader(reader, pool_spec(layout, trains, ("audio", "vision")), order, **sharing), order
 
 
 def read(place: str, corpora: int) -> Mapping[str, float]:

@@ -9,8 +9,9 @@ import torch
 
 from ivr_dist.config import Config, LossConfig, ModelConfig
 from ivr_dist.data.batches.batch import Batch
-from ivr_dist.data.batches.pool_collate import PooledRows, collate_pool
+from ivr_dist.data.batches.pool_collate import collate_pool
 from ivr_dist.data.batches.pool_spec import PoolSpec
+from ivr_dist.data.batches.pooled_rows import PooledRows
 from ivr_dist.model.base import FusionModel
 from ivr_dist.model.build import build_model
 from ivr_dist.model.spec import ModelSpec
@@ -100,7 +101,8 @@ def pooled_rows(corpora: Sequence[int], seeds: Sequence[int]) -> PooledRows:
         places = np.flatnonzero(numbers == number)
         rows[places] = np.arange(len(places))
         parts[number] = Samples.of([raw_sample(number, seeds[place]) for place in places], _member_layout(number))
-    return PooledRows(parts, numbers, rows)
+    present = sorted(parts)
+    return PooledRows([parts[number] for number in present], np.searchsorted(present, numbers), rows, numbers)
 
 
 def pooled_batch(corpora: Sequence[int], slots: Sequence[int] | None = None, spec: PoolSpec = SPEC) -> Batch:

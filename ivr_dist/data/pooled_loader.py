@@ -1,33 +1,31 @@
 """Data loader of a pool: the batches of one rank from several corpora, prefetched by one background thread.
 
-Each corpus is asked for the samples of several steps at a time, and a micro-batch is collated for all corpora at once:
-a request and a collation for each corpus and step would cost three times as much with eight corpora.
+Each step is one request for the samples of all corpora, and each micro-batch one collation: a request and a collation
+for each corpus would cost three times as much with eight corpora.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import tee
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ivr_dist.data.background_stream import OneStream
 from ivr_dist.data.batches.batch import Batch
-from ivr_dist.data.batches.pool_collate import PooledRows, collate_pool
+from ivr_dist.data.batches.pool_collate import collate_pool
 from ivr_dist.data.batches.pool_spec import PoolSpec
+from ivr_dist.data.batches.pooled_rows import PooledRows
 from ivr_dist.data.exclusions import NOTHING, Exclusions
-from ivr_dist.data.reading.shard_reader import ReadResult, ShardReader
+from ivr_dist.data.reading.pool_reader import PoolReader, PoolResult
+from ivr_dist.data.reading.shard_reader import ShardReader
 from ivr_dist.data.run_order import RunOrder
 from ivr_dist.data.sample_order import EMPTY, Int64Array, by_length, micro_slots, rank_slots
 from ivr_dist.data.step_batches import LeftOut, StepBatches, closing, timed
 from ivr_dist.errors import ConfigError, CorruptDataError, StorageError
 from ivr_dist.shards.sample_columns import Samples
-
-_MOST_STEPS = 8
-"""Most steps of one request; the first requests are smaller, so that training need not wait for eight steps."""
 
 
 class PooledLoader:
@@ -37,7 +35,7 @@ class PooledLoader:
     call `close`.
 
     Args:
-        readers: By number of the corpus: reads its training split; closed with the loader.
+        reader: Reads the training splits; closed with the loader.
         spec: Contents of the batches.
         order: Order of the run.
         accumulation: Micro-steps of a global batch.
@@ -56,7 +54,7 @@ class PooledLoader:
 
     def __init__(
         self,
-        readers: Mapping[int, ShardReader],
+        reader: PoolReader,
         spec: PoolSpec,
         order: RunOrder[Any],
         *,
@@ -71,9 +69,9 @@ class PooledLoader:
     ) -> None:
         if prefetch < 1:
             raise ConfigError(f"data.prefetch is {prefetch}", remedy="set it to 1 or more")
-        for number, reader in readers.items():
-            spec.check_split(number, reader.manifest)
-        self.readers = readers
+        for number, manifest in reader.manifests.items():
+            spec.check_split(number, manifest)
+        self.reader = reader
         self.spec = spec
         self.order = order
         self._accumulation = accumulation
@@ -84,7 +82,7 @@ class PooledLoader:
         self._skip = skip
         self._pin = pin
         self._excluded = excluded or {}
-        self._modalities = {number: list(spec.layout.corpora[number].sets) for number in readers}
+        self._modalities = {number: list(spec.layout.corpora[number].sets) for number in reader.manifests}
         self._stream = OneStream()
 
     def __enter__(self) -> PooledLoader:
@@ -128,44 +126,34 @@ class PooledLoader:
         return self._named(step.corpus, step.numbers, step.passes)
 
     def meters(self) -> dict[str, float]:
-        """Return statistics of this rank's readers so far: counts, milliseconds and bytes, by name."""
-        return next(iter(self.readers.values())).meters()
+        """Return statistics of this rank's reader so far: counts, milliseconds and bytes, by name."""
+        return self.reader.meters()
 
     def close(self) -> None:
-        """End the background thread and close the readers; may be called again."""
+        """End the background thread and close the reader; may be called again."""
         self._stream.close()
-        for reader in self.readers.values():
-            reader.close()
+        self.reader.close()
 
     def _produce_steps(self, cursor: Any) -> Iterator[StepBatches]:
-        numbers = sorted(self.readers)
-        planned, *copies = tee(self._blocks(cursor), 1 + len(numbers))
-        results = {
-            number: self.readers[number].read_ahead(_requests(number, copy), _MOST_STEPS)
-            for number, copy in zip(numbers, copies, strict=True)
-        }
-        for block in planned:
-            parts = {number: _Part.of(next(stream)) for number, stream in results.items()}
-            taken = dict.fromkeys(numbers, 0)
-            for step in block.steps:
-                yield self._step_batches(step, parts, taken)
+        planned, requested = tee(self._plans(cursor))
+        results = self.reader.read_ahead((step.corpus, step.numbers) for step in requested)
+        for step, result in zip(planned, results, strict=True):
+            yield self._step_batches(step, result)
 
-    def _blocks(self, cursor: Any) -> Iterator[_Block]:
-        count = 1
+    def _plans(self, cursor: Any) -> Iterator[_PlannedStep]:
         while True:
-            steps = []
-            for _ in range(count):
-                steps.append(self._plan(cursor))
-                cursor = steps[-1].next_cursor
-            yield _Block(steps)
-            count = min(2 * count, _MOST_STEPS)
+            step = self._plan(cursor)
+            yield step
+            cursor = step.next_cursor
 
     def _plan(self, cursor: Any) -> _PlannedStep:
         """Select this rank's part of a global batch."""
         batch = self.order.batch(cursor)
         corpus, numbers, passes = batch.corpus, batch.numbers, batch.passes
         if self._by_length:
-            lengths = np.where(numbers == EMPTY, np.iinfo(np.int64).max, self._lengths(corpus, numbers))
+            lengths = np.full(len(numbers), np.iinfo(np.int64).max)
+            filled = numbers != EMPTY
+            lengths[filled] = self.reader.lengths(corpus[filled], numbers[filled], self._modalities)
             places = by_length(np.arange(len(numbers)), lengths)
             corpus, numbers, passes = corpus[places], numbers[places], passes[places]
         left_out = np.zeros(len(numbers), bool)
@@ -189,62 +177,35 @@ class PooledLoader:
             (corpus[excluded_slots], numbers[excluded_slots], passes[excluded_slots]),
         )
 
-    def _lengths(self, corpus: Int64Array, numbers: Int64Array) -> Int64Array:
-        """[G] time steps of the longest modality of each slot's sample."""
-        lengths = np.zeros_like(numbers)
-        for number, reader in self.readers.items():
-            own = np.flatnonzero((corpus == number) & (numbers != EMPTY))
-            if len(own):
-                lengths[own] = reader.lengths(numbers[own], self._modalities[number])
-        return lengths
-
-    def _step_batches(self, step: _PlannedStep, parts: Mapping[int, _Part], taken: dict[int, int]) -> StepBatches:
-        """Build the batches of one step; `taken` counts the samples of a block used so far, by corpus."""
-        rows = np.zeros(len(step.numbers), np.int64)
-        kept = np.ones(len(step.numbers), bool)
-        skipped: list[LeftOut] = []
-        order = np.argsort(step.corpus, kind="stable")
-        present, firsts = np.unique(step.corpus[order], return_index=True)
-        for number, own in zip(present.tolist(), np.split(order, firsts[1:]), strict=False):
-            part, first = parts[number], taken[number]
-            taken[number] += len(own)
-            rows[own] = part.rows[first : taken[number]]
-            if not part.result.failures:
-                continue
-            for requested, place in enumerate(own.tolist(), first):
-                if part.rows[requested] >= 0:
-                    continue
-                failure = part.result.failures[requested]
-                # Only damage and outages: skipping would hide a missing file.
-                if not (self._skip and isinstance(failure.error, CorruptDataError | StorageError)):
-                    raise failure.error
-                kept[place] = False
-                name = self.spec.layout.corpora[number].name
-                skipped.append(LeftOut(failure.name, str(failure.error), name, int(step.passes[place])))
-        samples = {number: part.result.samples for number, part in parts.items()}
+    def _step_batches(self, step: _PlannedStep, result: PoolResult) -> StepBatches:
+        """Build the batches of one step; slots of samples that may be skipped and could not be read stay empty."""
+        skipped = []
+        for place, failure in sorted(result.failures.items()):
+            # Only damage and outages: skipping would hide a missing file.
+            if not (self._skip and isinstance(failure.error, CorruptDataError | StorageError)):
+                raise failure.error
+            name = self.spec.layout.corpora[int(step.corpus[place])].name
+            skipped.append(LeftOut(failure.name, str(failure.error), name, int(step.passes[place])))
         batches, passes, first = [], [], 0
         for slots in step.slots:
             own = np.arange(first, first + len(slots))
-            remains = kept[own]
-            slots, own, first = slots[remains], own[remains], first + len(slots)
-            pooled = PooledRows(samples, step.corpus[own], rows[own])
-            batch = collate_pool(pooled, slots, step.numbers[own], self.spec)
+            first += len(slots)
+            if skipped:
+                remains = result.rows[own] >= 0
+                slots, own = slots[remains], own[remains]
+            rows = PooledRows(result.parts, result.part[own], result.rows[own], step.corpus[own])
+            batch = collate_pool(rows, slots, step.numbers[own], self.spec)
             batches.append(batch.pinned() if self._pin else batch)
             passes.append(step.passes[own])
         return StepBatches(step.cursor, step.next_cursor, batches, skipped, self._named(*step.excluded), passes=passes)
 
     def _named(self, corpus: Int64Array, numbers: Int64Array, passes: Int64Array) -> list[LeftOut]:
         """Look up samples by corpus, number and pass."""
-        found: list[LeftOut] = []
-        for number in np.unique(corpus).tolist():
-            own = np.flatnonzero(corpus == number)
-            names = self.readers[number].names(numbers[own])
-            corpus_name = self.spec.layout.corpora[number].name
-            found += [
-                LeftOut(name, corpus=corpus_name, number=used)
-                for name, used in zip(names, passes[own].tolist(), strict=True)
-            ]
-        return found
+        if not len(corpus):
+            return []
+        names = self.reader.names(corpus, numbers)
+        used = zip(names, corpus.tolist(), passes.tolist(), strict=True)
+        return [LeftOut(name, corpus=self.spec.layout.corpora[own].name, number=number) for name, own, number in used]
 
 
 @dataclass(frozen=True)
@@ -261,40 +222,6 @@ class _PlannedStep:
     passes: Int64Array
     excluded: tuple[Int64Array, Int64Array, Int64Array]
     """Corpus, number and pass of this rank's samples that are left out."""
-
-
-@dataclass(frozen=True)
-class _Block:
-    """Steps whose samples are requested together."""
-
-    steps: Sequence[_PlannedStep]
-
-    def numbers_of(self, corpus: int) -> Int64Array:
-        """Numbers of the samples of a corpus, step after step, in the order of slots."""
-        return np.concatenate([step.numbers[step.corpus == corpus] for step in self.steps])
-
-
-def _requests(corpus: int, blocks: Iterator[_Block]) -> Iterator[Int64Array]:
-    return (block.numbers_of(corpus) for block in blocks)
-
-
-@dataclass(frozen=True)
-class _Part:
-    """The samples of one corpus of a block."""
-
-    result: ReadResult
-    rows: npt.NDArray[np.int64]
-    """By position in the request: row in `result.samples`; -1 where the sample could not be read."""
-
-    @classmethod
-    def of(cls, result: ReadResult) -> _Part:
-        """Number the rows of a result."""
-        rows = np.arange(len(result.samples) + len(result.failures))
-        if result.failures:
-            lost = np.zeros(len(rows), bool)
-            lost[list(result.failures)] = True
-            rows = np.where(lost, -1, np.cumsum(~lost) - 1)
-        return cls(result, rows)
 
 
 class PooledSplitLoader:
@@ -358,7 +285,7 @@ class PooledSplitLoader:
         results = self.reader.read_ahead(numbers for _, numbers in requested)
         for (slots, numbers), result in zip(planned, results, strict=True):
             samples: Samples = result.all_or_raise()
-            rows = PooledRows({self._number: samples}, np.full(len(slots), self._number), np.arange(len(slots)))
+            rows = PooledRows.of_corpus(samples, self._number)
             batch = collate_pool(rows, slots, numbers, self._spec)
             yield batch.pinned() if self._pin else batch
 

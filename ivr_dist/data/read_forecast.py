@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -238,22 +237,24 @@ class _SimulatedCache:
     def __init__(self, readers: Mapping[int, ShardReader], limit: int) -> None:
         self.fetched = 0
         self.most = 0
-        self._readers = readers
-        self._segments = SegmentCache(limit, limit)
+        self._shards = [
+            (reader, shard) for _, reader in sorted(readers.items()) for shard in range(len(reader.manifest.shards))
+        ]
+        counts = [len(readers[number].manifest.shards) for number in sorted(readers)]
+        self._firsts = np.zeros(max(readers) + 1, np.int64)
+        self._firsts[sorted(readers)] = np.cumsum(counts) - counts
+        self._segments = SegmentCache(limit, limit, self._load)
 
     def use(self, corpus: Int64Array, shards: Int64Array, segments: Int64Array) -> None:
         """Pin and unpin the segments of one step."""
-        pinned = {}
-        for number in np.unique(corpus).tolist():
-            own = corpus == number
-            pairs = dict.fromkeys(zip(shards[own].tolist(), segments[own].tolist(), strict=True))
-            pinned[number] = self._segments.pin(pairs, partial(self._load, number), number)
+        through_all = (self._firsts[corpus] + shards).tolist()
+        pinned = self._segments.pin(dict.fromkeys(zip(through_all, segments.tolist(), strict=True)))
         self.most = max(self.most, self._segments.resident)
-        for number, held in pinned.items():
-            self._segments.unpin(held, number)
+        self._segments.unpin(pinned)
 
-    def _load(self, number: int, segment: Segment) -> tuple[Future[Content], int]:
-        size = self._readers[number].segment_bytes(segment)
+    def _load(self, segment: Segment) -> tuple[Future[Content], int]:
+        reader, shard = self._shards[segment[0]]
+        size = reader.segment_bytes((shard, segment[1]))
         self.fetched += size
         future: Future[Content] = Future()
         future.set_result(b"")

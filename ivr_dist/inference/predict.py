@@ -14,8 +14,9 @@ import torch
 from ivr_dist.common.modalities import MODALITIES
 from ivr_dist.data.batches.batch import Batch
 from ivr_dist.data.batches.collate import BatchSpec, collate
-from ivr_dist.data.batches.pool_collate import PooledRows, collate_pool
+from ivr_dist.data.batches.pool_collate import collate_pool
 from ivr_dist.data.batches.pool_spec import PoolSpec
+from ivr_dist.data.batches.pooled_rows import PooledRows
 from ivr_dist.data.reading.shard_reader import ShardReader
 from ivr_dist.errors import DataError
 from ivr_dist.evaluation import evaluate
@@ -205,7 +206,7 @@ def _batches(reader: _Reader, samples: Sequence[RawSample]) -> Iterator[Batch]:
         part = samples[first : first + _BATCH]
         slots = np.arange(len(part))
         if isinstance(reader.spec, PoolSpec):
-            rows = PooledRows({reader.number: Samples.of(part, layout)}, np.full(len(part), reader.number), slots)
+            rows = PooledRows.of_corpus(Samples.of(part, layout), reader.number)
             yield collate_pool(rows, slots, first + slots, reader.spec)
             continue
         steps = None

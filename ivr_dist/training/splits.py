@@ -15,7 +15,7 @@ from ivr_dist.data.exclusions import NOTHING, Exclusions
 from ivr_dist.data.loader import Loader
 from ivr_dist.data.pooled_loader import PooledLoader, PooledSplitLoader
 from ivr_dist.data.reading.fetcher import open_fetcher
-from ivr_dist.data.reading.resources import ReadingResources
+from ivr_dist.data.reading.pool_reader import PoolReader
 from ivr_dist.data.reading.shard_reader import ShardReader
 from ivr_dist.data.reading.stream_reader import StreamReader
 from ivr_dist.data.run_order import RunOrder
@@ -133,13 +133,11 @@ def _pool(
     urls = {SplitKey.parse(name): url for name, url in split_urls(config).items()}
     train_keys = [key for key in urls if key.split == "train"]
     # All training splits share one cache; a split that is scored has its own, which is empty outside evaluations.
-    resources = ReadingResources(parse_bytes(data.cache_bytes), open_fetcher(data, note), len(train_keys))
-    stack.callback(resources.close)
     numbers = {key: layout.number(key.corpus) for key in urls}
-    readers = {numbers[key]: ShardReader(urls[key], manifests[str(key)], shared=resources) for key in train_keys}
+    files = {numbers[key]: (urls[key], manifests[str(key)]) for key in train_keys}
     left_out = {numbers[key]: excluded[str(key)] for key in train_keys if str(key) in excluded}
     train = PooledLoader(
-        readers,
+        PoolReader(files, parse_bytes(data.cache_bytes), open_fetcher(data, note)),
         spec,
         order,
         accumulation=plan.accumulation,

@@ -180,7 +180,7 @@ def _modalities(samples: Samples, spec: BatchSpec, common: int | None) -> dict[s
             continue
         own = np.maximum(np.array(samples.columns[name].steps, np.int64), 0)
         steps = int(own.max(initial=0)) if common is None else common
-        features = _padded(samples.columns[name], own, steps, name, spec)
+        features = pad_steps(samples.columns[name], own, steps, spec.modalities[name], spec.statistics.get(name))
         # The flat indices follow from the lengths only, so aligned modalities share them.
         counted = own if common is None else np.full_like(own, common)
         aligned = by_lengths.get(counted.tobytes())
@@ -192,16 +192,30 @@ def _modalities(samples: Samples, spec: BatchSpec, common: int | None) -> dict[s
     return parts
 
 
-def _padded(column: Column, lengths: Int64Array, steps: int, name: str, spec: BatchSpec) -> Tensor:
-    """Pad arrays of [B] lengths to [B, T, D] or [B, T], and standardize them; the padding is 0 afterwards as well."""
-    kind, dim = spec.modalities[name]
+def pad_steps(
+    column: Column,
+    lengths: Int64Array,
+    steps: int,
+    layout: tuple[str, int],
+    scaling: tuple[Float32Array, Float32Array] | None,
+) -> Tensor:
+    """Pad arrays of [B] lengths to [B, T, D] or [B, T], and standardize them; the padding is 0 afterwards as well.
+
+    Args:
+        column: The arrays.
+        lengths: Their steps, at least 0 each.
+        steps: T.
+        layout: Kind and width, see `BatchSpec.modalities`.
+        scaling: Mean and standard deviation, [D], or [B, 1, D] where they differ between samples; None: as stored.
+    """
+    kind, dim = layout
     dtype = np.int64 if kind == "tokens" else np.float32
     padded: npt.NDArray[Any] = _joined(column, lengths, steps).astype(dtype, copy=False)
     if kind == "tokens":
         # The model regards all ids that the training split lacks as the same one, the first unknown id.
         np.minimum(padded, dim, out=padded)
-    if name in spec.statistics:
-        mean, deviation = spec.statistics[name]
+    if scaling is not None:
+        mean, deviation = scaling
         padded -= mean
         padded /= deviation
         padded[np.arange(steps) >= lengths[:, None]] = 0

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from ivr_dist.data.batches.collate import BatchSpec
+from ivr_dist.data.batches.pool_labels import LabelColumns
 from ivr_dist.data.batches.tokenization import PieceEncoder, Tokenizer
 from ivr_dist.errors import DataError
 from ivr_dist.planning.pool_layout import WORDS, CorpusLayout, PoolLayout
@@ -18,6 +20,46 @@ from ivr_dist.shards.specs import Statistics, TaskSpec
 Float32Array = npt.NDArray[np.float32]
 Scaling = tuple[Float32Array, Float32Array]
 """Mean [D] and standard deviation [D] that features are standardized with."""
+
+
+@dataclass(frozen=True)
+class Scalings:
+    """Statistics that one feature set is standardized with, by corpus."""
+
+    row: npt.NDArray[np.int64]
+    """[corpora] row of the statistics of each corpus; corpora of equal statistics share one."""
+    mean: Float32Array
+    """[R, D]."""
+    deviation: Float32Array
+    """[R, D]."""
+
+    def of_rows(self, rows: npt.NDArray[np.int64]) -> Scaling:
+        """Mean and deviation by row, [..., D]; [D] where all corpora have the same ones."""
+        if len(self.mean) == 1:
+            return self.mean[0], self.deviation[0]
+        return self.mean[rows], self.deviation[rows]
+
+    @classmethod
+    def of(cls, statistics: Mapping[int, Scaling], corpora: int) -> Scalings:
+        """Collect the statistics of some corpora; others are not changed.
+
+        Args:
+            statistics: By number of the corpus.
+            corpora: Number of all corpora.
+        """
+        width = len(next(iter(statistics.values()))[0])
+        rows: dict[bytes, int] = {}
+        means, deviations, row = [], [], np.zeros(corpora, np.int64)
+        nothing = np.zeros(width, np.float32), np.ones(width, np.float32)
+        for number in range(corpora):
+            mean, deviation = statistics.get(number, nothing)
+            key = mean.tobytes() + deviation.tobytes()
+            if key not in rows:
+                rows[key] = len(rows)
+                means.append(mean)
+                deviations.append(deviation)
+            row[number] = rows[key]
+        return cls(row, np.stack(means), np.stack(deviations))
 
 
 @dataclass(frozen=True)
@@ -46,18 +88,37 @@ class PoolSpec:
         """By head: what it predicts."""
         return self.layout.heads
 
-    @property
-    def weighted_heads(self) -> tuple[str, ...]:
-        """Heads of which some corpus weighs its labels; the same in every batch, so that shapes do not change."""
-        return tuple(
-            head
-            for head in self.layout.heads
-            if any(
-                own == head and (corpus.name in self.sample_weights or task in self.class_weights.get(corpus.name, {}))
-                for corpus in self.layout.corpora
-                for task, own in corpus.heads.items()
-            )
-        )
+    @cached_property
+    def label_columns(self) -> LabelColumns:
+        """The tasks of all corpora."""
+        return LabelColumns(self.layout, self.class_weights, self.sample_weights)
+
+    @cached_property
+    def has_set(self) -> Mapping[str, Mapping[str, npt.NDArray[np.bool_]]]:
+        """By modality and feature set: [corpora] whether a corpus has the set."""
+        return {
+            modality: {
+                name: np.array([corpus.sets.get(modality) == name for corpus in self.layout.corpora], bool)
+                for name in sets
+            }
+            for modality, sets in self.layout.sets.items()
+        }
+
+    @cached_property
+    def scalings(self) -> Mapping[str, Mapping[str, Scalings]]:
+        """By modality and feature set, of those that some corpus standardizes."""
+        found: dict[str, dict[str, Scalings]] = {}
+        for modality, sets in self.layout.sets.items():
+            found[modality] = {}
+            for name in sets:
+                own = {
+                    number: self.statistics[corpus.name][modality]
+                    for number, corpus in enumerate(self.layout.corpora)
+                    if corpus.sets.get(modality) == name and modality in self.statistics.get(corpus.name, {})
+                }
+                if own:
+                    found[modality][name] = Scalings.of(own, len(self.layout.corpora))
+        return found
 
     def check_split(self, number: int, split: Manifest) -> None:
         """Check that a split has the feature sets and tasks of its corpus.

@@ -10,11 +10,9 @@ from concurrent.futures import Future
 from ivr_dist.data.reading.fetcher import Content
 
 Segment = tuple[int, int]
-"""Number of a shard and of a segment in it."""
+"""Number of a shard, through all splits of a reader, and of a segment in it."""
 Load = Callable[[Segment], tuple[Future[Content], int]]
 """Begins to read a segment; returns its future bytes and their number."""
-_Key = tuple[int, Segment]
-"""Number of a reader, and a segment of its split."""
 
 
 # decision 018
@@ -30,16 +28,18 @@ class SegmentCache:
     Args:
         limit: Target for the bytes in memory.
         in_flight: Maximum number of bytes being loaded at a time.
+        load: Begins to read a segment; returns its future bytes and their number.
     """
 
-    def __init__(self, limit: int, in_flight: int) -> None:
+    def __init__(self, limit: int, in_flight: int, load: Load) -> None:
+        self._load = load
         self._limit = limit
         self._max_in_flight = in_flight
         self._lock = threading.Lock()
         # Separate, so that a thread that has loaded a segment does not wait for one that pins a hundred more.
         self._in_flight_lock = threading.Lock()
-        self._pinned: dict[_Key, CachedSegment] = {}
-        self._idle: OrderedDict[_Key, CachedSegment] = OrderedDict()
+        self._pinned: dict[Segment, CachedSegment] = {}
+        self._idle: OrderedDict[Segment, CachedSegment] = OrderedDict()
         self._pinned_bytes = 0
         self._idle_bytes = 0
         self._in_flight = 0
@@ -54,51 +54,43 @@ class SegmentCache:
         """Whether more segments may be pinned."""
         return self._in_flight < self._max_in_flight and self._pinned_bytes < self._limit
 
-    def pin(self, segments: Iterable[Segment], load: Load, reader: int = 0) -> dict[Segment, CachedSegment]:
-        """Increment the reference count of each segment, and begin to load those that are not in memory.
-
-        Args:
-            segments: Segments of one split.
-            load: Begins to read one; returns its future bytes and their number.
-            reader: Number of the split's reader.
-        """
+    def pin(self, segments: Iterable[Segment]) -> dict[Segment, CachedSegment]:
+        """Increment the reference count of each segment, and begin to load those that are not in memory."""
         pinned = {}
         with self._lock:
             for segment in segments:
-                key = reader, segment
-                cached = self._pinned.get(key) or self._pin_first(key, load)
+                cached = self._pinned.get(segment) or self._pin_first(segment)
                 cached.references += 1
                 pinned[segment] = cached
         return pinned
 
-    def unpin(self, segments: Mapping[Segment, CachedSegment], reader: int = 0) -> None:
-        """Decrement the reference count of each segment of a reader."""
+    def unpin(self, segments: Mapping[Segment, CachedSegment]) -> None:
+        """Decrement the reference count of each segment."""
         with self._lock:
             for segment, cached in segments.items():
                 cached.references -= 1
                 if not cached.references:
-                    key = reader, segment
-                    del self._pinned[key]
+                    del self._pinned[segment]
                     self._pinned_bytes -= cached.size
                     if cached.is_loaded:
-                        self._idle[key] = cached
+                        self._idle[segment] = cached
                         self._idle_bytes += cached.size
             self._evict()
 
-    def _pin_first(self, key: _Key, load: Load) -> CachedSegment:
+    def _pin_first(self, segment: Segment) -> CachedSegment:
         """Move a segment from the LRU cache to the pinned ones, or begin to load it."""
-        cached = self._idle.pop(key, None)
+        cached = self._idle.pop(segment, None)
         if cached is None:
-            cached = self._begin(key[1], load)
+            cached = self._begin(segment)
         else:
             self._idle_bytes -= cached.size
-        self._pinned[key] = cached
+        self._pinned[segment] = cached
         self._pinned_bytes += cached.size
         self._evict()
         return cached
 
-    def _begin(self, segment: Segment, load: Load) -> CachedSegment:
-        future, size = load(segment)
+    def _begin(self, segment: Segment) -> CachedSegment:
+        future, size = self._load(segment)
         with self._in_flight_lock:
             self._in_flight += size
         future.add_done_callback(lambda _: self._on_loaded(size))

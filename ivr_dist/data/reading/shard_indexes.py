@@ -1,4 +1,4 @@
-"""Shard indexes of a split: prefetched, and kept in an LRU cache."""
+"""Shard indexes of one or several splits: prefetched, and kept in an LRU cache."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -17,7 +18,15 @@ from ivr_dist.shards.index import ShardIndex
 from ivr_dist.shards.manifest import Manifest
 from ivr_dist.shards.member_layout import Layout
 
-"""Number of samples of open shards together, except for those in use."""
+
+@dataclass(frozen=True)
+class SplitFiles:
+    """A packed split: where it is, and what its files hold."""
+
+    url: str
+    """Directory or fsspec URL."""
+    manifest: Manifest
+    layout: Layout
 
 
 class OpenShard:
@@ -28,9 +37,8 @@ class OpenShard:
 
     Args:
         name: Name of the tar.
-        url: URL of the tar.
+        split: The split that it belongs to.
         index: The index.
-        layout: Layout of the split.
     """
 
     __slots__ = (
@@ -45,14 +53,16 @@ class OpenShard:
         "names",
         "segments",
         "sizes",
+        "split",
         "starts",
         "url",
         "xxh3",
     )
 
-    def __init__(self, name: str, url: str, index: ShardIndex, layout: Layout) -> None:
+    def __init__(self, name: str, split: SplitFiles, index: ShardIndex) -> None:
         self.name = name
-        self.url = url
+        self.split = split
+        self.url = storage.join(split.url, name)
         self.keys = index.keys
         self.names = index.names
         self.lengths = index.lengths
@@ -69,7 +79,7 @@ class OpenShard:
         """Offset of each sample in its segment."""
         self.ends: list[int] = (index.offset[lasts] + index.size[lasts]).tolist()
         self.xxh3: list[int] = index.xxh3.tolist()
-        self.members = layout.member_offsets(index)
+        self.members = split.layout.member_offsets(index)
         """Offsets of the members of each sample, if `pack` wrote the shard; see `Layout.member_offsets`."""
         self.is_as_packed = True
         """Whether all samples so far were at these offsets."""
@@ -88,26 +98,16 @@ class ShardIndexes:
     """Opens shard indexes by number of the shard; safe to use from several threads.
 
     Args:
-        split_url: Directory or fsspec URL of the split.
-        manifest: The split's manifest.
-        layout: Layout of the split.
+        splits: The splits; shards are numbered from 0 on through all of them, each in the order of its manifest.
         fetcher: Reads the files.
         threads: Run the requests of remote indexes.
         max_open_samples: Samples of open indexes above which the least recently used ones are closed.
     """
 
     def __init__(
-        self,
-        split_url: str,
-        manifest: Manifest,
-        layout: Layout,
-        fetcher: Fetcher,
-        threads: ThreadPoolExecutor,
-        max_open_samples: int,
+        self, splits: Sequence[SplitFiles], fetcher: Fetcher, threads: ThreadPoolExecutor, max_open_samples: int
     ) -> None:
-        self._split_url = split_url
-        self._manifest = manifest
-        self._layout = layout
+        self._shards = [(split, number) for split in splits for number in range(len(split.manifest.shards))]
         self._fetcher = fetcher
         self._threads = threads
         self._max_open_samples = max_open_samples
@@ -150,7 +150,7 @@ class ShardIndexes:
         """Begin to open a shard, unless that is pending already."""
         future = self._pending.get(number)
         if future is None:
-            if storage.is_local(self._split_url):
+            if storage.is_local(self._shards[number][0].url):
                 future = LazyFuture(partial(self._read, number))
             else:
                 future = self._threads.submit(self._read, number)
@@ -187,8 +187,8 @@ class ShardIndexes:
                 self._samples -= len(self._open.pop(number).keys)
 
     def _read(self, shard: int) -> OpenShard:
-        entry = self._manifest.shards[shard]
-        url = storage.join(self._split_url, entry.index.name)
+        split, number = self._shards[shard]
+        entry = split.manifest.shards[number]
+        url = storage.join(split.url, entry.index.name)
         data = self._fetcher.read_file(url, entry.index.bytes, sha256=entry.index.sha256, what="index")
-        index = ShardIndex.from_bytes(data, where=storage.display(url))
-        return OpenShard(entry.name, storage.join(self._split_url, entry.name), index, self._layout)
+        return OpenShard(entry.name, split, ShardIndex.from_bytes(data, where=storage.display(url)))

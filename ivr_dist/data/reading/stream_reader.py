@@ -17,8 +17,9 @@ from typing import Any
 from ivr_dist import storage
 from ivr_dist.common.library_errors import describe
 from ivr_dist.data.reading.fetcher import REMEDY, Fetcher
+from ivr_dist.data.reading.segment_reader import ReadFailure, joined
 from ivr_dist.data.reading.shard_indexes import OpenShard
-from ivr_dist.data.reading.shard_reader import ReadFailure, ReadResult, ShardReader
+from ivr_dist.data.reading.shard_reader import ReadResult, ShardReader
 from ivr_dist.data.sample_order import Int64Array
 from ivr_dist.errors import CorruptDataError, DataError, IvrError, StorageError
 from ivr_dist.shards.decode import decode_members
@@ -57,14 +58,15 @@ class StreamReader(ShardReader):
         """Bytes of skipped samples in memory."""
         return sum(stream.bytes for stream in self._streams.values())
 
-    def read_ahead(self, requests: Iterable[Int64Array], steps: int = 1) -> Iterator[ReadResult]:
+    def read_ahead(self, requests: Iterable[Int64Array]) -> Iterator[ReadResult]:
         """Read the samples of each request in turn, without prefetching; see `ShardReader.read_ahead`."""
         self._after_fork()
         for numbers in requests:
             shards, rows = self._table.locate(numbers)
             opened = self._shards.get(shards.tolist())
             samples = zip(shards.tolist(), opened, rows.tolist(), strict=True)
-            yield self._result_of([self._read_one(number, shard, row) for number, shard, row in samples])
+            decoded = [self._read_one(number, shard, row) for number, shard, row in samples]
+            yield ReadResult(*joined(decoded, self._layout))
             self._evict()
 
     def close(self) -> None:

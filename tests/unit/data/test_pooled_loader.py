@@ -16,8 +16,7 @@ from ivr_dist.data.batches.batch import Batch
 from ivr_dist.data.batches.pool_spec import PoolSpec, pool_spec
 from ivr_dist.data.pooled_loader import PooledLoader
 from ivr_dist.data.pooled_order import PooledOrder
-from ivr_dist.data.reading.resources import ReadingResources
-from ivr_dist.data.reading.shard_reader import ShardReader
+from ivr_dist.data.reading.pool_reader import PoolReader
 from ivr_dist.errors import CorruptDataError
 from ivr_dist.orchestration.preflight import resolved
 from ivr_dist.planning.pool_layout import pool_layout
@@ -27,7 +26,7 @@ from tests.pools import SIZES, pack_pool, pool_run
 
 NAMES = list(SIZES)
 STEPS = 25
-"""More than the steps of the largest request, and of two epochs."""
+"""More than two epochs."""
 
 
 class Pool:
@@ -44,18 +43,11 @@ class Pool:
 
     def steps(self, first: int = 0, **options: object) -> Iterator[list[Batch]]:
         """Micro-batches of steps from one on."""
-        resources = ReadingResources(1 << 24, readers=len(NAMES))
-        readers = {
-            number: ShardReader(self.urls[name], self.trains[name], shared=resources)
-            for number, name in enumerate(NAMES)
-        }
-        try:
-            with PooledLoader(readers, self.spec, self.order, **options) as loader:  # type: ignore[arg-type]
-                steps = loader.steps(self.order.at(first))
-                for _ in range(first, STEPS):
-                    yield next(steps).micro_batches
-        finally:
-            resources.close()
+        splits = {number: (self.urls[name], self.trains[name]) for number, name in enumerate(NAMES)}
+        with PooledLoader(PoolReader(splits, 1 << 24), self.spec, self.order, **options) as loader:  # type: ignore[arg-type]
+            steps = loader.steps(self.order.at(first))
+            for _ in range(first, STEPS):
+                yield next(steps).micro_batches
 
 
 @pytest.fixture(scope="module")

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ivr_dist.config.loading import load_config
 from ivr_dist.data.batches.batch import Batch
-from ivr_dist.data.batches.collate import BatchSpec, collate
-from ivr_dist.data.batches.pool_collate import PooledRows, collate_pool
+from ivr_dist.data.batches.collate import BatchSpec, checked_labels, collate
+from ivr_dist.data.batches.pool_collate import collate_pool
 from ivr_dist.data.batches.pool_spec import PoolSpec, merged_statistics, pool_spec
+from ivr_dist.data.batches.pooled_rows import PooledRows
 from ivr_dist.data.reading.shard_reader import ShardReader
 from ivr_dist.errors import CorruptDataError
 from ivr_dist.orchestration.preflight import resolved
-from ivr_dist.planning.pool_layout import CorpusLayout, PoolLayout, pool_layout
+from ivr_dist.planning.label_scale import to_head
+from ivr_dist.planning.pool_layout import WORDS, CorpusLayout, PoolLayout, pool_layout
 from ivr_dist.shards.manifest import Manifest
+from ivr_dist.shards.member_layout import Layout
 from ivr_dist.shards.sample_columns import Samples
 from ivr_dist.shards.specs import Statistics, TaskSpec
 from tests.pooled_batches import CORPORA, LAYOUT, SETS, SPEC, STATISTICS, pooled_batch, pooled_rows, raw_sample
@@ -64,7 +69,7 @@ def batch_of(spec: PoolSpec, samples: dict[int, Samples], corpus: list[int]) -> 
     """A batch of samples of these corpora, in this order."""
     numbers = np.array(corpus, np.int64)
     rows = np.array([corpus[:place].count(number) for place, number in enumerate(corpus)], np.int64)
-    pooled = PooledRows(samples, numbers, rows)
+    pooled = PooledRows([samples[number] for number in range(len(samples))], numbers, rows, numbers)
     return collate_pool(pooled, np.arange(len(corpus)), rows, spec), pooled
 
 
@@ -181,6 +186,35 @@ def test_one_corpus_collates_to_the_tensors_without_a_pool(pool: str, samples: d
     assert ours.keys == theirs.keys and torch.equal(ours.slots, theirs.slots)
 
 
+class Dropping:
+    """A tokenizer that makes a piece for each letter of a word, and none of a dash."""
+
+    padding = 0
+    first_position = None
+    context = 0
+    states = None
+
+    def encode(self, words: Sequence[str], before: Sequence[str] = ()) -> tuple[list[int], list[int | None]]:
+        pieces = [(ord(letter), number) for number, word in enumerate(words) for letter in word.strip("-")]
+        return [piece for piece, _ in pieces], [number for _, number in pieces]
+
+
+def test_transcripts_are_those_without_a_pool_also_where_a_word_has_no_piece() -> None:
+    """Its step stays in the padding, and the steps behind it where they are."""
+    texts = [("it", "-", "is", "so"), (), ("-", "yes"), ("no",)]
+    stored = [replace(raw_sample(3, seed), arrays={}, transcript=text) for seed, text in enumerate(texts)]
+    samples = Samples.of(stored, Layout.of({}))
+    tokenizer: Any = Dropping()
+    single = BatchSpec({"text": (WORDS, 6)}, {}, {}, tokenizer=tokenizer)
+    corpora = tuple(CorpusLayout(name=name, sets={"text": WORDS}, tasks={}, heads={}) for name in ("one", "two"))
+    layout = PoolLayout(corpora=corpora, sets={"text": {WORDS: (WORDS, 6)}}, heads={})
+    rows = PooledRows([samples], np.zeros(4, np.int64), np.arange(4), np.array([0, 1, 1, 0]))
+    found = collate_pool(rows, np.arange(4), np.arange(4), PoolSpec(layout, tokenizer=tokenizer))
+    expected = collate(samples, np.arange(4), np.arange(4), single)
+    assert expected.modalities["text"].mask.tolist()[0] == [True, False, True, True]
+    assert_same(found.modalities["text"], expected.modalities["text"])
+
+
 def test_a_label_out_of_range_names_its_sample(spec: PoolSpec, samples: dict[int, Samples]) -> None:
     narrow = replace(spec.layout.corpora[0], tasks={"sentiment": TaskSpec(type="regression", low=0.0, high=0.1)})
     layout = replace(spec.layout, corpora=(narrow, *spec.layout.corpora[1:]))
@@ -243,7 +277,66 @@ def test_a_label_weighs_the_samples_of_its_corpus() -> None:
     rows = pooled_rows([3, 3, 3, 3, 0], [0, 1, 2, 3, 4])
     trust = [2.0, 0.25, None, -1.0]
     labels = [{"score": 0.5, "trust": value} for value in trust]
-    part = replace(rows.parts[3], labels=labels)
+    posts = replace(rows.parts[1], labels=labels)
     spec = replace(SPEC, sample_weights={"posts": "trust"})
-    found = collate_pool(replace(rows, parts={**rows.parts, 3: part}), np.arange(5), np.arange(5), spec)
+    found = collate_pool(replace(rows, parts=[rows.parts[0], posts]), np.arange(5), np.arange(5), spec)
     assert found.label_weight["sentiment"].tolist() == [2.0, 0.25, 0.0, 0.0, 1.0]
+
+
+@settings(max_examples=30, deadline=None)
+@given(corpora=st.lists(st.integers(0, 3), max_size=12), seed=st.integers(0, 1000), data=st.data())
+def test_a_batch_does_not_depend_on_the_requests_that_its_samples_were_read_by(
+    corpora: list[int], seed: int, data: st.DataObject
+) -> None:
+    """Each corpus in parts of any size, in any order, with samples of other batches between them."""
+    seeds = list(range(seed, seed + len(corpora)))
+    rows = pooled_rows(corpora, seeds)
+    expected = collate_pool(rows, np.arange(len(corpora)), np.arange(len(corpora)), SPEC)
+    parts, part, places = [], np.zeros(len(corpora), np.int64), np.zeros(len(corpora), np.int64)
+    for number in sorted(set(corpora)):
+        own = data.draw(st.permutations([place for place, corpus in enumerate(corpora) if corpus == number]))
+        cut = data.draw(st.integers(0, len(own)))
+        for group in filter(None, (own[:cut], own[cut:])):
+            # The first row belongs to another batch.
+            others = pooled_rows([number] * (1 + len(group)), [seed + 5000, *(seeds[place] for place in group)])
+            part[group], places[group] = len(parts), np.arange(1, 1 + len(group))
+            parts.append(others.parts[0])
+    found = collate_pool(
+        PooledRows(parts, part, places, rows.corpus), np.arange(len(corpora)), np.arange(len(corpora)), SPEC
+    )
+    assert_same(found, expected)
+
+
+def assert_same(one: object, other: object) -> None:
+    """Two values are equal to the bit, with all tensors that they hold."""
+    assert type(one) is type(other)
+    if isinstance(one, torch.Tensor):
+        assert one.dtype == other.dtype and torch.equal(one, other)  # type: ignore[attr-defined, arg-type]
+    elif is_dataclass(one):
+        for field in fields(one):
+            assert_same(getattr(one, field.name), getattr(other, field.name))
+    elif isinstance(one, dict):
+        assert list(one) == list(other)  # type: ignore[call-overload]
+        for name, value in one.items():
+            assert_same(value, other[name])  # type: ignore[index]
+    else:
+        assert one == other
+
+
+@settings(max_examples=50, deadline=None)
+@given(corpora=st.lists(st.integers(0, 3), max_size=10), unit=st.booleans())
+def test_labels_are_those_of_each_corpus_by_itself(corpora: list[int], unit: bool) -> None:
+    rows = pooled_rows(corpora, list(range(len(corpora))))
+    spec = replace(SPEC, layout=replace(LAYOUT, scale="unit" if unit else "native"))
+    batch = collate_pool(rows, np.arange(len(corpora)), np.arange(len(corpora)), spec)
+    for place, number in enumerate(corpora):
+        corpus = LAYOUT.corpora[number]
+        part, row = rows.locate(place)
+        for task, head in corpus.heads.items():
+            values, mask = checked_labels(part, [row], task, corpus.tasks[task])
+            expected = to_head(values, corpus.tasks[task], unit)
+            assert batch.label_mask[head][place].item() == mask[0]
+            assert batch.labels[head][place] == torch.from_numpy(expected)[0].to(batch.labels[head].dtype)
+        for head in LAYOUT.heads.keys() - set(corpus.heads.values()):
+            assert not batch.label_mask[head][place]
+            assert not batch.labels[head][place]

@@ -94,7 +94,7 @@ def test_every_sample(packed: Path) -> None:
 @pytest.mark.parametrize("kept", [0, 1, 10**6])
 def test_the_indexes_of_shards_in_use_stay(packed: Path, monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
     """However large they are: each is read once while requests go through all of them in turn."""
-    monkeypatch.setattr("ivr_dist.data.reading.resources._MAX_OPEN_SAMPLES", kept)
+    monkeypatch.setattr("ivr_dist.data.reading.segment_reader._MAX_OPEN_SAMPLES", kept)
     reader = open_reader(packed)
     opened: list[str] = []
     read_file = reader.fetcher.read_file
@@ -109,7 +109,7 @@ def test_the_indexes_of_shards_in_use_stay(packed: Path, monkeypatch: pytest.Mon
 
 
 def test_shards_out_of_use_are_closed(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ivr_dist.data.reading.resources._MAX_OPEN_SAMPLES", 1)
+    monkeypatch.setattr("ivr_dist.data.reading.segment_reader._MAX_OPEN_SAMPLES", 1)
     reader = open_reader(packed)
     for number in range(reader.manifest.samples):
         reader.read(np.array([number]))
@@ -182,11 +182,11 @@ def test_results_come_in_order_and_release_their_segments(packed: Path, cache_by
     requests = [random.integers(0, len(REFS), count) for count in (3, 0, 40, 1, 40)]
     for numbers, found in zip(requests, reader.read_ahead(iter(requests)), strict=True):
         assert found.all_or_raise().ids == [REFS[number].id for number in numbers]
-    assert not reader._segments._cache._pinned
+    assert not reader._segments._pinned
     answers = reader.read_ahead(iter(requests))
     next(answers)
     answers.close()
-    assert not reader._segments._cache._pinned
+    assert not reader._segments._pinned
     assert reader._segments.resident <= cache_bytes
 
 
