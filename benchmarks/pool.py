@@ -11,7 +11,7 @@ samples/s       of one epoch, wall time
 samples/CPU s   of the process, all threads
 x               over those of one corpus
 order           CPU time of the order alone, as a part of that of reading
-fetched         bytes fetched by 8 workers that read an epoch together, over the bytes of the shards
+fetched         bytes fetched by 8 workers that read one epoch together and nothing beyond it, over those of the shards
 
 Planning: quotas, mixing tree, lanes and the first global batch of 10^9 samples in 50 corpora of 12 thousand to 186
 million each; the time, and the memory of the process with everything that it imports.
@@ -27,7 +27,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -208,13 +208,27 @@ def fetched(place: str, corpora: int) -> float:
     total = sum(Manifest.load(f"{place}/{corpora}/corpus{number}/train").total_bytes for number in range(corpora))
     count = 0.0
     for rank in range(WORKERS):
-        loader, _ = opened(place, corpora, rank, WORKERS)
+        loader, order = opened(place, corpora, rank, WORKERS)
+        requests = ((corpus, numbers) if corpora > 1 else numbers for corpus, numbers in samples_of(order, rank))
         with loader:
-            for step in loader.steps(loader.start):
-                if step.epoch:
-                    break
+            # The loader itself would prefetch samples of the next epoch.
+            for _ in loader.reader.read_ahead(requests):
+                pass
             count += loader.meters()["bytes"]
     return count / total
+
+
+def samples_of(order: Any, rank: int) -> Iterator[tuple[Any, Any]]:
+    """Corpora and numbers of the samples that a worker reads in each step of an epoch."""
+    from ivr_dist.data.sample_order import EMPTY, rank_slots
+
+    slots = rank_slots(range(BATCH), rank, WORKERS)
+    cursor = order.start
+    while not cursor.epoch:
+        batch = order.batch(cursor)
+        cursor = order.advance(cursor)
+        corpus, numbers = batch.corpus[slots.start : slots.stop], batch.numbers[slots.start : slots.stop]
+        yield corpus[numbers != EMPTY], numbers[numbers != EMPTY]
 
 
 def plan_large_pool() -> Mapping[str, float]:

@@ -6,7 +6,8 @@
    epochs and phases before.
 3. Use u of a corpus of N samples is item j = u mod N of pass u // N. Item j is output j // L of lane spread[j mod L]
    of the corpus' own `EpochOrder` of that pass; `spread` reverses bits, so that successive uses come from lanes far
-   apart. In the last outputs, lanes that are one shorter are left out: each pass has each sample once.
+   apart, and begins with a lane by the identity of the corpus, so that corpora of equal quotas do not all come from
+   one lane in one step. In the last outputs, lanes that are one shorter are left out: each pass has each sample once.
 4. The slots of a step are its uses by the position of their lane, (2 lane + 1) / 2 L, so that a rank keeps reading the
    lanes that it has.
 
@@ -15,6 +16,7 @@ Nothing depends on the number of workers, and any step is computed without those
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -236,7 +238,9 @@ class _CorpusUses:
         self._seed = seed
         self._samples = corpus.samples
         lanes = corpus.lanes
-        self._spread = _bit_reversed(lanes)
+        # Not by the seed or the pool: the passes of a corpus may go on in a run with other corpora.
+        first = int.from_bytes(hashlib.sha256(corpus.manifest_id.encode()).digest()[:8], "little") % lanes
+        self._spread = np.roll(_bit_reversed(lanes), -first)
         self._positions = ((2 * np.arange(lanes, dtype=np.int64) + 1) << (_POSITION_BITS - 1)) // lanes
         self._last_output = -(-self._samples // lanes) - 1
         lengths = np.diff(np.arange(lanes + 1, dtype=np.int64) * self._samples // lanes)

@@ -170,6 +170,18 @@ def test_ranks_and_micro_steps_divide_the_slots(world: int, accumulation: int) -
     assert slots == list(range(64))
 
 
+def test_ranks_keep_to_their_lanes_where_all_corpora_have_one_quota() -> None:
+    """Were all corpora at the same lane in one step, its uses would go to all ranks, and each rank read all lanes."""
+    order, world = order_of([2000] * 40, lanes=12, delay=40), 8
+    readers: dict[tuple[int, int], set[int]] = {}
+    for step in range(600):
+        batch = order.batch(order.at(step))
+        for slot in range(64):
+            segment = int(batch.corpus[slot]), int(batch.numbers[slot]) // 40
+            readers.setdefault(segment, set()).add(slot * world // 64)
+    assert np.mean([len(ranks) for ranks in readers.values()]) < 2
+
+
 def test_passes_go_on_over_phases_that_begin_within_an_epoch() -> None:
     sizes = {"corpus0": 1000, "corpus1": 300, "corpus2": 77}
     corpora = pool(list(sizes.values()))
@@ -259,7 +271,7 @@ def test_the_first_batches_of_a_pool_are_pinned() -> None:
         batch = order.batch(order.at(step))
         for part in (batch.corpus, batch.numbers, batch.passes):
             digest.update(part.astype("<i8").tobytes())
-    assert digest.hexdigest()[:16] == "eda0af67741f069e"
+    assert digest.hexdigest()[:16] == "059f51a1329fc6b6"
 
 
 def test_the_cursor_survives_json_and_refuses_damage() -> None:
