@@ -40,18 +40,18 @@ class Scalings:
         return self.mean[rows], self.deviation[rows]
 
     @classmethod
-    def of(cls, statistics: Mapping[int, Scaling], corpora: int) -> Scalings:
-        """Collect the statistics of some corpora; others are not changed.
+    def of(cls, statistics: Mapping[int, Scaling], has_set: npt.NDArray[np.bool_]) -> Scalings:
+        """Collect the statistics of some corpora that have a set; the others that have it are not changed.
 
         Args:
             statistics: By number of the corpus.
-            corpora: Number of all corpora.
+            has_set: [corpora] whether a corpus has the set.
         """
         width = len(next(iter(statistics.values()))[0])
         rows: dict[bytes, int] = {}
-        means, deviations, row = [], [], np.zeros(corpora, np.int64)
+        means, deviations, row = [], [], np.zeros(len(has_set), np.int64)
         nothing = np.zeros(width, np.float32), np.ones(width, np.float32)
-        for number in range(corpora):
+        for number in np.flatnonzero(has_set).tolist():
             mean, deviation = statistics.get(number, nothing)
             key = mean.tobytes() + deviation.tobytes()
             if key not in rows:
@@ -117,7 +117,7 @@ class PoolSpec:
                     if corpus.sets.get(modality) == name and modality in self.statistics.get(corpus.name, {})
                 }
                 if own:
-                    found[modality][name] = Scalings.of(own, len(self.layout.corpora))
+                    found[modality][name] = Scalings.of(own, self.has_set[modality][name])
         return found
 
     def check_split(self, number: int, split: Manifest) -> None:

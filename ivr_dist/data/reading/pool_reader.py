@@ -1,8 +1,8 @@
 """Random access to the samples of several splits, one of each corpus of a pool; see `SegmentReader`.
 
-The samples of all corpora that are packed alike are decoded in one call, so that the time for a request hardly depends
-on the number of corpora. Memory is bounded by the cache: pinned and cached segments of all corpora, and the one
-request that is larger than the rest of it.
+The samples of all corpora that are packed alike are decoded in one call, where there are several layouts for some
+requests at once, so that the time for a request hardly depends on the number of corpora. Memory is bounded by the cache
+for all corpora together, and by one request: requests are decoded together only if all their segments are pinned.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ from ivr_dist.shards.sample_columns import Samples
 PoolRequest = tuple[Int64Array, Int64Array]
 """[n] number of the corpus of each sample, and [n] number of the sample in its corpus (manifest order)."""
 
+_DECODED_AT_ONCE = 8
+"""Maximum number of requests, of one step each, that are decoded together where corpora differ in their layouts: a call
+for the few samples of each layout in a step would take longer than they do."""
+
 
 @dataclass(frozen=True)
 class PoolResult:
@@ -37,6 +41,11 @@ class PoolResult:
     """[n] row of each sample in its part; -1 where it could not be read."""
     failures: Mapping[int, ReadFailure] = field(default_factory=dict)
     """By place in the request: the samples that could not be read."""
+
+    def between(self, first: int, end: int) -> PoolResult:
+        """Return the result for the samples at places first..end-1 of the request."""
+        failures = {place - first: failure for place, failure in self.failures.items() if first <= place < end}
+        return PoolResult(self.parts, self.part[first:end], self.rows[first:end], failures)
 
 
 class PoolReader(SegmentReader):
@@ -77,8 +86,16 @@ class PoolReader(SegmentReader):
         Raises:
             DataError, CorruptDataError, StorageError: An index cannot be read.
         """
-        for request in self._pinned_ahead(self._firsts[corpus] + numbers for corpus, numbers in requests):
-            yield self._result(request)
+        numbers_through_all = (self._firsts[corpus] + numbers for corpus, numbers in requests)
+        most = 1 if len(self._layouts) == 1 else _DECODED_AT_ONCE
+        for together in self._pinned_ahead(numbers_through_all, most):
+            if len(together) == 1:
+                yield self._result(together[0])
+                continue
+            result, first = self._result(PinnedRequest.joined(together)), 0
+            for request in together:
+                yield result.between(first, first + len(request))
+                first += len(request)
 
     def lengths(self, corpus: Int64Array, numbers: Int64Array, modalities: Mapping[int, Collection[str]]) -> Int64Array:
         """Look up the time steps of the longest modality of each sample, at least 0; only the indexes are read.

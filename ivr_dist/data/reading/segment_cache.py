@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 
 from ivr_dist.data.reading.fetcher import Content
+from ivr_dist.data.reading.lazy_future import LazyFuture
 
 Segment = tuple[int, int]
 """Number of a shard, through all splits of a reader, and of a segment in it."""
@@ -122,6 +123,11 @@ class CachedSegment:
     def is_loaded(self) -> bool:
         """Whether its bytes are in memory; a segment that could not be read is not kept, so the next pin retries it."""
         return self.future.done() and not self.future.cancelled() and self.future.exception() is None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether `data` need not wait for another thread."""
+        return self.future.done() or isinstance(self.future, LazyFuture)
 
     def data(self) -> memoryview:
         """Return its bytes; waits for them, and raises the error if they could not be read."""

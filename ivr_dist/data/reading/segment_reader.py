@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import islice, takewhile
 
 import numpy as np
 
@@ -64,7 +65,7 @@ class PinnedRequest:
     rows: Sequence[int]
     segments: Sequence[CachedSegment]
     pinned: dict[Segment, CachedSegment]
-    """The segments, each once."""
+    """The segments that it has pinned, each once."""
 
     def __len__(self) -> int:
         return len(self.shards)
@@ -72,11 +73,26 @@ class PinnedRequest:
     def __iter__(self) -> Iterator[tuple[OpenShard, int, CachedSegment]]:
         return zip(self.shards, self.rows, self.segments, strict=True)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether its samples can be decoded without waiting for another thread."""
+        return all(segment.is_ready for segment in self.pinned.values())
+
+    @classmethod
+    def joined(cls, requests: Sequence[PinnedRequest]) -> PinnedRequest:
+        """Return the samples of several requests as those of one."""
+        return cls(
+            [shard for request in requests for shard in request.shards],
+            [row for request in requests for row in request.rows],
+            [segment for request in requests for segment in request.segments],
+            {},
+        )
+
     def part(self, places: Sequence[int]) -> PinnedRequest:
         """Return the samples at some places of the request."""
         columns = (self.shards, self.rows, self.segments)
         shards, rows, segments = ([column[place] for place in places] for column in columns)
-        return PinnedRequest(shards, rows, segments, self.pinned)  # type: ignore[arg-type]
+        return PinnedRequest(shards, rows, segments, {})  # type: ignore[arg-type]
 
 
 class SegmentReader:
@@ -129,17 +145,23 @@ class SegmentReader:
         shards, rows = self._table.locate(numbers)
         return list(zip(self._shards.get(shards.tolist()), rows.tolist(), strict=True))
 
-    def _pinned_ahead(self, requests: Iterable[Int64Array]) -> Iterator[PinnedRequest]:
+    def _pinned_ahead(self, requests: Iterable[Int64Array], most: int = 1) -> Iterator[list[PinnedRequest]]:
         """Pin the segments of each request in turn, while those of the next ones are prefetched.
 
-        A request is unpinned when the next one is taken. Its segments may still be loading.
+        Requests are unpinned when the next ones are taken. Segments of the first one may still be loading.
+
+        Args:
+            requests: Numbers of samples.
+            most: Maximum number of requests that are yielded together, where their segments are in memory; fewer at
+                first, so that the first result does not wait for others.
         """
         self._after_fork()
         located = _LocatedRequests(requests, self._table, self._shards)
         window: deque[PinnedRequest] = deque()
+        done, limit = 1, 1
         try:
             while True:
-                more = _ADDED_AT_ONCE
+                more = done * _ADDED_AT_ONCE
                 while not window or (more and len(window) < _MAX_PENDING and self._segments.has_room):
                     rows = located.next()
                     if rows is None:
@@ -148,8 +170,12 @@ class SegmentReader:
                     more -= 1
                 if not window:
                     return
-                yield window[0]
-                self._segments.unpin(window.popleft().pinned)
+                others = takewhile(lambda request: request.is_ready, islice(window, 1, limit))
+                together = [window[0], *others]
+                yield together
+                done, limit = len(together), min(most, 2 * limit)
+                for _ in together:
+                    self._segments.unpin(window.popleft().pinned)
         finally:
             for request in window:
                 self._segments.unpin(request.pinned)

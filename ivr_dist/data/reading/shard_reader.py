@@ -90,7 +90,7 @@ class ShardReader(SegmentReader):
         Raises:
             DataError, CorruptDataError, StorageError: An index cannot be read.
         """
-        for request in self._pinned_ahead(requests):
+        for (request,) in self._pinned_ahead(requests):
             yield ReadResult(*self._decode(request, self._layout))
 
     def stored(self, numbers: Int64Array) -> list[StoredSample]:

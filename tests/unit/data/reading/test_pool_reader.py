@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from ivr_dist.corpora.synthetic import SynthSource
 from ivr_dist.data.reading.pool_reader import PoolReader, PoolResult
+from ivr_dist.data.reading.segment_reader import PinnedRequest
 from ivr_dist.data.reading.shard_reader import ShardReader
 from ivr_dist.errors import CorruptDataError
 from ivr_dist.packing.pack import PackOptions, pack
@@ -104,6 +105,28 @@ def test_corpora_of_one_layout_are_decoded_together(reader: PoolReader) -> None:
     assert sorted(len(part) for part in result.parts) == [2, 5]
 
 
+def test_requests_of_several_layouts_are_decoded_together(
+    packed: Path, stored: dict[int, list[RawSample]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as have their segments pinned, beginning with one; each has its own result."""
+    sizes = []
+    decoded = PoolReader._result
+
+    def counted(self: PoolReader, request: PinnedRequest) -> PoolResult:
+        sizes.append(len(request))
+        return decoded(self, request)
+
+    monkeypatch.setattr(PoolReader, "_result", counted)
+    requests = [random_request(stored, 3, seed) for seed in range(40)]
+    reader = PoolReader(splits_of(packed), EVERYTHING)
+    for (corpus, numbers), result in zip(requests, reader.read_ahead(iter(requests)), strict=True):
+        assert not result.failures
+        check_result(result, corpus, numbers, stored)
+    assert sum(sizes) == 120 and sizes[0] == 3 and max(sizes) == 8 * 3
+    assert not reader._segments._pinned
+    reader.close()
+
+
 @pytest.mark.parametrize("limit", [0, 1 << 20])
 def test_memory_is_that_of_the_cache_and_of_one_request(
     packed: Path, stored: dict[int, list[RawSample]], limit: int
@@ -148,7 +171,12 @@ def test_a_damaged_sample_fails_in_its_place_and_no_other(
     reader = PoolReader(splits_of(damaged), EVERYTHING)
     corpus = np.array([5, 0, 2, 0, 0, 2])
     numbers = np.array([3, 0, 0, manifest.samples - 1, 1, 7])
-    (result,) = reader.read_ahead([(corpus, numbers)])
+    # Other requests, with which it may be decoded, are not affected.
+    whole = np.array([5, 2, 5]), np.array([1, 2, 3])
+    first, result, last = reader.read_ahead([whole, (corpus, numbers), whole])
+    for each in (first, last):
+        assert not each.failures
+        check_result(each, *whole, stored)
     assert 1 in result.failures
     assert set(result.failures) <= {1, 4}
     assert result.failures[1].name == stored[0][0].id
@@ -178,5 +206,6 @@ def test_a_corpus_that_pack_did_not_write_is_decoded_by_itself(
         assert not result.failures
         check_result(result, corpus, numbers, stored)
     # Once that is known, the other corpus of this layout is still decoded as a batch.
-    assert sorted(len(part) for part in result.parts) == sorted((corpus == own).sum() for own in SOURCES)
+    counts = np.unique(result.part, return_counts=True)[1]
+    assert sorted(counts.tolist()) == sorted(int((corpus == own).sum()) for own in SOURCES)
     reader.close()
