@@ -12,7 +12,7 @@ from ivr_dist.data.batches.pool_spec import pool_spec
 from ivr_dist.data.build_order import build_order
 from ivr_dist.data.pooled_loader import PooledLoader
 from ivr_dist.data.read_forecast import forecasts
-from ivr_dist.data.reading.resources import ReadingResources
+from ivr_dist.data.reading.pool_reader import PoolReader
 from ivr_dist.data.reading.shard_reader import ShardReader
 from ivr_dist.orchestration.preflight import resolved
 from ivr_dist.planning.plan import plan_run
@@ -43,12 +43,12 @@ def test_padding_and_bytes_of_each_corpus_are_those_of_the_batches(pool: str, by
     trains = {name: manifests[f"{name}/train"] for name in NAMES}
     numbers = {name: number for number, name in enumerate(NAMES)}
     real, padded, read = np.zeros((3, len(NAMES)), np.int64)
+    readers = {number: ShardReader(urls[name], trains[name], 1 << 24) for name, number in numbers.items()}
     for rank in range(2):
-        resources = ReadingResources(1 << 24, readers=len(NAMES))
-        readers = {n: ShardReader(urls[name], trains[name], shared=resources) for name, n in numbers.items()}
+        pooled = PoolReader({n: (urls[name], trains[name]) for name, n in numbers.items()}, 1 << 24)
         spec = pool_spec(layout, trains, MODALITIES)
         order = build_order(config, plan, manifests, numbers)
-        with PooledLoader(readers, spec, order, rank=rank, world=2, by_length=by_length) as loader:
+        with PooledLoader(pooled, spec, order, rank=rank, world=2, by_length=by_length) as loader:
             steps = loader.steps(order.start)
             for _ in range(plan.steps_per_epoch):
                 (batch,) = next(steps).micro_batches
@@ -61,7 +61,8 @@ def test_padding_and_bytes_of_each_corpus_are_those_of_the_batches(pool: str, by
                 for number, reader in readers.items():
                     own = batch.positions.numpy()[corpus == number]
                     read[number] += sum(len(sample.content) for sample in reader.stored(own))
-        resources.close()
+    for reader in readers.values():
+        reader.close()
     assert reading.steps == plan.steps_per_epoch
     for name, number in numbers.items():
         found = reading.corpora[name]
