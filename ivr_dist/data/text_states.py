@@ -15,8 +15,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,7 @@ Key = tuple[int, int]
 RECORD = "states.json"
 UNFINISHED = ".tmp"
 """End of the name of a group that is being written."""
+_ABANDONED_S = 24 * 3600.0
 
 
 def key_of(ids: Sequence[int]) -> Key:
@@ -137,6 +139,14 @@ class _Part:
                 return self._states[self._ends[row] : self._ends[row + 1]]
             row += 1
         return None
+
+
+def remove_abandoned(folder: str) -> None:
+    """Delete groups that a run which was killed left unfinished, a day or longer ago."""
+    for place in Path(storage.local_path(folder)).glob(f"*{UNFINISHED}"):
+        with suppress(OSError):
+            if time.time() - place.stat().st_mtime > _ABANDONED_S:
+                shutil.rmtree(place)
 
 
 class PartWriter:

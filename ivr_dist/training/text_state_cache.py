@@ -18,7 +18,16 @@ from ivr_dist.config import Config
 from ivr_dist.config.corpora import split_urls
 from ivr_dist.data.batches.tokenization import lay_out, words_before
 from ivr_dist.data.exclusions import NOTHING, Exclusions
-from ivr_dist.data.text_states import UNFINISHED, Group, PartWriter, TextStates, complete, groups, key_of
+from ivr_dist.data.text_states import (
+    UNFINISHED,
+    Group,
+    PartWriter,
+    TextStates,
+    complete,
+    groups,
+    key_of,
+    remove_abandoned,
+)
 from ivr_dist.errors import ConfigError
 from ivr_dist.model.text.encoder_layers import first_layers
 from ivr_dist.model.text.text_encoder import WordTokenizer
@@ -123,6 +132,7 @@ class _Split:
             f"computing the states after layer {self._config.model.text.cache_states} of the text encoder for "
             f"{self._manifest.samples:,} texts of {self._name}, kept in {storage.display(folder)}"
         )
+        collectives.on_rank_zero(lambda: remove_abandoned(folder))
         written = storage.join(folder, collectives.broadcast(secrets.token_hex(4)) + UNFINISHED)
         world = collectives.world_size()
         try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ivr_dist.data.text_states import UNFINISHED, Float32Array, Group, PartWriter, TextStates, complete, groups, key_of
+from ivr_dist.data.text_states import (
+    UNFINISHED,
+    Float32Array,
+    Group,
+    PartWriter,
+    TextStates,
+    complete,
+    groups,
+    key_of,
+    remove_abandoned,
+)
 from ivr_dist.errors import CorruptDataError, StorageError
 
 TEXTS = st.lists(st.lists(st.integers(0, 30_000), min_size=1, max_size=9), max_size=20)
@@ -71,3 +83,13 @@ def test_too_little_space_is_said_before_anything_is_computed(tmp_path: Path) ->
     with pytest.raises(StorageError, match=r"are needed, .* are free .*set model.text.states_dir") as caught:
         PartWriter(str(tmp_path / "states"), 0, {(1, 2): 2**40}, 384)
     assert isinstance(caught.value.__cause__, OSError) and caught.value.__cause__.errno == errno.ENOSPC
+
+
+def test_what_a_killed_run_left_is_deleted_after_a_day(tmp_path: Path) -> None:
+    remove_abandoned(str(tmp_path / "states"))
+    for name in ("old", "new"):
+        PartWriter(str(tmp_path / "states" / f"{name}{UNFINISHED}"), 0, {(1, 2): 3}, 2)
+    long_ago = time.time() - 25 * 3600
+    os.utime(tmp_path / "states" / f"old{UNFINISHED}", (long_ago, long_ago))
+    remove_abandoned(str(tmp_path / "states"))
+    assert [path.name for path in (tmp_path / "states").iterdir()] == [f"new{UNFINISHED}"]
