@@ -172,7 +172,7 @@ def test_a_run_that_goes_on_with_the_passes_of_another_is_audited_from_there(poo
     report = audit(second.run.dir)
     assert report.ok and report.reach == 0, report.problems
     run_ranks(train, 1, [(second, 7), (second, None)])
-    used = {name: position.uses for name, position in _cursor(first).corpora.items()}
+    used = dict(_cursor(first).uses)
     report = audit(second.run.dir)
     assert report.ok, report.problems
     for each in report.epochs:
