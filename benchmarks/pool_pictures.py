@@ -4,7 +4,7 @@
 
 Writes `pool_shares.svg` (what a corpus is of all samples, what it is of the steps so far, and the passes over it) and
 `pool_curves.svg` (validation skill of each task: 0 is no better than a constant, 1 is perfect; and the loss of each
-task relative to its first hundred steps). Needs matplotlib (`pip install 'ivr-dist[bench]'`).
+task relative to its first points). Needs matplotlib (`pip install 'ivr-dist[bench]'`).
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ from ivr_dist import storage
 Array = npt.NDArray[np.float64]
 Curves = Mapping[str, tuple[Array, Array]]
 """Steps and values by tag."""
-SMOOTHED = 10
+SMOOTHED = 30
 """Points over which a loss is averaged."""
+LOWEST = -0.5
+"""Skill below which no difference is drawn."""
 
 
 def main() -> int:
@@ -46,8 +48,8 @@ def main() -> int:
     }
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    for name, figure in (("pool_shares", shares(curves, samples)), ("pool_curves", scores(curves))):
-        figure.savefig(out / f"{name}.svg", metadata={"Date": None}, bbox_inches="tight")
+    for name, figure in (("pool_shares", shares(curves, samples)), ("pool_curves", scores(curves, list(samples)))):
+        figure.savefig(out / f"{name}.svg", metadata={"Date": None}, bbox_inches="tight", facecolor="white")
         print(out / f"{name}.svg")
     return 0
 
@@ -91,26 +93,28 @@ def shares(curves: Curves, samples: Mapping[str, int]) -> Any:
     return figure
 
 
-def scores(curves: Curves) -> Any:
-    """Draw the validation skill of each task, and its loss relative to the first steps."""
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(8.5, 3.2), layout="constrained")
-    for tag in sorted(tag for tag in curves if tag.startswith("valid/") and tag.endswith("/skill")):
-        name = tag.removeprefix("valid/").removesuffix("/skill")
-        style = {"color": "black", "linewidth": 2.0} if name == "macro" else {"linewidth": 1.2}
-        left.plot(*curves[tag], marker="o", markersize=3, label=name, **style)
-    left.axhline(0, color="#999999", linewidth=0.8)
-    left.set_ylim(-0.6, 0.6)
-    left.set_xlabel("step")
-    left.set_ylabel("validation skill")
-    left.legend(frameon=False, fontsize=7, ncols=2)
-    for tag in sorted(tag for tag in curves if tag.startswith("loss/task/")):
-        steps, values = curves[tag]
-        if len(values) > SMOOTHED:
+def scores(curves: Curves, names: list[str]) -> Any:
+    """Draw, by corpus, the validation skill of each task and its loss relative to the first steps."""
+    figure, panels = pyplot.subplots(
+        2, len(names), figsize=(2.1 * len(names), 4.2), sharex=True, sharey="row", squeeze=False, layout="constrained"
+    )
+    for (top, bottom), name in zip(panels.T, names, strict=True):
+        for color, tag in enumerate(sorted(tag for tag in curves if tag.startswith(f"loss/task/{name}/"))):
+            task = tag.rpartition("/")[2]
+            # A corpus of one task has metrics without its name.
+            scored = next(tag for tag in (f"valid/{name}/{task}/skill", f"valid/{name}/skill") if tag in curves)
+            steps, skill = curves[scored]
+            top.plot(steps, np.maximum(skill, LOWEST), color=f"C{color}", marker="o", markersize=2.5, linewidth=1.1)
+            steps, values = curves[tag]
             smooth = np.convolve(values, np.full(SMOOTHED, 1 / SMOOTHED), "valid")
-            right.plot(steps[SMOOTHED - 1 :], smooth / smooth[0], linewidth=1.0, label=tag.removeprefix("loss/task/"))
-    right.set_xlabel("step")
-    right.set_ylabel("training loss, first steps = 1")
-    right.legend(frameon=False, fontsize=7, ncols=2)
+            bottom.plot(steps[SMOOTHED - 1 :], smooth / smooth[0], color=f"C{color}", linewidth=1.0, label=task)
+        top.axhline(0, color="#999999", linewidth=0.8)
+        top.set_title(name, fontsize=9)
+        bottom.set_xlabel("step")
+        bottom.set_ylim(0, 1.7)
+        bottom.legend(frameon=False, fontsize=6.5, loc="upper right")
+    panels[0, 0].set_ylabel(f"validation skill (from {LOWEST})")
+    panels[1, 0].set_ylabel("training loss, at first = 1")
     return figure
 
 
