@@ -75,7 +75,7 @@ pooled: install $(POOLED_DATA)/clips/test/manifest.json
 	@$(BIN)/ivr-dist train configs/pooled.yaml
 
 test: dev
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup --durations 25
 
 test-long: dev
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m "long and not drill"

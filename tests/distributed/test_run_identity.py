@@ -48,6 +48,7 @@ def train(corpus: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Ca
     return run
 
 
+@pytest.mark.long
 def test_one_directory_from_its_first_step_to_a_move(
     train: Callable[..., tuple[int, Any, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

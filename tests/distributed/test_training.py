@@ -73,6 +73,7 @@ def train(rank: int, world: int, cases: list[tuple[Config, int | None]]) -> None
         worker.train(settings, Recorder(stop_after), rank, len(read_attempts(settings.run.dir)))
 
 
+@pytest.mark.long
 def test_loss_curve_is_the_same_on_1_and_2_workers_at_every_stage(corpus: str, tmp_path: Path) -> None:
     """Promise 1, with accumulation besides; the last step of each epoch is short."""
     variants = [f"zero.stage={stage}" for stage in STAGES] + ["train.accumulation=2"]
