@@ -7,6 +7,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +29,7 @@ from ivr_dist.data.text_states import (
     key_of,
     remove_abandoned,
 )
-from ivr_dist.errors import ConfigError
+from ivr_dist.errors import ConfigError, IvrError
 from ivr_dist.model.text.encoder_layers import first_layers
 from ivr_dist.model.text.text_encoder import WordTokenizer
 from ivr_dist.model.text.word_encoder import WordEncoder, attention
@@ -139,8 +140,10 @@ class _Split:
             collectives.run_on_all_ranks(lambda: self._write_part(written, known))
             collectives.on_rank_zero(lambda: complete(written, parts=world, width=self.width, covers=covers))
         except BaseException:
-            if collectives.rank() == 0:
-                storage.delete_tree(written)
+            # What cannot be deleted must not hide the error.
+            with suppress(IvrError):
+                if collectives.rank() == 0:
+                    storage.delete_tree(written)
             raise
 
     def _write_part(self, folder: str, known: TextStates) -> None:

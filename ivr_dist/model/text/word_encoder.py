@@ -35,8 +35,8 @@ class WordEncoder(nn.Module):
         self._trained = [encoder] if trained_layers is None else last_layers(encoder, trained_layers)
         self._upper: list[nn.Module] = []
         if cached_layers:
-            _check_frozen(encoder, trained_layers, cached_layers)
             check_division(encoder, cached_layers)
+            _check_frozen(encoder, trained_layers, cached_layers)
             if cached_layers < len(layers_of(encoder)):
                 # In a list, so that its parameters, which are the encoder's, are not listed twice.
                 self._upper = [layers_after(encoder, cached_layers)]
@@ -102,8 +102,12 @@ def _check_frozen(encoder: nn.Module, trained_layers: int | None, cached_layers:
         raise ConfigError(
             f"model.text.cache_states = {cached_layers}, but {trained} layers of the text encoder are trained",
             where="model.text.cache_states",
-            remedy=f"set model.text.trained_layers to {max(depth - cached_layers, 0)} or less, or cache fewer layers",
+            remedy=f"set model.text.trained_layers to {_at_most(depth - cached_layers)}, or cache fewer layers",
         )
+
+
+def _at_most(number: int) -> str:
+    return f"{number} or less" if number else "0"
 
 
 def attention(pieces: Pieces) -> dict[str, Tensor]:

@@ -59,6 +59,10 @@ def test_refusals_name_the_key(tmp_path: Path) -> None:
         WordEncoder(module, 2, 2)
     with pytest.raises(ConfigError, match="but all of 3 layers of the text encoder are trained"):
         WordEncoder(module, None, 1)
+    with pytest.raises(ConfigError, match=r"cache_states = 3, but 1 of 3 .* set model\.text\.trained_layers to 0, or"):
+        WordEncoder(module, 1, 3)
+    with pytest.raises(ConfigError, match="cache_states = 9, but the text encoder has 3 layers"):
+        WordEncoder(module, 1, 9)
     with pytest.raises(ConfigError, match=r"cache_states = 4, but the text encoder has 3 layers .* set it to 1\.\.3"):
         check_division(module, 4)
 
